@@ -1,0 +1,98 @@
+//! What is counted: per rule and direction, and every refusal under a reason.
+
+/// Packets and IP bytes of one direction.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Traffic {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// Counters of one rule on one CPU (64 bytes, one cache line).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct RuleCounters {
+    /// Indexed by direction: client to backend, backend to client.
+    pub traffic: [Traffic; 2],
+    /// Flows opened.
+    pub flows: u64,
+    pub _reserved: [u64; 3],
+}
+
+/// Names the counter of one reason for one rule.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct DropKey {
+    pub rule: u32,
+    pub reason: u32,
+}
+
+/// In [`DropKey::rule`]: packets that could not be laid at a rule's door.
+pub const NO_RULE: u32 = u32::MAX;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Why a packet was refused. The only list: the programs, the API and the metrics all use it.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+        pub enum DropReason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl DropReason {
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+
+            pub fn from_number(number: u32) -> Option<Self> {
+                Self::ALL.get(number as usize).copied()
+            }
+        }
+    };
+}
+
+reasons! {
+    /// There is no next hop towards the backend or back to the client.
+    NoRoute = "no_route",
+    /// Every source port tried towards the endpoint was taken.
+    PortsExhausted = "ports_exhausted",
+    /// The established table of the protocol is full.
+    TableFull = "table_full",
+    /// TTL ran out; answered with ICMP time exceeded.
+    TtlExceeded = "ttl_exceeded",
+    /// Larger than the way out takes; answered with ICMP fragmentation needed.
+    TooBig = "too_big",
+    /// An ICMP answer that its rate limit held back.
+    IcmpLimited = "icmp_limited",
+    /// A TCP segment that the handshake so far does not explain.
+    NotProven = "not_proven",
+    /// A new flow for a rule that is draining.
+    Draining = "draining",
+    /// A source address that no client can have.
+    BadSource = "bad_source",
+    /// Headers that contradict themselves or end early.
+    BadHeader = "bad_header",
+    /// A packet that the kernel would not let the program change.
+    Unwritable = "unwritable",
+    /// An XDP device that went away between the lookup and the redirect.
+    DeviceGone = "device_gone",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_names_agree() {
+        for (number, &reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(reason as usize, number);
+            assert_eq!(DropReason::from_number(number as u32), Some(reason));
+            assert!(reason.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+        }
+        assert_eq!(DropReason::from_number(DropReason::ALL.len() as u32), None);
+    }
+}

@@ -1,0 +1,24 @@
+//! The contract between Relay's eBPF programs and its daemon: map keys and values, and the arithmetic both
+//! sides must agree on.
+//!
+//! Everything that lies in a map has a fixed layout (`repr(C)`, no padding, sizes asserted in [`pod`]).
+//! Addresses and ports are kept in network order, as they lie in a packet, so that the programs never swap
+//! bytes on the hot path; the methods speak `Ipv4Addr` and host-order `u16`.
+//!
+//! Any change to a type that lies in a pinned map bumps [`ABI_VERSION`].
+#![no_std]
+
+pub mod checksum;
+pub mod claim;
+pub mod counters;
+pub mod flow;
+pub mod names;
+pub mod net;
+pub mod pod;
+pub mod route;
+pub mod rule;
+pub mod settings;
+pub mod tick;
+
+/// Version of the map layouts; pins live under `bpf_dir/abi<ABI_VERSION>/`.
+pub const ABI_VERSION: u32 = 1;

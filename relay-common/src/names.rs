@@ -1,0 +1,49 @@
+//! Names of maps and programs, spelled once for both sides. The kernel keeps 15 characters.
+
+macro_rules! names {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        $($(#[$doc])* pub const $name: &str = stringify!($name);)*
+        /// Every map that outlives relayd.
+        pub const PINNED: &[&str] = &[$($name,)*];
+    };
+}
+
+names! {
+    /// Established TCP flows; the kernel never evicts from it.
+    FLOWS_TCP,
+    /// Established UDP flows, apart from TCP's so that neither can crowd the other out.
+    FLOWS_UDP,
+    /// Flows without proof and closed flows; a flood only hurts itself here.
+    UNPROVEN,
+    FRAGMENTS,
+    PORTS,
+    LISTENERS,
+    RULES,
+    /// Rule slot to name; only userspace reads it.
+    RULE_NAMES,
+    ENDPOINTS,
+    NEXT_HOPS,
+    ROUTES,
+    /// The host's own unicast addresses.
+    ADDRESSES,
+    COUNTERS,
+    DROPS,
+    SETTINGS,
+    PRESSURE,
+    /// XDP's device map.
+    DEVICES,
+}
+
+/// The program for interfaces with an Ethernet header.
+pub const TC: &str = "relay_tc";
+/// The program for interfaces without one (tun, WireGuard, ppp).
+pub const TC_L3: &str = "relay_tc_l3";
+pub const XDP: &str = "relay_xdp";
+/// Run by relayd through BPF_PROG_TEST_RUN: deletes dead flows where no packet can race it.
+pub const SWEEP: &str = "relay_sweep";
+/// Run likewise: reports jiffies and the monotonic clock.
+pub const CLOCK: &str = "relay_clock";
+
+/// Read-only data that relayd sets at load time.
+pub const TICK_SHIFT: &str = "TICK_SHIFT";
+pub const TRACED_RULE: &str = "TRACED_RULE";

@@ -1,0 +1,221 @@
+//! IPv4 addresses, ports and protocols in network order, as they lie in a packet.
+
+use core::fmt;
+use core::net::Ipv4Addr;
+
+/// An IPv4 address in network order.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Address(u32);
+
+impl Address {
+    pub const UNSPECIFIED: Self = Self(0);
+
+    /// From the four bytes as a native load of the packet reads them.
+    #[inline(always)]
+    pub const fn from_wire(raw: u32) -> Self {
+        Self(raw)
+    }
+
+    /// The four bytes as a native store puts them into a packet.
+    #[inline(always)]
+    pub const fn to_wire(self) -> u32 {
+        self.0
+    }
+
+    #[inline(always)]
+    pub const fn is_unspecified(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether a host may send from this address: not 0.0.0.0/8, 127.0.0.0/8, multicast, reserved or broadcast.
+    #[inline(always)]
+    pub const fn is_valid_source(self) -> bool {
+        let first = self.0.to_ne_bytes()[0];
+        first != 0 && first != 127 && first < 224
+    }
+}
+
+impl From<Ipv4Addr> for Address {
+    fn from(address: Ipv4Addr) -> Self {
+        Self(u32::from_ne_bytes(address.octets()))
+    }
+}
+
+impl From<Address> for Ipv4Addr {
+    fn from(address: Address) -> Self {
+        Self::from(address.0.to_ne_bytes())
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ipv4Addr::from(*self).fmt(f)
+    }
+}
+
+/// A TCP or UDP port in network order.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Port(u16);
+
+impl Port {
+    /// From a port number in host order.
+    #[inline(always)]
+    pub const fn new(number: u16) -> Self {
+        Self(number.to_be())
+    }
+
+    #[inline(always)]
+    pub const fn from_wire(raw: u16) -> Self {
+        Self(raw)
+    }
+
+    #[inline(always)]
+    pub const fn to_wire(self) -> u16 {
+        self.0
+    }
+
+    /// The port number in host order.
+    #[inline(always)]
+    pub const fn number(self) -> u16 {
+        u16::from_be(self.0)
+    }
+}
+
+/// Source and destination port, as the first four bytes of a TCP or UDP header.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Ports(u32);
+
+impl Ports {
+    #[inline(always)]
+    pub const fn new(source: Port, destination: Port) -> Self {
+        let (s, d) = (source.0.to_ne_bytes(), destination.0.to_ne_bytes());
+        Self(u32::from_ne_bytes([s[0], s[1], d[0], d[1]]))
+    }
+
+    #[inline(always)]
+    pub const fn from_wire(raw: u32) -> Self {
+        Self(raw)
+    }
+
+    #[inline(always)]
+    pub const fn to_wire(self) -> u32 {
+        self.0
+    }
+
+    #[inline(always)]
+    pub const fn source(self) -> Port {
+        let bytes = self.0.to_ne_bytes();
+        Port(u16::from_ne_bytes([bytes[0], bytes[1]]))
+    }
+
+    #[inline(always)]
+    pub const fn destination(self) -> Port {
+        let bytes = self.0.to_ne_bytes();
+        Port(u16::from_ne_bytes([bytes[2], bytes[3]]))
+    }
+
+    #[inline(always)]
+    pub const fn swapped(self) -> Self {
+        Self(self.0.rotate_left(16))
+    }
+}
+
+/// The transport protocols a rule can carry, by their IP protocol number.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Protocol {
+    Tcp = 6,
+    Udp = 17,
+}
+
+impl Protocol {
+    pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
+
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// 0 for TCP and 1 for UDP: the half of the port table, the slot of the pressure table.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        match self {
+            Self::Tcp => 0,
+            Self::Udp => 1,
+        }
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Which way a packet of a flow goes, whatever the interface or hook.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Direction {
+    /// Client to backend.
+    Ingress,
+    /// Backend to client.
+    Egress,
+}
+
+impl Direction {
+    pub const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_keep_network_order() {
+        let address = Address::from(Ipv4Addr::new(192, 0, 2, 1));
+        assert_eq!(address.to_wire().to_ne_bytes(), [192, 0, 2, 1]);
+        assert_eq!(Ipv4Addr::from(address), Ipv4Addr::new(192, 0, 2, 1));
+    }
+
+    #[test]
+    fn ports_lie_as_in_a_header() {
+        let ports = Ports::new(Port::new(0x1234), Port::new(0x5678));
+        assert_eq!(ports.to_wire().to_ne_bytes(), [0x12, 0x34, 0x56, 0x78]);
+        assert_eq!(ports.source().number(), 0x1234);
+        assert_eq!(ports.destination().number(), 0x5678);
+        assert_eq!(ports.swapped(), Ports::new(Port::new(0x5678), Port::new(0x1234)));
+    }
+
+    #[test]
+    fn no_host_sends_from_these() {
+        for bad in [[0, 1, 2, 3], [127, 0, 0, 1], [224, 0, 0, 1], [255, 255, 255, 255]] {
+            assert!(!Address::from(Ipv4Addr::from(bad)).is_valid_source(), "{bad:?}");
+        }
+        assert!(Address::from(Ipv4Addr::new(10, 0, 0, 1)).is_valid_source());
+    }
+}

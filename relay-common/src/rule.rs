@@ -1,0 +1,214 @@
+//! Rules as the programs see them: ports, listeners, rules, endpoints.
+//!
+//! A new flow goes port table → (listener table, where several addresses share the port) → rule → endpoint.
+
+use crate::net::{Address, Port, Protocol};
+
+/// Entries in the port table: TCP ports, then UDP ports.
+pub const PORT_TABLE: u32 = 2 << 16;
+
+/// Where `port` lies in the port table.
+#[inline(always)]
+pub const fn port_index(protocol: Protocol, port: Port) -> u32 {
+    (protocol.index() << 16) | port.number() as u32
+}
+
+/// How the listeners of one port are found.
+#[repr(u16)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PortKind {
+    /// No rule listens here.
+    None = 0,
+    /// One rule listens on every address of the host: `id` is its slot.
+    Everywhere = 1,
+    /// Rules listen on single addresses or interfaces: `id` is the first word of their [`ListenerKey`].
+    ByAddress = 2,
+}
+
+/// One port of the port table (8 bytes, so that a store replaces it whole).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct PortEntry {
+    id: u32,
+    first: u16,
+    kind: u16,
+}
+
+impl PortEntry {
+    pub const NONE: Self = Self { id: 0, first: 0, kind: PortKind::None as u16 };
+
+    /// A listener on every address; `first` is where its port range starts.
+    #[inline(always)]
+    pub const fn everywhere(rule: u32, first: u16) -> Self {
+        Self { id: rule, first, kind: PortKind::Everywhere as u16 }
+    }
+
+    #[inline(always)]
+    pub const fn by_address(segment: u32) -> Self {
+        Self { id: segment, first: 0, kind: PortKind::ByAddress as u16 }
+    }
+
+    #[inline(always)]
+    pub const fn kind(&self) -> PortKind {
+        match self.kind {
+            1 => PortKind::Everywhere,
+            2 => PortKind::ByAddress,
+            _ => PortKind::None,
+        }
+    }
+
+    /// Rule slot or port segment, as [`PortEntry::kind`] says.
+    #[inline(always)]
+    pub const fn id(&self) -> u32 {
+        self.id
+    }
+
+    #[inline(always)]
+    pub const fn first(&self) -> u16 {
+        self.first
+    }
+}
+
+/// A listener among several on one stretch of ports (a segment): by its address, or by its interface with no address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct ListenerKey {
+    pub segment: u32,
+    pub address: u32,
+    pub interface: u32,
+}
+
+/// The rule behind a [`ListenerKey`], and where its port range starts.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ListenerEntry {
+    pub rule: u32,
+    pub first: u16,
+    pub _reserved: u16,
+}
+
+/// What a rule does with new flows.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RuleState {
+    /// The slot is free, or its rule is not carried here.
+    Off = 0,
+    Active = 1,
+    /// Flows that exist go on; new ones are refused.
+    Draining = 2,
+}
+
+/// A rule (64 bytes).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RuleEntry {
+    /// Grows whenever the slot changes hands; flows of an older generation are swept.
+    pub generation: u32,
+    state: u32,
+    /// First of `endpoints` consecutive slots in the endpoint table.
+    pub endpoint: u32,
+    pub endpoints: u32,
+    /// Idle limits, in ticks.
+    pub tcp_idle: u32,
+    pub tcp_half_closed: u32,
+    pub udp_idle: u32,
+    pub _reserved: [u32; 9],
+}
+
+impl RuleEntry {
+    pub const OFF: Self = Self::new(0, RuleState::Off, 0);
+
+    #[inline(always)]
+    pub const fn new(generation: u32, state: RuleState, endpoint: u32) -> Self {
+        Self {
+            generation,
+            state: state as u32,
+            endpoint,
+            endpoints: 1,
+            tcp_idle: 0,
+            tcp_half_closed: 0,
+            udp_idle: 0,
+            _reserved: [0; 9],
+        }
+    }
+
+    #[inline(always)]
+    pub const fn state(&self) -> RuleState {
+        match self.state {
+            1 => RuleState::Active,
+            2 => RuleState::Draining,
+            _ => RuleState::Off,
+        }
+    }
+}
+
+/// A backend resolved to one address (32 bytes).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct EndpointEntry {
+    address: u32,
+    /// The host's address that its flows are sent from.
+    source: u32,
+    /// Where the rule's first port goes, host order; 0: the port stays as it is.
+    pub port: u16,
+    pub hop_index: u16,
+    pub generation: u32,
+    pub _reserved: [u32; 4],
+}
+
+impl EndpointEntry {
+    #[inline(always)]
+    pub const fn new(address: Address, source: Address, port: u16, hop_index: u16, generation: u32) -> Self {
+        Self {
+            address: address.to_wire(),
+            source: source.to_wire(),
+            port,
+            hop_index,
+            generation,
+            _reserved: [0; 4],
+        }
+    }
+
+    #[inline(always)]
+    pub const fn address(&self) -> Address {
+        Address::from_wire(self.address)
+    }
+
+    #[inline(always)]
+    pub const fn source(&self) -> Address {
+        Address::from_wire(self.source)
+    }
+
+    /// Where a packet for `listen` goes, when the listener's range starts at `first`.
+    #[inline(always)]
+    pub const fn port_for(&self, listen: Port, first: u16) -> Port {
+        if self.port == 0 {
+            return listen;
+        }
+        Port::new(self.port.wrapping_add(listen.number().wrapping_sub(first)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_shifts_by_a_constant() {
+        let endpoint = EndpointEntry::new(Address::UNSPECIFIED, Address::UNSPECIFIED, 20000, 0, 0);
+        assert_eq!(endpoint.port_for(Port::new(10000), 10000).number(), 20000);
+        assert_eq!(endpoint.port_for(Port::new(19000), 10000).number(), 29000);
+    }
+
+    #[test]
+    fn without_a_port_the_listeners_port_stays() {
+        let endpoint = EndpointEntry::new(Address::UNSPECIFIED, Address::UNSPECIFIED, 0, 0, 0);
+        assert_eq!(endpoint.port_for(Port::new(443), 80).number(), 443);
+    }
+
+    #[test]
+    fn tcp_and_udp_halves_do_not_meet() {
+        assert_eq!(port_index(Protocol::Tcp, Port::new(65535)) + 1, port_index(Protocol::Udp, Port::new(0)));
+        assert_eq!(port_index(Protocol::Udp, Port::new(65535)) + 1, PORT_TABLE);
+    }
+}

@@ -1,0 +1,126 @@
+//! Source ports: inserting the backend half with "no such entry yet" *is* the claim, so two flows never share one.
+
+use aya_ebpf::helpers::bpf_get_prandom_u32;
+use relay_common::claim::{TRIES, port_in, seed};
+use relay_common::flow::{self, FlowEntry, FlowFlags, Hop, Owner};
+use relay_common::net::{Address, Port, Protocol};
+use relay_common::settings::Settings;
+use relay_common::tick;
+
+use crate::maps::{self, Refused};
+use crate::slow::Packet;
+use crate::unproven;
+
+/// In the last tries a half-open flow of somebody else's may be thrown out: in a flood it is most likely forged.
+const FORCED: u32 = TRIES - 8;
+
+/// What a new flow is made of.
+pub(crate) struct Wanted {
+    pub(crate) owner: Owner,
+    pub(crate) source: Address,
+    pub(crate) endpoint: Address,
+    pub(crate) endpoint_port: Port,
+    pub(crate) to_backend: Hop,
+    pub(crate) to_client: Hop,
+}
+
+/// Opens the flow of `packet`: claims a port and inserts both halves. `false` if no port was to be had.
+#[inline(always)]
+pub(crate) fn take(packet: &Packet, wanted: &Wanted, interface: u32) -> bool {
+    prepare(packet, wanted, interface);
+    search(packet, wanted)
+}
+
+/// Puts both halves together, but for the source port.
+#[inline(never)]
+fn prepare(packet: &Packet, wanted: &Wanted, interface: u32) {
+    let Some(scratch) = maps::scratch() else { return };
+    flow::open(
+        (&mut scratch.client, &mut scratch.backend),
+        &packet.key,
+        packet.protocol,
+        wanted.source,
+        (wanted.endpoint, wanted.endpoint_port),
+        wanted.owner,
+        (wanted.to_backend, wanted.to_client),
+        packet.now,
+    );
+    scratch.client.interface = interface;
+}
+
+/// Tries ports until one is free, and inserts the halves with it.
+#[inline(never)]
+fn search(packet: &Packet, wanted: &Wanted) -> bool {
+    let (Some(scratch), Some(settings)) = (maps::scratch(), maps::settings()) else { return false };
+    let client_port = packet.key.ports().source();
+    let mut random = seed(packet.key.source(), client_port, wanted.endpoint, wanted.endpoint_port);
+    let mut last = Port::new(0);
+    for attempt in 0..TRIES {
+        let port = port_in(random, settings.claim_first, settings.claim_count);
+        scratch.client.send_from(port);
+        scratch.backend.answer_to(last, port);
+        last = port;
+        if insert(packet, &scratch.client, &scratch.backend, settings, attempt >= FORCED) {
+            return maps::put_unproven(&packet.key, &scratch.client).is_ok();
+        }
+        // SAFETY: the helper takes nothing and returns a number.
+        random = unsafe { bpf_get_prandom_u32() };
+    }
+    false
+}
+
+/// Inserts the backend half if its key is free, or held by a flow that may be thrown out.
+#[inline(never)]
+fn insert(packet: &Packet, client: &FlowEntry, half: &FlowEntry, settings: &Settings, forced: bool) -> bool {
+    let key = &client.opposite(packet.protocol);
+    if maps::established(packet.protocol, key).is_some() {
+        return false;
+    }
+    if maps::claim(key, half) == Err(Refused::Taken) {
+        let Some(occupant) = maps::unproven(key) else { return false };
+        let client = occupant.opposite(packet.protocol);
+        if client != packet.key && !may_take(packet, occupant, settings, forced) {
+            return false;
+        }
+        maps::forget_unproven(&client);
+        maps::forget_unproven(key);
+        if maps::claim(key, half).is_err() {
+            return false;
+        }
+    }
+    // a flow on its way from one table to the other is in both for a moment, never in neither
+    if maps::established(packet.protocol, key).is_some() {
+        maps::forget_unproven(key);
+        return false;
+    }
+    true
+}
+
+/// Whether a flow without proof has had its chance.
+#[inline(always)]
+fn may_take(packet: &Packet, occupant: &FlowEntry, settings: &Settings, forced: bool) -> bool {
+    let flags = occupant.flags();
+    let limit = if flags.has(FlowFlags::CLOSED) {
+        settings.closed
+    } else {
+        match packet.protocol {
+            Protocol::Tcp => settings.handshake,
+            Protocol::Udp => settings.udp_unanswered,
+        }
+    };
+    tick::passed(packet.now, occupant.seen, limit)
+        || (forced && !flags.has_any(FlowFlags::CLOSED.with(FlowFlags::REPLIED)))
+}
+
+/// Makes sure that a client half still owns its port: the table may have evicted the backend half.
+#[inline(never)]
+pub(crate) fn hold(packet: &Packet, client: &FlowEntry) -> bool {
+    let key = client.opposite(packet.protocol);
+    if let Some(backend) = maps::unproven(&key) {
+        backend.seen = packet.now;
+        return backend.opposite(packet.protocol) == packet.key;
+    }
+    let Some(scratch) = maps::scratch() else { return false };
+    scratch.backend = unproven::backend_half(packet, &key, client);
+    maps::established(packet.protocol, &key).is_none() && maps::claim(&key, &scratch.backend).is_ok()
+}

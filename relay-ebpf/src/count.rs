@@ -1,0 +1,53 @@
+//! Counting: traffic per rule on this CPU, refusals under their reason.
+
+use relay_common::counters::{DropKey, DropReason};
+use relay_common::flow::{FlowEntry, FlowFlags};
+
+use crate::Outcome;
+use crate::maps;
+
+/// Counts what a packet becomes on the wire: every segment of a super-packet, each with its own headers. Returns the
+/// bytes counted.
+#[inline(always)]
+pub(crate) fn traffic(flow: &FlowEntry, length: u32, header_length: u32, segment_size: u32, segments: u32) -> u64 {
+    let (mut packets, mut bytes) = (1u64, u64::from(length));
+    if segment_size != 0 {
+        let segments = if segments == 0 {
+            // virtio leaves the count out
+            length.saturating_sub(header_length).div_ceil(segment_size)
+        } else {
+            segments
+        };
+        packets = u64::from(segments);
+        bytes += (packets - 1) * u64::from(header_length);
+    }
+    add(flow.rule(), flow.flags().has(FlowFlags::EGRESS), packets, bytes);
+    bytes
+}
+
+/// Adds to a rule's traffic in one direction.
+#[inline(always)]
+pub(crate) fn add(rule: u32, egress: bool, packets: u64, bytes: u64) {
+    if let Some(counters) = maps::counters(rule) {
+        let traffic = if egress { &mut counters.traffic[1] } else { &mut counters.traffic[0] };
+        traffic.packets += packets;
+        traffic.bytes += bytes;
+    }
+}
+
+/// Counts a new flow.
+#[inline(always)]
+pub(crate) fn flow(rule: u32) {
+    if let Some(counters) = maps::counters(rule) {
+        counters.flows += 1;
+    }
+}
+
+/// Refuses a packet of `rule` under a reason.
+#[inline(never)]
+pub(crate) fn refuse(rule: u32, reason: DropReason) -> Outcome {
+    if let Some(count) = maps::drops(&DropKey { rule, reason: reason as u32 }) {
+        *count += 1;
+    }
+    Outcome::Dropped
+}

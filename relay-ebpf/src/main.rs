@@ -1,0 +1,106 @@
+//! Relay's kernel plane: full NAT of IPv4 TCP and UDP, on tc and on XDP.
+//!
+//! Entry points and the one table that turns outcomes into verdicts. A packet of a live flow stays in
+//! [`established`]; everything else goes through [`slow`].
+#![no_std]
+#![no_main]
+
+mod answer;
+mod claim;
+mod count;
+mod established;
+mod fragment;
+mod icmp;
+mod maps;
+mod mss;
+mod open;
+mod packet;
+mod rewrite;
+mod route;
+mod skb;
+mod slow;
+mod sweep;
+mod tc;
+mod trace;
+mod track;
+mod unproven;
+mod xdp;
+
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action, xdp_md};
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
+
+use crate::skb::Skb;
+
+/// What became of a packet.
+#[repr(u32)]
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) enum Outcome {
+    /// Not ours: the rest of the host gets it as it came.
+    Miss = 0,
+    /// Ours, and on its way out.
+    Sent = 1,
+    /// Ours, and refused under a counted reason.
+    Dropped = 2,
+}
+
+impl Outcome {
+    /// `TC_ACT_UNSPEC` lets the classifiers after us have their say, where `TC_ACT_OK` would end the chain.
+    const fn tc(self) -> i32 {
+        match self {
+            Self::Miss => TC_ACT_UNSPEC,
+            Self::Sent => TC_ACT_REDIRECT as i32,
+            Self::Dropped => TC_ACT_SHOT as i32,
+        }
+    }
+
+    /// XDP passes what it cannot finish; the tc program behind it sees the packet untouched.
+    const fn xdp(self) -> u32 {
+        match self {
+            Self::Miss => xdp_action::XDP_PASS,
+            Self::Sent => xdp_action::XDP_REDIRECT,
+            Self::Dropped => xdp_action::XDP_DROP,
+        }
+    }
+}
+
+/// For interfaces whose packets start with an Ethernet header.
+#[classifier]
+pub fn relay_tc(ctx: TcContext) -> i32 {
+    tc::run::<{ packet::ETHERNET }>(Skb::new(ctx.skb.skb)).tc()
+}
+
+/// For interfaces whose packets start with the IP header: tun, WireGuard, ppp.
+#[classifier]
+pub fn relay_tc_l3(ctx: TcContext) -> i32 {
+    tc::run::<0>(Skb::new(ctx.skb.skb)).tc()
+}
+
+#[xdp]
+pub fn relay_xdp(ctx: XdpContext) -> u32 {
+    let md: *mut xdp_md = ctx.ctx;
+    xdp::run(md).xdp()
+}
+
+/// Not attached anywhere: relayd runs it to delete dead flows.
+#[classifier]
+pub fn relay_sweep(ctx: TcContext) -> i32 {
+    let skb: *mut __sk_buff = ctx.skb.skb;
+    sweep::run(Skb::new(skb))
+}
+
+/// Not attached anywhere: relayd runs it to learn HZ.
+#[classifier]
+pub fn relay_clock(ctx: TcContext) -> i32 {
+    sweep::clock(Skb::new(ctx.skb.skb))
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

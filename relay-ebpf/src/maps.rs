@@ -1,0 +1,253 @@
+//! Every map, and typed ways to read and write them. Sizes that depend on the host are set by relayd at load time.
+
+use aya_ebpf::Global;
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, DevMap, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap};
+use aya_ebpf::macros::btf_map;
+use relay_common::counters::{DropKey, RuleCounters};
+use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
+use relay_common::net::Protocol;
+use relay_common::route::{NextHop, RouteKey};
+use relay_common::rule::{
+    EndpointEntry, ListenerEntry, ListenerKey, PORT_TABLE, PortEntry, RuleEntry,
+};
+use relay_common::settings::{IcmpBudget, Pressure, Settings};
+
+use crate::slow::Packet;
+
+const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
+const FLOWS: usize = 131_072;
+const RULE_SLOTS: usize = 16_384;
+
+#[btf_map]
+static FLOWS_TCP: HashMap<FlowKey, FlowEntry, FLOWS> = HashMap::new();
+#[btf_map]
+static FLOWS_UDP: HashMap<FlowKey, FlowEntry, FLOWS> = HashMap::new();
+#[btf_map]
+static UNPROVEN: LruHashMap<FlowKey, FlowEntry, 65_536> = LruHashMap::new();
+#[btf_map]
+static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry, 8_192> = LruHashMap::new();
+#[btf_map]
+static PORTS: Array<PortEntry, { PORT_TABLE as usize }> = Array::new();
+#[btf_map]
+static LISTENERS: HashMap<ListenerKey, ListenerEntry, 65_536, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static RULES: Array<RuleEntry, RULE_SLOTS> = Array::new();
+#[btf_map]
+static RULE_NAMES: HashMap<u32, [u8; 72], RULE_SLOTS, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static ENDPOINTS: Array<EndpointEntry, RULE_SLOTS> = Array::new();
+#[btf_map]
+static NEXT_HOPS: Array<NextHop, 65_536> = Array::new();
+#[btf_map]
+static ROUTES: LpmTrie<RouteKey, u32, 65_536> = LpmTrie::new();
+#[btf_map]
+static ADDRESSES: HashMap<u32, u32, 4_096, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static COUNTERS: PerCpuArray<RuleCounters, RULE_SLOTS> = PerCpuArray::new();
+#[btf_map]
+static DROPS: PerCpuHashMap<DropKey, u64, 65_536, NO_PREALLOC> = PerCpuHashMap::new();
+#[btf_map]
+static SETTINGS: Array<Settings, 1> = Array::new();
+#[btf_map]
+static PRESSURE: Array<Pressure, 2> = Array::new();
+#[btf_map]
+static DEVICES: DevMap<256> = DevMap::new();
+/// Not pinned: a budget is worth nothing after a restart.
+#[btf_map]
+static ICMP_BUDGET: PerCpuArray<IcmpBudget, 1> = PerCpuArray::new();
+/// Where new entries are put together; two of them would crowd the 512-byte stack.
+#[btf_map]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+/// The packet that this CPU's slow path is at.
+#[btf_map]
+static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
+
+/// Jiffies per tick, as a power of two.
+#[unsafe(no_mangle)]
+static TICK_SHIFT: Global<u32> = Global::new(8);
+
+/// Room for both halves of a flow, and for an ICMP error.
+#[repr(C)]
+pub(crate) struct Scratch {
+    pub(crate) client: FlowEntry,
+    pub(crate) backend: FlowEntry,
+    pub(crate) error: crate::answer::Error,
+}
+
+/// A map entry, shared with other CPUs: plain loads and stores, last writer wins by design.
+pub(crate) type Entry<T> = &'static mut T;
+
+/// Why an entry could not be inserted.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) enum Refused {
+    Taken,
+    Full,
+}
+
+const EEXIST: i32 = -17;
+
+fn refused(code: i32) -> Refused {
+    if code == EEXIST { Refused::Taken } else { Refused::Full }
+}
+
+/// A pointer that the kernel handed out for a map entry, as a reference.
+#[inline(always)]
+fn entry<T>(pointer: Option<*mut T>) -> Option<Entry<T>> {
+    // SAFETY: the lookup helper returns null (then `None`) or an element of `T`'s size that stays mapped until the
+    // program ends; its bytes are plain integers, which other CPUs may change at any time.
+    pointer.map(|p| unsafe { &mut *p })
+}
+
+/// The established half that matches a packet.
+#[inline(always)]
+pub(crate) fn established(protocol: Protocol, key: &FlowKey) -> Option<Entry<FlowEntry>> {
+    entry(match protocol {
+        Protocol::Tcp => FLOWS_TCP.get_ptr_mut(key),
+        Protocol::Udp => FLOWS_UDP.get_ptr_mut(key),
+    })
+}
+
+/// Adds an established half; never replaces one.
+#[inline(always)]
+pub(crate) fn establish(protocol: Protocol, key: &FlowKey, half: &FlowEntry) -> Result<(), Refused> {
+    match protocol {
+        Protocol::Tcp => FLOWS_TCP.insert(key, half, BPF_NOEXIST.into()),
+        Protocol::Udp => FLOWS_UDP.insert(key, half, BPF_NOEXIST.into()),
+    }
+    .map_err(refused)
+}
+
+#[inline(always)]
+pub(crate) fn forget_established(protocol: Protocol, key: &FlowKey) {
+    let _gone = match protocol {
+        Protocol::Tcp => FLOWS_TCP.remove(key),
+        Protocol::Udp => FLOWS_UDP.remove(key),
+    };
+}
+
+/// The unproven or closed half that matches a packet.
+#[inline(always)]
+pub(crate) fn unproven(key: &FlowKey) -> Option<Entry<FlowEntry>> {
+    entry(UNPROVEN.get_ptr_mut(key))
+}
+
+/// Adds an unproven half; of two that want the same key one wins.
+#[inline(always)]
+pub(crate) fn claim(key: &FlowKey, half: &FlowEntry) -> Result<(), Refused> {
+    UNPROVEN.insert(key, half, BPF_NOEXIST.into()).map_err(refused)
+}
+
+/// Adds or replaces an unproven half.
+#[inline(always)]
+pub(crate) fn put_unproven(key: &FlowKey, half: &FlowEntry) -> Result<(), Refused> {
+    UNPROVEN.insert(key, half, BPF_ANY.into()).map_err(refused)
+}
+
+#[inline(always)]
+pub(crate) fn forget_unproven(key: &FlowKey) {
+    let _gone = UNPROVEN.remove(key);
+}
+
+#[inline(always)]
+pub(crate) fn fragment(key: &FragmentKey) -> Option<Entry<FragmentEntry>> {
+    entry(FRAGMENTS.get_ptr_mut(key))
+}
+
+#[inline(always)]
+pub(crate) fn put_fragment(key: &FragmentKey, value: &FragmentEntry) {
+    let _full = FRAGMENTS.insert(key, value, BPF_ANY.into());
+}
+
+#[inline(always)]
+pub(crate) fn port(index: u32) -> Option<&'static PortEntry> {
+    PORTS.get(index)
+}
+
+#[inline(always)]
+pub(crate) fn listener(key: &ListenerKey) -> Option<Entry<ListenerEntry>> {
+    entry(LISTENERS.get_ptr_mut(key))
+}
+
+#[inline(always)]
+pub(crate) fn rule(slot: u32) -> Option<&'static RuleEntry> {
+    RULES.get(slot)
+}
+
+#[inline(always)]
+pub(crate) fn endpoint(slot: u32) -> Option<&'static EndpointEntry> {
+    ENDPOINTS.get(slot)
+}
+
+#[inline(always)]
+pub(crate) fn next_hop(index: u16) -> Option<&'static NextHop> {
+    NEXT_HOPS.get(index.into())
+}
+
+/// Index of the next hop for `address` as seen from `interface` (0: any).
+#[inline(always)]
+pub(crate) fn route(interface: u32, address: u32) -> Option<u16> {
+    let key = Key::new(RouteKey::BITS, RouteKey { interface, address });
+    ROUTES.get(&key).map(|&index| index as u16)
+}
+
+/// The interface that owns one of the host's own unicast addresses.
+#[inline(always)]
+pub(crate) fn own_address(address: u32) -> Option<u32> {
+    entry(ADDRESSES.get_ptr_mut(address)).map(|interface| *interface)
+}
+
+#[inline(always)]
+pub(crate) fn counters(rule: u32) -> Option<Entry<RuleCounters>> {
+    entry(COUNTERS.get_ptr_mut(rule))
+}
+
+/// This CPU's count of one reason; made on first use.
+#[inline(always)]
+pub(crate) fn drops(key: &DropKey) -> Option<Entry<u64>> {
+    if let Some(count) = DROPS.get_ptr_mut(key) {
+        return entry(Some(count));
+    }
+    let _raced = DROPS.insert(key, 0u64, BPF_NOEXIST.into());
+    entry(DROPS.get_ptr_mut(key))
+}
+
+#[inline(always)]
+pub(crate) fn settings() -> Option<&'static Settings> {
+    SETTINGS.get(0)
+}
+
+#[inline(always)]
+pub(crate) fn pressure(protocol: Protocol) -> Option<Entry<Pressure>> {
+    entry(PRESSURE.get_ptr_mut(protocol.index()))
+}
+
+#[inline(always)]
+pub(crate) fn icmp_budget() -> Option<Entry<IcmpBudget>> {
+    entry(ICMP_BUDGET.get_ptr_mut(0))
+}
+
+#[inline(always)]
+pub(crate) fn packet() -> Option<Entry<Packet>> {
+    entry(PACKET.get_ptr_mut(0))
+}
+
+#[inline(always)]
+pub(crate) fn scratch() -> Option<Entry<Scratch>> {
+    entry(SCRATCH.get_ptr_mut(0))
+}
+
+/// Sends the frame to the device behind `index`; `false` if there is none any more.
+#[inline(always)]
+pub(crate) fn redirect_to_device(index: u32) -> bool {
+    DEVICES.redirect(index, 0).is_ok()
+}
+
+/// The current tick.
+#[inline(always)]
+pub(crate) fn now() -> u32 {
+    // SAFETY: the helper takes nothing and returns a number.
+    let jiffies = unsafe { aya_ebpf::helpers::bpf_jiffies64() };
+    (jiffies >> TICK_SHIFT.load()) as u32
+}

@@ -1,0 +1,104 @@
+//! New flows: does a rule want this packet, and can it be carried?
+
+use relay_common::counters::DropReason;
+use relay_common::flow::{Hop, Owner};
+use relay_common::net::Protocol;
+use relay_common::rule::{ListenerKey, PortEntry, PortKind, RuleEntry, RuleState, port_index};
+
+use crate::claim::{self, Wanted};
+use crate::established::Frame as _;
+use crate::skb::Skb;
+use crate::slow::{Action, Packet, refuse};
+use crate::{answer, count, maps, route};
+
+/// A rule that listens on a packet's destination.
+struct Listening {
+    rule: u32,
+    /// Where the listener's port range starts.
+    first: u16,
+}
+
+/// The first packet of a flow, or one that no rule knows.
+#[inline(never)]
+pub(crate) fn run(skb: Skb, packet: &mut Packet) -> Action {
+    let Some(listening) = listener(packet, skb.interface()) else { return Action::Pass };
+    // segments of unknown connections are the stack's: a local session's, or it answers with a RST
+    if packet.protocol == Protocol::Tcp && !packet.is_syn() {
+        return Action::Pass;
+    }
+    packet.rule = listening.rule;
+    let Some(rule) = maps::rule(listening.rule) else { return Action::Pass };
+    match (rule.state(), packet.protocol) {
+        (RuleState::Active, _) => admit(skb, packet, &listening, rule),
+        (RuleState::Off, _) | (RuleState::Draining, Protocol::Tcp) => Action::Pass,
+        (RuleState::Draining, Protocol::Udp) => refuse(packet, DropReason::Draining),
+    }
+}
+
+#[inline(always)]
+fn listener(packet: &Packet, interface: u32) -> Option<Listening> {
+    let destination = packet.key.destination();
+    let entry = maps::port(port_index(packet.protocol, packet.key.ports().destination()))?;
+    match entry.kind() {
+        PortKind::None => None,
+        PortKind::Everywhere => {
+            maps::own_address(destination.to_wire())?;
+            Some(Listening { rule: entry.id(), first: entry.first() })
+        }
+        PortKind::ByAddress => by_address(entry, destination.to_wire(), interface),
+    }
+}
+
+/// The listener on this address, or else the one on this interface.
+#[inline(always)]
+fn by_address(entry: &PortEntry, address: u32, interface: u32) -> Option<Listening> {
+    // even a listener on one address only gets what the host would: the address may have moved away
+    maps::own_address(address)?;
+    let segment = entry.id();
+    let exact = ListenerKey { segment, address, interface: 0 };
+    let on_interface = ListenerKey { segment, address: 0, interface };
+    let found = maps::listener(&exact).or_else(|| maps::listener(&on_interface))?;
+    Some(Listening { rule: found.rule, first: found.first })
+}
+
+#[inline(always)]
+fn admit(skb: Skb, packet: &mut Packet, listening: &Listening, rule: &RuleEntry) -> Action {
+    let Some(endpoint) = maps::endpoint(rule.endpoint) else { return Action::Pass };
+    if !packet.key.source().is_valid_source() || maps::own_address(packet.key.source().to_wire()).is_some() {
+        return refuse(packet, DropReason::BadSource);
+    }
+    if is_full(packet) {
+        return refuse(packet, DropReason::TableFull);
+    }
+    let interface = skb.interface();
+    let Some(next_hop) = route::usable(endpoint.hop_index) else {
+        return refuse(packet, DropReason::NoRoute);
+    };
+    let Some(to_client) = route::towards(interface, packet.key.source()) else {
+        return refuse(packet, DropReason::NoRoute);
+    };
+    packet.mtu = next_hop.mtu;
+    if answer::is_due(skb, packet) {
+        return Action::Answer;
+    }
+    let wanted = Wanted {
+        owner: Owner { rule: packet.rule, generation: rule.generation, endpoint: rule.endpoint },
+        source: endpoint.source(),
+        endpoint: endpoint.address(),
+        endpoint_port: endpoint.port_for(packet.key.ports().destination(), listening.first),
+        to_backend: Hop { index: endpoint.hop_index, generation: next_hop.generation },
+        to_client,
+    };
+    if !claim::take(packet, &wanted, interface) {
+        return refuse(packet, DropReason::PortsExhausted);
+    }
+    count::flow(packet.rule);
+    Action::Forward
+}
+
+/// Whether the established table was full within the last tick: then a handshake would only end in silence.
+#[inline(always)]
+fn is_full(packet: &Packet) -> bool {
+    maps::pressure(packet.protocol)
+        .is_some_and(|pressure| pressure.full_at != 0 && packet.now.wrapping_sub(pressure.full_at) <= 1)
+}

@@ -1,0 +1,116 @@
+//! Deleting dead flows. relayd walks the tables and names candidates; the decision falls here, beside the packets,
+//! where a flow that has just come back to life is seen.
+//!
+//! An idle flow is first marked and deleted a round later, if no packet has cleared the mark.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
+use relay_common::net::Protocol;
+use relay_common::rule::RuleState;
+use relay_common::settings::SweepRequest;
+use relay_common::tick;
+
+use crate::maps;
+use crate::packet::ETHERNET;
+use crate::skb::Skb;
+
+const REQUEST: u32 = ETHERNET as u32;
+const KEYS: u32 = REQUEST + size_of::<SweepRequest>() as u32;
+
+/// A half that has lost its other half is given this many ticks.
+const ALONE: u32 = 2;
+
+/// Works through the keys in the "packet"; returns how many flows it deleted or marked.
+#[inline(always)]
+pub(crate) fn run(skb: Skb) -> i32 {
+    let Ok(request) = skb.load::<SweepRequest>(REQUEST) else { return -1 };
+    let mut touched = 0;
+    for index in 0..SweepRequest::MOST {
+        if index >= request.keys {
+            break;
+        }
+        let Ok(key) = skb.load::<FlowKey>(KEYS + index * size_of::<FlowKey>() as u32) else { return -1 };
+        touched += step(&key, request.mode);
+    }
+    touched as i32
+}
+
+#[inline(never)]
+fn step(key: &FlowKey, mode: u32) -> u32 {
+    let Some(protocol) = key.protocol() else { return 0 };
+    if mode == SweepRequest::ORPHANS {
+        return orphan(key, protocol);
+    }
+    let Some(half) = maps::established(protocol, key) else { return 0 };
+    let other_key = half.opposite(protocol);
+    let other = maps::established(protocol, &other_key);
+    if !is_expired(protocol, half, other.as_deref()) {
+        return 0;
+    }
+    let dying = FlowFlags::DYING.with(FlowFlags::SLOW);
+    if mode == SweepRequest::MARK {
+        half.set_flags(half.flags().with(dying));
+        if let Some(other) = other {
+            other.set_flags(other.flags().with(dying));
+        }
+        return 1;
+    }
+    if !half.flags().has(FlowFlags::DYING) || other.is_some_and(|other| !other.flags().has(FlowFlags::DYING)) {
+        return 0;
+    }
+    forget(protocol, key, &other_key, half.flags());
+    1
+}
+
+/// The backend half goes last: it holds the claim on the source port.
+#[inline(always)]
+fn forget(protocol: Protocol, key: &FlowKey, other: &FlowKey, flags: FlowFlags) {
+    let (client, backend) = if flags.has(FlowFlags::EGRESS) { (other, key) } else { (key, other) };
+    maps::forget_established(protocol, client);
+    maps::forget_established(protocol, backend);
+}
+
+/// Deletes a flow whose rule is gone, switched off, or another one by now.
+#[inline(always)]
+fn orphan(key: &FlowKey, protocol: Protocol) -> u32 {
+    let Some(half) = maps::established(protocol, key).or_else(|| maps::unproven(key)) else { return 0 };
+    let alive = maps::rule(half.rule())
+        .is_some_and(|rule| rule.generation == half.generation && rule.state() != RuleState::Off);
+    if alive {
+        return 0;
+    }
+    let other = half.opposite(protocol);
+    forget(protocol, key, &other, half.flags());
+    maps::forget_unproven(key);
+    maps::forget_unproven(&other);
+    1
+}
+
+#[inline(always)]
+fn is_expired(protocol: Protocol, half: &FlowEntry, other: Option<&FlowEntry>) -> bool {
+    let now = maps::now();
+    let Some(other) = other else { return tick::passed(now, half.seen, ALONE) };
+    let limit = idle_limit(protocol, half, half.flags(), other.flags());
+    tick::passed(now, half.seen, limit) && tick::passed(now, other.seen, limit)
+}
+
+/// Ticks that a flow in this state may stay silent.
+#[inline(always)]
+fn idle_limit(protocol: Protocol, half: &FlowEntry, own: FlowFlags, other: FlowFlags) -> u32 {
+    let (Some(rule), Some(settings)) = (maps::rule(half.rule()), maps::settings()) else { return u32::MAX / 2 };
+    match protocol {
+        Protocol::Udp => rule.udp_idle,
+        Protocol::Tcp if own.has(FlowFlags::RESET) => settings.reset,
+        Protocol::Tcp if own.has(FlowFlags::FIN) && other.has(FlowFlags::FIN) => settings.closed,
+        Protocol::Tcp if own.has(FlowFlags::FIN) || other.has(FlowFlags::FIN) => rule.tcp_half_closed,
+        Protocol::Tcp => rule.tcp_idle,
+    }
+}
+
+/// Writes jiffies and the monotonic clock, 8 bytes each, behind the link header.
+#[inline(always)]
+pub(crate) fn clock(skb: Skb) -> i32 {
+    // SAFETY: the helpers take nothing and return numbers.
+    let reading = unsafe { [aya_ebpf::helpers::bpf_jiffies64(), bpf_ktime_get_ns()] };
+    skb.store(REQUEST, &reading).map_or(-1, |()| 0)
+}

@@ -1,0 +1,97 @@
+//! TCP connection state of established flows (a subset of RFC 9293's machine: open, closing, reset, closed).
+
+use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
+use relay_common::net::Protocol;
+use relay_common::tick;
+
+use crate::maps;
+use crate::packet::tcp;
+use crate::slow::{Action, Packet};
+
+/// Takes a segment into account.
+#[inline(always)]
+pub(crate) fn step(packet: &Packet, flow: &mut FlowEntry) -> Action {
+    let key = flow.opposite(Protocol::Tcp);
+    let Some(other) = maps::established(Protocol::Tcp, &key) else { return Action::Forward };
+    if packet.is_syn() && is_dead(packet.now, flow, other) {
+        forget(packet, flow);
+        return Action::Open;
+    }
+    let (mut own_flags, mut other_flags) = (flow.flags(), other.flags());
+    if packet.has(tcp::RST) {
+        flow.set_flags(own_flags.with(FlowFlags::RESET).with(FlowFlags::SLOW));
+        other.set_flags(other_flags.with(FlowFlags::RESET).with(FlowFlags::SLOW));
+        return Action::Forward;
+    }
+    // a reset that neither end believed leaves the connection alive
+    let cleared = FlowFlags::RESET.with(FlowFlags::DYING);
+    own_flags = own_flags.without(cleared);
+    other_flags = other_flags.without(FlowFlags::RESET);
+    if packet.has(tcp::FIN) {
+        let payload = packet.length - packet.header_length;
+        flow.sequence = packet.sequence.wrapping_add(payload).wrapping_add(1);
+        own_flags = own_flags.with(FlowFlags::FIN);
+    }
+    if packet.has(tcp::ACK)
+        && other_flags.has(FlowFlags::FIN)
+        && packet.acknowledgment.wrapping_sub(other.sequence) as i32 >= 0
+    {
+        other_flags = other_flags.with(FlowFlags::FIN_ACKED);
+    }
+    let closing = own_flags.has(FlowFlags::FIN) || other_flags.has(FlowFlags::FIN);
+    flow.set_flags(paced(own_flags, closing));
+    other.set_flags(paced(other_flags, closing));
+    if own_flags.has(FlowFlags::FIN_ACKED) && other_flags.has(FlowFlags::FIN_ACKED) {
+        return close(packet, flow, &key, other);
+    }
+    Action::Forward
+}
+
+/// While a connection closes, every segment matters.
+#[inline(always)]
+fn paced(flags: FlowFlags, closing: bool) -> FlowFlags {
+    if closing { flags.with(FlowFlags::SLOW) } else { flags.without(FlowFlags::SLOW) }
+}
+
+/// Whether a SYN may take the tuple over.
+#[inline(always)]
+fn is_dead(now: u32, flow: &FlowEntry, other: &FlowEntry) -> bool {
+    let (own, opposite) = (flow.flags(), other.flags());
+    if own.has(FlowFlags::EGRESS) {
+        return false;
+    }
+    let idle = maps::rule(flow.rule()).map_or(u32::MAX / 2, |rule| rule.tcp_idle);
+    own.has(FlowFlags::RESET)
+        || (own.has(FlowFlags::FIN) && opposite.has(FlowFlags::FIN))
+        || (tick::passed(now, flow.seen, idle) && tick::passed(now, other.seen, idle))
+}
+
+/// Moves a finished flow out of the established table, which is for live flows only. The entries stay findable for
+/// late segments until the unproven table needs their room.
+#[inline(always)]
+fn close(packet: &Packet, flow: &FlowEntry, key: &FlowKey, other: &FlowEntry) -> Action {
+    let Some(scratch) = maps::scratch() else { return Action::Forward };
+    let closed = FlowFlags::CLOSED.with(FlowFlags::SLOW);
+    scratch.client = *flow;
+    scratch.client.set_flags(flow.flags().without(FlowFlags::PROVEN).with(closed));
+    scratch.backend = *other;
+    scratch.backend.set_flags(other.flags().without(FlowFlags::PROVEN).with(closed));
+    if maps::put_unproven(key, &scratch.backend).is_err()
+        || maps::put_unproven(&packet.key, &scratch.client).is_err()
+    {
+        return Action::Forward;
+    }
+    maps::forget_established(Protocol::Tcp, &packet.key);
+    maps::forget_established(Protocol::Tcp, key);
+    Action::Forward
+}
+
+/// Drops both halves of a flow from every table.
+#[inline(always)]
+pub(crate) fn forget(packet: &Packet, flow: &FlowEntry) {
+    let key = flow.opposite(packet.protocol);
+    maps::forget_established(packet.protocol, &packet.key);
+    maps::forget_established(packet.protocol, &key);
+    maps::forget_unproven(&packet.key);
+    maps::forget_unproven(&key);
+}

@@ -1,0 +1,183 @@
+//! Flows whose client has not yet proven that it gets our answers, and flows that have ended.
+//!
+//! Proof is what a forged source address cannot give: for TCP an acknowledgment of the backend's own sequence number,
+//! for UDP a packet after the backend's answer. Only then does a flow get a place that a flood cannot take.
+
+use relay_common::counters::DropReason;
+use relay_common::flow::{FlowEntry, FlowFlags, FlowKey, Hop, Owner, Translation};
+use relay_common::net::Protocol;
+
+use crate::maps::{self, Refused};
+use crate::packet::tcp;
+use crate::slow::{self, Action, Packet};
+use crate::{claim, route, track};
+
+/// An acknowledgment this far above the backend's first sequence number counts as proof: data may ride on the SYN-ACK.
+const PROOF_WINDOW: u32 = 65_536;
+
+/// A packet of a flow in the unproven table.
+#[inline(always)]
+pub(crate) fn step(packet: &Packet, flow: &mut FlowEntry) -> Action {
+    let action = decide(packet, flow);
+    match action {
+        Action::Forward => flow.seen = packet.now,
+        Action::Open => track::forget(packet, flow),
+        Action::Pass | Action::Drop | Action::Answer => {}
+    }
+    action
+}
+
+#[inline(always)]
+fn decide(packet: &Packet, flow: &mut FlowEntry) -> Action {
+    let from_client = !flow.flags().has(FlowFlags::EGRESS);
+    match (packet.protocol, from_client) {
+        (Protocol::Tcp, true) => tcp_client(packet, flow),
+        (Protocol::Tcp, false) => tcp_backend(packet, flow),
+        (Protocol::Udp, true) => udp_client(packet, flow),
+        (Protocol::Udp, false) => udp_backend(flow),
+    }
+}
+
+#[inline(always)]
+fn tcp_client(packet: &Packet, flow: &mut FlowEntry) -> Action {
+    let flags = flow.flags();
+    if packet.is_syn() {
+        if flags.has(FlowFlags::CLOSED) || !is_current(flow) || !claim::hold(packet, flow) {
+            return Action::Open;
+        }
+        return Action::Forward;
+    }
+    if flags.has(FlowFlags::CLOSED) {
+        return Action::Forward;
+    }
+    if packet.has(tcp::RST) {
+        mark(flow, Protocol::Tcp, FlowFlags::CLOSED);
+        return Action::Forward;
+    }
+    let ahead = packet.acknowledgment.wrapping_sub(flow.sequence);
+    if !packet.has(tcp::ACK) || !flags.has(FlowFlags::REPLIED) || ahead == 0 || ahead > PROOF_WINDOW {
+        return slow::refuse(packet, DropReason::NotProven);
+    }
+    promote(packet, flow)
+}
+
+#[inline(always)]
+fn tcp_backend(packet: &Packet, flow: &mut FlowEntry) -> Action {
+    if flow.flags().has(FlowFlags::CLOSED) {
+        return Action::Forward;
+    }
+    if packet.has(tcp::RST) {
+        mark(flow, Protocol::Tcp, FlowFlags::CLOSED);
+    } else if packet.has(tcp::SYN) && packet.has(tcp::ACK) {
+        if let Some(client) = maps::unproven(&flow.opposite(Protocol::Tcp)) {
+            client.sequence = packet.sequence;
+        }
+        mark(flow, Protocol::Tcp, FlowFlags::REPLIED);
+    }
+    Action::Forward
+}
+
+#[inline(always)]
+fn udp_client(packet: &Packet, flow: &mut FlowEntry) -> Action {
+    if !is_current(flow) {
+        return Action::Open;
+    }
+    if flow.flags().has(FlowFlags::REPLIED) {
+        return promote(packet, flow);
+    }
+    if flow.seen != packet.now && !claim::hold(packet, flow) {
+        return Action::Open;
+    }
+    Action::Forward
+}
+
+#[inline(always)]
+fn udp_backend(flow: &mut FlowEntry) -> Action {
+    if !flow.flags().has(FlowFlags::REPLIED) {
+        // the client's next packet is the proof, and must not slip by on the hot path
+        if let Some(client) = maps::unproven(&flow.opposite(Protocol::Udp)) {
+            client.set_flags(client.flags().with(FlowFlags::REPLIED).with(FlowFlags::SLOW));
+        }
+        flow.set_flags(flow.flags().with(FlowFlags::REPLIED).without(FlowFlags::SLOW));
+    }
+    Action::Forward
+}
+
+/// Whether the rule that made the flow still stands.
+#[inline(always)]
+fn is_current(flow: &FlowEntry) -> bool {
+    maps::rule(flow.rule()).is_some_and(|rule| rule.generation == flow.generation)
+}
+
+/// Sets a flag on both halves.
+#[inline(always)]
+fn mark(flow: &mut FlowEntry, protocol: Protocol, flag: FlowFlags) {
+    flow.set_flags(flow.flags().with(flag));
+    if let Some(other) = maps::unproven(&flow.opposite(protocol)) {
+        other.set_flags(other.flags().with(flag));
+    }
+}
+
+/// Moves both halves to the established table, backend half first: it is the claim on the source port.
+#[inline(always)]
+fn promote(packet: &Packet, flow: &FlowEntry) -> Action {
+    let protocol = packet.protocol;
+    let key = flow.opposite(protocol);
+    let (Some(scratch), Some(backend)) = (maps::scratch(), maps::unproven(&key)) else {
+        return lost(packet);
+    };
+    if backend.opposite(protocol) != packet.key {
+        return lost(packet);
+    }
+    fill(&mut scratch.client, flow, packet.now);
+    fill(&mut scratch.backend, backend, packet.now);
+    match maps::establish(protocol, &key, &scratch.backend) {
+        Ok(()) => {}
+        Err(Refused::Full) => return full(packet),
+        // another CPU may have been faster with the same flow
+        Err(Refused::Taken) if maps::established(protocol, &packet.key).is_some() => return Action::Forward,
+        Err(Refused::Taken) => return lost(packet),
+    }
+    if maps::establish(protocol, &packet.key, &scratch.client) == Err(Refused::Full) {
+        maps::forget_established(protocol, &key);
+        return full(packet);
+    }
+    maps::forget_unproven(&packet.key);
+    maps::forget_unproven(&key);
+    Action::Forward
+}
+
+#[inline(always)]
+fn fill(to: &mut FlowEntry, from: &FlowEntry, now: u32) {
+    *to = *from;
+    to.seen = now;
+    to.set_flags(from.flags().with(FlowFlags::PROVEN).without(FlowFlags::SLOW));
+}
+
+/// The claim was lost to a flood; the client's next SYN or datagram makes another.
+#[inline(always)]
+fn lost(packet: &Packet) -> Action {
+    maps::forget_unproven(&packet.key);
+    slow::refuse(packet, DropReason::NotProven)
+}
+
+#[inline(always)]
+fn full(packet: &Packet) -> Action {
+    if let Some(pressure) = maps::pressure(packet.protocol) {
+        pressure.full_at = packet.now;
+    }
+    slow::refuse(packet, DropReason::TableFull)
+}
+
+/// The backend half that belongs to a client half, made anew.
+#[inline(always)]
+pub(crate) fn backend_half(packet: &Packet, key: &FlowKey, client: &FlowEntry) -> FlowEntry {
+    let to = Translation {
+        source: packet.key.destination(),
+        destination: packet.key.source(),
+        ports: packet.key.ports().swapped(),
+    };
+    let owner = Owner { rule: client.rule(), generation: client.generation, endpoint: client.endpoint() };
+    let hop = route::towards(client.interface, packet.key.source()).unwrap_or(Hop::default());
+    FlowEntry::new(key, to, owner, hop, FlowFlags::EGRESS.with(FlowFlags::SLOW), packet.now)
+}

@@ -1,0 +1,377 @@
+//! Changing one rule in a configuration file and nothing else: comments, order and spelling of the rest stay.
+//!
+//! The block of one rule is cut out of the text, changed by itself and put back, so that a file of ten thousand rules
+//! is not taken apart for one of them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::ops::Range;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value as Json};
+use toml::de::{DeTable, DeValue};
+use toml_edit::{DocumentMut, Item, TableLike};
+
+use super::encode::{to_toml, toml_value};
+use crate::rule::{Rule, RuleName};
+
+/// A change to a file.
+#[derive(Clone, Debug)]
+pub enum Edit<'a> {
+    Add(&'a Rule),
+    /// Keys to set; null removes one. Tables are merged.
+    Set(&'a RuleName, &'a Map<String, Json>),
+    Remove(&'a RuleName),
+}
+
+/// Why a file was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum EditError {
+    #[error("{path}: {source}", path = path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path} is not TOML any more: {message}; mend it first", path = path.display())]
+    Broken { path: PathBuf, message: String },
+    #[error("rule \"{name}\" is not in {path} any more; it has been changed by hand, so reload first", path = path.display())]
+    Missing { name: RuleName, path: PathBuf },
+}
+
+/// Makes a change in the file. On error the file is as it was.
+pub fn change_file(path: &Path, edit: &Edit<'_>) -> Result<(), EditError> {
+    let io_error = |source| EditError::Io { path: path.to_owned(), source };
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && matches!(edit, Edit::Add(_)) => String::new(),
+        Err(error) => return Err(io_error(error)),
+    };
+    let changed = change_text(&text, edit).map_err(|refused| match refused {
+        Refused::Broken(message) => EditError::Broken { path: path.to_owned(), message },
+        Refused::Missing(name) => EditError::Missing { name, path: path.to_owned() },
+    })?;
+    save(path, &changed).map_err(io_error)
+}
+
+#[derive(Debug, PartialEq)]
+enum Refused {
+    Broken(String),
+    Missing(RuleName),
+}
+
+fn change_text(text: &str, edit: &Edit<'_>) -> Result<String, Refused> {
+    let document = DeTable::parse(text).map_err(|error| Refused::Broken(error.message().to_owned()))?;
+    let layout = Layout::of(text, document.get_ref());
+    if layout.inline {
+        return change_inline(text, edit);
+    }
+    match edit {
+        Edit::Add(rule) => Ok(appended(text, rule)),
+        Edit::Remove(name) => {
+            let block = layout.block(text, name).ok_or_else(|| Refused::Missing((*name).clone()))?;
+            Ok(format!("{}{}", &text[..block.start], &text[block.end..]))
+        }
+        Edit::Set(name, fields) => {
+            let block = layout.block(text, name).ok_or_else(|| Refused::Missing((*name).clone()))?;
+            let changed = set_in_block(&text[block.clone()], fields)?;
+            Ok(format!("{}{changed}{}", &text[..block.start], &text[block.end..]))
+        }
+    }
+}
+
+fn appended(text: &str, rule: &Rule) -> String {
+    let gap = match text {
+        "" => "",
+        _ if text.ends_with("\n\n") => "",
+        _ if text.ends_with('\n') => "\n",
+        _ => "\n\n",
+    };
+    format!("{text}{gap}{}", to_toml(rule))
+}
+
+/// Where the rules of a file begin and end.
+struct Layout {
+    /// Rules written as `rule = [{ ... }]`.
+    inline: bool,
+    /// Name and offset of each `[[rule]]` header.
+    rules: Vec<(String, usize)>,
+    /// Offsets of all headers that are not part of a rule, sorted.
+    headers: Vec<usize>,
+}
+
+impl Layout {
+    fn of(text: &str, document: &DeTable<'_>) -> Self {
+        let mut layout = Self { inline: false, rules: Vec::new(), headers: Vec::new() };
+        for (key, value) in document {
+            match value.get_ref() {
+                DeValue::Array(items) if key.get_ref() == "rule" => {
+                    for item in items.iter() {
+                        layout.inline |= !text[item.span()].starts_with("[[");
+                        layout.headers.push(item.span().start);
+                        layout.rules.push((name_of(item.get_ref()), item.span().start));
+                    }
+                }
+                DeValue::Array(items) => layout.headers.extend(items.iter().map(|item| item.span().start)),
+                _ => layout.headers.push(line_start(text, key.span().start)),
+            }
+        }
+        layout.headers.sort_unstable();
+        layout
+    }
+
+    /// A rule's text: the comment lines right above its header, the header, and everything up to the next block.
+    fn block(&self, text: &str, name: &RuleName) -> Option<Range<usize>> {
+        let (_, header) = self.rules.iter().find(|(known, _)| known == name.as_str())?;
+        let next = self.headers.iter().copied().find(|offset| offset > header);
+        let end = next.map_or(text.len(), |next| comments_above(text, next));
+        Some(comments_above(text, *header)..end)
+    }
+}
+
+fn name_of(rule: &DeValue<'_>) -> String {
+    match rule.get("name").map(|name| name.get_ref()) {
+        Some(DeValue::String(name)) => name.to_string(),
+        _ => String::new(),
+    }
+}
+
+fn line_start(text: &str, offset: usize) -> usize {
+    text[..offset].rfind('\n').map_or(0, |newline| newline + 1)
+}
+
+/// Where the run of comment lines that ends right above a header starts; a run at the top of the file is the file's.
+fn comments_above(text: &str, header: usize) -> usize {
+    let mut start = line_start(text, header);
+    while start > 0 {
+        let above = line_start(text, start - 1);
+        if !text[above..start].trim_start().starts_with('#') {
+            return start;
+        }
+        start = above;
+    }
+    line_start(text, header)
+}
+
+/// Sets keys in a text that holds one `[[rule]]`.
+fn set_in_block(block: &str, fields: &Map<String, Json>) -> Result<String, Refused> {
+    let mut document: DocumentMut =
+        block.parse().map_err(|error: toml_edit::TomlError| Refused::Broken(error.message().to_owned()))?;
+    if let Some(rule) = document.get_mut("rule").and_then(Item::as_array_of_tables_mut).and_then(|rules| rules.get_mut(0))
+    {
+        merge(rule, fields);
+    }
+    Ok(document.to_string())
+}
+
+/// Files with `rule = [{ ... }]` are rare and short: they are taken apart whole.
+fn change_inline(text: &str, edit: &Edit<'_>) -> Result<String, Refused> {
+    let mut document: DocumentMut =
+        text.parse().map_err(|error: toml_edit::TomlError| Refused::Broken(error.message().to_owned()))?;
+    let Some(rules) = document.get_mut("rule").and_then(Item::as_array_mut) else {
+        return Err(Refused::Broken("`rule` is neither `[[rule]]` nor a list".into()));
+    };
+    let find = |rules: &toml_edit::Array, name: &RuleName| {
+        rules
+            .iter()
+            .position(|rule| {
+                let rule = rule.as_inline_table().and_then(|rule| rule.get("name"));
+                rule.and_then(toml_edit::Value::as_str) == Some(name.as_str())
+            })
+            .ok_or_else(|| Refused::Missing(name.clone()))
+    };
+    match edit {
+        Edit::Add(rule) => {
+            rules.push(toml_value(&Json::Object(super::encode::to_json(rule))));
+        }
+        Edit::Remove(name) => {
+            let index = find(rules, name)?;
+            rules.remove(index);
+        }
+        Edit::Set(name, fields) => {
+            let index = find(rules, name)?;
+            if let Some(rule) = rules.get_mut(index).and_then(toml_edit::Value::as_inline_table_mut) {
+                merge(rule, fields);
+            }
+        }
+    }
+    Ok(document.to_string())
+}
+
+fn merge(table: &mut dyn TableLike, fields: &Map<String, Json>) {
+    for (key, value) in fields {
+        match (value, table.get_mut(key)) {
+            (Json::Null, _) => {
+                table.remove(key);
+            }
+            (Json::Object(inner), Some(item)) if item.is_table_like() => {
+                if let Some(inner_table) = item.as_table_like_mut() {
+                    merge(inner_table, inner);
+                }
+                if table.get(key).and_then(Item::as_table_like).is_some_and(TableLike::is_empty) {
+                    table.remove(key);
+                }
+            }
+            (Json::Object(inner), None) if inner.values().all(Json::is_null) => {}
+            (value, Some(Item::Value(old))) => {
+                let decor = old.decor().clone();
+                *old = toml_value(value);
+                *old.decor_mut() = decor;
+            }
+            (value, _) => {
+                table.insert(key, Item::Value(toml_value(value)));
+            }
+        }
+    }
+}
+
+/// Replaces a file in one step: a reader sees the old text or the new one, and so does a machine that lost power.
+pub fn save(path: &Path, text: &str) -> io::Result<()> {
+    // a link stays a link
+    let target = fs::canonicalize(path).unwrap_or_else(|_new_file| path.to_owned());
+    let folder = target.parent().unwrap_or(Path::new("/"));
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
+    let result = write_new(&temporary, &target, text).and_then(|()| fs::rename(&temporary, &target));
+    if result.is_err() {
+        let _best_effort = fs::remove_file(&temporary);
+        return result;
+    }
+    File::open(folder)?.sync_all()
+}
+
+fn write_new(temporary: &Path, target: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(temporary)?;
+    if let Ok(old) = fs::metadata(target) {
+        use std::os::unix::fs::MetadataExt as _;
+        file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))?;
+        // without the right to give files away the new one is ours, which is where the old one was writable from
+        let _kept = fchown(&file, Some(old.uid()), Some(old.gid()));
+    }
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rule::{Backend, Listener, PlaneChoice, Protocols, Timeouts};
+    use serde_json::json;
+
+    const FILE: &str = "\
+# my relay
+[log]
+level = \"info\"
+
+# the fast one
+[[rule]]
+name = \"a\"   # keep me
+listen = \":80\"
+to = [
+  \"10.0.0.1:80\",  # tokyo
+]
+[rule.timeout]
+udp = \"5s\"
+
+# below a
+
+# about b
+[[rule]]
+name = \"b\"
+listen = \":81\"
+to = \"10.0.0.2:80\"
+
+[metrics]
+listen = \"127.0.0.1:9464\"
+";
+
+    fn name(text: &str) -> RuleName {
+        RuleName::parse(text).expect(text)
+    }
+
+    fn set(text: &str, rule: &str, fields: Json) -> String {
+        let Json::Object(fields) = fields else { panic!("not an object") };
+        change_text(text, &Edit::Set(&name(rule), &fields)).expect("set")
+    }
+
+    #[test]
+    fn set_touches_one_value() {
+        let changed = set(FILE, "b", json!({ "to": "10.0.0.3:80" }));
+        assert_eq!(changed, FILE.replace("10.0.0.2:80", "10.0.0.3:80"));
+        let changed = set(FILE, "a", json!({ "listen": ":8080", "timeout": { "udp": "9s" } }));
+        assert_eq!(changed, FILE.replace("\":80\"", "\":8080\"").replace("\"5s\"", "\"9s\""));
+    }
+
+    #[test]
+    fn set_adds_and_clears_keys() {
+        let changed = set(FILE, "b", json!({ "enabled": false, "note": "香港" }));
+        assert!(changed.contains("to = \"10.0.0.2:80\"\nenabled = false\nnote = \"香港\"\n\n[metrics]"), "{changed}");
+        assert_eq!(set(&changed, "b", json!({ "enabled": null, "note": null })), FILE);
+        let changed = set(FILE, "a", json!({ "timeout": { "udp": null } }));
+        assert!(!changed.contains("timeout"), "{changed}");
+    }
+
+    #[test]
+    fn remove_takes_the_rule_and_its_comment() {
+        let changed = change_text(FILE, &Edit::Remove(&name("b"))).expect("remove");
+        let start = FILE.find("# about b").expect("b");
+        let end = FILE.find("[metrics]").expect("metrics");
+        assert_eq!(changed, format!("{}{}", &FILE[..start], &FILE[end..]));
+        let changed = change_text(FILE, &Edit::Remove(&name("a"))).expect("remove");
+        assert!(changed.starts_with("# my relay\n[log]\nlevel = \"info\"\n\n# about b\n[[rule]]"), "{changed}");
+    }
+
+    #[test]
+    fn the_files_own_head_comment_stays() {
+        let file = "# my relay\n[[rule]]\nname = \"a\"\nlisten = \":80\"\nto = \"10.0.0.1\"\n";
+        assert_eq!(change_text(file, &Edit::Remove(&name("a"))), Ok("# my relay\n".into()));
+    }
+
+    fn rule(text: &str) -> Rule {
+        Rule {
+            name: name(text),
+            note: None,
+            enabled: true,
+            listen: vec![Listener::parse(":443").expect("listener")],
+            protocols: Protocols::Both,
+            to: vec![Backend::parse("10.0.0.9:443").expect("backend")],
+            plane: PlaneChoice::Auto,
+            force: false,
+            timeouts: Timeouts::default(),
+        }
+    }
+
+    #[test]
+    fn add_appends_a_block() {
+        let added = "[[rule]]\nname = \"c\"\nlisten = \":443\"\nto = \"10.0.0.9:443\"\n";
+        assert_eq!(change_text("", &Edit::Add(&rule("c"))), Ok(added.into()));
+        assert_eq!(change_text(FILE, &Edit::Add(&rule("c"))), Ok(format!("{FILE}\n{added}")));
+        assert_eq!(change_text("[log]", &Edit::Add(&rule("c"))), Ok(format!("[log]\n\n{added}")));
+    }
+
+    #[test]
+    fn inline_rules_stay_inline() {
+        let file = "rule = [{ name = \"a\", listen = \":80\", to = \"10.0.0.1\" }] # all\n";
+        let changed = change_text(file, &Edit::Add(&rule("c"))).expect("add");
+        assert!(changed.contains("name = \"c\"") && changed.contains("# all"), "{changed}");
+        let changed = change_text(&changed, &Edit::Remove(&name("a"))).expect("remove");
+        assert!(!changed.contains("\"a\""), "{changed}");
+    }
+
+    #[test]
+    fn a_rule_that_is_gone_is_named() {
+        assert_eq!(change_text(FILE, &Edit::Remove(&name("x"))), Err(Refused::Missing(name("x"))));
+        assert!(matches!(change_text("a = ", &Edit::Remove(&name("x"))), Err(Refused::Broken(_))));
+    }
+
+    #[test]
+    fn save_keeps_mode_and_links() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (file, link) = (folder.path().join("real.toml"), folder.path().join("link.toml"));
+        fs::write(&file, "old").expect("write");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("mode");
+        std::os::unix::fs::symlink(&file, &link).expect("link");
+        save(&link, "new").expect("save");
+        assert_eq!(fs::read_to_string(&file).expect("read"), "new");
+        assert!(fs::symlink_metadata(&link).expect("link").is_symlink());
+        assert_eq!(fs::metadata(&file).expect("file").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 2);
+    }
+}

@@ -1,0 +1,81 @@
+//! From a rule back to the grammar: as JSON for the API, as TOML for the file.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value as Json, json};
+
+use super::quantity::format_duration;
+use crate::rule::{PlaneChoice, Rule, Timeouts};
+
+/// The rule as an API body; what is at its default is left out, but for the identity of the rule.
+pub fn to_json(rule: &Rule) -> Map<String, Json> {
+    let mut map = Map::new();
+    map.insert("name".into(), json!(rule.name.as_str()));
+    if let Some(note) = &rule.note {
+        map.insert("note".into(), json!(note));
+    }
+    if !rule.enabled {
+        map.insert("enabled".into(), json!(false));
+    }
+    map.insert("listen".into(), one_or_list(rule.listen.iter().map(ToString::to_string).collect()));
+    map.insert("protocol".into(), json!(rule.protocols.as_str()));
+    map.insert("to".into(), one_or_list(rule.to.iter().map(ToString::to_string).collect()));
+    if rule.plane != PlaneChoice::Auto {
+        map.insert("plane".into(), json!(rule.plane.as_str()));
+    }
+    if rule.force {
+        map.insert("force".into(), json!(true));
+    }
+    let timeouts = timeouts(&rule.timeouts);
+    if !timeouts.is_empty() {
+        map.insert("timeout".into(), Json::Object(timeouts));
+    }
+    map
+}
+
+fn one_or_list(mut texts: Vec<String>) -> Json {
+    if texts.len() == 1 { json!(texts.remove(0)) } else { json!(texts) }
+}
+
+fn timeouts(timeouts: &Timeouts) -> Map<String, Json> {
+    let defaults = Timeouts::default();
+    let mut map = Map::new();
+    for (key, value, default) in [
+        ("tcp_idle", timeouts.tcp_idle, defaults.tcp_idle),
+        ("half_close", timeouts.half_close, defaults.half_close),
+        ("udp", timeouts.udp, defaults.udp),
+    ] {
+        if value != default {
+            map.insert(key.into(), json!(format_duration(value)));
+        }
+    }
+    map
+}
+
+/// The rule as a `[[rule]]` block.
+pub fn to_toml(rule: &Rule) -> String {
+    let mut text = String::from("[[rule]]\n");
+    for (key, value) in to_json(rule) {
+        if key == "protocol" && value == "tcp+udp" {
+            continue;
+        }
+        let _infallible = writeln!(text, "{key} = {}", toml_value(&value));
+    }
+    text
+}
+
+/// A JSON value in TOML notation. Only what [`to_json`] makes.
+pub fn toml_value(value: &Json) -> toml_edit::Value {
+    match value {
+        Json::Bool(value) => (*value).into(),
+        Json::Number(number) => number.as_i64().unwrap_or_default().into(),
+        Json::String(text) => text.as_str().into(),
+        Json::Array(items) => items.iter().map(toml_value).collect::<toml_edit::Array>().into(),
+        Json::Object(entries) => {
+            let table: toml_edit::InlineTable =
+                entries.iter().map(|(key, value)| (key.as_str(), toml_value(value))).collect();
+            table.into()
+        }
+        Json::Null => "".into(),
+    }
+}

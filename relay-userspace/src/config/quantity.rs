@@ -1,0 +1,56 @@
+//! Durations as people write them: `500ms`, `5s`, `125m`, `2h`, `1d`.
+
+use std::time::Duration;
+
+const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+
+/// What a duration may look like, for error texts.
+pub const DURATION_FORMS: &str = r#"write a number and a unit: "500ms", "5s", "125m", "2h" or "1d""#;
+
+/// `None` for anything that is not a whole number and a unit.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    let (_, milliseconds) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
+    Some(Duration::from_millis(number.checked_mul(milliseconds)?))
+}
+
+/// The shortest form that reads back the same.
+pub fn format_duration(duration: Duration) -> String {
+    let total = duration.as_millis();
+    let (name, unit) = UNITS
+        .into_iter()
+        .rev()
+        .find(|&(_, unit)| total.is_multiple_of(u128::from(unit)) && total >= u128::from(unit))
+        .unwrap_or(UNITS[1]);
+    format!("{}{name}", total / u128::from(unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_and_print() {
+        for (text, milliseconds, printed) in [
+            ("500ms", 500, "500ms"),
+            ("5s", 5_000, "5s"),
+            ("125m", 7_500_000, "125m"),
+            ("120m", 7_200_000, "2h"),
+            ("1d", 86_400_000, "1d"),
+            ("0s", 0, "0s"),
+        ] {
+            let duration = parse_duration(text).expect(text);
+            assert_eq!(duration.as_millis(), milliseconds);
+            assert_eq!(format_duration(duration), printed);
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_a_duration() {
+        for text in ["", "5", "s", "5 s", "-5s", "5sec", "1.5h", "99999999999999999999s", "999999999999999999d"] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Relay's daemon and command, as a library that both binaries and the tests use.
+//!
+//! Who may know whom:
+//!
+//! ```text
+//! rule, host        ◄── plan ◄── supervisor
+//! config            ◄── api, cli, supervisor
+//! kernel, net       ◄── supervisor                  (kernel and net never see each other)
+//! api::view         ◄── cli, supervisor
+//! ```
+//!
+//! `rule`, `host` and `plan` are plain values and pure functions. The supervisor alone changes anything.
+
+pub mod config;
+pub mod rule;

@@ -1,0 +1,162 @@
+//! A rule: where it listens, what it carries, where that goes.
+//!
+//! Plain values without serialisation, sockets or clocks. Everything typed was parsed once, at the edge.
+
+pub mod backend;
+pub mod listen;
+pub mod overlap;
+
+use std::fmt;
+use std::time::Duration;
+
+use relay_common::net::Protocol;
+
+pub use self::backend::{Backend, Host};
+pub use self::listen::{ListenOn, Listener, PortRange};
+
+/// A rule as configured.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Rule {
+    pub name: RuleName,
+    pub note: Option<String>,
+    pub enabled: bool,
+    /// Never empty.
+    pub listen: Vec<Listener>,
+    pub protocols: Protocols,
+    /// Never empty.
+    pub to: Vec<Backend>,
+    pub plane: PlaneChoice,
+    /// Take ports that other programs listen on.
+    pub force: bool,
+    pub timeouts: Timeouts,
+}
+
+impl Rule {
+    /// How many ports the rule takes, per protocol and family.
+    pub fn ports(&self) -> u32 {
+        self.listen.iter().map(|listener| listener.ports.len()).sum()
+    }
+}
+
+/// What a rule is called: `[A-Za-z0-9._-]{1,64}`.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RuleName(Box<str>);
+
+impl RuleName {
+    pub const MAX: usize = 64;
+
+    /// `None` for anything that is not a rule name.
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = (1..=Self::MAX).contains(&text.len());
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        (fits && text.bytes().all(allowed)).then(|| Self(text.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RuleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Which protocols a rule carries.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Protocols {
+    Tcp,
+    Udp,
+    #[default]
+    Both,
+}
+
+impl Protocols {
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Both];
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|protocols| protocols.as_str() == text)
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Both => "tcp+udp",
+        }
+    }
+
+    pub const fn has(self, protocol: Protocol) -> bool {
+        matches!((self, protocol), (Self::Both, _) | (Self::Tcp, Protocol::Tcp) | (Self::Udp, Protocol::Udp))
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = Protocol> {
+        Protocol::ALL.into_iter().filter(move |&protocol| self.has(protocol))
+    }
+}
+
+impl fmt::Display for Protocols {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Who is asked to carry a rule.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum PlaneChoice {
+    /// The kernel where it can, per address family.
+    #[default]
+    Auto,
+    Kernel,
+    User,
+}
+
+impl PlaneChoice {
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Kernel, Self::User];
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|choice| choice.as_str() == text)
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Kernel => "kernel",
+            Self::User => "user",
+        }
+    }
+}
+
+/// How long a flow may stay silent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Timeouts {
+    pub tcp_idle: Duration,
+    pub half_close: Duration,
+    pub udp: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_idle: Duration::from_secs(125 * 60),
+            half_close: Duration::from_secs(60),
+            udp: Duration::from_secs(180),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_short_plain_words() {
+        for good in ["tokyo", "a", "hk-443", "x_1.2", &"n".repeat(64)] {
+            assert!(RuleName::parse(good).is_some(), "{good}");
+        }
+        for bad in ["", "two words", "東京", "a/b", "a\n", &"n".repeat(65)] {
+            assert!(RuleName::parse(bad).is_none(), "{bad}");
+        }
+    }
+}
