@@ -49,6 +49,15 @@ impl FlowKey {
         Protocol::from_number(self.protocol as u8)
     }
 
+    /// As it lies in a map.
+    pub fn to_bytes(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        for (at, word) in [self.source, self.destination, self.ports, self.protocol].into_iter().enumerate() {
+            bytes[at * 4..at * 4 + 4].copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes
+    }
+
     /// The key of a packet the other way.
     #[inline(always)]
     pub const fn swapped(&self) -> Self {

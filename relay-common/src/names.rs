@@ -41,7 +41,7 @@ pub const TC_L3: &str = "relay_tc_l3";
 pub const XDP: &str = "relay_xdp";
 /// Run by relayd through BPF_PROG_TEST_RUN: deletes dead flows where no packet can race it.
 pub const SWEEP: &str = "relay_sweep";
-/// Run likewise: reports jiffies and the monotonic clock.
+/// Run likewise, from an object of its own: reports jiffies and the monotonic clock.
 pub const CLOCK: &str = "relay_clock";
 
 /// Read-only data that relayd sets at load time.

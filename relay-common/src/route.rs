@@ -14,7 +14,7 @@ pub enum Gateway {
 
 /// An entry of the next hop table (32 bytes). `interface` 0: there is no way out.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct NextHop {
     pub interface: u32,
     /// Largest IP packet that the way takes.
@@ -31,6 +31,11 @@ impl NextHop {
     #[inline(always)]
     pub const fn new(interface: u32, mtu: u32, gateway: Gateway, address: [u32; 4]) -> Self {
         Self { interface, mtu, generation: 0, device: 0, family: gateway as u32, gateway: address }
+    }
+
+    /// The same way under another generation.
+    pub const fn with_generation(self, generation: u16) -> Self {
+        Self { generation, ..self }
     }
 
     #[inline(always)]

@@ -112,11 +112,18 @@ pub struct RuleEntry {
     pub tcp_idle: u32,
     pub tcp_half_closed: u32,
     pub udp_idle: u32,
-    pub _reserved: [u32; 9],
+    /// 1: a local socket that listens on a new flow's destination gets it instead.
+    pub yields: u32,
+    pub _reserved: [u32; 8],
 }
 
 impl RuleEntry {
-    pub const OFF: Self = Self::new(0, RuleState::Off, 0);
+    pub const OFF: Self = Self::off(0);
+
+    /// A slot whose next rule will be of a later generation.
+    pub const fn off(generation: u32) -> Self {
+        Self::new(generation, RuleState::Off, 0)
+    }
 
     #[inline(always)]
     pub const fn new(generation: u32, state: RuleState, endpoint: u32) -> Self {
@@ -128,8 +135,17 @@ impl RuleEntry {
             tcp_idle: 0,
             tcp_half_closed: 0,
             udp_idle: 0,
-            _reserved: [0; 9],
+            yields: 0,
+            _reserved: [0; 8],
         }
+    }
+
+    /// The same rule, switched off; its flows belong to the generation before.
+    pub const fn switched_off(self) -> Self {
+        if self.state == RuleState::Off as u32 {
+            return self;
+        }
+        Self { generation: self.generation.wrapping_add(1), state: RuleState::Off as u32, ..self }
     }
 
     #[inline(always)]

@@ -49,7 +49,7 @@ pub struct SweepRequest {
 
 impl SweepRequest {
     /// Keys that one run takes.
-    pub const MOST: u32 = 64;
+    pub const MOST: u32 = 32;
     /// Mark halves that look expired.
     pub const MARK: u32 = 0;
     /// Delete flows whose marked halves still look expired.

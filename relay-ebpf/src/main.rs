@@ -89,12 +89,6 @@ pub fn relay_sweep(ctx: TcContext) -> i32 {
     sweep::run(Skb::new(skb))
 }
 
-/// Not attached anywhere: relayd runs it to learn HZ.
-#[classifier]
-pub fn relay_clock(ctx: TcContext) -> i32 {
-    sweep::clock(Skb::new(ctx.skb.skb))
-}
-
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

@@ -37,11 +37,11 @@ static RULES: Array<RuleEntry, RULE_SLOTS> = Array::new();
 #[btf_map]
 static RULE_NAMES: HashMap<u32, [u8; 72], RULE_SLOTS, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-static ENDPOINTS: Array<EndpointEntry, RULE_SLOTS> = Array::new();
+static ENDPOINTS: Array<EndpointEntry, 32_768> = Array::new();
 #[btf_map]
-static NEXT_HOPS: Array<NextHop, 65_536> = Array::new();
+static NEXT_HOPS: Array<NextHop, 4_096> = Array::new();
 #[btf_map]
-static ROUTES: LpmTrie<RouteKey, u32, 65_536> = LpmTrie::new();
+static ROUTES: LpmTrie<RouteKey, u32, 16_384> = LpmTrie::new();
 #[btf_map]
 static ADDRESSES: HashMap<u32, u32, 4_096, NO_PREALLOC> = HashMap::new();
 #[btf_map]

@@ -67,6 +67,9 @@ fn admit(skb: Skb, packet: &mut Packet, listening: &Listening, rule: &RuleEntry)
     if !packet.key.source().is_valid_source() || maps::own_address(packet.key.source().to_wire()).is_some() {
         return refuse(packet, DropReason::BadSource);
     }
+    if rule.yields != 0 && skb.has_local_socket(&packet.key, packet.protocol) {
+        return Action::Pass;
+    }
     if is_full(packet) {
         return refuse(packet, DropReason::TableFull);
     }

@@ -3,15 +3,18 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+    __sk_buff, BPF_F_CURRENT_NETNS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_redir_neigh,
+    bpf_redir_neigh__bindgen_ty_1, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
+    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
 };
 use aya_ebpf::helpers::{
-    bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes,
+    bpf_l4_csum_replace, bpf_redirect_neigh, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes,
     bpf_skb_store_bytes,
 };
 use relay_common::checksum::Delta;
 use relay_common::counters::DropReason;
-use relay_common::net::Address;
+use relay_common::flow::FlowKey;
+use relay_common::net::{Address, Protocol};
 use relay_common::route::{Gateway, NextHop};
 
 use crate::established::Frame;
@@ -94,6 +97,35 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn is_vlan_tagged(self) -> bool {
         field!(self, vlan_present) != 0
+    }
+
+    /// Whether a socket of this host wants a packet with this key: one that listens there, or a connection.
+    #[inline(always)]
+    pub(crate) fn has_local_socket(self, key: &FlowKey, protocol: Protocol) -> bool {
+        let ports = key.ports();
+        let mut tuple = bpf_sock_tuple {
+            __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 {
+                ipv4: bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
+                    saddr: key.source().to_wire(),
+                    daddr: key.destination().to_wire(),
+                    sport: ports.source().to_wire(),
+                    dport: ports.destination().to_wire(),
+                },
+            },
+        };
+        let size = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>() as u32;
+        let (context, this_namespace) = (self.raw.cast(), BPF_F_CURRENT_NETNS as u64);
+        // SAFETY: the helper reads `size` bytes of the live `tuple`.
+        let socket = match protocol {
+            Protocol::Tcp => unsafe { bpf_sk_lookup_tcp(context, &mut tuple, size, this_namespace, 0) },
+            Protocol::Udp => unsafe { bpf_sk_lookup_udp(context, &mut tuple, size, this_namespace, 0) },
+        };
+        if socket.is_null() {
+            return false;
+        }
+        // SAFETY: a socket that the helper has just handed out, released once.
+        unsafe { bpf_sk_release(socket.cast()) };
+        true
     }
 
     /// Copies a `T` out of the packet, linear part or not.

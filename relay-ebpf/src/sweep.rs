@@ -3,7 +3,6 @@
 //!
 //! An idle flow is first marked and deleted a round later, if no packet has cleared the mark.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
 use relay_common::net::Protocol;
 use relay_common::rule::RuleState;
@@ -105,12 +104,4 @@ fn idle_limit(protocol: Protocol, half: &FlowEntry, own: FlowFlags, other: FlowF
         Protocol::Tcp if own.has(FlowFlags::FIN) || other.has(FlowFlags::FIN) => rule.tcp_half_closed,
         Protocol::Tcp => rule.tcp_idle,
     }
-}
-
-/// Writes jiffies and the monotonic clock, 8 bytes each, behind the link header.
-#[inline(always)]
-pub(crate) fn clock(skb: Skb) -> i32 {
-    // SAFETY: the helpers take nothing and return numbers.
-    let reading = unsafe { [aya_ebpf::helpers::bpf_jiffies64(), bpf_ktime_get_ns()] };
-    skb.store(REQUEST, &reading).map_or(-1, |()| 0)
 }

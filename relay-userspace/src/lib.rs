@@ -11,5 +11,14 @@
 //!
 //! `rule`, `host` and `plan` are plain values and pure functions. The supervisor alone changes anything.
 
+pub mod api;
+pub mod cli;
 pub mod config;
+pub mod host;
+pub mod kernel;
+pub mod net;
+pub mod plan;
 pub mod rule;
+pub mod service;
+pub mod supervisor;
+pub mod telemetry;

@@ -38,21 +38,23 @@ impl Config {
     /// Reads the main file and `conf.d/*.toml` beside it, in name order. A missing main file is a problem.
     pub fn read(main: &Path) -> Result<Self, Problems> {
         let mut problems = Problems::default();
-        let mut paths = vec![main.to_owned()];
+        read_source(main.to_owned(), &mut problems);
+        Self::read_rest(main, problems)
+    }
+
+    /// The same, as if the main file held `text`.
+    pub fn read_with(main: &Path, text: &str) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        problems.sources.push(Source { path: main.to_owned(), text: text.to_owned() });
+        Self::read_rest(main, problems)
+    }
+
+    fn read_rest(main: &Path, mut problems: Problems) -> Result<Self, Problems> {
         match conf_d(main) {
-            Ok(more) => paths.extend(more),
+            Ok(paths) => paths.into_iter().for_each(|path| read_source(path, &mut problems)),
             Err(error) => unreadable(&main.with_file_name("conf.d"), &error, &mut problems),
         }
-        for path in paths {
-            match fs::read_to_string(&path) {
-                Ok(text) => problems.sources.push(Source { path, text }),
-                Err(error) => unreadable(&path, &error, &mut problems),
-            }
-        }
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        Self::parse(problems)
+        if problems.is_empty() { Self::parse(problems) } else { Err(problems) }
     }
 
     /// Parses texts that are already in memory: `problems.sources`.
@@ -80,6 +82,13 @@ fn conf_d(main: &Path) -> io::Result<Vec<PathBuf>> {
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     paths.sort();
     Ok(paths)
+}
+
+fn read_source(path: PathBuf, problems: &mut Problems) {
+    match fs::read_to_string(&path) {
+        Ok(text) => problems.sources.push(Source { path, text }),
+        Err(error) => unreadable(&path, &error, problems),
+    }
 }
 
 fn unreadable(path: &Path, error: &io::Error, problems: &mut Problems) {

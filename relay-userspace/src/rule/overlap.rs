@@ -31,6 +31,27 @@ pub fn find<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> Vec<Overlap> {
     found
 }
 
+/// Overlaps of one rule with the others and with itself.
+pub fn find_with(rules: &[&Rule], changed: usize) -> Vec<Overlap> {
+    let Some(own) = rules.get(changed) else { return Vec::new() };
+    let near = |other: &&Rule| {
+        other.listen.iter().any(|theirs| own.listen.iter().any(|ours| ours.ports.overlaps(theirs.ports)))
+    };
+    let candidates: Vec<(usize, &Rule)> = rules
+        .iter()
+        .enumerate()
+        .filter(|(index, other)| *index == changed || near(other))
+        .map(|(index, rule)| (index, *rule))
+        .collect();
+    let mut found = find(candidates.iter().map(|(_, rule)| *rule));
+    for overlap in &mut found {
+        overlap.first.0 = candidates[overlap.first.0].0;
+        overlap.second.0 = candidates[overlap.second.0].0;
+    }
+    found.retain(|overlap| overlap.first.0 == changed || overlap.second.0 == changed);
+    found
+}
+
 /// Walks listeners by their first port, keeping those that still reach further.
 fn sweep(listeners: &[(usize, &Listener)], protocol: Protocol, found: &mut Vec<Overlap>) {
     let mut open: Vec<(usize, &Listener)> = Vec::new();

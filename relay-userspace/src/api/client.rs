@@ -1,0 +1,81 @@
+//! Asking relayd over its Unix socket.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+
+use super::problem::ApiProblem;
+
+/// A connection to relayd.
+pub struct Client {
+    sender: http1::SendRequest<Full<Bytes>>,
+    _connection: JoinSet<()>,
+}
+
+/// Why relayd gave no answer that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("relayd is not reachable at {path}: {source}; is it running, and may you use its socket?")]
+    Unreachable { path: String, source: std::io::Error },
+    #[error("{}", .0.detail)]
+    Refused(ApiProblem),
+    #[error(transparent)]
+    Broken(#[from] anyhow::Error),
+}
+
+impl Client {
+    pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
+        let stream = UnixStream::connect(socket).await.map_err(|source| ClientError::Unreachable {
+            path: socket.display().to_string(),
+            source,
+        })?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.context("relayd does not speak HTTP")?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let _ends_with_the_client = connection.await;
+        });
+        Ok(Self { sender, _connection: tasks })
+    }
+
+    pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, ClientError> {
+        self.ask(Method::GET, path, String::new()).await
+    }
+
+    /// Sends a request and reads the answer.
+    pub async fn ask<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> Result<T, ClientError> {
+        let response = self.send(method, path, body).await?;
+        let status = response.status();
+        let bytes = response.into_body().collect().await.context("relayd broke off its answer")?.to_bytes();
+        if status.is_success() {
+            return Ok(serde_json::from_slice(&bytes).context("relayd's answer is not understood; is it another version?")?);
+        }
+        let problem = serde_json::from_slice(&bytes)
+            .with_context(|| format!("relayd answered {status}: {}", String::from_utf8_lossy(&bytes)))?;
+        Err(ClientError::Refused(problem))
+    }
+
+    async fn send(&mut self, method: Method, path: &str, body: String) -> Result<Response<Incoming>, ClientError> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(hyper::header::HOST, "relay")
+            .header(hyper::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .context("that is no request")?;
+        Ok(self.sender.send_request(request).await.context("relayd closed the connection")?)
+    }
+}

@@ -1,0 +1,163 @@
+//! OpenMetrics text, made from the same views that the API answers: nothing is counted twice.
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode as encode_text;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::view::{RuleView, StatusView, TrafficView};
+
+/// All metrics.
+pub fn encode(rules: Vec<RuleView>, status: StatusView) -> Result<String, std::fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Views { rules, status }));
+    let mut text = String::new();
+    encode_text(&mut text, &registry)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct Views {
+    rules: Vec<RuleView>,
+    status: StatusView,
+}
+
+type Encoded = Result<(), std::fmt::Error>;
+
+impl Collector for Views {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
+        let bytes = "IP bytes on the client leg";
+        self.by_direction(&mut encoder, "relay_rule_bytes", Some(&Unit::Bytes), bytes, |traffic| traffic.bytes)?;
+        let packets = "Packets on the client leg";
+        self.by_direction(&mut encoder, "relay_rule_packets", None, packets, |traffic| traffic.packets)?;
+        self.flows(&mut encoder)?;
+        self.drops(&mut encoder)?;
+        self.planes(&mut encoder)?;
+        self.backends(&mut encoder)?;
+        self.daemon(&mut encoder)
+    }
+}
+
+impl Views {
+    fn by_direction(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        unit: Option<&Unit>,
+        help: &str,
+        value: impl Fn(&TrafficView) -> u64,
+    ) -> Encoded {
+        // the encoder appends the unit to the name by itself
+        let name = if unit.is_some() { name.trim_end_matches("_bytes") } else { name };
+        let mut metric = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
+        for rule in &self.rules {
+            let counters = &rule.counters;
+            for (direction, traffic) in [("ingress", &counters.ingress), ("egress", &counters.egress)] {
+                counter(&mut metric, &[("rule", &rule.name), ("direction", direction)], value(traffic))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flows(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let mut total = encoder.encode_descriptor("relay_rule_flows", "Flows opened", None, MetricType::Counter)?;
+        for rule in &self.rules {
+            counter(&mut total, &[("rule", &rule.name)], rule.counters.flows.total)?;
+        }
+        let mut active =
+            encoder.encode_descriptor("relay_rule_active_flows", "Live flows", None, MetricType::Gauge)?;
+        for rule in &self.rules {
+            gauge(&mut active, &[("rule", &rule.name)], rule.counters.flows.active)?;
+        }
+        Ok(())
+    }
+
+    fn drops(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "Packets refused, by reason; those that belong to no rule have an empty rule";
+        let mut metric = encoder.encode_descriptor("relay_rule_drops", help, None, MetricType::Counter)?;
+        for rule in &self.rules {
+            for (reason, &count) in &rule.counters.drops {
+                counter(&mut metric, &[("rule", &rule.name), ("reason", reason)], count)?;
+            }
+        }
+        for (reason, &count) in &self.status.drops {
+            counter(&mut metric, &[("rule", ""), ("reason", reason)], count)?;
+        }
+        Ok(())
+    }
+
+    fn planes(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "Which plane carries a family of a rule";
+        let mut metric = encoder.encode_descriptor("relay_rule_plane", help, None, MetricType::Gauge)?;
+        for rule in &self.rules {
+            for (family, plane) in [("ipv4", &rule.plane.ipv4), ("ipv6", &rule.plane.ipv6)] {
+                gauge(&mut metric, &[("rule", &rule.name), ("family", family), ("plane", &plane.plane)], 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn backends(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "Whether a backend may get flows";
+        let mut metric = encoder.encode_descriptor("relay_backend_up", help, None, MetricType::Gauge)?;
+        for rule in &self.rules {
+            for backend in &rule.to {
+                let up = !matches!(backend.state.as_str(), "down" | "unresolved");
+                gauge(&mut metric, &[("rule", &rule.name), ("backend", &backend.addr)], up.into())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn daemon(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let name = "relay_config_last_reload_success";
+        let help = "Whether the last reload was accepted";
+        let mut reload = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        reload.encode_gauge(&i64::from(self.status.reload.success))?;
+        let mut build = encoder.encode_descriptor("relay_build", "The version that runs", None, MetricType::Info)?;
+        build.encode_info(&[("version", self.status.version.as_str())])
+    }
+}
+
+fn counter(metric: &mut MetricEncoder<'_>, labels: &[(&str, &str)], value: u64) -> Encoded {
+    metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&value, None)
+}
+
+fn gauge(metric: &mut MetricEncoder<'_>, labels: &[(&str, &str)], value: u64) -> Encoded {
+    metric.encode_family(&labels)?.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_contract() {
+        let status = StatusView { version: "1.2".into(), ..StatusView::default() };
+        let rule = serde_json::json!({
+            "name": "tokyo", "listen": [":80"], "protocol": "tcp", "enabled": true, "state": "active",
+            "to": [{ "addr": "10.0.0.9:80", "weight": 1, "state": "unknown" }],
+            "plane": { "ipv4": { "plane": "kernel", "hook": "tc" }, "ipv6": { "plane": "none" } },
+            "counters": { "unit": "ip", "ingress": { "packets": 2, "bytes": 120 },
+                "egress": { "packets": 1, "bytes": 60 }, "flows": { "active": 1, "total": 3 },
+                "drops": { "too_big": 4 } },
+        });
+        let rule: RuleView = serde_json::from_value(rule).expect("rule");
+        let text = encode(vec![rule], status).expect("text");
+        for line in [
+            "relay_rule_bytes_total{rule=\"tokyo\",direction=\"ingress\"} 120",
+            "relay_rule_packets_total{rule=\"tokyo\",direction=\"egress\"} 1",
+            "relay_rule_flows_total{rule=\"tokyo\"} 3",
+            "relay_rule_active_flows{rule=\"tokyo\"} 1",
+            "relay_rule_drops_total{rule=\"tokyo\",reason=\"too_big\"} 4",
+            "relay_rule_plane{rule=\"tokyo\",family=\"ipv4\",plane=\"kernel\"} 1",
+            "relay_backend_up{rule=\"tokyo\",backend=\"10.0.0.9:80\"} 1",
+            "relay_config_last_reload_success 0",
+            "relay_build_info{version=\"1.2\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+}

@@ -1,0 +1,285 @@
+//! What each path of the API does.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{ConnectInfo, FromRef, FromRequestParts, Path, Query, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures_util::{Stream, StreamExt as _};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio_stream::wrappers::BroadcastStream;
+
+use super::metrics;
+use super::problem::{ApiProblem, Code};
+use super::server::Peer;
+use super::view::{ChangeView, DownView, ExplainView, RuleView, StatusView};
+use crate::config::node::{Node, Value as NodeValue};
+use crate::config::problem::Problems;
+use crate::config::{decode, quantity};
+use crate::rule::{Listener, Rule, RuleName};
+use crate::supervisor::Shared;
+use crate::supervisor::command::{Action, Reply};
+use crate::supervisor::explain::explain;
+
+/// A request body larger than this is no configuration.
+const BODY_LIMIT: usize = 64 * 1024 * 1024;
+
+#[derive(Clone)]
+struct App(Arc<Shared>);
+
+impl FromRef<App> for Arc<Shared> {
+    fn from_ref(app: &App) -> Self {
+        app.0.clone()
+    }
+}
+
+/// The whole API.
+pub fn all(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/v1/rules", get(list).post(add))
+        .route("/v1/rules/{name}", get(show).patch(set).delete(remove))
+        .route("/v1/rules/{name}/explain", get(explained))
+        .route("/v1/rules/{name}/enable", post(enable))
+        .route("/v1/rules/{name}/disable", post(disable))
+        .route("/v1/rules/{name}/drain", post(drain))
+        .route("/v1/status", get(status))
+        .route("/v1/reload", post(reload))
+        .route("/v1/diff", post(diff))
+        .route("/v1/apply", post(apply))
+        .route("/v1/confirm", post(confirm))
+        .route("/v1/down", post(down))
+        .route("/v1/events", get(events))
+        .merge(common())
+        .layer(axum::extract::DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(App(shared))
+}
+
+/// For the TCP listener: nothing that could be misused.
+pub fn metrics_only(shared: Arc<Shared>) -> Router {
+    common().with_state(App(shared))
+}
+
+fn common() -> Router<App> {
+    Router::new().route("/metrics", get(metrics_text)).route("/healthz", get(health)).fallback(nowhere)
+}
+
+/// Proof that the caller may change things.
+struct Writer;
+
+impl<S: Send + Sync> FromRequestParts<S> for Writer {
+    type Rejection = ApiProblem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiProblem> {
+        match ConnectInfo::<Peer>::from_request_parts(parts, state).await {
+            Ok(ConnectInfo(Peer { may_write: true })) => Ok(Self),
+            _ => {
+                let text = "only root and the user that relayd runs as may change anything";
+                Err(ApiProblem::new(Code::Forbidden, text))
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Options {
+    #[serde(default)]
+    dry_run: bool,
+    confirm: Option<String>,
+}
+
+type Answer<T> = Result<Json<T>, ApiProblem>;
+
+fn name(text: &str) -> Result<RuleName, ApiProblem> {
+    RuleName::parse(text).ok_or_else(|| {
+        let problem = format!("{text:?} is not a rule name; a name is 1 to 64 of A-Z a-z 0-9 . _ -");
+        ApiProblem::new(Code::Invalid, problem)
+    })
+}
+
+async fn change(shared: &Shared, action: Action, dry_run: bool) -> Answer<ChangeView> {
+    match shared.ask(action, dry_run).await? {
+        Reply::Change(view) => Ok(Json(view)),
+        Reply::Down(_) => Err(ApiProblem::new(Code::NotApplied, "relayd answered something else")),
+    }
+}
+
+async fn list(State(shared): State<Arc<Shared>>) -> Json<Vec<RuleView>> {
+    Json(shared.rules().await)
+}
+
+async fn show(State(shared): State<Arc<Shared>>, Path(text): Path<String>) -> Answer<RuleView> {
+    Ok(Json(shared.rule(&name(&text)?).await?.1))
+}
+
+async fn explained(State(shared): State<Arc<Shared>>, Path(text): Path<String>) -> Answer<ExplainView> {
+    let (planned, view) = shared.rule(&name(&text)?).await?;
+    Ok(Json(explain(&planned, view, &shared.snapshot().explain)))
+}
+
+async fn add(
+    _writer: Writer,
+    State(shared): State<Arc<Shared>>,
+    Query(options): Query<Options>,
+    body: String,
+) -> Result<(StatusCode, Json<ChangeView>), ApiProblem> {
+    let rule = rule_from_body(&shared, &body)?;
+    let view = change(&shared, Action::Add(Box::new(rule)), options.dry_run).await?;
+    Ok((if options.dry_run { StatusCode::OK } else { StatusCode::CREATED }, view))
+}
+
+/// A rule from a request body; one without a name gets its first port for a name.
+fn rule_from_body(shared: &Shared, body: &str) -> Result<Rule, ApiProblem> {
+    let node = Node::from_json(parse_json(body)?);
+    let NodeValue::Table(table) = &node.value else {
+        return Err(ApiProblem::new(Code::Invalid, "the body is not a JSON object"));
+    };
+    let snapshot = shared.snapshot();
+    let free = |listener: &Listener| {
+        let base = listener.ports.to_string();
+        let numbered = (2u32..).map(|number| format!("{base}-{number}"));
+        std::iter::once(base.clone())
+            .chain(numbered)
+            .filter_map(|text| RuleName::parse(&text))
+            .find(|name| !snapshot.by_name.contains_key(name))
+            .unwrap_or_else(|| unreachable_name(&base))
+    };
+    let mut problems = Problems::default();
+    decode::rule(table, None, Some(&free), &mut problems).ok_or_else(|| ApiProblem::from(problems))
+}
+
+/// Numbers never run out before names do.
+fn unreachable_name(base: &str) -> RuleName {
+    RuleName::parse(base).unwrap_or_else(|| unreachable!("a port range is a rule name"))
+}
+
+fn parse_json(body: &str) -> Result<Value, ApiProblem> {
+    serde_json::from_str(body).map_err(|error| ApiProblem::new(Code::Invalid, format!("the body is not JSON: {error}")))
+}
+
+async fn set(
+    _writer: Writer,
+    State(shared): State<Arc<Shared>>,
+    Path(text): Path<String>,
+    Query(options): Query<Options>,
+    body: String,
+) -> Answer<ChangeView> {
+    let Value::Object(fields) = parse_json(&body)? else {
+        return Err(ApiProblem::new(Code::Invalid, "the body is not a JSON object"));
+    };
+    change(&shared, Action::Set(name(&text)?, fields), options.dry_run).await
+}
+
+async fn remove(
+    _writer: Writer,
+    State(shared): State<Arc<Shared>>,
+    Path(text): Path<String>,
+    Query(options): Query<Options>,
+) -> Answer<ChangeView> {
+    change(&shared, Action::Remove(name(&text)?), options.dry_run).await
+}
+
+async fn enable(
+    _writer: Writer,
+    State(shared): State<Arc<Shared>>,
+    Path(text): Path<String>,
+    Query(options): Query<Options>,
+) -> Answer<ChangeView> {
+    change(&shared, Action::Enable(name(&text)?), options.dry_run).await
+}
+
+async fn disable(
+    _writer: Writer,
+    State(shared): State<Arc<Shared>>,
+    Path(text): Path<String>,
+    Query(options): Query<Options>,
+) -> Answer<ChangeView> {
+    let fields = Map::from_iter([("enabled".to_owned(), json!(false))]);
+    change(&shared, Action::Set(name(&text)?, fields), options.dry_run).await
+}
+
+async fn drain(
+    _writer: Writer,
+    State(shared): State<Arc<Shared>>,
+    Path(text): Path<String>,
+    Query(options): Query<Options>,
+) -> Answer<ChangeView> {
+    change(&shared, Action::Drain(name(&text)?), options.dry_run).await
+}
+
+async fn status(State(shared): State<Arc<Shared>>) -> Json<StatusView> {
+    Json(shared.status().await)
+}
+
+async fn reload(_writer: Writer, State(shared): State<Arc<Shared>>) -> Answer<ChangeView> {
+    change(&shared, Action::Reload, false).await
+}
+
+async fn diff(State(shared): State<Arc<Shared>>, body: String) -> Answer<ChangeView> {
+    let text = (!body.is_empty()).then_some(body);
+    change(&shared, Action::Diff(text), true).await
+}
+
+async fn apply(
+    _writer: Writer,
+    State(shared): State<Arc<Shared>>,
+    Query(options): Query<Options>,
+    body: String,
+) -> Answer<ChangeView> {
+    let confirm = match options.confirm.as_deref() {
+        None => None,
+        Some(text) => Some(within(text)?),
+    };
+    change(&shared, Action::Apply { text: body, confirm }, options.dry_run).await
+}
+
+fn within(text: &str) -> Result<Duration, ApiProblem> {
+    quantity::parse_duration(text).filter(|duration| !duration.is_zero()).ok_or_else(|| {
+        ApiProblem::new(Code::Invalid, format!("confirm: {text:?} is not a duration; {}", quantity::DURATION_FORMS))
+    })
+}
+
+async fn confirm(_writer: Writer, State(shared): State<Arc<Shared>>) -> Answer<ChangeView> {
+    change(&shared, Action::Confirm, false).await
+}
+
+async fn down(_writer: Writer, State(shared): State<Arc<Shared>>) -> Answer<DownView> {
+    match shared.ask(Action::Down, false).await? {
+        Reply::Down(view) => Ok(Json(view)),
+        Reply::Change(_) => Err(ApiProblem::new(Code::NotApplied, "relayd answered something else")),
+    }
+}
+
+/// Everything that happens from now on. A reader that falls behind misses some and goes on.
+async fn events(State(shared): State<Arc<Shared>>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let stream = BroadcastStream::new(shared.events.subscribe()).filter_map(|event| {
+        let event = event.ok().and_then(|event| {
+            let kind = event.kind.clone();
+            Some(Ok(Event::default().event(kind).json_data(event).ok()?))
+        });
+        std::future::ready(event)
+    });
+    Sse::new(stream).keep_alive(KeepAlive::default())
+}
+
+async fn health() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+async fn metrics_text(State(shared): State<Arc<Shared>>) -> Response {
+    let Ok(text) = metrics::encode(shared.rules().await, shared.status().await) else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+async fn nowhere() -> ApiProblem {
+    ApiProblem::new(Code::NotFound, "there is nothing here; the API starts at /v1/rules and /v1/status")
+}

@@ -1,0 +1,217 @@
+//! What the API answers: the shapes that `relayctl -o json` prints. Fields are only ever added.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// One rule.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct RuleView {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    pub listen: Vec<String>,
+    pub protocol: String,
+    pub to: Vec<BackendView>,
+    pub enabled: bool,
+    /// active, disabled, draining, degraded, blocked, expired, error
+    pub state: String,
+    /// What keeps the rule from working as written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<String>,
+    pub plane: PlanesView,
+    pub counters: CountersView,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct BackendView {
+    pub addr: String,
+    pub weight: u32,
+    /// up, down, unknown, unresolved
+    pub state: String,
+    /// The address that a name has resolved to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct PlanesView {
+    pub ipv4: PlaneView,
+    pub ipv6: PlaneView,
+}
+
+/// Who carries one address family.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct PlaneView {
+    /// kernel, user, none
+    pub plane: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<String>,
+    /// Why not a faster plane.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl PlaneView {
+    /// `kernel/tc`, `none`.
+    pub fn short(&self) -> String {
+        match &self.hook {
+            Some(hook) => format!("{}/{hook}", self.plane),
+            None => self.plane.clone(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct CountersView {
+    /// ip: bytes of the IP layer on the client leg; payload: what was passed on
+    pub unit: String,
+    pub ingress: TrafficView,
+    pub egress: TrafficView,
+    pub flows: FlowsView,
+    /// Refused packets by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct TrafficView {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct FlowsView {
+    pub active: u64,
+    pub total: u64,
+}
+
+/// How relayd is doing.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct StatusView {
+    pub version: String,
+    pub pid: u32,
+    pub uptime_seconds: u64,
+    /// The main configuration file; absent with rules from the command line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+    pub kernel: KernelView,
+    pub interfaces: Vec<InterfaceView>,
+    pub flows: TablesView,
+    /// Rules by state.
+    pub rules: BTreeMap<String, usize>,
+    pub reload: ReloadView,
+    /// Kernel settings that `relayctl down` puts back.
+    pub sysctls: Vec<String>,
+    /// Packets refused that belong to no rule.
+    pub drops: BTreeMap<String, u64>,
+    /// Seconds until an unconfirmed apply is undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed_seconds: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct KernelView {
+    pub available: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<String>,
+    /// Flows of an earlier relayd were taken over.
+    pub adopted: bool,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct InterfaceView {
+    pub name: String,
+    pub index: u32,
+    /// tcx, clsact, or why not
+    pub tc: String,
+    /// native, or why not; absent where it was not asked for
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xdp: Option<String>,
+    /// Nothing is attached.
+    pub failed: bool,
+}
+
+/// Flows in the established tables, and what each takes.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct TablesView {
+    pub tcp: u64,
+    pub udp: u64,
+    pub unproven: u64,
+    /// Per protocol.
+    pub max_flows: u32,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct ReloadView {
+    pub success: bool,
+    /// Seconds since.
+    pub age_seconds: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What a change did, or with a dry run would do.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct ChangeView {
+    pub changes: Vec<RuleChange>,
+    /// Where it was saved; absent if nothing was saved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved: Option<String>,
+    /// Why it was not saved, and other things worth knowing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    pub dry_run: bool,
+    /// Some rules do not work as written.
+    pub degraded: bool,
+    /// Seconds within which `relayctl apply --confirm` wants its confirmation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_within: Option<u64>,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct RuleChange {
+    /// added, changed, removed
+    pub action: String,
+    pub name: String,
+    /// The rule's keys before and after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Map<String, Value>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Map<String, Value>>,
+}
+
+/// Why a rule is carried as it is.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct ExplainView {
+    pub rule: RuleView,
+    /// The rule as configured.
+    pub config: Map<String, Value>,
+    /// Where it is kept.
+    pub origin: String,
+    /// One thing worth knowing per line.
+    pub lines: Vec<String>,
+}
+
+/// What `relayctl down` removed.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct DownView {
+    pub hooks: usize,
+    pub pins: usize,
+    pub sysctls: Vec<String>,
+    pub failed: Vec<String>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct EventView {
+    /// Seconds since 1970.
+    pub time: u64,
+    /// `rule.added`, `rule.state`, `reload`, `interface`, ...
+    pub kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    pub text: String,
+}

@@ -1,0 +1,44 @@
+//! `relayctl`: arguments, requests, output. Everything it knows comes from relayd's API.
+
+pub mod args;
+pub mod commands;
+pub mod fields;
+pub mod manual;
+pub mod print;
+pub mod relayd;
+
+use std::process::ExitCode;
+
+use crate::api::client::ClientError;
+use crate::api::problem::Code;
+
+/// How `relayctl` ends, for scripts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Exit {
+    Done = 0,
+    Failed = 1,
+    Usage = 2,
+    Unreachable = 3,
+    Invalid = 4,
+    /// Applied, but some rules do not work as written.
+    Degraded = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+impl Exit {
+    /// How an error ends the program.
+    pub fn of(error: &anyhow::Error) -> Self {
+        match error.downcast_ref::<ClientError>() {
+            Some(ClientError::Unreachable { .. }) => Self::Unreachable,
+            Some(ClientError::Refused(problem)) if problem.code == Code::Invalid => Self::Invalid,
+            _ if error.is::<crate::config::Problems>() => Self::Invalid,
+            _ => Self::Failed,
+        }
+    }
+}

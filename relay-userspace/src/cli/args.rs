@@ -1,0 +1,202 @@
+//! What can be typed after `relayctl`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+
+/// Manages Relay's port forwarding rules.
+///
+/// Talks to relayd over its Unix socket. A change takes effect at once and is saved into the file that the rule came
+/// from; if it cannot be applied, nothing changes.
+#[derive(Debug, Parser)]
+#[command(name = "relayctl", version, disable_help_subcommand = true, max_term_width = 100)]
+#[command(after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 relayd not reachable, 4 configuration \
+                        invalid, 5 applied but some rules are degraded.")]
+pub struct Cli {
+    /// relayd's socket
+    #[arg(long, global = true, env = "RELAY_SOCKET", default_value = "/run/relay/relay.sock", value_hint = ValueHint::FilePath)]
+    pub socket: PathBuf,
+
+    /// How to print
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Format {
+    /// Columns for people
+    Table,
+    /// More columns
+    Wide,
+    /// JSON, as the API answers it
+    Json,
+    /// Tab-separated values with raw numbers
+    Tsv,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Add a rule
+    #[command(after_help = "Examples:\n  relayctl add 8388 203.0.113.10\n  relayctl add :443 203.0.113.10:8443 --name web --protocol tcp\n  relayctl add 10000-19000 203.0.113.10:20000")]
+    Add(Add),
+    /// Change a rule: note=text, to=ADDRESS, timeout.udp=30s, enabled=false; an empty value clears a key
+    Set(Set),
+    /// Remove rules; their flows end
+    #[command(visible_alias = "del")]
+    Rm(Names),
+    /// List all rules with their counters
+    #[command(visible_alias = "ls")]
+    List(Watch),
+    /// Show one rule in full
+    Show(Show),
+    /// Switch rules on; ends a drain too
+    Enable(Names),
+    /// Switch rules off; their flows end
+    Disable(Names),
+    /// Let rules run dry: no new flows, old ones go on
+    Drain(Names),
+    /// Say which plane carries a rule, by which way, and why
+    Explain(One),
+    /// Check a configuration file; relayd need not run
+    Check(CheckFile),
+    /// Show what a file would change, without changing anything
+    Diff(MaybeFile),
+    /// Make a file the configuration
+    Apply(Apply),
+    /// Keep what `apply --confirm` has changed
+    Confirm,
+    /// Read the configuration again
+    Reload,
+    /// Show how relayd is doing
+    Status(Watch),
+    /// Detach everything from the kernel; traffic is no longer forwarded
+    Down(Down),
+    /// Print a completion script
+    Completion {
+        shell: Shell,
+    },
+    /// Write the man pages into a folder
+    #[command(hide = true)]
+    Man {
+        folder: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Add {
+    /// Where to accept: 8388, :8388, 1.2.3.4:80, [2001:db8::1]:80, %eth0:80, 10000-19000
+    #[arg(value_name = "LISTEN")]
+    pub listen: String,
+    /// Where it goes: 203.0.113.10:8388, host.example.com:443; without a port the same port
+    #[arg(value_name = "TO", required = true)]
+    pub to: Vec<String>,
+    /// Name of the rule; the port if left out
+    #[arg(long)]
+    pub name: Option<String>,
+    /// tcp, udp or tcp+udp
+    #[arg(long)]
+    pub protocol: Option<String>,
+    /// How to choose among several backends
+    #[arg(long)]
+    pub balance: Option<String>,
+    /// auto, kernel or user
+    #[arg(long)]
+    pub plane: Option<String>,
+    /// A remark
+    #[arg(long)]
+    pub note: Option<String>,
+    /// Add it switched off
+    #[arg(long)]
+    pub disabled: bool,
+    /// Take a port that another program listens on
+    #[arg(long)]
+    pub force: bool,
+    /// Any other key of the rule
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub fields: Vec<String>,
+    #[command(flatten)]
+    pub dry: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub struct Set {
+    pub name: String,
+    /// Keys as in the file, dotted for tables; `to+=` and `to-=` for lists
+    #[arg(value_name = "KEY=VALUE", required = true)]
+    pub fields: Vec<String>,
+    #[command(flatten)]
+    pub dry: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub struct Names {
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<String>,
+    #[command(flatten)]
+    pub dry: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub struct One {
+    pub name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Show {
+    pub name: String,
+    #[command(flatten)]
+    pub watch: Watch,
+}
+
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// Print again every second
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DryRun {
+    /// Say what would change, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckFile {
+    #[arg(default_value = "/etc/relay/relay.toml", value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct MaybeFile {
+    /// The file; without one, relayd's own, as it is on disk now
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Apply {
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Undo it unless it is confirmed within this time, such as 60s
+    #[arg(long, value_name = "TIME")]
+    pub confirm: Option<String>,
+    #[command(flatten)]
+    pub dry: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub struct Down {
+    /// Where the pins are, for when relayd does not run
+    #[arg(long, default_value = "/run/relay-bpf", value_hint = ValueHint::DirPath)]
+    pub bpf_dir: PathBuf,
+    /// Where relayd keeps its state, for when it does not run
+    #[arg(long, default_value = "/var/lib/relay", value_hint = ValueHint::DirPath)]
+    pub state_dir: PathBuf,
+}

@@ -1,0 +1,250 @@
+//! Carrying out what was typed.
+
+use std::fs;
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::CommandFactory as _;
+use hyper::Method;
+use serde_json::{Map, Value, json};
+use tokio::time::sleep;
+
+use super::args::{Add, Apply, Cli, Command, Down, Format, Names};
+use super::{Exit, fields, manual, print};
+use crate::api::client::{Client, ClientError};
+use crate::api::view::{ChangeView, DownView, ExplainView, RuleView, StatusView};
+use crate::config::files::Config;
+use crate::kernel::detach;
+use crate::net::sysctl::Ledger;
+
+/// Time between repeated outputs.
+const PACE: Duration = Duration::from_secs(1);
+
+/// Runs one command.
+pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
+    let session = Session { cli: &cli };
+    match &cli.command {
+        Command::Add(add) => session.add(add).await,
+        Command::Set(set) => {
+            let body = Value::Object(fields::parse(&set.fields)?).to_string();
+            let path = format!("/v1/rules/{}", set.name);
+            session.change(Method::PATCH, &path, set.dry.dry_run, body).await
+        }
+        Command::Rm(names) => session.each(names, Method::DELETE, "").await,
+        Command::Enable(names) => session.each(names, Method::POST, "/enable").await,
+        Command::Disable(names) => session.each(names, Method::POST, "/disable").await,
+        Command::Drain(names) => session.each(names, Method::POST, "/drain").await,
+        Command::List(watch) => {
+            session.repeat(watch.watch, "/v1/rules", |rules: &Vec<RuleView>, f| print::rules(rules, f)).await
+        }
+        Command::Show(show) => {
+            let path = format!("/v1/rules/{}", show.name);
+            session.repeat(show.watch.watch, &path, |rule: &RuleView, f| print::rule(rule, f)).await
+        }
+        Command::Status(watch) => {
+            session.repeat(watch.watch, "/v1/status", |view: &StatusView, f| print::status(view, f)).await
+        }
+        Command::Explain(one) => {
+            let path = format!("/v1/rules/{}/explain", one.name);
+            session.repeat(false, &path, |view: &ExplainView, f| print::explain(view, f)).await
+        }
+        Command::Check(check) => session.check(&check.file),
+        Command::Diff(diff) => {
+            let body = diff.file.as_deref().map(read).transpose()?.unwrap_or_default();
+            session.change(Method::POST, "/v1/diff", true, body).await
+        }
+        Command::Apply(apply) => session.apply(apply).await,
+        Command::Confirm => session.change(Method::POST, "/v1/confirm", false, String::new()).await,
+        Command::Reload => session.change(Method::POST, "/v1/reload", false, String::new()).await,
+        Command::Down(down) => session.down(down).await,
+        Command::Completion { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "relayctl", &mut text);
+            write(&String::from_utf8_lossy(&text))
+        }
+        Command::Man { folder } => {
+            manual::write_all(folder)?;
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn read(file: &Path) -> anyhow::Result<String> {
+    if file == Path::new("-") {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+        return Ok(text);
+    }
+    fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+/// Writes to standard output. A reader that has gone is no failure.
+fn write(text: &str) -> anyhow::Result<Exit> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write the output"),
+        _ => Ok(Exit::Done),
+    }
+}
+
+struct Session<'a> {
+    cli: &'a Cli,
+}
+
+impl Session<'_> {
+    async fn client(&self) -> Result<Client, ClientError> {
+        Client::connect(&self.cli.socket).await
+    }
+
+    async fn add(&self, add: &Add) -> anyhow::Result<Exit> {
+        let listen: Vec<&str> = add.listen.split(',').collect();
+        let mut rule = Map::from_iter([("listen".to_owned(), json!(listen)), ("to".to_owned(), json!(add.to))]);
+        for (key, value) in [
+            ("name", &add.name),
+            ("protocol", &add.protocol),
+            ("balance", &add.balance),
+            ("plane", &add.plane),
+            ("note", &add.note),
+        ] {
+            rule.extend(value.as_ref().map(|value| (key.to_owned(), json!(value))));
+        }
+        if add.disabled {
+            rule.insert("enabled".into(), json!(false));
+        }
+        if add.force {
+            rule.insert("force".into(), json!(true));
+        }
+        rule.extend(fields::parse(&add.fields)?);
+        self.change(Method::POST, "/v1/rules", add.dry.dry_run, Value::Object(rule).to_string()).await
+    }
+
+    /// Sends a change and prints what it did.
+    async fn change(&self, method: Method, path: &str, dry_run: bool, body: String) -> anyhow::Result<Exit> {
+        let path = if dry_run { format!("{path}?dry_run=true") } else { path.to_owned() };
+        let view: ChangeView = self.client().await?.ask(method, &path, body).await?;
+        write(&print::change(&view, self.cli.output))?;
+        Ok(if view.degraded { Exit::Degraded } else { Exit::Done })
+    }
+
+    /// The same for several rules. One that fails does not keep the others from it.
+    async fn each(&self, names: &Names, method: Method, suffix: &str) -> anyhow::Result<Exit> {
+        let mut worst = Ok(Exit::Done);
+        for name in &names.names {
+            let path = format!("/v1/rules/{name}{suffix}");
+            match self.change(method.clone(), &path, names.dry.dry_run, String::new()).await {
+                Ok(Exit::Done) => {}
+                Ok(exit) => worst = worst.map(|_| exit),
+                Err(error) if names.names.len() == 1 => return Err(error),
+                Err(error) => {
+                    report(&error);
+                    worst = Ok(Exit::of(&error));
+                }
+            }
+        }
+        worst
+    }
+
+    /// Prints an answer, once or again and again.
+    async fn repeat<T: serde::de::DeserializeOwned>(
+        &self,
+        watch: bool,
+        path: &str,
+        show: impl Fn(&T, Format) -> String,
+    ) -> anyhow::Result<Exit> {
+        loop {
+            let view: T = self.client().await?.get(path).await?;
+            let text = show(&view, self.cli.output);
+            if !watch {
+                return write(&text);
+            }
+            write(&format!("{}{text}", print::clear()))?;
+            sleep(PACE).await;
+        }
+    }
+
+    fn check(&self, file: &Path) -> anyhow::Result<Exit> {
+        let config = Config::read(file)?;
+        let enabled = config.rules.iter().filter(|(rule, _)| rule.enabled).count();
+        let rules = config.rules.len();
+        if self.cli.output == Format::Json {
+            return write(&print::json(&json!({ "valid": true, "rules": rules, "enabled": enabled })));
+        }
+        write(&format!("{} is valid: {rules} rules, {enabled} enabled\n", file.display()))
+    }
+
+    async fn apply(&self, apply: &Apply) -> anyhow::Result<Exit> {
+        let body = read(&apply.file)?;
+        let mut query = Vec::new();
+        if apply.dry.dry_run {
+            query.push("dry_run=true".to_owned());
+        }
+        query.extend(apply.confirm.as_ref().map(|time| format!("confirm={time}")));
+        let path = if query.is_empty() { "/v1/apply".into() } else { format!("/v1/apply?{}", query.join("&")) };
+        let mut client = self.client().await?;
+        let view: ChangeView = client.ask(Method::POST, &path, body).await?;
+        write(&print::change(&view, self.cli.output))?;
+        if let Some(seconds) = view.confirm_within {
+            self.ask_to_confirm(seconds).await?;
+        }
+        Ok(if view.degraded { Exit::Degraded } else { Exit::Done })
+    }
+
+    /// At a terminal Enter confirms; elsewhere `relayctl confirm` must.
+    async fn ask_to_confirm(&self, seconds: u64) -> anyhow::Result<()> {
+        if !io::stdin().is_terminal() {
+            write(&format!("undone in {seconds} s unless you run: relayctl confirm\n"))?;
+            return Ok(());
+        }
+        write(&format!("undone in {seconds} s; press Enter to keep it "))?;
+        let pressed = tokio::task::spawn_blocking(|| io::stdin().read_line(&mut String::new()));
+        if let Ok(Ok(Ok(length))) = tokio::time::timeout(Duration::from_secs(seconds), pressed).await
+            && length > 0
+        {
+            let _saved: ChangeView = self.client().await?.ask(Method::POST, "/v1/confirm", String::new()).await?;
+            write("kept\n")?;
+            return Ok(());
+        }
+        write("\nnot confirmed, undone\n")?;
+        Ok(())
+    }
+
+    /// Through relayd if it runs, else by hand: the kernel plane outlives relayd.
+    async fn down(&self, down: &Down) -> anyhow::Result<Exit> {
+        let view = match self.client().await {
+            Ok(mut client) => client.ask(Method::POST, "/v1/down", String::new()).await?,
+            Err(ClientError::Unreachable { .. }) => self.down_alone(down)?,
+            Err(error) => return Err(error.into()),
+        };
+        if self.cli.output == Format::Json {
+            write(&print::json(&view))?;
+        } else {
+            let mut text = format!("detached: {} hooks, {} pins removed\n", view.hooks, view.pins);
+            text.extend(view.sysctls.iter().map(|name| format!("put back: {name}\n")));
+            text.extend(view.failed.iter().map(|what| format!("not removed: {what}\n")));
+            write(&text)?;
+        }
+        Ok(if view.failed.is_empty() { Exit::Done } else { Exit::Failed })
+    }
+
+    fn down_alone(&self, down: &Down) -> anyhow::Result<DownView> {
+        if !nix::unistd::geteuid().is_root() {
+            anyhow::bail!("relayd does not run, and only root can detach without it");
+        }
+        let interfaces = nix::net::if_::if_nameindex().context("cannot list the interfaces")?;
+        let interfaces: Vec<String> =
+            interfaces.iter().map(|interface| interface.name().to_string_lossy().into_owned()).collect();
+        let removed = detach::detach_all(&down.bpf_dir, &interfaces);
+        let mut ledger = Ledger::open(&down.state_dir);
+        let sysctls = ledger.names().map(ToOwned::to_owned).collect();
+        let mut failed = removed.failed;
+        failed.extend(ledger.restore());
+        Ok(DownView { hooks: removed.links + removed.filters, pins: removed.maps, sysctls, failed })
+    }
+}
+
+/// Prints an error with its causes.
+pub fn report(error: &anyhow::Error) {
+    let _nowhere_to_say_it = writeln!(io::stderr(), "relayctl: {error:#}");
+}

@@ -1,0 +1,78 @@
+//! `key=value` words to the JSON that the API takes.
+
+use anyhow::{Context as _, bail};
+use serde_json::{Map, Value, json};
+
+/// Keys that hold true or false.
+const SWITCHES: &[&str] = &["enabled", "force", "count_ports"];
+/// Keys that hold lists; commas separate their items.
+const LISTS: &[&str] = &["listen", "to"];
+
+/// All words as one object. Dots make tables, an empty value clears.
+pub fn parse(words: &[String]) -> anyhow::Result<Map<String, Value>> {
+    let mut fields = Map::new();
+    for word in words {
+        let (key, value) =
+            word.split_once('=').with_context(|| format!("{word:?} is not KEY=VALUE, such as note=hello"))?;
+        if key.trim_end_matches(['+', '-']).is_empty() {
+            bail!("{word:?} has no key before the =");
+        }
+        put(&mut fields, key, typed(key, value));
+    }
+    Ok(fields)
+}
+
+fn put(fields: &mut Map<String, Value>, key: &str, value: Value) {
+    match key.split_once('.') {
+        None => {
+            fields.insert(key.to_owned(), value);
+        }
+        Some((table, rest)) => {
+            let inner = fields.entry(table).or_insert_with(|| json!({}));
+            if let Value::Object(inner) = inner {
+                put(inner, rest, value);
+            }
+        }
+    }
+}
+
+fn typed(key: &str, value: &str) -> Value {
+    let name = key.trim_end_matches(['+', '-']);
+    if value.is_empty() {
+        return Value::Null;
+    }
+    if LISTS.contains(&name) && (value.contains(',') || name != key) {
+        return value.split(',').map(|item| json!(item.trim())).collect();
+    }
+    match value.parse::<bool>() {
+        Ok(value) if SWITCHES.contains(&name) => json!(value),
+        _ => json!(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(words: &[&str]) -> Value {
+        let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+        Value::Object(parse(&words).expect("fields"))
+    }
+
+    #[test]
+    fn words_become_json() {
+        assert_eq!(
+            fields(&["note=a = b", "enabled=false", "timeout.udp=5s", "timeout.tcp_idle=", "to=a:1,b:2"]),
+            json!({ "note": "a = b", "enabled": false, "timeout": { "udp": "5s", "tcp_idle": null },
+                "to": ["a:1", "b:2"] })
+        );
+        assert_eq!(fields(&["to+=c:3", "listen-=:80", "note=true"]), json!({ "to+": ["c:3"], "listen-": [":80"], "note": "true" }));
+    }
+
+    #[test]
+    fn other_words_are_refused() {
+        for word in ["note", "=x", "+=x"] {
+            assert!(parse(&[word.to_owned()]).is_err(), "{word}");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! What `relayctl` prints for people and for `cut`.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal as _;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde_json::Value;
+use similar::TextDiff;
+
+use super::args::Format;
+use crate::api::view::{ChangeView, ExplainView, RuleChange, RuleView, StatusView};
+
+/// All rules.
+pub fn rules(rules: &[RuleView], format: Format) -> String {
+    match format {
+        Format::Tsv => rules_tsv(rules),
+        Format::Json => json(&rules),
+        Format::Table | Format::Wide if rules.is_empty() => {
+            "no rules yet; add one: relayctl add 8388 203.0.113.10:8388\n".into()
+        }
+        Format::Table | Format::Wide => rules_table(rules, format == Format::Wide),
+    }
+}
+
+pub fn json<T: serde::Serialize>(value: &T) -> String {
+    let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+fn rules_table(rules: &[RuleView], wide: bool) -> String {
+    let mut heads = vec!["NAME", "LISTEN", "PROTO", "TO", "IPV4", "IPV6", "STATE", "FLOWS", "IN", "OUT"];
+    if wide {
+        heads.extend(["TOTAL FLOWS", "PACKETS IN", "PACKETS OUT", "DROPS", "NOTE"]);
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(heads);
+    for rule in rules {
+        let counters = &rule.counters;
+        let mut row = vec![
+            rule.name.clone(),
+            rule.listen.join(","),
+            rule.protocol.clone(),
+            rule.to.iter().map(|to| to.addr.as_str()).collect::<Vec<_>>().join(","),
+            rule.plane.ipv4.short(),
+            rule.plane.ipv6.short(),
+            rule.state.clone(),
+            counters.flows.active.to_string(),
+            size(counters.ingress.bytes),
+            size(counters.egress.bytes),
+        ];
+        if wide {
+            row.extend([
+                counters.flows.total.to_string(),
+                counters.ingress.packets.to_string(),
+                counters.egress.packets.to_string(),
+                counters.drops.values().sum::<u64>().to_string(),
+                rule.note.clone().unwrap_or_default(),
+            ]);
+        }
+        table.add_row(row);
+    }
+    for index in (7..10).chain(10..if wide { 14 } else { 10 }) {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    lines(&table)
+}
+
+/// A table without the blanks at the ends of its lines.
+fn lines(table: &Table) -> String {
+    let mut text = String::new();
+    for line in table.to_string().lines() {
+        text.push_str(line.strip_prefix(' ').unwrap_or(line).trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn rules_tsv(rules: &[RuleView]) -> String {
+    let mut text = String::from(
+        "name\tlisten\tprotocol\tto\tipv4\tipv6\tstate\tflows_active\tflows_total\tingress_packets\tingress_bytes\tegress_packets\tegress_bytes\tdrops\tnote\n",
+    );
+    for rule in rules {
+        let counters = &rule.counters;
+        let to: Vec<&str> = rule.to.iter().map(|to| to.addr.as_str()).collect();
+        let _infallible = writeln!(
+            text,
+            "{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}",
+            rule.name,
+            rule.listen.join(","),
+            rule.protocol,
+            to.join(","),
+            rule.plane.ipv4.short(),
+            rule.plane.ipv6.short(),
+            rule.state,
+            counters.flows.active,
+            counters.flows.total,
+            counters.ingress.packets,
+            counters.ingress.bytes,
+            counters.egress.packets,
+            counters.egress.bytes,
+            counters.drops.values().sum::<u64>(),
+            rule.note.as_deref().unwrap_or(""),
+        );
+    }
+    text
+}
+
+/// Bytes in the largest unit that leaves a digit before the point.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// One rule, a fact per line.
+pub fn rule(rule: &RuleView, format: Format) -> String {
+    match format {
+        Format::Json => return json(rule),
+        Format::Tsv => return rules_tsv(std::slice::from_ref(rule)),
+        Format::Table | Format::Wide => {}
+    }
+    let counters = &rule.counters;
+    let mut facts: Vec<(&str, String)> = vec![("name", rule.name.clone())];
+    facts.extend(rule.note.clone().map(|note| ("note", note)));
+    facts.push(("listen", rule.listen.join(", ")));
+    facts.push(("protocol", rule.protocol.clone()));
+    for backend in &rule.to {
+        let resolved = backend.resolved.as_ref().map(|address| format!(" ({address})")).unwrap_or_default();
+        facts.push(("to", format!("{}{resolved}, {}", backend.addr, backend.state)));
+    }
+    facts.push(("state", rule.state.clone()));
+    facts.extend(rule.faults.iter().map(|fault| ("fault", fault.clone())));
+    for (family, plane) in [("ipv4", &rule.plane.ipv4), ("ipv6", &rule.plane.ipv6)] {
+        let reason = plane.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        facts.push((family, format!("{}{reason}", plane.short())));
+    }
+    for (direction, traffic) in [("ingress", counters.ingress), ("egress", counters.egress)] {
+        facts.push((direction, format!("{} in {} packets", size(traffic.bytes), traffic.packets)));
+    }
+    facts.push(("flows", format!("{} active, {} in all", counters.flows.active, counters.flows.total)));
+    facts.extend(counters.drops.iter().map(|(reason, count)| ("drops", format!("{count} {reason}"))));
+    aligned(&facts)
+}
+
+fn aligned(facts: &[(&str, String)]) -> String {
+    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    facts.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
+}
+
+pub fn explain(view: &ExplainView, format: Format) -> String {
+    if format == Format::Json {
+        return json(view);
+    }
+    let mut text = format!("rule {} is {} (kept in {})\n", view.rule.name, view.rule.state, view.origin);
+    for line in &view.lines {
+        let _infallible = writeln!(text, "  {line}");
+    }
+    text
+}
+
+pub fn status(view: &StatusView, format: Format) -> String {
+    if format == Format::Json {
+        return json(view);
+    }
+    let mut facts = vec![
+        ("relayd", format!("{} (pid {}), up {}", view.version, view.pid, age(view.uptime_seconds))),
+        ("config", view.config.clone().unwrap_or_else(|| "command line".into())),
+    ];
+    facts.push(match (&view.kernel.reason, &view.kernel.hook) {
+        (Some(reason), _) => ("kernel", format!("not used: {reason}")),
+        (None, hook) => {
+            let adopted = if view.kernel.adopted { ", flows of the last run taken over" } else { "" };
+            ("kernel", format!("forwarding at {}{adopted}", hook.as_deref().unwrap_or("tc")))
+        }
+    });
+    for interface in &view.interfaces {
+        let xdp = interface.xdp.as_ref().map(|xdp| format!(", xdp {xdp}")).unwrap_or_default();
+        facts.push(("interface", format!("{}: {}{xdp}", interface.name, interface.tc)));
+    }
+    let flows = &view.flows;
+    facts.push((
+        "flows",
+        format!("{} tcp, {} udp of {} each; {} unproven", flows.tcp, flows.udp, flows.max_flows, flows.unproven),
+    ));
+    let rules: Vec<String> = view.rules.iter().map(|(state, count)| format!("{count} {state}")).collect();
+    facts.push(("rules", if rules.is_empty() { "none".into() } else { rules.join(", ") }));
+    facts.push(match &view.reload.error {
+        None => ("config read", format!("{} ago", age(view.reload.age_seconds))),
+        Some(error) => ("config read", format!("{} ago, and refused: {error}", age(view.reload.age_seconds))),
+    });
+    facts.extend(view.sysctls.iter().map(|name| ("sysctl", format!("{name} (put back by `relayctl down`)"))));
+    facts.extend(view.drops.iter().map(|(reason, count)| ("drops", format!("{count} {reason}"))));
+    facts.extend(
+        view.unconfirmed_seconds.map(|left| ("apply", format!("undone in {left} s unless `relayctl confirm`"))),
+    );
+    aligned(&facts)
+}
+
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+/// What a change did, as a difference between rules.
+pub fn change(view: &ChangeView, format: Format) -> String {
+    if format == Format::Json {
+        return json(view);
+    }
+    let mut text = String::new();
+    for change in &view.changes {
+        text += &difference(change);
+    }
+    if view.changes.is_empty() {
+        text += "nothing to change\n";
+    }
+    for note in &view.notes {
+        let _infallible = writeln!(text, "note: {note}");
+    }
+    if view.dry_run && !view.changes.is_empty() {
+        text += "(dry run: nothing was changed)\n";
+    }
+    if view.degraded {
+        text += "some rules do not work as written; `relayctl list` shows which\n";
+    }
+    text
+}
+
+fn difference(change: &RuleChange) -> String {
+    let block = |rule: &Option<serde_json::Map<String, Value>>| -> String {
+        let entries = rule.iter().flatten();
+        entries.map(|(key, value)| format!("{key} = {}\n", crate::config::encode::toml_value(value))).collect()
+    };
+    let (before, after) = (block(&change.before), block(&change.after));
+    let mut text = format!("rule {} {}\n", change.name, change.action);
+    if change.action == "changed" {
+        for line in TextDiff::from_lines(&before, &after).iter_all_changes() {
+            if line.tag() != similar::ChangeTag::Equal {
+                let _infallible = write!(text, "  {} {line}", line.tag());
+            }
+        }
+    }
+    text
+}
+
+/// Clears a terminal before a repeated output.
+pub fn clear() -> &'static str {
+    if std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_readable() {
+        assert_eq!(size(0), "0 B");
+        assert_eq!(size(1023), "1023 B");
+        assert_eq!(size(1536), "1.5 KiB");
+        assert_eq!(size(5 * 1024 * 1024 * 1024), "5.0 GiB");
+    }
+
+    #[test]
+    fn facts_line_up() {
+        assert_eq!(aligned(&[("a", "1".into()), ("long", "2".into())]), "a     1\nlong  2\n");
+    }
+}

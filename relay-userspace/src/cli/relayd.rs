@@ -1,0 +1,153 @@
+//! What can be typed after `relayd`, and what it means.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::bail;
+use clap::{Parser, ValueHint};
+
+use crate::config::files::Config;
+use crate::config::problem::Problems;
+use crate::config::{Origin, encode};
+use crate::rule::{Backend, Listener, PlaneChoice, Protocols, Rule, RuleName, Timeouts};
+use crate::supervisor::Launch;
+
+const DEFAULT_CONFIG: &str = "/etc/relay/relay.toml";
+
+/// The Relay daemon: forwards ports, in the kernel where it can.
+///
+/// Reads relay.toml and the files in conf.d beside it. SIGHUP reads them again. When relayd stops, the kernel plane
+/// goes on forwarding; `relayctl down` detaches it.
+#[derive(Debug, Parser)]
+#[command(name = "relayd", version, max_term_width = 100)]
+#[command(after_help = "Exit status: 0 stopped by a signal, 1 failed, 2 wrong usage, 4 configuration invalid.")]
+pub struct Args {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// Where relayctl reaches us
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Where state is kept
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Where the programs and tables are pinned, on a bpffs
+    #[arg(long, value_name = "DIR")]
+    pub bpf_dir: Option<PathBuf>,
+    /// Check the configuration and exit
+    #[arg(short = 't', long)]
+    pub check: bool,
+    /// Check the configuration, print what it comes to, and exit
+    #[arg(short = 'T', long)]
+    pub dump: bool,
+    /// A rule without a file: accept here; goes with the -r at the same place
+    #[arg(short, long, value_name = "LISTEN")]
+    pub listen: Vec<String>,
+    /// Where the rule goes
+    #[arg(short = 'r', long = "remote", value_name = "TO")]
+    pub to: Vec<String>,
+    /// Log what the programs decide about each packet of a rule
+    #[arg(long, value_name = "RULE")]
+    pub trace_packets: Option<String>,
+}
+
+impl Args {
+    /// Reads the configuration and adds what was typed.
+    pub fn launch(&self) -> anyhow::Result<Launch> {
+        let own_rules = self.own_rules()?;
+        let config_path = match &self.config {
+            Some(path) => Some(std::path::absolute(path)?),
+            None if own_rules.is_empty() => Some(DEFAULT_CONFIG.into()),
+            None => None,
+        };
+        let mut config = match &config_path {
+            Some(path) => Config::read(path)?,
+            None => Config::default(),
+        };
+        config.rules.extend(own_rules.iter().cloned());
+        let settings = &mut config.settings;
+        for (given, setting) in [
+            (&self.socket, &mut settings.socket),
+            (&self.state_dir, &mut settings.state_dir),
+            (&self.bpf_dir, &mut settings.bpf_dir),
+        ] {
+            if let Some(path) = given {
+                *setting = std::path::absolute(path)?;
+            }
+        }
+        let trace = self.traced(&config)?;
+        Ok(Launch { config_path, config, own_rules, trace })
+    }
+
+    fn own_rules(&self) -> anyhow::Result<Vec<(Arc<Rule>, Origin)>> {
+        if self.listen.len() != self.to.len() {
+            let (listens, targets) = (self.listen.len(), self.to.len());
+            bail!("each -l needs its -r: there are {listens} of one and {targets} of the other");
+        }
+        let mut rules = Vec::new();
+        for (listen, to) in self.listen.iter().zip(&self.to) {
+            rules.push((Arc::new(typed_rule(listen, to)?), Origin::CommandLine));
+        }
+        Ok(rules)
+    }
+
+    fn traced(&self, config: &Config) -> anyhow::Result<Option<RuleName>> {
+        let Some(text) = &self.trace_packets else { return Ok(None) };
+        let rule = config.rules.iter().find(|(rule, _)| rule.name.as_str() == text);
+        match rule {
+            Some((rule, _)) => Ok(Some(rule.name.clone())),
+            None => bail!("--trace-packets: there is no rule {text:?}"),
+        }
+    }
+}
+
+fn typed_rule(listen: &str, to: &str) -> anyhow::Result<Rule> {
+    let wrong = |what: &str, text: &str, error: &dyn std::fmt::Display, forms: &str| {
+        let mut problems = Problems::default();
+        problems.add(None, what, format!("{text:?}: {error}"), Some(&format!("write {forms}")));
+        problems
+    };
+    let listener = Listener::parse(listen).map_err(|error| wrong("-l", listen, &error, Listener::FORMS))?;
+    let backend = Backend::parse(to).map_err(|error| wrong("-r", to, &error, Backend::FORMS))?;
+    if !backend.fits(listener.ports) {
+        bail!("the ports of -l {listen} do not fit into -r {to}");
+    }
+    let name = RuleName::parse(&listener.ports.to_string());
+    let Some(name) = name else { bail!("-l {listen}: no name can be made of its port") };
+    Ok(Rule {
+        name,
+        note: None,
+        enabled: true,
+        listen: vec![listener],
+        protocols: Protocols::Both,
+        to: vec![backend],
+        plane: PlaneChoice::Auto,
+        force: false,
+        timeouts: Timeouts::default(),
+    })
+}
+
+/// What a configuration comes to: every setting with its value, then every rule.
+pub fn dump(config: &Config) -> String {
+    let settings = &config.settings;
+    let interfaces = match &settings.interfaces {
+        Some(names) => format!("interfaces = {names:?}\n"),
+        None => String::new(),
+    };
+    let flows = settings.max_flows.map(|flows| format!("max_flows = {flows}\n")).unwrap_or_default();
+    let metrics = settings.metrics.map(|address| format!("\n[metrics]\nlisten = \"{address}\"\n")).unwrap_or_default();
+    let mut text = format!(
+        "[daemon]\nsocket = {:?}\nstate_dir = {:?}\nbpf_dir = {:?}\n{interfaces}hook = \"{}\"\n{flows}\n[log]\nlevel = \"{}\"\nformat = \"{}\"\n{metrics}",
+        settings.socket,
+        settings.state_dir,
+        settings.bpf_dir,
+        settings.hook.as_str(),
+        settings.log_level.as_str(),
+        settings.log_format.as_str(),
+    );
+    for (rule, _) in &config.rules {
+        text.push('\n');
+        text += &encode::to_toml(rule);
+    }
+    text
+}

@@ -1,0 +1,202 @@
+//! What the host looks like to Relay: links, addresses, routes. Plain values, filled in from netlink.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// A network interface.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Link {
+    pub index: u32,
+    pub name: Box<str>,
+    pub kind: LinkKind,
+    pub up: bool,
+    pub mtu: u32,
+    /// The bridge or bond that it is a port of.
+    pub master: Option<u32>,
+}
+
+/// What a packet on the interface starts with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LinkKind {
+    Ethernet,
+    /// The IP header: tun, WireGuard, ppp, tunnels.
+    Bare,
+    Loopback,
+}
+
+/// An address of the host.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct HostAddress {
+    pub address: IpAddr,
+    pub interface: u32,
+}
+
+/// A unicast IPv4 route.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Route {
+    pub table: u32,
+    pub destination: Ipv4Addr,
+    pub prefix: u8,
+    pub metric: u32,
+    pub hop: NextHop,
+}
+
+/// Where a packet leaves the host.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct NextHop {
+    pub interface: u32,
+    /// `None`: the destination is a neighbour.
+    pub gateway: Option<IpAddr>,
+    /// Largest IP packet on this way.
+    pub mtu: u32,
+}
+
+/// The host at one moment.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct HostView {
+    pub links: BTreeMap<u32, Link>,
+    pub addresses: BTreeSet<HostAddress>,
+    pub routes: Vec<Route>,
+}
+
+const MAIN_TABLE: u32 = 254;
+const DEFAULT_TABLE: u32 = 253;
+
+impl HostView {
+    pub fn link_by_name(&self, name: &str) -> Option<&Link> {
+        self.links.values().find(|link| &*link.name == name)
+    }
+
+    /// Whether the host answers to an address, loopback included.
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.addresses.iter().any(|own| own.address == address)
+    }
+
+    /// Own IPv4 unicast addresses and their interfaces, loopback's 127.0.0.0/8 left out.
+    pub fn own_v4(&self) -> BTreeMap<Ipv4Addr, u32> {
+        self.addresses
+            .iter()
+            .filter_map(|own| match own.address {
+                IpAddr::V4(address) if !address.is_loopback() => Some((address, own.interface)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Interfaces that the programs belong on: the named ones, or all that have an address or lead somewhere and are
+    /// not ports of something else.
+    pub fn interfaces(&self, named: Option<&[String]>) -> Vec<&Link> {
+        self.links
+            .values()
+            .filter(|link| link.up && link.kind != LinkKind::Loopback)
+            .filter(|link| match named {
+                Some(names) => names.iter().any(|name| **name == *link.name),
+                None => link.master.is_none_or(|_| self.has_address(link.index)) && self.is_used(link.index),
+            })
+            .collect()
+    }
+
+    fn has_address(&self, interface: u32) -> bool {
+        self.addresses.iter().any(|own| own.interface == interface)
+    }
+
+    fn is_used(&self, interface: u32) -> bool {
+        self.has_address(interface) || self.routes.iter().any(|route| route.hop.interface == interface)
+    }
+
+    /// Ways back to clients: per interface that they came in on (0: any), every prefix with its best hop.
+    ///
+    /// Replies leave by the interface that the client used, so a route counts for its own interface whatever table it
+    /// stands in; only the general case follows the main table.
+    pub fn client_routes(&self) -> BTreeMap<ClientRoute, NextHop> {
+        let mut best: BTreeMap<ClientRoute, (&Route, (u8, u32))> = BTreeMap::new();
+        for route in &self.routes {
+            let in_main = matches!(route.table, MAIN_TABLE | DEFAULT_TABLE);
+            let rank = (u8::from(!in_main), route.metric);
+            let general = in_main.then_some(0);
+            for interface in general.into_iter().chain([route.hop.interface]) {
+                let key = ClientRoute { interface, prefix: route.prefix, destination: route.destination };
+                match best.get(&key) {
+                    Some((_, known)) if *known <= rank => {}
+                    _ => {
+                        best.insert(key, (route, rank));
+                    }
+                }
+            }
+        }
+        best.into_iter().map(|(key, (route, _))| (key, route.hop.clone())).collect()
+    }
+}
+
+/// A prefix as seen from an interface (0: from any).
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ClientRoute {
+    pub interface: u32,
+    pub destination: Ipv4Addr,
+    pub prefix: u8,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(table: u32, prefix: u8, interface: u32, metric: u32) -> Route {
+        Route {
+            table,
+            destination: Ipv4Addr::UNSPECIFIED,
+            prefix,
+            metric,
+            hop: NextHop { interface, gateway: Some(Ipv4Addr::new(10, 0, 0, interface as u8).into()), mtu: 1500 },
+        }
+    }
+
+    fn at(view: &HostView, interface: u32) -> Option<u32> {
+        let key = ClientRoute { interface, destination: Ipv4Addr::UNSPECIFIED, prefix: 0 };
+        view.client_routes().get(&key).map(|hop| hop.interface)
+    }
+
+    #[test]
+    fn replies_leave_by_the_uplink_that_the_client_used() {
+        let view = HostView { routes: vec![route(254, 0, 2, 100), route(100, 0, 3, 0)], ..HostView::default() };
+        assert_eq!(at(&view, 0), Some(2));
+        assert_eq!(at(&view, 2), Some(2));
+        assert_eq!(at(&view, 3), Some(3));
+        assert_eq!(at(&view, 4), None);
+    }
+
+    #[test]
+    fn the_lowest_metric_wins() {
+        let view = HostView { routes: vec![route(254, 0, 2, 200), route(254, 0, 3, 100)], ..HostView::default() };
+        assert_eq!(at(&view, 0), Some(3));
+    }
+
+    fn link(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> (u32, Link) {
+        (index, Link { index, name: name.into(), kind, up: true, mtu: 1500, master })
+    }
+
+    #[test]
+    fn programs_go_where_addresses_and_routes_are() {
+        let mut view = HostView {
+            links: [
+                link(1, "lo", LinkKind::Loopback, None),
+                link(2, "eth0", LinkKind::Ethernet, Some(4)),
+                link(3, "eth1", LinkKind::Ethernet, None),
+                link(4, "br0", LinkKind::Ethernet, None),
+                link(5, "tun0", LinkKind::Bare, None),
+                link(6, "unused", LinkKind::Ethernet, None),
+            ]
+            .into(),
+            routes: vec![route(254, 8, 5, 0)],
+            ..HostView::default()
+        };
+        for (interface, last) in [(1, 1), (3, 3), (4, 4)] {
+            let address = Ipv4Addr::new(192, 0, 2, last).into();
+            view.addresses.insert(HostAddress { address, interface });
+        }
+        let names = |named: Option<&[String]>| -> Vec<Box<str>> {
+            view.interfaces(named).iter().map(|link| link.name.clone()).collect()
+        };
+        assert_eq!(names(None), ["eth1", "br0", "tun0"].map(Box::from));
+        assert_eq!(names(Some(&["eth0".into()])), ["eth0"].map(Box::from));
+    }
+}

@@ -1,0 +1,108 @@
+//! The kernel plane from relayd's side: loading, pinning, attaching, writing rules, reading counters, sweeping flows.
+//!
+//! The only module that knows aya. It knows nothing of netlink or the API: the supervisor brings it facts.
+
+pub mod apply;
+pub mod attach;
+pub mod batch;
+pub mod bpffs;
+pub mod clock;
+pub mod detach;
+pub mod filters;
+pub mod hops;
+pub mod load;
+pub mod maps;
+pub mod meter;
+pub mod object;
+pub mod ports;
+pub mod preflight;
+pub mod shadow;
+pub mod slots;
+pub mod sweep;
+pub mod trace;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use crate::host::{ClientRoute, NextHop};
+use crate::plan::KernelRule;
+use crate::rule::RuleName;
+
+pub use self::load::{Dataplane, Options};
+
+/// Why there is no kernel plane, in a sentence.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unavailable(pub String);
+
+/// A write to the kernel that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    #[error("map {map}: {source}")]
+    Map { map: &'static str, source: aya::maps::MapError },
+    #[error("map {map}: {source}")]
+    Batch { map: &'static str, source: std::io::Error },
+    #[error("there are {wanted} rules and the kernel plane takes {most}")]
+    TooManyRules { wanted: usize, most: usize },
+    #[error("there are more backends than the kernel plane takes ({most})")]
+    TooManyEndpoints { most: usize },
+    #[error("there are more next hops than the kernel plane takes ({most})")]
+    TooManyHops { most: usize },
+}
+
+/// Everything that the kernel plane should be doing.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    pub rules: Vec<DesiredRule>,
+    pub routes: BTreeMap<ClientRoute, NextHop>,
+    pub addresses: BTreeMap<Ipv4Addr, u32>,
+    /// Source ports that flows may claim.
+    pub claims: ClaimRange,
+    /// Devices that XDP may redirect to: interface index to slot in the device map.
+    pub devices: BTreeMap<u32, u16>,
+}
+
+/// A configured rule. Every one is listed, carried or not: it keeps its slot and counters for as long as it exists.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DesiredRule {
+    pub name: RuleName,
+    /// `None`: not carried here; its flows end.
+    pub carried: Option<Carried>,
+    pub draining: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Carried {
+    pub kernel: KernelRule,
+    /// `None`: there is no route to the backend.
+    pub path: Option<Path>,
+    /// Not all of its ports are held: a program that listens on one of them keeps its traffic.
+    pub yields: bool,
+}
+
+/// The way to a backend.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Path {
+    /// The host's address that the backend will see.
+    pub source: Ipv4Addr,
+    pub hop: NextHop,
+}
+
+/// A stretch of ports, both ends included.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ClaimRange {
+    pub first: u16,
+    pub last: u16,
+}
+
+impl Default for ClaimRange {
+    fn default() -> Self {
+        Self { first: 1024, last: 32767 }
+    }
+}
+
+impl ClaimRange {
+    pub const fn len(self) -> u16 {
+        self.last - self.first + 1
+    }
+}

@@ -1,0 +1,447 @@
+//! Bringing the maps to what is desired, by difference.
+//!
+//! Order matters, since packets keep flowing: what is pointed at is written before what points to it, and removed after.
+//! Every step is recorded in the shadow as it succeeds, so applying the former state again undoes a change that failed
+//! half-way.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use aya::maps::MapError;
+use aya::maps::lpm_trie::Key;
+use relay_common::counters::{DropKey, DropReason, RuleCounters};
+use relay_common::net::Address;
+use relay_common::route::{Gateway, NextHop as KernelHop, RouteKey};
+use relay_common::rule::{EndpointEntry, PortEntry, RuleEntry, RuleState};
+use relay_common::settings::Settings;
+use relay_common::{names, tick};
+
+use super::load::Dataplane;
+use super::ports::{Listening, PortTables, lay_out};
+use super::shadow::{EndpointContent, RoutePrefix};
+use super::slots::encode_name;
+use super::{Carried, Desired, DesiredRule, KernelError, batch, maps};
+use crate::host::NextHop;
+
+const HANDSHAKE: Duration = Duration::from_secs(20);
+const UDP_UNANSWERED: Duration = Duration::from_secs(30);
+const CLOSED: Duration = Duration::from_secs(2);
+const RESET: Duration = Duration::from_secs(10);
+const FRAGMENTS: Duration = Duration::from_secs(30);
+/// ICMP errors per CPU and tick.
+const ICMP_BUDGET: u32 = 200;
+
+/// What an apply has left to do.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Applied {
+    /// Rules ended, so their flows must be swept.
+    pub orphans: bool,
+}
+
+fn map_error(map: &'static str) -> impl Fn(MapError) -> KernelError {
+    move |source| KernelError::Map { map, source }
+}
+
+impl Dataplane {
+    /// Makes the kernel plane do what is desired. On error some of it may be done: apply the former state again.
+    pub fn apply(&mut self, desired: &Desired) -> Result<Applied, KernelError> {
+        if desired.rules.len() > maps::RULE_SLOTS as usize {
+            let (wanted, most) = (desired.rules.len(), maps::RULE_SLOTS as usize);
+            return Err(KernelError::TooManyRules { wanted, most });
+        }
+        self.write_settings(desired)?;
+        self.add_addresses(desired)?;
+        let hops = self.write_hops(desired)?;
+        let mut rerouted = self.write_routes(desired, &hops)?;
+        let endpoints = self.write_endpoints(desired, &hops, &mut rerouted)?;
+        if rerouted {
+            self.raise_generations()?;
+        }
+        let mut applied = Applied::default();
+        self.write_rules(desired, &endpoints, &mut applied)?;
+        self.write_ports(desired)?;
+        self.end_rules(desired, &mut applied)?;
+        self.free_ways(desired, &hops)?;
+        self.remove_addresses(desired)?;
+        Ok(applied)
+    }
+
+    fn write_settings(&mut self, desired: &Desired) -> Result<(), KernelError> {
+        let ticks = |duration: Duration| self.ticks(duration);
+        let settings = Settings {
+            claim_first: desired.claims.first,
+            claim_count: desired.claims.len(),
+            handshake: ticks(HANDSHAKE),
+            udp_unanswered: ticks(UDP_UNANSWERED),
+            closed: ticks(CLOSED),
+            reset: ticks(RESET),
+            fragments: ticks(FRAGMENTS),
+            icmp_per_tick: ICMP_BUDGET,
+            ..Settings::default()
+        };
+        if self.shadow.settings != Some(settings) {
+            self.maps.settings.set(0, settings, 0).map_err(map_error(names::SETTINGS))?;
+            self.shadow.settings = Some(settings);
+        }
+        Ok(())
+    }
+
+    fn ticks(&self, duration: Duration) -> u32 {
+        tick::ticks(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), self.hz)
+    }
+
+    fn add_addresses(&mut self, desired: &Desired) -> Result<(), KernelError> {
+        for (&address, &interface) in &desired.addresses {
+            let key = Address::from(address).to_wire();
+            if self.shadow.addresses.get(&key) != Some(&interface) {
+                self.maps.addresses.insert(key, interface, 0).map_err(map_error(names::ADDRESSES))?;
+                self.shadow.addresses.insert(key, interface);
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_addresses(&mut self, desired: &Desired) -> Result<(), KernelError> {
+        let wanted: HashSet<u32> = desired.addresses.keys().map(|&own| Address::from(own).to_wire()).collect();
+        let gone: Vec<u32> = self.shadow.addresses.keys().filter(|key| !wanted.contains(key)).copied().collect();
+        for key in gone {
+            absent_is_fine(self.maps.addresses.remove(&key)).map_err(map_error(names::ADDRESSES))?;
+            self.shadow.addresses.remove(&key);
+        }
+        Ok(())
+    }
+
+    /// Gives every next hop in use a slot. Slots in use are never rewritten.
+    fn write_hops(&mut self, desired: &Desired) -> Result<HashMap<NextHop, u32>, KernelError> {
+        let paths = desired.rules.iter().filter_map(|rule| Some(&rule.carried.as_ref()?.path.as_ref()?.hop));
+        let mut slots = HashMap::new();
+        for hop in paths.chain(desired.routes.values()) {
+            if slots.contains_key(hop) {
+                continue;
+            }
+            let content = kernel_hop(hop, desired);
+            let most = maps::HOP_SLOTS as usize - 1;
+            let (slot, new) = self.shadow.hops.slot(&content).ok_or(KernelError::TooManyHops { most })?;
+            if new {
+                self.write_hop(slot, content)?;
+            }
+            slots.insert(hop.clone(), slot);
+        }
+        Ok(slots)
+    }
+
+    /// Writes a next hop under a generation that no flow holds for this slot.
+    fn write_hop(&mut self, slot: u32, content: KernelHop) -> Result<(), KernelError> {
+        let generation = self.shadow.generations[slot as usize].wrapping_add(1);
+        let entry = content.with_generation(generation);
+        self.maps.next_hops.set(slot, entry, 0).map_err(map_error(names::NEXT_HOPS))?;
+        self.shadow.generations[slot as usize] = generation;
+        Ok(())
+    }
+
+    /// Makes every flow look its way up again at its next packet.
+    fn raise_generations(&mut self) -> Result<(), KernelError> {
+        let hops: Vec<(u32, KernelHop)> = self.shadow.hops.iter().map(|(content, slot)| (slot, *content)).collect();
+        for (slot, content) in hops {
+            self.write_hop(slot, content)?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether any client's way back may have changed.
+    fn write_routes(&mut self, desired: &Desired, hops: &HashMap<NextHop, u32>) -> Result<bool, KernelError> {
+        let mut wanted = HashMap::new();
+        for (route, hop) in &desired.routes {
+            let prefix = RoutePrefix {
+                bits: RouteKey::INTERFACE_BITS + u32::from(route.prefix),
+                interface: route.interface,
+                address: Address::from(route.destination).to_wire(),
+            };
+            wanted.insert(prefix, hops.get(hop).copied().unwrap_or(0));
+        }
+        if wanted == self.shadow.routes {
+            return Ok(false);
+        }
+        for (&prefix, &index) in &wanted {
+            if self.shadow.routes.get(&prefix) != Some(&index) {
+                self.maps.routes.insert(&route_key(prefix), index, 0).map_err(map_error(names::ROUTES))?;
+                self.shadow.routes.insert(prefix, index);
+            }
+        }
+        let gone: Vec<RoutePrefix> =
+            self.shadow.routes.keys().filter(|prefix| !wanted.contains_key(prefix)).copied().collect();
+        for prefix in gone {
+            absent_is_fine(self.maps.routes.remove(&route_key(prefix))).map_err(map_error(names::ROUTES))?;
+            self.shadow.routes.remove(&prefix);
+        }
+        Ok(true)
+    }
+
+    /// Gives every backend in use a slot, and keeps its next hop current.
+    fn write_endpoints(
+        &mut self,
+        desired: &Desired,
+        hops: &HashMap<NextHop, u32>,
+        rerouted: &mut bool,
+    ) -> Result<HashMap<EndpointContent, u32>, KernelError> {
+        let mut slots = HashMap::new();
+        for carried in desired.rules.iter().filter_map(|rule| rule.carried.as_ref()) {
+            let content = endpoint_content(carried);
+            if slots.contains_key(&content) {
+                continue;
+            }
+            let most = maps::ENDPOINT_SLOTS as usize;
+            let (slot, _) =
+                self.shadow.endpoints.slot(&content).ok_or(KernelError::TooManyEndpoints { most })?;
+            let hop = carried.path.as_ref().and_then(|path| hops.get(&path.hop)).copied().unwrap_or(0);
+            let (address, source) = (Address::from(content.address), Address::from(content.source));
+            let entry = EndpointEntry::new(address, source, content.port, hop as u16, 0);
+            let old = self.shadow.endpoint_entries.get(&slot);
+            if old != Some(&entry) {
+                *rerouted |= old.is_some_and(|old| old.address() == address && old.hop_index != entry.hop_index);
+                self.maps.endpoints.set(slot, entry, 0).map_err(map_error(names::ENDPOINTS))?;
+                self.shadow.endpoint_entries.insert(slot, entry);
+            }
+            slots.insert(content, slot);
+        }
+        Ok(slots)
+    }
+
+    fn write_rules(
+        &mut self,
+        desired: &Desired,
+        endpoints: &HashMap<EndpointContent, u32>,
+        applied: &mut Applied,
+    ) -> Result<(), KernelError> {
+        for rule in &desired.rules {
+            let slot = match self.shadow.slots.get(&rule.name) {
+                Some(slot) if self.shadow.rules.contains_key(&slot) => slot,
+                _ => self.new_slot(rule)?,
+            };
+            let old = self.shadow.rules.get(&slot).copied().unwrap_or(RuleEntry::OFF);
+            let entry = self.rule_entry(rule, &old, endpoints);
+            if self.shadow.draining.contains(&rule.name) != rule.draining {
+                self.write_name(slot, rule)?;
+            }
+            if entry != old {
+                applied.orphans |= entry.generation != old.generation;
+                self.maps.rules.set(slot, entry, 0).map_err(map_error(names::RULES))?;
+                self.shadow.rules.insert(slot, entry);
+            }
+        }
+        Ok(())
+    }
+
+    fn rule_entry(
+        &self,
+        rule: &DesiredRule,
+        old: &RuleEntry,
+        endpoints: &HashMap<EndpointContent, u32>,
+    ) -> RuleEntry {
+        let Some(carried) = &rule.carried else {
+            return old.switched_off();
+        };
+        let state = if rule.draining { RuleState::Draining } else { RuleState::Active };
+        let endpoint = endpoints.get(&endpoint_content(carried)).copied().unwrap_or(0);
+        let timeouts = &carried.kernel.timeouts;
+        let mut entry = RuleEntry::new(old.generation, state, endpoint);
+        entry.tcp_idle = self.ticks(timeouts.tcp_idle);
+        entry.tcp_half_closed = self.ticks(timeouts.half_close);
+        entry.udp_idle = self.ticks(timeouts.udp);
+        entry.yields = u32::from(carried.yields);
+        entry
+    }
+
+    /// A slot for a rule that is new, with counters at zero.
+    fn new_slot(&mut self, rule: &DesiredRule) -> Result<u32, KernelError> {
+        let most = maps::RULE_SLOTS as usize;
+        let known = self.shadow.slots.get(&rule.name);
+        let slot = match known.or_else(|| self.shadow.slots.take(&rule.name)) {
+            Some(slot) => slot,
+            None => return Err(KernelError::TooManyRules { wanted: most + 1, most }),
+        };
+        let before: RuleEntry = self.maps.rules.get(&slot, 0).map_err(map_error(names::RULES))?;
+        let entry = RuleEntry::off(before.generation.wrapping_add(1));
+        self.maps.rules.set(slot, entry, 0).map_err(map_error(names::RULES))?;
+        self.clear_counters(slot)?;
+        self.write_name(slot, rule)?;
+        self.shadow.rules.insert(slot, entry);
+        Ok(slot)
+    }
+
+    fn clear_counters(&mut self, slot: u32) -> Result<(), KernelError> {
+        let cpus = self.maps.counters.get(&slot, 0).map_err(map_error(names::COUNTERS))?.len();
+        let zero = aya::maps::PerCpuValues::try_from(vec![RuleCounters::default(); cpus])
+            .map_err(|source| KernelError::Batch { map: names::COUNTERS, source })?;
+        self.maps.counters.set(slot, zero, 0).map_err(map_error(names::COUNTERS))?;
+        for &reason in DropReason::ALL {
+            let key = DropKey { rule: slot, reason: reason as u32 };
+            absent_is_fine(self.maps.drops.remove(&key)).map_err(map_error(names::DROPS))?;
+        }
+        Ok(())
+    }
+
+    fn write_name(&mut self, slot: u32, rule: &DesiredRule) -> Result<(), KernelError> {
+        let name = encode_name(&rule.name, rule.draining);
+        self.maps.rule_names.insert(slot, name, 0).map_err(map_error(names::RULE_NAMES))?;
+        if rule.draining {
+            self.shadow.draining.insert(rule.name.clone());
+        } else {
+            self.shadow.draining.remove(&rule.name);
+        }
+        Ok(())
+    }
+
+    /// Listeners first, then the ports that point to them, then the listeners that nothing points to any more.
+    fn write_ports(&mut self, desired: &Desired) -> Result<(), KernelError> {
+        let slots = &self.shadow.slots;
+        let listening = desired.rules.iter().filter_map(|rule| {
+            let carried = rule.carried.as_ref()?;
+            let slot = slots.get(&rule.name)?;
+            let kernel = &carried.kernel;
+            Some(Listening { slot, protocols: kernel.protocols, listeners: &kernel.listeners })
+        });
+        let tables: PortTables = lay_out(listening, &mut self.shadow.segments);
+        for (key, entry) in &tables.listeners {
+            if self.shadow.tables.listeners.get(key) != Some(entry) {
+                self.maps.listeners.insert(key, entry, 0).map_err(map_error(names::LISTENERS))?;
+                self.shadow.tables.listeners.insert(*key, *entry);
+            }
+        }
+        for (start, run) in changed_runs(&self.shadow.tables.ports, &tables.ports) {
+            let keys: Vec<u32> = (start as u32..).take(run.len()).collect();
+            batch::update(self.maps.ports.fd(), &keys, run)
+                .map_err(|source| KernelError::Batch { map: names::PORTS, source })?;
+            self.shadow.tables.ports[start..start + run.len()].copy_from_slice(run);
+        }
+        let gone: Vec<_> =
+            self.shadow.tables.listeners.keys().filter(|key| !tables.listeners.contains_key(key)).copied().collect();
+        for key in gone {
+            absent_is_fine(self.maps.listeners.remove(&key)).map_err(map_error(names::LISTENERS))?;
+            self.shadow.tables.listeners.remove(&key);
+        }
+        Ok(())
+    }
+
+    /// Rules that are configured no more give up their slots.
+    fn end_rules(&mut self, desired: &Desired, applied: &mut Applied) -> Result<(), KernelError> {
+        let wanted: HashSet<_> = desired.rules.iter().map(|rule| &rule.name).collect();
+        let gone: Vec<_> = self
+            .shadow
+            .slots
+            .iter()
+            .filter(|(name, slot)| !wanted.contains(name) && self.shadow.rules.contains_key(slot))
+            .map(|(name, slot)| (name.clone(), slot))
+            .collect();
+        for (name, slot) in gone {
+            let old = self.shadow.rules.get(&slot).copied().unwrap_or(RuleEntry::OFF);
+            let entry = RuleEntry::off(old.generation.wrapping_add(1));
+            self.maps.rules.set(slot, entry, 0).map_err(map_error(names::RULES))?;
+            absent_is_fine(self.maps.rule_names.remove(&slot)).map_err(map_error(names::RULE_NAMES))?;
+            self.shadow.rules.remove(&slot);
+            self.shadow.draining.remove(&name);
+            self.shadow.slots.release(&name);
+            applied.orphans = true;
+        }
+        Ok(())
+    }
+
+    /// Next hops and endpoints that nothing refers to any more. Their flows notice and look elsewhere.
+    fn free_ways(&mut self, desired: &Desired, hops: &HashMap<NextHop, u32>) -> Result<(), KernelError> {
+        let wanted: HashSet<EndpointContent> = desired
+            .rules
+            .iter()
+            .filter_map(|rule| rule.carried.as_ref())
+            .map(endpoint_content)
+            .collect();
+        for slot in self.shadow.endpoints.retain(|content| wanted.contains(content)) {
+            let nothing = EndpointEntry::new(Address::UNSPECIFIED, Address::UNSPECIFIED, 0, 0, 0);
+            self.maps.endpoints.set(slot, nothing, 0).map_err(map_error(names::ENDPOINTS))?;
+            self.shadow.endpoint_entries.remove(&slot);
+        }
+        let used: HashSet<KernelHop> = hops.keys().map(|hop| kernel_hop(hop, desired)).collect();
+        let contents: BTreeMap<u32, KernelHop> =
+            self.shadow.hops.iter().map(|(content, slot)| (slot, *content)).collect();
+        for slot in self.shadow.hops.retain(|content| used.contains(content)) {
+            // first the generation, so that flows leave; then the way itself
+            if let Some(content) = contents.get(&slot) {
+                self.write_hop(slot, *content)?;
+            }
+            self.write_hop(slot, KernelHop::default())?;
+        }
+        Ok(())
+    }
+}
+
+fn route_key(prefix: RoutePrefix) -> Key<RouteKey> {
+    Key::new(prefix.bits, RouteKey { interface: prefix.interface, address: prefix.address })
+}
+
+fn endpoint_content(carried: &Carried) -> EndpointContent {
+    EndpointContent {
+        address: carried.kernel.backend,
+        source: carried.path.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |path| path.source),
+        port: carried.kernel.first_port.unwrap_or(0),
+    }
+}
+
+fn kernel_hop(hop: &NextHop, desired: &Desired) -> KernelHop {
+    let (family, gateway) = match hop.gateway {
+        None => (Gateway::OnLink, [0; 4]),
+        Some(IpAddr::V4(gateway)) => (Gateway::V4, [Address::from(gateway).to_wire(), 0, 0, 0]),
+        Some(IpAddr::V6(gateway)) => {
+            let octets = gateway.octets();
+            let word = |at: usize| u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]]);
+            (Gateway::V6, [word(0), word(4), word(8), word(12)])
+        }
+    };
+    let mut entry = KernelHop::new(hop.interface, hop.mtu, family, gateway);
+    entry.device = desired.devices.get(&hop.interface).map_or(0, |slot| slot + 1);
+    entry
+}
+
+/// Stretches of `new` that differ from `old`, with where they start.
+fn changed_runs<'a>(old: &[PortEntry], new: &'a [PortEntry]) -> Vec<(usize, &'a [PortEntry])> {
+    let mut runs = Vec::new();
+    let mut start = None;
+    for (index, (before, after)) in old.iter().zip(new).enumerate() {
+        match (before == after, start) {
+            (false, None) => start = Some(index),
+            (true, Some(from)) => {
+                runs.push((from, &new[from..index]));
+                start = None;
+            }
+            _ => {}
+        }
+    }
+    if let Some(from) = start {
+        runs.push((from, &new[from..]));
+    }
+    runs
+}
+
+/// Removing what is not there is what was wanted.
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_changed_ports_are_written() {
+        let port = |rule| PortEntry::everywhere(rule, 1);
+        let old = [port(1), port(1), port(2), port(2), port(3)];
+        let new = [port(1), port(9), port(9), port(2), port(4)];
+        let runs = changed_runs(&old, &new);
+        let shapes: Vec<(usize, usize)> = runs.iter().map(|(start, run)| (*start, run.len())).collect();
+        assert_eq!(shapes, [(1, 2), (4, 1)]);
+        assert!(changed_runs(&old, &old).is_empty());
+    }
+}

@@ -1,0 +1,51 @@
+//! Taking everything off again: `relayctl down`.
+
+use std::fs;
+use std::path::Path;
+
+use super::attach::remove_filter;
+use super::bpffs::layouts;
+
+/// What was removed.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Removed {
+    pub links: usize,
+    pub filters: usize,
+    pub maps: usize,
+    /// What could not be removed, and why.
+    pub failed: Vec<String>,
+}
+
+/// Detaches the programs of every layout and removes all pins. `interfaces`: names of all interfaces of the host, for
+/// kernels whose filters have no pin.
+pub fn detach_all(bpf_dir: &Path, interfaces: &[String]) -> Removed {
+    let mut removed = Removed::default();
+    let folders = layouts(bpf_dir);
+    // links first: a program without maps' pins still forwards, one without a hook does not
+    for pins in &folders {
+        remove_pins(pins, true, &mut removed);
+    }
+    removed.filters = interfaces.iter().filter(|name| remove_filter(name)).count();
+    for pins in &folders {
+        remove_pins(pins, false, &mut removed);
+        if let Err(error) = fs::remove_dir(pins) {
+            removed.failed.push(format!("{}: {error}", pins.display()));
+        }
+    }
+    removed
+}
+
+fn remove_pins(pins: &Path, links: bool, removed: &mut Removed) {
+    let Ok(entries) = fs::read_dir(pins) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if (name.starts_with("tcx_") || name.starts_with("xdp_")) != links {
+            continue;
+        }
+        match fs::remove_file(entry.path()) {
+            Ok(()) if links => removed.links += 1,
+            Ok(()) => removed.maps += 1,
+            Err(error) => removed.failed.push(format!("{}: {error}", entry.path().display())),
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Loading the programs and taking over what a relayd before us has left pinned.
+
+use std::path::{Path, PathBuf};
+
+use aya::maps::{HashMap, MapData, MapInfo};
+use aya::programs::{ProgramError, SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use relay_common::route::NextHop as KernelHop;
+use relay_common::rule::{EndpointEntry, ListenerEntry, ListenerKey, PORT_TABLE, PortEntry, RuleEntry};
+use relay_common::{names, tick};
+
+use super::shadow::{RoutePrefix, Shadow};
+use super::attach::Attachments;
+use super::batch::Walk;
+use super::maps::{self, Maps, NameBytes, Shape};
+use super::slots::decode_name;
+use super::{Unavailable, bpffs, clock, object, preflight};
+use crate::rule::RuleName;
+
+/// How the kernel plane is to be set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub bpf_dir: PathBuf,
+    pub under_systemd: bool,
+    /// Established flows per protocol.
+    pub max_flows: u32,
+    /// Load the XDP program too.
+    pub xdp: bool,
+    /// The rule whose packets are logged.
+    pub traced: Option<RuleName>,
+}
+
+/// The loaded kernel plane. Dropping it leaves everything forwarding.
+pub struct Dataplane {
+    pub(super) pins: PathBuf,
+    pub(super) ebpf: Ebpf,
+    pub(super) maps: Maps,
+    pub(super) shadow: Shadow,
+    pub(super) attachments: Attachments,
+    /// Jiffies per second.
+    pub hz: u32,
+    /// Established flows that each table really takes: a table from before a restart keeps its size.
+    pub max_flows: u32,
+    /// Whether flows and rules of an earlier relayd were taken over.
+    pub adopted: bool,
+    traced: bool,
+}
+
+impl Dataplane {
+    /// Loads the programs onto pinned maps, old or new. Nothing is attached yet.
+    pub fn open(options: &Options) -> Result<Self, Unavailable> {
+        let bytes = object::relay().ok_or_else(|| Unavailable("built without eBPF".into()))?;
+        preflight::check()?;
+        raise_memlock();
+        let hz = clock::measure()?;
+        let pins = bpffs::prepare(&options.bpf_dir, options.under_systemd)?;
+        let adopted = check_pins(&pins)?;
+        let traced = options.traced.as_ref().map(|name| (name, traced_slot(&pins, name)));
+        let globals = Globals { tick_shift: tick::shift(hz), traced_rule: traced.map_or(u32::MAX, |(_, slot)| slot) };
+        let mut ebpf = load_object(bytes, &pins, options, &globals, VerifierLogLevel::DISABLE)?;
+        if load_programs(&mut ebpf, options).is_err() {
+            // once more, for the verifier's reasons
+            ebpf = load_object(bytes, &pins, options, &globals, VerifierLogLevel::DEBUG)?;
+            load_programs(&mut ebpf, options).map_err(|error| refused(&error))?;
+        }
+        pin_sweeper(&mut ebpf, &pins)?;
+        let mut maps = Maps::open(&pins)?;
+        let mut shadow = read_shadow(&mut maps, &pins)?;
+        if let Some((name, slot)) = traced {
+            shadow.slots.reserve(name, slot);
+        }
+        let flows = MapInfo::from_pin(pins.join(names::FLOWS_TCP)).map_err(|e| Unavailable(e.to_string()))?;
+        let max_flows = flows.max_entries() / 2;
+        let (attachments, traced) = (Attachments::default(), traced.is_some());
+        Ok(Self { pins, ebpf, maps, shadow, attachments, hz, max_flows, adopted, traced })
+    }
+
+    /// Whether the programs log packets.
+    pub const fn traces(&self) -> bool {
+        self.traced
+    }
+
+    pub fn pins(&self) -> &Path {
+        &self.pins
+    }
+
+    /// Rules that were marked as draining before a restart.
+    pub fn draining(&self) -> impl Iterator<Item = &RuleName> {
+        self.shadow.draining.iter()
+    }
+
+    /// All rules with their slots.
+    pub fn slots(&self) -> std::collections::HashMap<RuleName, u32> {
+        self.shadow.slots.iter().map(|(name, slot)| (name.clone(), slot)).collect()
+    }
+
+    /// Slots of ended rules whose flows may not all be gone.
+    pub fn resting(&self) -> Vec<u32> {
+        self.shadow.slots.resting()
+    }
+
+    /// No flow refers to these slots any more.
+    pub fn free_slots(&mut self, slots: &[u32]) {
+        self.shadow.slots.swept(slots);
+    }
+
+    /// A rule's slot.
+    pub fn slot(&self, name: &RuleName) -> Option<u32> {
+        self.shadow.slots.get(name)
+    }
+}
+
+/// Kernels before 5.11 charge maps to the locked-memory limit; 64 KiB would not take one table.
+fn raise_memlock() {
+    let _newer_kernels_do_not_care = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+}
+
+/// Whether there are pins, and whether they are what this version writes. A pin of another shape is refused: taken
+/// for its own, its bytes would be misread.
+fn check_pins(pins: &Path) -> Result<bool, Unavailable> {
+    let mut found = false;
+    for shape in maps::shapes() {
+        let path = pins.join(shape.name);
+        if !path.exists() {
+            continue;
+        }
+        found = true;
+        let info = MapInfo::from_pin(&path)
+            .map_err(|error| Unavailable(format!("cannot open the pin {}: {error}", path.display())))?;
+        if !fits(&info, &shape) {
+            return Err(Unavailable(format!(
+                "the pin {} has another layout; `relayctl down` removes it, and its flows",
+                path.display()
+            )));
+        }
+    }
+    Ok(found)
+}
+
+fn fits(info: &MapInfo, shape: &Shape) -> bool {
+    info.map_type().is_ok_and(|kind| kind == shape.kind)
+        && info.key_size() as usize == shape.key
+        && info.value_size() as usize == shape.value
+        && shape.entries.is_none_or(|entries| entries == info.max_entries())
+}
+
+/// Read-only data that the programs get.
+struct Globals {
+    tick_shift: u32,
+    traced_rule: u32,
+}
+
+/// The slot of the rule to trace must be known before the programs are: the one it has, or the last.
+fn traced_slot(pins: &Path, name: &RuleName) -> u32 {
+    let last = maps::RULE_SLOTS - 1;
+    let Ok(names) = maps::open::<HashMap<MapData, u32, NameBytes>>(pins, names::RULE_NAMES) else { return last };
+    let known = names.iter().flatten().find(|(_, bytes)| decode_name(bytes).is_some_and(|(known, _)| known == *name));
+    known.map_or(last, |(slot, _)| slot)
+}
+
+fn load_object(
+    bytes: &[u8],
+    pins: &Path,
+    options: &Options,
+    globals: &Globals,
+    log: VerifierLogLevel,
+) -> Result<Ebpf, Unavailable> {
+    let mut loader = EbpfLoader::new();
+    loader.verifier_log_level(log);
+    loader.override_global(names::TICK_SHIFT, &globals.tick_shift, true);
+    loader.override_global(names::TRACED_RULE, &globals.traced_rule, true);
+    for name in names::PINNED {
+        loader.map_pin_path(name, pins.join(name));
+    }
+    let halves = options.max_flows.saturating_mul(2);
+    loader.map_max_entries(names::FLOWS_TCP, halves);
+    loader.map_max_entries(names::FLOWS_UDP, halves);
+    loader.map_max_entries(names::UNPROVEN, unproven_entries(options.max_flows));
+    loader.load(bytes).map_err(|error| Unavailable(format!("cannot load the programs: {error}")))
+}
+
+/// Room for unproven flows: a flood must take longer than a round trip to run through it, and small tables evict
+/// far below their size (per-CPU free lists take 128 at a time).
+fn unproven_entries(max_flows: u32) -> u32 {
+    max_flows.next_power_of_two().clamp(16_384, 262_144)
+}
+
+fn load_programs(ebpf: &mut Ebpf, options: &Options) -> Result<(), ProgramError> {
+    for name in [names::TC, names::TC_L3, names::SWEEP] {
+        classifier(ebpf, name)?.load()?;
+    }
+    if options.xdp {
+        xdp(ebpf)?.load()?;
+    }
+    Ok(())
+}
+
+fn refused(error: &ProgramError) -> Unavailable {
+    if let ProgramError::LoadError { io_error, verifier_log } = error {
+        tracing::debug!("the verifier says: {verifier_log}");
+        let last = verifier_log.to_string();
+        let last = last.lines().rev().find(|line| !line.is_empty() && !line.starts_with("processed")).unwrap_or("");
+        return Unavailable(format!("the kernel refuses a program: {io_error}: {last}"));
+    }
+    Unavailable(format!("the kernel refuses a program: {error}"))
+}
+
+pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, ProgramError> {
+    ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()
+}
+
+pub(super) fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, ProgramError> {
+    ebpf.program_mut(names::XDP).ok_or(ProgramError::NotLoaded)?.try_into()
+}
+
+/// The sweeper runs on a thread of its own and opens its program from a pin.
+fn pin_sweeper(ebpf: &mut Ebpf, pins: &Path) -> Result<(), Unavailable> {
+    let path = pins.join(names::SWEEP);
+    let _older_one = std::fs::remove_file(&path);
+    classifier(ebpf, names::SWEEP)
+        .map_err(|error| Unavailable(error.to_string()))?
+        .pin(&path)
+        .map_err(|error| Unavailable(format!("cannot pin {}: {error}", path.display())))
+}
+
+/// Reads what the maps hold, so that the first apply changes only what must change.
+fn read_shadow(maps: &mut Maps, pins: &Path) -> Result<Shadow, Unavailable> {
+    let failed = |name: &str, error: &dyn std::fmt::Display| Unavailable(format!("map {name}: {error}"));
+    let mut shadow = Shadow::default();
+    let mut named = Vec::new();
+    for entry in maps.rule_names.iter() {
+        let (slot, bytes): (u32, NameBytes) = entry.map_err(|error| failed(names::RULE_NAMES, &error))?;
+        let Some((name, draining)) = decode_name(&bytes) else { continue };
+        let rule: RuleEntry = maps.rules.get(&slot, 0).map_err(|error| failed(names::RULES, &error))?;
+        shadow.rules.insert(slot, rule);
+        if draining {
+            shadow.draining.insert(name.clone());
+        }
+        named.push((slot, name));
+    }
+    shadow.slots = super::slots::Slots::adopt(named);
+    for entry in maps.listeners.iter() {
+        let (key, value): (ListenerKey, ListenerEntry) = entry.map_err(|error| failed(names::LISTENERS, &error))?;
+        shadow.tables.listeners.insert(key, value);
+    }
+    shadow.segments = super::ports::Segments::adopt(&shadow.tables.listeners);
+    shadow.tables.ports = read_array::<PortEntry>(pins, names::PORTS, PORT_TABLE)?;
+    let hops = read_array::<KernelHop>(pins, names::NEXT_HOPS, maps::HOP_SLOTS)?;
+    let endpoints = read_array::<EndpointEntry>(pins, names::ENDPOINTS, maps::ENDPOINT_SLOTS)?;
+    shadow.adopt_ways(&hops, &endpoints);
+    for entry in maps.addresses.iter() {
+        let (address, interface) = entry.map_err(|error| failed(names::ADDRESSES, &error))?;
+        shadow.addresses.insert(address, interface);
+    }
+    for entry in maps.routes.iter() {
+        let (key, index) = entry.map_err(|error| failed(names::ROUTES, &error))?;
+        let route = RoutePrefix { bits: key.prefix_len(), interface: key.data().interface, address: key.data().address };
+        shadow.routes.insert(route, index);
+    }
+    Ok(shadow)
+}
+
+fn read_array<V: aya::Pod>(pins: &Path, name: &'static str, entries: u32) -> Result<Vec<V>, Unavailable> {
+    let failed = |error: &dyn std::fmt::Display| Unavailable(format!("map {name}: {error}"));
+    let map = MapData::from_pin(pins.join(name)).map_err(|error| failed(&error))?;
+    let mut values = Vec::with_capacity(entries as usize);
+    let fd = map.fd();
+    let mut walk = Walk::<_, u32, V>::new(fd);
+    while let Some(chunk) = walk.next_chunk().map_err(|error| failed(&error))? {
+        // an array is walked in the order of its indices
+        values.extend(chunk.map(|(_, value)| value));
+    }
+    if values.len() == entries as usize { Ok(values) } else { Err(failed(&"it ends early")) }
+}

@@ -1,0 +1,125 @@
+//! Handles to the pinned maps, and what each must look like.
+
+use std::path::Path;
+
+use aya::Pod;
+use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::xdp::DevMap;
+use aya::maps::{Array, HashMap, Map, MapData, MapType, PerCpuArray, PerCpuHashMap};
+use relay_common::counters::{DropKey, RuleCounters};
+use relay_common::names;
+use relay_common::route::{NextHop, RouteKey};
+use relay_common::rule::{EndpointEntry, ListenerEntry, ListenerKey, PortEntry, RuleEntry};
+use relay_common::settings::Settings;
+
+use super::Unavailable;
+
+/// A rule's name as it lies in its map: length, then bytes. The byte after says whether the rule drains.
+pub type NameBytes = [u8; 72];
+
+/// The maps that relayd writes.
+pub struct Maps {
+    /// Written in batches, so without aya's typed wrapper: `u32` to `PortEntry`.
+    pub ports: MapData,
+    pub listeners: HashMap<MapData, ListenerKey, ListenerEntry>,
+    pub rules: Array<MapData, RuleEntry>,
+    pub rule_names: HashMap<MapData, u32, NameBytes>,
+    pub endpoints: Array<MapData, EndpointEntry>,
+    pub next_hops: Array<MapData, NextHop>,
+    pub routes: LpmTrie<MapData, RouteKey, u32>,
+    pub addresses: HashMap<MapData, u32, u32>,
+    pub counters: PerCpuArray<MapData, RuleCounters>,
+    pub drops: PerCpuHashMap<MapData, DropKey, u64>,
+    pub settings: Array<MapData, Settings>,
+    pub devices: DevMap<MapData>,
+}
+
+impl Maps {
+    /// Opens the pins.
+    pub fn open(pins: &Path) -> Result<Self, Unavailable> {
+        Ok(Self {
+            ports: open_raw(pins, names::PORTS)?,
+            listeners: open(pins, names::LISTENERS)?,
+            rules: open(pins, names::RULES)?,
+            rule_names: open(pins, names::RULE_NAMES)?,
+            endpoints: open(pins, names::ENDPOINTS)?,
+            next_hops: open(pins, names::NEXT_HOPS)?,
+            routes: open(pins, names::ROUTES)?,
+            addresses: open(pins, names::ADDRESSES)?,
+            counters: open(pins, names::COUNTERS)?,
+            drops: open(pins, names::DROPS)?,
+            settings: open(pins, names::SETTINGS)?,
+            devices: open(pins, names::DEVICES)?,
+        })
+    }
+}
+
+/// Opens one pinned map.
+pub fn open<T: TryFrom<Map, Error = aya::maps::MapError>>(pins: &Path, name: &str) -> Result<T, Unavailable> {
+    let failed = |error: aya::maps::MapError| Unavailable(format!("map {name}: {error}"));
+    let map = Map::from_map_data(open_raw(pins, name)?).map_err(failed)?;
+    T::try_from(map).map_err(failed)
+}
+
+/// Opens one pinned map without saying what is in it.
+pub fn open_raw(pins: &Path, name: &str) -> Result<MapData, Unavailable> {
+    MapData::from_pin(pins.join(name)).map_err(|error| Unavailable(format!("map {name}: {error}")))
+}
+
+/// What a pinned map must look like to be taken over. `entries`: `None` where the size is a setting.
+pub struct Shape {
+    pub name: &'static str,
+    pub kind: MapType,
+    pub key: usize,
+    pub value: usize,
+    pub entries: Option<u32>,
+}
+
+fn shape<K: Pod, V: Pod>(name: &'static str, kind: MapType, entries: Option<u32>) -> Shape {
+    Shape { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries }
+}
+
+pub const RULE_SLOTS: u32 = 16_384;
+pub const ENDPOINT_SLOTS: u32 = 32_768;
+pub const HOP_SLOTS: u32 = 4_096;
+pub const DEVICE_SLOTS: u16 = 256;
+
+/// Every pinned map. Sizes of flow tables follow the settings.
+pub fn shapes() -> Vec<Shape> {
+    use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
+    use relay_common::settings::Pressure;
+    vec![
+        shape::<FlowKey, FlowEntry>(names::FLOWS_TCP, MapType::Hash, None),
+        shape::<FlowKey, FlowEntry>(names::FLOWS_UDP, MapType::Hash, None),
+        shape::<FlowKey, FlowEntry>(names::UNPROVEN, MapType::LruHash, None),
+        shape::<FragmentKey, FragmentEntry>(names::FRAGMENTS, MapType::LruHash, None),
+        shape::<u32, PortEntry>(names::PORTS, MapType::Array, Some(relay_common::rule::PORT_TABLE)),
+        shape::<ListenerKey, ListenerEntry>(names::LISTENERS, MapType::Hash, None),
+        shape::<u32, RuleEntry>(names::RULES, MapType::Array, Some(RULE_SLOTS)),
+        shape::<u32, NameBytes>(names::RULE_NAMES, MapType::Hash, None),
+        shape::<u32, EndpointEntry>(names::ENDPOINTS, MapType::Array, Some(ENDPOINT_SLOTS)),
+        shape::<u32, NextHop>(names::NEXT_HOPS, MapType::Array, Some(HOP_SLOTS)),
+        Shape { name: names::ROUTES, kind: MapType::LpmTrie, key: 12, value: 4, entries: None },
+        shape::<u32, u32>(names::ADDRESSES, MapType::Hash, None),
+        shape::<u32, RuleCounters>(names::COUNTERS, MapType::PerCpuArray, Some(RULE_SLOTS)),
+        shape::<DropKey, u64>(names::DROPS, MapType::PerCpuHash, None),
+        shape::<u32, Settings>(names::SETTINGS, MapType::Array, Some(1)),
+        shape::<u32, Pressure>(names::PRESSURE, MapType::Array, Some(2)),
+        Shape { name: names::DEVICES, kind: MapType::DevMap, key: 4, value: 8, entries: None },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pinned_map_has_a_shape() {
+        let shapes: Vec<&str> = shapes().iter().map(|shape| shape.name).collect();
+        let mut pinned = names::PINNED.to_vec();
+        let mut known = shapes.clone();
+        pinned.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(known, pinned);
+    }
+}

@@ -1,0 +1,76 @@
+//! Reading counters. Has its own handles to the pinned maps, so that nobody waits for the supervisor to be counted.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
+use relay_common::counters::{DropKey, DropReason, NO_RULE, RuleCounters};
+use relay_common::names;
+
+use super::{Unavailable, maps};
+
+pub struct Meter {
+    counters: PerCpuArray<MapData, RuleCounters>,
+    drops: PerCpuHashMap<MapData, DropKey, u64>,
+}
+
+/// Totals of one rule over all CPUs.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Totals {
+    pub ingress: Direction,
+    pub egress: Direction,
+    pub flows: u64,
+    pub drops: BTreeMap<DropReason, u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Direction {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// Drops by rule slot and reason; `NO_RULE` for packets that belong to none.
+pub type Drops = BTreeMap<u32, BTreeMap<DropReason, u64>>;
+
+impl Meter {
+    pub fn open(pins: &Path) -> Result<Self, Unavailable> {
+        Ok(Self { counters: maps::open(pins, names::COUNTERS)?, drops: maps::open(pins, names::DROPS)? })
+    }
+
+    /// All drops, in one walk.
+    pub fn drops(&self) -> Drops {
+        let mut found = Drops::new();
+        for (key, per_cpu) in self.drops.iter().flatten() {
+            let Some(reason) = DropReason::from_number(key.reason) else { continue };
+            let total: u64 = per_cpu.iter().sum();
+            if total > 0 {
+                *found.entry(key.rule).or_default().entry(reason).or_default() += total;
+            }
+        }
+        found
+    }
+
+    /// Totals of the rule in a slot, its drops taken from [`Meter::drops`].
+    pub fn totals(&self, slot: u32, drops: &Drops) -> Totals {
+        let mut totals = Totals { drops: drops.get(&slot).cloned().unwrap_or_default(), ..Totals::default() };
+        let Ok(per_cpu) = self.counters.get(&slot, 0) else { return totals };
+        for cpu in per_cpu.iter() {
+            totals.ingress.add(cpu.traffic[0].packets, cpu.traffic[0].bytes);
+            totals.egress.add(cpu.traffic[1].packets, cpu.traffic[1].bytes);
+            totals.flows += cpu.flows;
+        }
+        totals
+    }
+
+    /// Drops that belong to no rule.
+    pub fn unowned(drops: &Drops) -> BTreeMap<DropReason, u64> {
+        drops.get(&NO_RULE).cloned().unwrap_or_default()
+    }
+}
+
+impl Direction {
+    const fn add(&mut self, packets: u64, bytes: u64) {
+        self.packets += packets;
+        self.bytes += bytes;
+    }
+}

@@ -1,0 +1,94 @@
+//! What the maps hold, as relayd knows it. Rule maps have one writer, so the shadow is the truth and a change is a
+//! difference against it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::Ipv4Addr;
+
+use relay_common::route::NextHop as KernelHop;
+use relay_common::rule::{EndpointEntry, RuleEntry};
+use relay_common::settings::Settings;
+
+use super::hops::Interner;
+use super::maps::{ENDPOINT_SLOTS, HOP_SLOTS};
+use super::ports::{PortTables, Segments};
+use super::slots::Slots;
+use crate::rule::RuleName;
+
+pub struct Shadow {
+    pub slots: Slots,
+    pub draining: BTreeSet<RuleName>,
+    pub rules: HashMap<u32, RuleEntry>,
+    pub segments: Segments,
+    pub tables: PortTables,
+    /// By content, the generation left at 0.
+    pub hops: Interner<KernelHop>,
+    /// Generation of every next hop slot.
+    pub generations: Vec<u16>,
+    pub endpoints: Interner<EndpointContent>,
+    pub endpoint_entries: HashMap<u32, EndpointEntry>,
+    pub addresses: HashMap<u32, u32>,
+    pub routes: HashMap<RoutePrefix, u32>,
+    pub settings: Option<Settings>,
+    pub devices: HashMap<u16, u32>,
+}
+
+/// What makes an endpoint: its address, the address its flows are sent from, where the rule's first port goes (0: the
+/// port stays).
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct EndpointContent {
+    pub address: Ipv4Addr,
+    pub source: Ipv4Addr,
+    pub port: u16,
+}
+
+/// A key of the route table.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct RoutePrefix {
+    pub bits: u32,
+    pub interface: u32,
+    pub address: u32,
+}
+
+impl Default for Shadow {
+    fn default() -> Self {
+        Self {
+            slots: Slots::default(),
+            draining: BTreeSet::new(),
+            rules: HashMap::new(),
+            segments: Segments::default(),
+            tables: PortTables::default(),
+            // slot 0 leads nowhere
+            hops: Interner::new(1, HOP_SLOTS),
+            generations: vec![0; HOP_SLOTS as usize],
+            endpoints: Interner::new(0, ENDPOINT_SLOTS),
+            endpoint_entries: HashMap::new(),
+            addresses: HashMap::new(),
+            routes: HashMap::new(),
+            settings: None,
+            devices: HashMap::new(),
+        }
+    }
+}
+
+impl Shadow {
+    /// Takes note of the next hops and endpoints that an earlier relayd has left.
+    pub fn adopt_ways(&mut self, hops: &[KernelHop], endpoints: &[EndpointEntry]) {
+        for (slot, hop) in (0u32..).zip(hops) {
+            self.generations[slot as usize] = hop.generation;
+            if hop.interface != 0 {
+                self.hops.adopt(slot, hop.with_generation(0));
+            }
+        }
+        for (slot, entry) in (0u32..).zip(endpoints) {
+            if !entry.address().is_unspecified() {
+                let content = EndpointContent {
+                    address: entry.address().into(),
+                    source: entry.source().into(),
+                    port: entry.port,
+                };
+                self.endpoints.adopt(slot, content);
+                self.endpoint_entries.insert(slot, *entry);
+            }
+        }
+    }
+}

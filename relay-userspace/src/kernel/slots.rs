@@ -1,0 +1,122 @@
+//! Which slot of the rule table each rule has. A rule keeps its slot, and with it its counters, for as long as it
+//! exists; a slot that is given up rests until no flow of its old rule is left.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::maps::{NameBytes, RULE_SLOTS};
+use crate::rule::RuleName;
+
+#[derive(Clone, Debug)]
+pub struct Slots {
+    by_name: BTreeMap<RuleName, u32>,
+    free: BTreeSet<u32>,
+    /// Given up, and not yet swept.
+    resting: VecDeque<u32>,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self { by_name: BTreeMap::new(), free: (0..RULE_SLOTS).collect(), resting: VecDeque::new() }
+    }
+}
+
+impl Slots {
+    /// Slots that were in use before a restart.
+    pub fn adopt(names: impl IntoIterator<Item = (u32, RuleName)>) -> Self {
+        let mut slots = Self::default();
+        for (slot, name) in names {
+            if slots.free.remove(&slot) {
+                slots.by_name.insert(name, slot);
+            }
+        }
+        slots
+    }
+
+    pub fn get(&self, name: &RuleName) -> Option<u32> {
+        self.by_name.get(name).copied()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&RuleName, u32)> {
+        self.by_name.iter().map(|(name, &slot)| (name, slot))
+    }
+
+    /// A fresh slot for a rule that has none; `None` if there are no more.
+    pub fn take(&mut self, name: &RuleName) -> Option<u32> {
+        let slot = self.free.pop_first()?;
+        self.by_name.insert(name.clone(), slot);
+        Some(slot)
+    }
+
+    /// Gives a rule a certain slot, if it has none and the slot is free.
+    pub fn reserve(&mut self, name: &RuleName, slot: u32) {
+        if !self.by_name.contains_key(name) && self.free.remove(&slot) {
+            self.by_name.insert(name.clone(), slot);
+        }
+    }
+
+    /// Gives a rule's slot up.
+    pub fn release(&mut self, name: &RuleName) -> Option<u32> {
+        let slot = self.by_name.remove(name)?;
+        self.resting.push_back(slot);
+        Some(slot)
+    }
+
+    /// Slots given up so far; pass them to [`Slots::swept`] once no flow of theirs is left.
+    pub fn resting(&self) -> Vec<u32> {
+        self.resting.iter().copied().collect()
+    }
+
+    pub fn swept(&mut self, slots: &[u32]) {
+        self.resting.retain(|slot| !slots.contains(slot));
+        self.free.extend(slots);
+    }
+}
+
+/// A name and its drain mark, as kept in the kernel.
+pub fn encode_name(name: &RuleName, draining: bool) -> NameBytes {
+    let mut bytes = [0; 72];
+    let text = name.as_str().as_bytes();
+    bytes[0] = text.len() as u8;
+    bytes[1..=text.len()].copy_from_slice(text);
+    bytes[71] = u8::from(draining);
+    bytes
+}
+
+/// `None` for bytes that are no name.
+pub fn decode_name(bytes: &NameBytes) -> Option<(RuleName, bool)> {
+    let text = bytes.get(1..=usize::from(bytes[0]))?;
+    let name = RuleName::parse(std::str::from_utf8(text).ok()?)?;
+    Some((name, bytes[71] != 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> RuleName {
+        RuleName::parse(text).expect(text)
+    }
+
+    #[test]
+    fn names_survive_the_kernel() {
+        for text in ["a", &"n".repeat(64)] {
+            for draining in [false, true] {
+                assert_eq!(decode_name(&encode_name(&name(text), draining)), Some((name(text), draining)));
+            }
+        }
+        assert_eq!(decode_name(&[0; 72]), None);
+        assert_eq!(decode_name(&[255; 72]), None);
+    }
+
+    #[test]
+    fn a_slot_rests_before_it_is_used_again() {
+        let mut slots = Slots::adopt([(3, name("old"))]);
+        assert_eq!(slots.get(&name("old")), Some(3));
+        assert_eq!(slots.take(&name("new")), Some(0));
+        assert_eq!(slots.release(&name("new")), Some(0));
+        assert_eq!(slots.take(&name("newer")), Some(1));
+        assert_eq!(slots.resting(), [0]);
+        slots.swept(&[0]);
+        assert_eq!(slots.take(&name("newest")), Some(0));
+    }
+}

@@ -1,0 +1,208 @@
+//! Walking the flow tables: counting live flows per rule and having dead ones deleted.
+//!
+//! Runs on a thread of its own with its own handles. It only names candidates; the sweep program decides beside the
+//! packets.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use aya::TestRunOptions;
+use aya::maps::{HashMap as MapHashMap, MapData};
+use aya::programs::{SchedClassifier, TestRun as _};
+use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
+use relay_common::net::Protocol;
+use relay_common::rule::{RuleEntry, RuleState};
+use relay_common::settings::SweepRequest;
+use relay_common::{names, tick};
+
+use super::batch::Walk;
+use super::{Unavailable, maps};
+
+pub struct Sweeper {
+    program: SchedClassifier,
+    tables: [(MapData, Table); 3],
+    rules: aya::maps::Array<MapData, RuleEntry>,
+    hz: u32,
+    /// Halves marked in the last round.
+    marked: Vec<FlowKey>,
+}
+
+/// Which table a flow lies in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Table {
+    Established(Protocol),
+    Unproven,
+}
+
+/// What a walk has found.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Census {
+    /// Live flows by rule slot.
+    pub active: HashMap<u32, u64>,
+    /// Flows in the established tables.
+    pub tcp: u64,
+    pub udp: u64,
+    pub unproven: u64,
+    /// Flows deleted in this round.
+    pub deleted: u64,
+}
+
+/// Frame header that the kernel wants of a test packet; its content does not matter.
+const LINK_HEADER: usize = 14;
+
+impl Sweeper {
+    pub fn open(pins: &Path, hz: u32) -> Result<Self, Unavailable> {
+        let program = SchedClassifier::from_pin(pins.join(names::SWEEP))
+            .map_err(|error| Unavailable(format!("cannot open the sweeper: {error}")))?;
+        let table = |name, table| Ok::<_, Unavailable>((maps::open_raw(pins, name)?, table));
+        let tables = [
+            table(names::FLOWS_TCP, Table::Established(Protocol::Tcp))?,
+            table(names::FLOWS_UDP, Table::Established(Protocol::Udp))?,
+            table(names::UNPROVEN, Table::Unproven)?,
+        ];
+        Ok(Self { program, tables, rules: maps::open(pins, names::RULES)?, hz, marked: Vec::new() })
+    }
+
+    /// One round: deletes what the last one marked and is still idle, marks what is idle now, ends flows whose rule is
+    /// gone, counts the rest.
+    pub fn round(&mut self) -> Result<Census, Unavailable> {
+        let marked = std::mem::take(&mut self.marked);
+        let mut census = Census { deleted: self.run(SweepRequest::DELETE, &marked)?, ..Census::default() };
+        let mut walk = Findings { now: self.now()?, rules: HashMap::new(), idle: Vec::new(), orphans: Vec::new() };
+        for (map, table) in &self.tables {
+            visit(map, *table, &self.rules, &mut walk, &mut census)?;
+        }
+        census.deleted += self.run(SweepRequest::ORPHANS, &walk.orphans)?;
+        self.run(SweepRequest::MARK, &walk.idle)?;
+        self.marked = walk.idle;
+        Ok(census)
+    }
+
+    /// The programs' clock, in ticks.
+    fn now(&self) -> Result<u32, Unavailable> {
+        // the monotonic clock and jiffies start together, but for 300 s that jiffies are set back by
+        let up = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+            .map_err(|error| Unavailable(format!("cannot read the clock: {error}")))?;
+        let hz = u64::from(self.hz);
+        let seconds = up.tv_sec().cast_unsigned();
+        let since_boot = seconds * hz + up.tv_nsec().cast_unsigned() * hz / 1_000_000_000;
+        let jiffies = ((1u64 << 32) - 300 * hz).wrapping_add(since_boot);
+        Ok((jiffies >> tick::shift(self.hz)) as u32)
+    }
+
+    /// Hands keys to the sweep program; returns how many flows it acted on.
+    fn run(&self, mode: u32, keys: &[FlowKey]) -> Result<u64, Unavailable> {
+        let mut acted = 0;
+        for chunk in keys.chunks(SweepRequest::MOST as usize) {
+            let packet = request(mode, chunk);
+            let options = TestRunOptions { data_in: Some(&packet), ..TestRunOptions::default() };
+            let result = self
+                .program
+                .test_run(options)
+                .map_err(|error| Unavailable(format!("the sweeper failed: {error}")))?;
+            acted += u64::try_from(result.return_value.cast_signed()).unwrap_or(0);
+        }
+        Ok(acted)
+    }
+}
+
+/// The "packet" that carries a request.
+fn request(mode: u32, keys: &[FlowKey]) -> Vec<u8> {
+    let mut packet = vec![0; LINK_HEADER];
+    packet.extend((keys.len() as u32).to_ne_bytes());
+    packet.extend(mode.to_ne_bytes());
+    for key in keys {
+        packet.extend(key.to_bytes());
+    }
+    // the kernel takes no test packet below the size of an IP header
+    packet.resize(packet.len().max(64), 0);
+    packet
+}
+
+struct Findings {
+    now: u32,
+    rules: HashMap<u32, RuleEntry>,
+    idle: Vec<FlowKey>,
+    orphans: Vec<FlowKey>,
+}
+
+fn visit(
+    map: &MapData,
+    table: Table,
+    rules: &aya::maps::Array<MapData, RuleEntry>,
+    findings: &mut Findings,
+    census: &mut Census,
+) -> Result<(), Unavailable> {
+    let fd = map.fd();
+    let mut walk = Walk::<_, FlowKey, FlowEntry>::new(fd);
+    let failed = |error: std::io::Error| Unavailable(format!("cannot walk a flow table: {error}"));
+    while let Some(chunk) = walk.next_chunk().map_err(failed)? {
+        for (key, half) in chunk {
+            findings.take(&key, &half, table, rules, census);
+        }
+    }
+    Ok(())
+}
+
+impl Findings {
+    fn take(
+        &mut self,
+        key: &FlowKey,
+        half: &FlowEntry,
+        table: Table,
+        rules: &aya::maps::Array<MapData, RuleEntry>,
+        census: &mut Census,
+    ) {
+        let slot = half.rule();
+        let rule = *self.rules.entry(slot).or_insert_with(|| rules.get(&slot, 0).unwrap_or(RuleEntry::OFF));
+        if rule.generation != half.generation || rule.state() == RuleState::Off {
+            self.orphans.push(*key);
+            return;
+        }
+        let flags = half.flags();
+        let is_client = !flags.has(FlowFlags::EGRESS);
+        let age_limit = match table {
+            Table::Established(protocol) => limit(protocol, &rule, flags),
+            Table::Unproven => UNPROVEN_TICKS,
+        };
+        let idle = tick::passed(self.now, half.seen, age_limit);
+        if is_client {
+            match table {
+                Table::Established(Protocol::Tcp) => census.tcp += 1,
+                Table::Established(Protocol::Udp) => census.udp += 1,
+                Table::Unproven => census.unproven += 1,
+            }
+            // a closed flow waits for late segments only, a reset one for nothing
+            let over = flags.has_any(FlowFlags::CLOSED.with(FlowFlags::RESET));
+            if !over && !(table == Table::Unproven && idle) {
+                *census.active.entry(slot).or_default() += 1;
+            }
+        }
+        if idle && matches!(table, Table::Established(_)) {
+            self.idle.push(*key);
+        }
+    }
+}
+
+/// An unproven flow that has been silent for longer is not counted as live; the table forgets it by itself.
+const UNPROVEN_TICKS: u32 = 30;
+
+/// The shortest time after which the program may find the flow expired: it looks at both halves, this at one.
+fn limit(protocol: Protocol, rule: &RuleEntry, flags: FlowFlags) -> u32 {
+    match protocol {
+        Protocol::Udp => rule.udp_idle,
+        Protocol::Tcp if flags.has_any(FlowFlags::SLOW) => 1,
+        Protocol::Tcp => rule.tcp_idle,
+    }
+}
+
+/// How full an established table is, 0 to 1.
+pub fn fill(flows: u64, max_flows: u32) -> f64 {
+    flows as f64 / f64::from(max_flows.max(1))
+}
+
+/// Keys in a map, for tests and tools.
+pub fn keys(pins: &Path, name: &str) -> Result<Vec<FlowKey>, Unavailable> {
+    let map: MapHashMap<MapData, FlowKey, FlowEntry> = maps::open(pins, name)?;
+    Ok(map.keys().flatten().collect())
+}

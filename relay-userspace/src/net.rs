@@ -1,0 +1,11 @@
+//! The host's network from outside the kernel plane: links, addresses and routes by netlink, and who has which port.
+//!
+//! The only module that knows rtnetlink. Nothing here decides anything.
+
+pub mod diag;
+pub mod hold;
+pub mod monitor;
+pub mod paths;
+pub mod sysctl;
+pub mod view;
+pub mod xdp_features;

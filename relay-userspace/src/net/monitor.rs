@@ -1,0 +1,48 @@
+//! Following the host's links, addresses, routes and rules as they change.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use rtnetlink::{Handle, MulticastGroup};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+/// Changes come in bursts: a link that comes up brings addresses and routes.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// Asks netlink questions and says when the answers may have changed.
+pub struct Monitor {
+    pub handle: Handle,
+    /// Gets a word after every burst of changes.
+    pub changes: mpsc::Receiver<()>,
+    _tasks: JoinSet<()>,
+}
+
+impl Monitor {
+    pub fn start() -> std::io::Result<Self> {
+        let (questions, handle, _) = rtnetlink::new_connection()?;
+        let (events, _, mut messages) = rtnetlink::new_multicast_connection(&[
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv4Rule,
+        ])?;
+        let (sender, changes) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(questions);
+        tasks.spawn(events);
+        tasks.spawn(async move {
+            while messages.next().await.is_some() {
+                sleep(SETTLE).await;
+                while messages.try_recv().is_ok() {}
+                // one word in the queue is enough: it makes the reader look at everything
+                if let Err(mpsc::error::TrySendError::Closed(())) = sender.try_send(()) {
+                    return;
+                }
+            }
+        });
+        Ok(Self { handle, changes, _tasks: tasks })
+    }
+}

@@ -1,0 +1,137 @@
+//! Kernel settings that relayd changes. Old values are written down before, and put back by `relayctl down`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::config::edit::save;
+use crate::kernel::ClaimRange;
+
+/// Settings changed so far, with the values they had, kept in the state folder.
+#[derive(Debug)]
+pub struct Ledger {
+    file: PathBuf,
+    old: BTreeMap<String, String>,
+}
+
+const ROOT: &str = "/proc/sys";
+const LOCAL_PORTS: &str = "net/ipv4/ip_local_port_range";
+const RESERVED_PORTS: &str = "net/ipv4/ip_local_reserved_ports";
+
+/// The fewest claimable ports that do without a reservation.
+const ENOUGH: u16 = 16_384;
+const LOWEST_CLAIM: u16 = 1024;
+const HIGHEST_CLAIM: u16 = 32_767;
+/// What is reserved where too few ports lie outside the host's own range.
+const RESERVED: ClaimRange = ClaimRange { first: 10_240, last: HIGHEST_CLAIM };
+
+impl Ledger {
+    /// Reads what an earlier relayd has changed.
+    pub fn open(state_dir: &Path) -> Self {
+        let file = state_dir.join("sysctl");
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let old = text.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect();
+        Self { file, old }
+    }
+
+    /// Changes a setting, unless it has that value already. What was there is saved first.
+    pub fn set(&mut self, name: &str, value: &str) -> io::Result<()> {
+        let path = Path::new(ROOT).join(name);
+        let current = fs::read_to_string(&path)?.trim().to_owned();
+        if current == value {
+            return Ok(());
+        }
+        if !self.old.contains_key(name) {
+            self.old.insert(name.to_owned(), current);
+            self.write()?;
+        }
+        fs::write(path, value)
+    }
+
+    fn write(&self) -> io::Result<()> {
+        let text: String = self.old.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+        save(&self.file, &text)
+    }
+
+    /// Puts every old value back. Returns what could not be put back.
+    pub fn restore(&mut self) -> Vec<String> {
+        let mut failed = Vec::new();
+        for (name, value) in std::mem::take(&mut self.old) {
+            // an interface's settings go with the interface
+            let path = Path::new(ROOT).join(&name);
+            // an empty line is how a list is emptied
+            if path.exists()
+                && let Err(error) = fs::write(&path, format!("{value}\n"))
+            {
+                failed.push(format!("{name}: {error}"));
+            }
+        }
+        let _never_written = fs::remove_file(&self.file);
+        failed
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.old.keys().map(String::as_str)
+    }
+}
+
+/// The ports that flows may claim on this host, reserving some where too few are left.
+pub fn claim_range(ledger: &mut Ledger) -> io::Result<ClaimRange> {
+    let text = fs::read_to_string(Path::new(ROOT).join(LOCAL_PORTS))?;
+    let mut numbers = text.split_whitespace().map_while(|number| number.parse().ok());
+    let (first, last) = (numbers.next().unwrap_or(32_768), numbers.next().unwrap_or(60_999));
+    if let Some(range) = outside(first, last) {
+        return Ok(range);
+    }
+    let reserved = fs::read_to_string(Path::new(ROOT).join(RESERVED_PORTS))?;
+    if !covers(reserved.trim(), RESERVED) {
+        let own = format!("{}-{}", RESERVED.first, RESERVED.last);
+        let list = if reserved.trim().is_empty() { own } else { format!("{},{own}", reserved.trim()) };
+        ledger.set(RESERVED_PORTS, &list)?;
+    }
+    Ok(RESERVED)
+}
+
+/// The larger stretch of claimable ports outside the host's ephemeral range, if it is large enough.
+fn outside(first: u16, last: u16) -> Option<ClaimRange> {
+    let below = ClaimRange { first: LOWEST_CLAIM, last: HIGHEST_CLAIM.min(first.saturating_sub(1)) };
+    let above = ClaimRange { first: LOWEST_CLAIM.max(last.saturating_add(1)), last: HIGHEST_CLAIM };
+    [below, above]
+        .into_iter()
+        .filter(|range| range.first <= range.last && range.len() >= ENOUGH)
+        .max_by_key(|range| range.len())
+}
+
+/// Whether a list like `8080,10000-20000` covers a range with one of its parts.
+fn covers(list: &str, wanted: ClaimRange) -> bool {
+    list.split(',').any(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        match (first.parse::<u16>(), last.parse::<u16>()) {
+            (Ok(first), Ok(last)) => first <= wanted.first && wanted.last <= last,
+            _ => false,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_stay_clear_of_the_hosts_own_ports() {
+        assert_eq!(outside(32_768, 60_999), Some(ClaimRange { first: 1024, last: 32_767 }));
+        assert_eq!(outside(20_000, 30_000), Some(ClaimRange { first: 1024, last: 19_999 }));
+        assert_eq!(outside(1024, 8_000), Some(ClaimRange { first: 8_001, last: 32_767 }));
+        assert_eq!(outside(1024, 65_535), None);
+        assert_eq!(outside(10_000, 65_535), None);
+    }
+
+    #[test]
+    fn a_reservation_is_recognised() {
+        assert!(covers("10240-32767", RESERVED));
+        assert!(covers("80,10000-40000,50000", RESERVED));
+        assert!(!covers("", RESERVED));
+        assert!(!covers("10240-20000,20001-32767", RESERVED));
+    }
+}

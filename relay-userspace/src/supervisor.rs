@@ -1,0 +1,16 @@
+//! The centre: one owner of all state. Files, commands, signals and netlink become events; each leads to a new plan, a
+//! difference, and an apply that can be undone.
+
+pub mod change;
+pub mod census;
+pub mod command;
+pub mod desire;
+pub mod explain;
+pub mod facts;
+pub mod run;
+pub mod shared;
+pub mod state;
+pub mod watch;
+
+pub use self::run::{Launch, run};
+pub use self::shared::Shared;

@@ -1,0 +1,520 @@
+//! Carrying out commands: try, apply, save; go back if any of it fails.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+
+use super::command::{Action, Command, Reply};
+use super::shared::not_found;
+use super::state::{Pending, Rules, State, Undo};
+use crate::api::problem::{ApiProblem, Code};
+use crate::api::view::{ChangeView, RuleChange};
+use crate::config::edit::{Edit, EditError, change_file, save};
+use crate::config::files::Config;
+use crate::config::node::{Node, Value as NodeValue};
+use crate::config::problem::Problems;
+use crate::config::settings::Settings;
+use crate::config::{Origin, decode, encode};
+use crate::plan::RuleState;
+use crate::rule::{Rule, RuleName, overlap};
+
+type Done = Result<ChangeView, ApiProblem>;
+
+impl State {
+    /// Carries out a command and answers it.
+    pub async fn handle(&mut self, command: Command) {
+        let Command { action, dry_run, reply } = command;
+        let answer = match action {
+            Action::Add(rule) => self.add(*rule, dry_run).await.map(Reply::Change),
+            Action::Set(name, fields) => self.set(&name, fields, dry_run).await.map(Reply::Change),
+            Action::Remove(name) => self.remove(&name, dry_run).await.map(Reply::Change),
+            Action::Drain(name) => self.drain(&name, dry_run).await.map(Reply::Change),
+            Action::Enable(name) => self.enable(&name, dry_run).await.map(Reply::Change),
+            Action::Reload => self.reload().await.map(Reply::Change),
+            Action::Apply { text, confirm } => self.replace(text, confirm, dry_run).await.map(Reply::Change),
+            Action::Confirm => self.confirm().map(Reply::Change),
+            Action::Diff(text) => self.diff(text).map(Reply::Change),
+            Action::Down => Ok(Reply::Down(self.take_down())),
+        };
+        let _caller_gone = reply.send(answer);
+    }
+
+    async fn add(&mut self, rule: Rule, dry_run: bool) -> Done {
+        if self.rules.iter().any(|(known, _)| known.name == rule.name) {
+            let text = format!("there is a rule \"{}\" already; `relayctl set` changes it", rule.name);
+            return Err(ApiProblem::new(Code::RuleExists, text));
+        }
+        let origin = match &self.config_path {
+            Some(path) => Origin::File(path.as_path().into()),
+            None => Origin::CommandLine,
+        };
+        let rule = Arc::new(rule);
+        let mut rules = self.rules.clone();
+        rules.push((rule.clone(), origin.clone()));
+        let draining = self.draining.clone();
+        let edit = Edit::Add(&rule);
+        self.change_one(rules, draining, &rule.name, &origin, Some(&edit), dry_run).await
+    }
+
+    async fn set(&mut self, name: &RuleName, fields: Map<String, Value>, dry_run: bool) -> Done {
+        let (index, rule, origin) = self.find(name)?;
+        let before = encode::to_json(&rule);
+        let fields = spelled_out(&before, fields);
+        let changed = decode_merged(before, &fields)?;
+        if changed.name != *name {
+            let text = "a rule keeps its name; add it under the new one and remove the old";
+            return Err(ApiProblem::new(Code::Invalid, text));
+        }
+        let mut rules = self.rules.clone();
+        rules[index].0 = Arc::new(changed);
+        let edit = Edit::Set(name, &fields);
+        let draining = self.draining.clone();
+        self.change_one(rules, draining, name, &origin, Some(&edit), dry_run).await
+    }
+
+    async fn remove(&mut self, name: &RuleName, dry_run: bool) -> Done {
+        let (index, _, origin) = self.find(name)?;
+        let mut rules = self.rules.clone();
+        rules.remove(index);
+        let mut draining = self.draining.clone();
+        draining.remove(name);
+        let edit = Edit::Remove(name);
+        self.change_one(rules, draining, name, &origin, Some(&edit), dry_run).await
+    }
+
+    async fn drain(&mut self, name: &RuleName, dry_run: bool) -> Done {
+        let (_, _, origin) = self.find(name)?;
+        let mut draining = self.draining.clone();
+        draining.insert(name.clone());
+        let rules = self.rules.clone();
+        self.change_one(rules, draining, name, &origin, None, dry_run).await
+    }
+
+    async fn enable(&mut self, name: &RuleName, dry_run: bool) -> Done {
+        let (index, rule, origin) = self.find(name)?;
+        let mut draining = self.draining.clone();
+        draining.remove(name);
+        let mut rules = self.rules.clone();
+        if rule.enabled {
+            return self.change_one(rules, draining, name, &origin, None, dry_run).await;
+        }
+        rules[index].0 = Arc::new(Rule { enabled: true, ..(*rule).clone() });
+        let fields = Map::from_iter([("enabled".to_owned(), Value::Null)]);
+        let edit = Edit::Set(name, &fields);
+        self.change_one(rules, draining, name, &origin, Some(&edit), dry_run).await
+    }
+
+    fn find(&self, name: &RuleName) -> Result<(usize, Arc<Rule>, Origin), ApiProblem> {
+        let index = self.rules.iter().position(|(rule, _)| rule.name == *name).ok_or_else(|| not_found(name))?;
+        let (rule, origin) = self.rules[index].clone();
+        Ok((index, rule, origin))
+    }
+
+    /// Changes one rule: it must work, in the kernel and in its file, or nothing changes.
+    async fn change_one(
+        &mut self,
+        rules: Rules,
+        draining: BTreeSet<RuleName>,
+        name: &RuleName,
+        origin: &Origin,
+        edit: Option<&Edit<'_>>,
+        dry_run: bool,
+    ) -> Done {
+        if self.pending.is_some() {
+            let text = "an apply waits for its confirmation; confirm it or let it lapse first";
+            return Err(ApiProblem::new(Code::NotPossible, text));
+        }
+        self.refuse_overlap(&rules, name)?;
+        let mut view = ChangeView { changes: changes(&self.rules, &rules), dry_run, ..ChangeView::default() };
+        let undo = self.switch(rules, draining, Strictness::Rule(name)).await?;
+        if dry_run {
+            self.go_back(undo);
+            return Ok(view);
+        }
+        if let Some(edit) = edit
+            && !view.changes.is_empty()
+        {
+            match self.write(origin, edit) {
+                Ok(saved) => view.saved = saved,
+                Err(error) => {
+                    self.go_back(undo);
+                    return Err(ApiProblem::new(Code::NotSaved, format!("not saved, and nothing changed: {error}")));
+                }
+            }
+            if view.saved.is_none() {
+                view.notes.push("not saved: the rule lives on relayd's command line".into());
+            }
+        }
+        self.finish(&mut view, name);
+        Ok(view)
+    }
+
+    fn finish(&mut self, view: &mut ChangeView, name: &RuleName) {
+        for change in &view.changes {
+            let kind = format!("rule.{}", change.action);
+            self.shared.tell(&kind, Some(name), format!("rule {} {}", change.name, change.action));
+            tracing::info!(RULE = change.name, "rule {} {}", change.name, change.action);
+        }
+        let planned = self.planned.iter().find(|planned| planned.rule.name == *name);
+        if let Some(planned) = planned {
+            view.degraded = matches!(planned.state(), RuleState::Degraded | RuleState::Error);
+        }
+        self.publish();
+    }
+
+    /// Overlaps of the changed rule with others, named.
+    fn refuse_overlap(&self, rules: &Rules, name: &RuleName) -> Result<(), ApiProblem> {
+        let list: Vec<&Rule> = rules.iter().map(|(rule, _)| &**rule).collect();
+        let Some(changed) = list.iter().position(|rule| rule.name == *name) else { return Ok(()) };
+        let overlaps = overlap::find_with(&list, changed);
+        let Some(found) = overlaps.first() else { return Ok(()) };
+        let (own, other) =
+            if found.first.0 == changed { (&found.first, &found.second) } else { (&found.second, &found.first) };
+        let text = format!(
+            "\"{}\" takes {}/{} that rule \"{}\" has as \"{}\"; choose other ports, or remove one of them",
+            own.1, found.ports, found.protocol, list[other.0].name, other.1
+        );
+        Err(ApiProblem::new(Code::NotPossible, text))
+    }
+
+    /// Makes other rules the current ones. On error nothing has changed.
+    pub async fn switch(
+        &mut self,
+        rules: Rules,
+        draining: BTreeSet<RuleName>,
+        strictness: Strictness<'_>,
+    ) -> Result<Undo, ApiProblem> {
+        let changed = self.changed(&rules);
+        let again = matches!(strictness, Strictness::Reload);
+        self.facts.resolve(&changed, again).await;
+        self.hold(&rules, &changed);
+        self.facts.find_paths(&changed).await;
+        let planned = self.plan(&rules, &draining, again);
+        if let Strictness::Rule(name) = strictness
+            && let Some(fault) = planned
+                .iter()
+                .find(|planned| planned.rule.name == *name && planned.rule.enabled)
+                .and_then(|planned| planned.faults.first())
+        {
+            let text = format!("rule \"{name}\": {fault}");
+            self.rehold(&changed);
+            return Err(ApiProblem::new(Code::NotPossible, text));
+        }
+        match self.apply(&planned) {
+            Err(error) => {
+                self.rehold(&changed);
+                Err(ApiProblem::new(Code::NotApplied, format!("nothing changed: {error}")))
+            }
+            Ok(desired) => Ok(Undo {
+                rules: std::mem::replace(&mut self.rules, rules),
+                draining: std::mem::replace(&mut self.draining, draining),
+                planned: std::mem::replace(&mut self.planned, planned),
+                desired: std::mem::replace(&mut self.desired, desired),
+            }),
+        }
+    }
+
+    /// Undoes a switch.
+    pub fn go_back(&mut self, undo: Undo) {
+        let changed = self.changed(&undo.rules);
+        if let Err(error) = self.apply(&undo.planned) {
+            tracing::error!("cannot go back: {error}");
+        }
+        let Undo { rules, draining, planned, desired } = undo;
+        (self.rules, self.draining, self.planned, self.desired) = (rules, draining, planned, desired);
+        self.rehold(&changed);
+        self.publish();
+    }
+
+    /// Rules of `next` that are not among the current ones as they are.
+    fn changed(&self, next: &Rules) -> Vec<Arc<Rule>> {
+        let current: HashMap<&RuleName, &Arc<Rule>> =
+            self.rules.iter().map(|(rule, _)| (&rule.name, rule)).collect();
+        let same = |rule: &Arc<Rule>| {
+            current.get(&rule.name).is_some_and(|known| Arc::ptr_eq(known, rule) || *known == rule)
+        };
+        next.iter().map(|(rule, _)| rule).filter(|rule| !same(rule)).cloned().collect()
+    }
+
+    fn hold(&mut self, rules: &Rules, changed: &[Arc<Rule>]) {
+        let all: HashSet<&RuleName> = rules.iter().map(|(rule, _)| &rule.name).collect();
+        self.facts.hold(changed, &all);
+    }
+
+    /// Takes the ports of the current rules again, after a change that did not come to be.
+    fn rehold(&mut self, changed: &[Arc<Rule>]) {
+        let names: HashSet<&RuleName> = changed.iter().map(|rule| &rule.name).collect();
+        let all: HashSet<&RuleName> = self.rules.iter().map(|(rule, _)| &rule.name).collect();
+        let back = self.rules.iter().map(|(rule, _)| rule).filter(|rule| names.contains(&rule.name));
+        let back: Vec<Arc<Rule>> = back.cloned().collect();
+        self.facts.hold(&back, &all);
+    }
+
+    /// Saves a change in the rule's file. `None`: the rule has none.
+    fn write(&self, origin: &Origin, edit: &Edit<'_>) -> Result<Option<String>, EditError> {
+        match origin {
+            Origin::CommandLine => Ok(None),
+            Origin::File(path) => {
+                change_file(path, edit)?;
+                Ok(Some(path.display().to_string()))
+            }
+        }
+    }
+
+    /// Reads the configuration again. One that is wrong changes nothing.
+    pub async fn reload(&mut self) -> Done {
+        self.reloaded = Some(Instant::now());
+        let result = match self.read_config() {
+            Err(problems) => Err(ApiProblem::from(problems)),
+            Ok(config) => self.take_over(config).await,
+        };
+        self.reload_error = result.as_ref().err().map(|problem| problem.detail.clone());
+        match &result {
+            Ok(view) => tracing::info!("reloaded: {} rules changed", view.changes.len()),
+            Err(problem) => tracing::error!("not reloaded, the old rules stay: {}", problem.detail),
+        }
+        let text = if result.is_ok() { "configuration reloaded" } else { "configuration refused" };
+        self.shared.tell("reload", None, text);
+        self.publish();
+        result
+    }
+
+    /// Switches to a configuration that has been read.
+    async fn take_over(&mut self, config: Config) -> Done {
+        if self.down {
+            self.bring_up();
+        }
+        let mut view = ChangeView { changes: changes(&self.rules, &config.rules), ..ChangeView::default() };
+        view.notes.extend(settings_note(&self.settings, &config.settings));
+        let rules = self.keep_known(config.rules);
+        let names: HashSet<&RuleName> = rules.iter().map(|(rule, _)| &rule.name).collect();
+        let draining = self.draining.iter().filter(|name| names.contains(name)).cloned().collect();
+        self.switch(rules, draining, Strictness::Reload).await?;
+        view.degraded = self.is_degraded();
+        self.publish();
+        Ok(view)
+    }
+
+    /// Rules that are equal to current ones become those, so that nothing about them is done again.
+    fn keep_known(&self, rules: Rules) -> Rules {
+        let current: HashMap<&RuleName, &Arc<Rule>> =
+            self.rules.iter().map(|(rule, _)| (&rule.name, rule)).collect();
+        let same = |rule: Arc<Rule>| match current.get(&rule.name) {
+            Some(known) if **known == rule => (*known).clone(),
+            _ => rule,
+        };
+        rules.into_iter().map(|(rule, origin)| (same(rule), origin)).collect()
+    }
+
+    fn is_degraded(&self) -> bool {
+        self.planned.iter().any(|planned| matches!(planned.state(), RuleState::Degraded | RuleState::Error))
+    }
+
+    /// `relayctl apply`: a text becomes the main configuration.
+    async fn replace(&mut self, text: String, confirm: Option<Duration>, dry_run: bool) -> Done {
+        let Some(path) = self.config_path.clone() else {
+            let text = "relayd runs on rules from its command line; start it with --config to use apply";
+            return Err(ApiProblem::new(Code::NotPossible, text));
+        };
+        if self.pending.is_some() {
+            let text = "another apply waits for its confirmation; confirm it or let it lapse first";
+            return Err(ApiProblem::new(Code::NotPossible, text));
+        }
+        let config = self.parse_main(&path, &text)?;
+        let mut view = ChangeView { changes: changes(&self.rules, &config.rules), dry_run, ..ChangeView::default() };
+        view.notes.extend(settings_note(&self.settings, &config.settings));
+        if dry_run {
+            return Ok(view);
+        }
+        if self.down {
+            self.bring_up();
+        }
+        let rules = self.keep_known(config.rules);
+        let draining = self.draining.clone();
+        let undo = self.switch(rules, draining, Strictness::Reload).await?;
+        view.degraded = self.is_degraded();
+        if let Some(within) = confirm {
+            view.confirm_within = Some(within.as_secs());
+            self.pending = Some(Pending { until: Instant::now() + within, text, before: undo });
+        } else if let Err(error) = save(&path, &text) {
+            self.go_back(undo);
+            let text = format!("not saved, and nothing changed: {}: {error}", path.display());
+            return Err(ApiProblem::new(Code::NotSaved, text));
+        } else {
+            view.saved = Some(path.display().to_string());
+        }
+        self.shared.tell("apply", None, "configuration applied");
+        self.publish();
+        Ok(view)
+    }
+
+    fn confirm(&mut self) -> Done {
+        let Some(pending) = self.pending.take() else {
+            return Err(ApiProblem::new(Code::NothingPending, "there is nothing to confirm; it may have lapsed"));
+        };
+        let Some(path) = self.config_path.clone() else {
+            return Err(ApiProblem::new(Code::NotPossible, "there is no file to save to"));
+        };
+        if let Err(error) = save(&path, &pending.text) {
+            self.go_back(pending.before);
+            let text = format!("not saved, and undone: {}: {error}", path.display());
+            return Err(ApiProblem::new(Code::NotSaved, text));
+        }
+        self.publish();
+        Ok(ChangeView { saved: Some(path.display().to_string()), ..ChangeView::default() })
+    }
+
+    /// An apply that nobody has confirmed is undone.
+    pub fn lapse(&mut self) {
+        if let Some(pending) = self.pending.take() {
+            tracing::warn!("the apply was not confirmed in time and is undone");
+            self.go_back(pending.before);
+            self.shared.tell("apply", None, "configuration not confirmed, undone");
+        }
+    }
+
+    fn diff(&self, text: Option<String>) -> Done {
+        let config = match (&self.config_path, text) {
+            (Some(path), Some(text)) => self.parse_main(path, &text)?,
+            (None, Some(text)) => self.parse_main(Path::new("(text)"), &text)?,
+            (_, None) => self.read_config()?,
+        };
+        let mut view =
+            ChangeView { changes: changes(&self.rules, &config.rules), dry_run: true, ..ChangeView::default() };
+        view.notes.extend(settings_note(&self.settings, &config.settings));
+        Ok(view)
+    }
+
+    /// The configuration that there would be if the main file held this text.
+    fn parse_main(&self, path: &Path, text: &str) -> Result<Config, ApiProblem> {
+        let mut config = Config::read_with(path, text)?;
+        config.rules.extend(self.own_rules.iter().cloned());
+        Ok(config)
+    }
+}
+
+/// How much must be right for a switch to happen.
+#[derive(Clone, Copy)]
+pub enum Strictness<'a> {
+    /// This rule must work as written.
+    Rule(&'a RuleName),
+    /// Rules with faults are kept, as far as they work, and names are resolved again.
+    Reload,
+}
+
+/// What changes between two sets of rules.
+fn changes(before: &Rules, after: &Rules) -> Vec<RuleChange> {
+    let old: HashMap<&RuleName, &Arc<Rule>> = before.iter().map(|(rule, _)| (&rule.name, rule)).collect();
+    let new: HashSet<&RuleName> = after.iter().map(|(rule, _)| &rule.name).collect();
+    let mut changes = Vec::new();
+    for (rule, _) in after {
+        let (action, before) = match old.get(&rule.name) {
+            None => ("added", None),
+            Some(known) if Arc::ptr_eq(known, rule) || *known == rule => continue,
+            Some(known) => ("changed", Some(encode::to_json(known))),
+        };
+        let (name, after) = (rule.name.to_string(), Some(encode::to_json(rule)));
+        changes.push(RuleChange { action: action.into(), name, before, after });
+    }
+    for (rule, _) in before.iter().filter(|(rule, _)| !new.contains(&rule.name)) {
+        let (name, before) = (rule.name.to_string(), Some(encode::to_json(rule)));
+        changes.push(RuleChange { action: "removed".into(), name, before, after: None });
+    }
+    changes
+}
+
+/// Most settings are read once.
+fn settings_note(before: &Settings, after: &Settings) -> Option<String> {
+    (before != after).then(|| "changes to [daemon], [log] and [metrics] take effect when relayd is restarted".into())
+}
+
+/// `to+` and `to-` as the list that they make of `to`.
+fn spelled_out(before: &Map<String, Value>, fields: Map<String, Value>) -> Map<String, Value> {
+    let mut spelled = Map::new();
+    for (key, value) in fields {
+        let (name, grow) = match (key.strip_suffix('+'), key.strip_suffix('-')) {
+            (Some(name), _) => (name, true),
+            (_, Some(name)) => (name, false),
+            _ => {
+                spelled.insert(key, value);
+                continue;
+            }
+        };
+        let current = spelled.get(name).or_else(|| before.get(name)).cloned().unwrap_or(json!([]));
+        let mut list = as_list(current);
+        let items = as_list(value);
+        if grow {
+            list.extend(items);
+        } else {
+            list.retain(|item| !items.contains(item));
+        }
+        spelled.insert(name.to_owned(), Value::Array(list));
+    }
+    spelled
+}
+
+fn as_list(value: Value) -> Vec<Value> {
+    match value {
+        Value::Array(items) => items,
+        value => vec![value],
+    }
+}
+
+/// A rule with some keys replaced.
+fn decode_merged(mut rule: Map<String, Value>, fields: &Map<String, Value>) -> Result<Rule, ApiProblem> {
+    merge(&mut rule, fields);
+    let node = Node::from_json(Value::Object(rule));
+    let NodeValue::Table(table) = &node.value else {
+        return Err(ApiProblem::new(Code::Invalid, "a rule is a table"));
+    };
+    let mut problems = Problems::default();
+    decode::rule(table, None, None, &mut problems).ok_or_else(|| ApiProblem::from(problems))
+}
+
+/// JSON merge patch (RFC 7396).
+fn merge(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
+    for (key, value) in patch {
+        match (target.get_mut(key), value) {
+            (_, Value::Null) => {
+                target.remove(key);
+            }
+            (Some(Value::Object(inner)), Value::Object(patch)) => merge(inner, patch),
+            (None, Value::Object(patch)) => {
+                let mut inner = Map::new();
+                merge(&mut inner, patch);
+                target.insert(key.clone(), Value::Object(inner));
+            }
+            _ => {
+                target.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(value: Value) -> Map<String, Value> {
+        let Value::Object(map) = value else { panic!("not an object: {value}") };
+        map
+    }
+
+    #[test]
+    fn lists_grow_and_shrink() {
+        let before = object(json!({ "to": "a:1", "listen": [":1", ":2"] }));
+        let fields = object(json!({ "to+": "b:1", "listen-": ":1", "note": "x" }));
+        let spelled = spelled_out(&before, fields);
+        assert_eq!(Value::Object(spelled), json!({ "to": ["a:1", "b:1"], "listen": [":2"], "note": "x" }));
+    }
+
+    #[test]
+    fn patches_merge_tables_and_clear_with_null() {
+        let mut rule = object(json!({ "a": 1, "timeout": { "udp": "5s", "tcp_idle": "1h" } }));
+        merge(&mut rule, &object(json!({ "a": null, "b": 2, "timeout": { "udp": null }, "rate": { "x": 1 } })));
+        assert_eq!(Value::Object(rule), json!({ "timeout": { "tcp_idle": "1h" }, "b": 2, "rate": { "x": 1 } }));
+    }
+}

@@ -1,0 +1,307 @@
+//! Starting, running and stopping relayd.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+
+use super::census;
+use super::change::Strictness;
+use super::command::Command;
+use super::facts::FactBook;
+use super::shared::Shared;
+use super::state::{Rules, State};
+use crate::api::server;
+use crate::config::files::Config;
+use crate::config::settings::{Hook, Settings};
+use crate::kernel::meter::Meter;
+use crate::kernel::sweep::Sweeper;
+use crate::kernel::{Dataplane, Desired, Options, Unavailable};
+use crate::net::monitor::Monitor;
+use crate::net::sysctl::Ledger;
+use crate::rule::RuleName;
+use crate::service::Service;
+
+/// What relayd was started with.
+pub struct Launch {
+    pub config_path: Option<PathBuf>,
+    pub config: Config,
+    /// Rules from the command line, which `config` has too.
+    pub own_rules: Rules,
+    pub trace: Option<RuleName>,
+}
+
+/// How often everything is looked over.
+const MEND: Duration = Duration::from_secs(2);
+const COMMANDS: usize = 64;
+
+/// Runs relayd until it is told to stop. The kernel plane goes on without it.
+pub async fn run(launch: Launch) -> anyhow::Result<()> {
+    let service = Service::from_environment();
+    let settings = launch.config.settings.clone();
+    make_folder(&settings)?;
+    let (commands, inbox) = mpsc::channel(COMMANDS);
+    let shared = Arc::new(Shared::new(commands));
+    // the socket first: it also keeps a second relayd from starting
+    let mut servers = server::start(&settings, &shared).await?;
+    let monitor = Monitor::start().context("cannot talk to the kernel about the network")?;
+    let mut state = start_state(launch, settings, &shared, &monitor, &service).await?;
+    let mut tracing_task = JoinSet::new();
+    start_trace(&mut state, &mut tracing_task);
+    let rounds = start_census(&mut state);
+    service.ready(&summary(&state));
+    log_start(&state);
+    let mut events = Events::new(inbox, monitor, rounds)?;
+    events.serve(&mut state, &service).await;
+    service.stopping();
+    servers.shutdown().await;
+    tracing::info!("stopped; the kernel plane goes on forwarding");
+    Ok(())
+}
+
+fn make_folder(settings: &Settings) -> anyhow::Result<()> {
+    fs::create_dir_all(&settings.state_dir)
+        .with_context(|| format!("cannot make the state folder {}", settings.state_dir.display()))
+}
+
+async fn start_state(
+    launch: Launch,
+    settings: Settings,
+    shared: &Arc<Shared>,
+    monitor: &Monitor,
+    service: &Service,
+) -> anyhow::Result<State> {
+    let facts = FactBook::new(monitor.handle.clone()).await.context("cannot read the host's network")?;
+    let kernel = open_kernel(&settings, launch.trace, service);
+    let ledger = Ledger::open(&settings.state_dir);
+    let draining = kernel.as_ref().map(|kernel| kernel.draining().cloned().collect()).unwrap_or_default();
+    let mut state = State {
+        shared: shared.clone(),
+        config_path: launch.config_path,
+        own_rules: launch.own_rules,
+        settings,
+        rules: Rules::new(),
+        draining: BTreeSet::new(),
+        planned: Vec::new(),
+        facts,
+        kernel,
+        desired: Desired::default(),
+        claims: crate::kernel::ClaimRange::default(),
+        devices: std::collections::BTreeMap::new(),
+        ledger,
+        reload_error: None,
+        reloaded: Some(Instant::now()),
+        pending: None,
+        down: false,
+        resting: Vec::new(),
+        sweeps: 0,
+    };
+    if state.kernel.is_ok() {
+        state.prepare_host();
+    }
+    let known: BTreeSet<RuleName> = launch.config.rules.iter().map(|(rule, _)| rule.name.clone()).collect();
+    let draining: BTreeSet<RuleName> = draining;
+    let draining = draining.intersection(&known).cloned().collect();
+    // rules first, hooks after: a packet meets either nothing of ours or all of it
+    state
+        .switch(launch.config.rules, draining, Strictness::Reload)
+        .await
+        .map_err(|problem| anyhow::anyhow!(problem.detail))?;
+    state.attach();
+    if state.settings.hook == Hook::Xdp {
+        state.replan("XDP is attached");
+    }
+    state.publish();
+    Ok(state)
+}
+
+fn open_kernel(
+    settings: &Settings,
+    traced: Option<RuleName>,
+    service: &Service,
+) -> Result<Dataplane, Unavailable> {
+    if settings.hook == Hook::Off {
+        return Err(Unavailable("hook = \"off\"".into()));
+    }
+    let options = Options {
+        bpf_dir: settings.bpf_dir.clone(),
+        under_systemd: service.is_systemd(),
+        max_flows: settings.max_flows.unwrap_or_else(default_max_flows),
+        xdp: settings.hook == Hook::Xdp,
+        traced,
+    };
+    Dataplane::open(&options)
+}
+
+/// A thirty-second of the memory, at 256 bytes a flow.
+fn default_max_flows() -> u32 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
+    flows_for(kib.unwrap_or(1024 * 1024))
+}
+
+fn flows_for(memory_kib: u64) -> u32 {
+    let flows = memory_kib * 1024 / 32 / 256;
+    u32::try_from(flows).unwrap_or(u32::MAX).clamp(16_384, 1_048_576)
+}
+
+fn start_trace(state: &mut State, tasks: &mut JoinSet<()>) {
+    let Ok(kernel) = &mut state.kernel else { return };
+    if !kernel.traces() {
+        return;
+    }
+    match kernel.start_trace() {
+        Ok(task) => {
+            tasks.spawn(task);
+        }
+        Err(error) => tracing::error!("{error}"),
+    }
+}
+
+/// Starts counting and sweeping flows.
+fn start_census(state: &mut State) -> Option<watch::Receiver<u64>> {
+    let kernel = state.kernel.as_ref().ok()?;
+    let meter = Meter::open(kernel.pins());
+    let sweeper = Sweeper::open(kernel.pins(), kernel.hz);
+    match meter {
+        Ok(meter) => state.shared.set_meter(Some(meter)),
+        Err(error) => tracing::error!("no counters: {error}"),
+    }
+    match sweeper {
+        Ok(sweeper) => census::start(&state.shared, sweeper).ok(),
+        Err(error) => {
+            tracing::error!("dead flows are not swept: {error}");
+            None
+        }
+    }
+}
+
+fn summary(state: &State) -> String {
+    let total = state.planned.len();
+    let active =
+        state.planned.iter().filter(|planned| planned.state() == crate::plan::RuleState::Active).count();
+    match &state.kernel {
+        Ok(_) => format!("{active} of {total} rules active"),
+        Err(reason) => format!("{active} of {total} rules active, no kernel plane: {reason}"),
+    }
+}
+
+fn log_start(state: &State) {
+    if let Err(reason) = &state.kernel {
+        tracing::warn!("no kernel plane: {reason}");
+    }
+    for planned in &state.planned {
+        for fault in &planned.faults {
+            tracing::warn!(RULE = planned.rule.name.as_str(), "rule {}: {fault}", planned.rule.name);
+        }
+    }
+    tracing::info!("relayd {} ready: {}", env!("CARGO_PKG_VERSION"), summary(state));
+}
+
+/// Everything that can wake the supervisor.
+struct Events {
+    commands: mpsc::Receiver<Command>,
+    monitor: Monitor,
+    rounds: Option<watch::Receiver<u64>>,
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Events {
+    fn new(
+        commands: mpsc::Receiver<Command>,
+        monitor: Monitor,
+        rounds: Option<watch::Receiver<u64>>,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            commands,
+            monitor,
+            rounds,
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Handles one event after the other until a signal ends it.
+    async fn serve(&mut self, state: &mut State, service: &Service) {
+        let mut mend = interval(MEND);
+        mend.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let lapse = state.pending.as_ref().map(|pending| pending.until);
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {
+                    service.reloading();
+                    let _logged = state.reload().await;
+                    service.ready(&summary(state));
+                }
+                Some(command) = self.commands.recv() => {
+                    let was_down = state.down;
+                    state.handle(command).await;
+                    if was_down && !state.down {
+                        self.rounds = start_census(state);
+                    }
+                    service.status(&summary(state));
+                }
+                Some(()) = self.monitor.changes.recv() => state.network_changed().await,
+                Some(number) = next_round(&mut self.rounds) => state.swept(number),
+                () = lapses(lapse) => state.lapse(),
+                _ = mend.tick() => {
+                    service.alive();
+                    state.mend();
+                }
+            }
+        }
+    }
+}
+
+async fn next_round(rounds: &mut Option<watch::Receiver<u64>>) -> Option<u64> {
+    if let Some(receiver) = rounds
+        && receiver.changed().await.is_ok()
+    {
+        return Some(*receiver.borrow_and_update());
+    }
+    std::future::pending().await
+}
+
+async fn lapses(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl State {
+    /// Attaches again after `relayctl down`.
+    pub fn bring_up(&mut self) {
+        self.kernel = open_kernel(&self.settings, None, &Service::from_environment());
+        self.down = false;
+        self.desired = Desired::default();
+        self.prepare_host();
+        self.replan("relayd is attached again");
+        self.attach();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_follow_the_memory() {
+        assert_eq!(flows_for(64 * 1024), 16_384);
+        assert_eq!(flows_for(512 * 1024), 65_536);
+        assert_eq!(flows_for(1024 * 1024), 131_072);
+        assert_eq!(flows_for(64 * 1024 * 1024), 1_048_576);
+    }
+}

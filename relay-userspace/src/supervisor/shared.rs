@@ -1,0 +1,206 @@
+//! What readers of the API see: a snapshot that the supervisor replaces whole, and counters read beside it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::census::CensusTaker;
+use super::command::{Action, Command, Reply};
+use crate::api::problem::{ApiProblem, Code};
+use crate::api::view::{
+    BackendView, CountersView, EventView, FlowsView, InterfaceView, KernelView, PlaneView, PlanesView, RuleView,
+    StatusView, TablesView, TrafficView,
+};
+use crate::config::settings::Hook;
+use crate::kernel::meter::{Drops, Meter, Totals};
+use crate::plan::{Carriage, PlannedRule};
+use crate::rule::{Host, RuleName};
+
+/// The state at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    pub rules: Vec<Arc<PlannedRule>>,
+    pub by_name: HashMap<RuleName, usize>,
+    /// Slots in the kernel's tables.
+    pub slots: HashMap<RuleName, u32>,
+    /// What names have resolved to, for display.
+    pub resolved: HashMap<Host, Result<std::net::IpAddr, String>>,
+    pub kernel: KernelView,
+    pub interfaces: Vec<InterfaceView>,
+    pub max_flows: u32,
+    pub config: Option<String>,
+    pub reload_error: Option<String>,
+    pub reloaded: Option<Instant>,
+    pub sysctls: Vec<String>,
+    pub unconfirmed: Option<Instant>,
+    /// Paths to backends and the like, for `explain`.
+    pub explain: Arc<super::explain::Facts>,
+}
+
+/// Handed to everything that answers requests.
+pub struct Shared {
+    snapshot: RwLock<Arc<Snapshot>>,
+    meter: Mutex<Option<Meter>>,
+    pub census: CensusTaker,
+    pub commands: mpsc::Sender<Command>,
+    pub events: broadcast::Sender<EventView>,
+    started: Instant,
+}
+
+/// Events that a slow reader may fall behind by.
+const EVENT_BACKLOG: usize = 256;
+/// Flow counts older than this are taken anew.
+const FRESH: Duration = Duration::from_secs(1);
+
+impl Shared {
+    pub fn new(commands: mpsc::Sender<Command>) -> Self {
+        Self {
+            snapshot: RwLock::default(),
+            meter: Mutex::new(None),
+            census: CensusTaker::default(),
+            commands,
+            events: broadcast::channel(EVENT_BACKLOG).0,
+            started: Instant::now(),
+        }
+    }
+
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn publish(&self, snapshot: Snapshot) {
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
+    }
+
+    pub fn set_meter(&self, meter: Option<Meter>) {
+        *self.meter.lock().unwrap_or_else(PoisonError::into_inner) = meter;
+    }
+
+    /// Tells everyone who listens; nobody need.
+    pub fn tell(&self, kind: &str, rule: Option<&RuleName>, text: impl Into<String>) {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let rule = rule.map(ToString::to_string);
+        let _nobody_listens = self.events.send(EventView { time, kind: kind.into(), rule, text: text.into() });
+    }
+
+    /// Asks the supervisor.
+    pub async fn ask(&self, action: Action, dry_run: bool) -> Result<Reply, ApiProblem> {
+        let (reply, answer) = oneshot::channel();
+        let stopping = || ApiProblem::new(Code::NotApplied, "relayd is stopping");
+        self.commands.send(Command { action, dry_run, reply }).await.map_err(|_closed| stopping())?;
+        answer.await.map_err(|_closed| stopping())?
+    }
+
+    /// All rules with their counters, in the order of the configuration.
+    pub async fn rules(&self) -> Vec<RuleView> {
+        self.census.refresh(FRESH).await;
+        let snapshot = self.snapshot();
+        let drops = self.drops();
+        snapshot.rules.iter().map(|rule| self.view(&snapshot, rule, &drops)).collect()
+    }
+
+    pub async fn rule(&self, name: &RuleName) -> Result<(Arc<PlannedRule>, RuleView), ApiProblem> {
+        self.census.refresh(FRESH).await;
+        let snapshot = self.snapshot();
+        let rule = snapshot.by_name.get(name).and_then(|&index| snapshot.rules.get(index));
+        let Some(rule) = rule else { return Err(not_found(name)) };
+        let view = self.view(&snapshot, rule, &self.drops());
+        Ok((rule.clone(), view))
+    }
+
+    fn drops(&self) -> Drops {
+        let meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        meter.as_ref().map(Meter::drops).unwrap_or_default()
+    }
+
+    fn view(&self, snapshot: &Snapshot, planned: &PlannedRule, drops: &Drops) -> RuleView {
+        let rule = &planned.rule;
+        RuleView {
+            name: rule.name.to_string(),
+            note: rule.note.clone(),
+            listen: rule.listen.iter().map(ToString::to_string).collect(),
+            protocol: rule.protocols.to_string(),
+            to: rule.to.iter().map(|backend| backend_view(snapshot, backend)).collect(),
+            enabled: rule.enabled,
+            state: planned.state().as_str().into(),
+            faults: planned.faults.iter().map(ToString::to_string).collect(),
+            plane: PlanesView { ipv4: plane_view(&planned.ipv4), ipv6: plane_view(&planned.ipv6) },
+            counters: self.counters(snapshot, &rule.name, drops),
+        }
+    }
+
+    fn counters(&self, snapshot: &Snapshot, name: &RuleName, drops: &Drops) -> CountersView {
+        let slot = snapshot.slots.get(name).copied();
+        let meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        let totals = match (&*meter, slot) {
+            (Some(meter), Some(slot)) => meter.totals(slot, drops),
+            _ => Totals::default(),
+        };
+        let active = slot.and_then(|slot| self.census.active(slot)).unwrap_or(0);
+        CountersView {
+            unit: "ip".into(),
+            ingress: TrafficView { packets: totals.ingress.packets, bytes: totals.ingress.bytes },
+            egress: TrafficView { packets: totals.egress.packets, bytes: totals.egress.bytes },
+            flows: FlowsView { active, total: totals.flows },
+            drops: totals.drops.iter().map(|(reason, &count)| (reason.as_str().into(), count)).collect(),
+        }
+    }
+
+    pub async fn status(&self) -> StatusView {
+        self.census.refresh(FRESH).await;
+        let snapshot = self.snapshot();
+        let census = self.census.latest();
+        let mut status = StatusView {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            config: snapshot.config.clone(),
+            kernel: snapshot.kernel.clone(),
+            interfaces: snapshot.interfaces.clone(),
+            flows: TablesView {
+                tcp: census.tcp,
+                udp: census.udp,
+                unproven: census.unproven,
+                max_flows: snapshot.max_flows,
+            },
+            sysctls: snapshot.sysctls.clone(),
+            ..StatusView::default()
+        };
+        for rule in &snapshot.rules {
+            *status.rules.entry(rule.state().as_str().into()).or_default() += 1;
+        }
+        status.reload.success = snapshot.reload_error.is_none();
+        status.reload.error = snapshot.reload_error.clone();
+        status.reload.age_seconds = snapshot.reloaded.map_or(0, |at| at.elapsed().as_secs());
+        let unowned = Meter::unowned(&self.drops());
+        status.drops = unowned.iter().map(|(reason, &count)| (reason.as_str().into(), count)).collect();
+        let left = |until: Instant| until.saturating_duration_since(Instant::now()).as_secs();
+        status.unconfirmed_seconds = snapshot.unconfirmed.map(left);
+        status
+    }
+}
+
+pub fn not_found(name: &RuleName) -> ApiProblem {
+    ApiProblem::new(Code::RuleNotFound, format!("there is no rule \"{name}\"; `relayctl list` shows all"))
+}
+
+fn plane_view(carriage: &Carriage) -> PlaneView {
+    match carriage {
+        Carriage::Kernel(hook) => {
+            let hook = if *hook == Hook::Xdp { "xdp" } else { "tc" };
+            PlaneView { plane: "kernel".into(), hook: Some(hook.into()), reason: None }
+        }
+        Carriage::None(reason) => PlaneView { plane: "none".into(), hook: None, reason: Some(reason.clone()) },
+    }
+}
+
+fn backend_view(snapshot: &Snapshot, backend: &crate::rule::Backend) -> BackendView {
+    let (state, resolved) = match snapshot.resolved.get(&backend.host) {
+        Some(Err(_)) => ("unresolved", None),
+        Some(Ok(address)) => ("unknown", Some(address.to_string())),
+        None => ("unknown", None),
+    };
+    BackendView { addr: backend.to_string(), weight: 1, state: state.into(), resolved }
+}

@@ -1,0 +1,229 @@
+//! All that the supervisor owns.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::desire;
+use super::explain;
+use super::facts::FactBook;
+use super::shared::{Shared, Snapshot};
+use crate::api::view::{InterfaceView, KernelView};
+use crate::config::settings::{Hook, Settings};
+use crate::config::{Origin, files::Config};
+use crate::kernel::apply::Applied;
+use crate::kernel::{ClaimRange, Dataplane, Desired, KernelError, Unavailable};
+use crate::net::sysctl::Ledger;
+use crate::plan::{self, PlannedRule};
+use crate::rule::{Rule, RuleName};
+
+pub type Rules = Vec<(Arc<Rule>, Origin)>;
+
+pub struct State {
+    pub shared: Arc<Shared>,
+    /// The main configuration file, if there is one.
+    pub config_path: Option<PathBuf>,
+    /// Rules from relayd's command line; a reload keeps them.
+    pub own_rules: Rules,
+    pub settings: Settings,
+    pub rules: Rules,
+    pub draining: BTreeSet<RuleName>,
+    pub planned: Vec<Arc<PlannedRule>>,
+    pub facts: FactBook,
+    pub kernel: Result<Dataplane, Unavailable>,
+    /// What was last brought into the kernel.
+    pub desired: Desired,
+    pub claims: ClaimRange,
+    /// Slots in XDP's device map by interface.
+    pub devices: BTreeMap<u32, u16>,
+    pub ledger: Ledger,
+    pub reload_error: Option<String>,
+    pub reloaded: Option<Instant>,
+    pub pending: Option<Pending>,
+    /// Detached by `relayctl down`, until the next reload.
+    pub down: bool,
+    /// Slots that were given up, and the number of the sweep after which they may be used again.
+    pub resting: Vec<(u64, Vec<u32>)>,
+    pub sweeps: u64,
+}
+
+/// An apply that waits for its confirmation.
+pub struct Pending {
+    pub until: Instant,
+    pub text: String,
+    pub before: Undo,
+}
+
+/// The state before a change, to go back to.
+pub struct Undo {
+    pub rules: Rules,
+    pub draining: BTreeSet<RuleName>,
+    pub planned: Vec<Arc<PlannedRule>>,
+    pub desired: Desired,
+}
+
+impl State {
+    /// Plans rules; those that have not changed keep their plan, unless `all`.
+    pub fn plan(&self, rules: &Rules, draining: &BTreeSet<RuleName>, all: bool) -> Vec<Arc<PlannedRule>> {
+        let hook = match &self.kernel {
+            Ok(_) if self.settings.hook == Hook::Xdp && self.xdp_runs() => Ok(Hook::Xdp),
+            Ok(_) if self.down => Err("relayd is detached (`relayctl reload` attaches again)"),
+            Ok(_) => Ok(Hook::Tc),
+            Err(unavailable) => Err(unavailable.0.as_str()),
+        };
+        let facts = plan::Facts {
+            kernel: hook,
+            host: &self.facts.host,
+            resolved: &self.facts.resolved,
+            taken: &self.facts.taken,
+        };
+        let known: HashMap<&RuleName, &Arc<PlannedRule>> = if all {
+            HashMap::new()
+        } else {
+            self.planned.iter().map(|planned| (&planned.rule.name, planned)).collect()
+        };
+        rules
+            .iter()
+            .map(|(rule, origin)| {
+                let drains = draining.contains(&rule.name);
+                match known.get(&rule.name) {
+                    Some(known) if Arc::ptr_eq(&known.rule, rule) && known.draining == drains => (*known).clone(),
+                    _ => Arc::new(plan::rule(rule, origin, drains, &facts)),
+                }
+            })
+            .collect()
+    }
+
+    /// Whether XDP is attached anywhere.
+    fn xdp_runs(&self) -> bool {
+        self.kernel
+            .as_ref()
+            .is_ok_and(|kernel| kernel.attachments().values().any(|attachment| attachment.xdp == Some(Ok(()))))
+    }
+
+    /// Brings a plan into the kernel; on failure what was there before comes back.
+    pub fn apply(&mut self, planned: &[Arc<PlannedRule>]) -> Result<Desired, KernelError> {
+        let desired = desire::desired(planned, &self.facts, self.claims, &self.devices);
+        let Ok(kernel) = &mut self.kernel else { return Ok(desired) };
+        if self.down {
+            return Ok(desired);
+        }
+        match kernel.apply(&desired) {
+            Ok(applied) => {
+                self.swept_later(applied);
+                Ok(desired)
+            }
+            Err(error) => {
+                if let Err(worse) = kernel.apply(&self.desired) {
+                    tracing::error!("going back failed too: {worse}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Has the flows of ended rules swept, and their slots freed after that.
+    fn swept_later(&mut self, applied: Applied) {
+        let Ok(kernel) = &self.kernel else { return };
+        let resting: Vec<u32> = kernel.resting();
+        let known: HashSet<u32> = self.resting.iter().flat_map(|(_, slots)| slots).copied().collect();
+        let new: Vec<u32> = resting.into_iter().filter(|slot| !known.contains(slot)).collect();
+        if applied.orphans {
+            let _unheard = self.shared.census.request();
+        }
+        if !new.is_empty() {
+            // the round under way may have passed their flows already, the next may meet one that was just made
+            self.resting.push((self.sweeps + 3, new));
+        }
+    }
+
+    /// A sweep has ended: slots that rested long enough are free again.
+    pub fn swept(&mut self, number: u64) {
+        self.sweeps = number;
+        let Ok(kernel) = &mut self.kernel else { return };
+        self.resting.retain(|(at, slots)| {
+            let rests = *at > number;
+            if !rests {
+                kernel.free_slots(slots);
+            }
+            rests
+        });
+    }
+
+    /// Shows the state to readers.
+    pub fn publish(&self) {
+        let slots = self.kernel.as_ref().map(Dataplane::slots).unwrap_or_default();
+        let interfaces = self.kernel.as_ref().map_or_else(|_| Vec::new(), interface_views);
+        let by_name =
+            self.planned.iter().enumerate().map(|(index, planned)| (planned.rule.name.clone(), index)).collect();
+        let names = self.facts.host.links.values().map(|link| (link.index, link.name.clone())).collect();
+        self.shared.publish(Snapshot {
+            rules: self.planned.clone(),
+            by_name,
+            slots,
+            resolved: self.facts.resolved.iter().map(|(host, answer)| (host.clone(), answer.clone())).collect(),
+            kernel: self.kernel_view(),
+            interfaces,
+            max_flows: self.kernel.as_ref().map_or(0, |kernel| kernel.max_flows),
+            config: self.config_path.as_ref().map(|path| path.display().to_string()),
+            reload_error: self.reload_error.clone(),
+            reloaded: self.reloaded,
+            sysctls: self.ledger.names().map(ToOwned::to_owned).collect(),
+            unconfirmed: self.pending.as_ref().map(|pending| pending.until),
+            explain: Arc::new(explain::Facts {
+                paths: self.facts.paths.clone(),
+                interfaces: names,
+                claims: self.claims,
+            }),
+        });
+    }
+
+    fn kernel_view(&self) -> KernelView {
+        match &self.kernel {
+            Err(unavailable) => {
+                KernelView { reason: Some(unavailable.to_string()), ..KernelView::default() }
+            }
+            Ok(_) if self.down => {
+                let reason = "detached by `relayctl down`; `relayctl reload` attaches again".to_owned();
+                KernelView { reason: Some(reason), ..KernelView::default() }
+            }
+            Ok(kernel) => KernelView {
+                available: true,
+                reason: None,
+                hook: Some(if self.xdp_runs() { "xdp" } else { "tc" }.into()),
+                adopted: kernel.adopted,
+            },
+        }
+    }
+
+    /// Reads the configuration file and adds the rules from the command line.
+    pub fn read_config(&self) -> Result<Config, crate::config::Problems> {
+        let mut config = match &self.config_path {
+            Some(path) => Config::read(path)?,
+            None => Config { settings: self.settings.clone(), ..Config::default() },
+        };
+        config.rules.extend(self.own_rules.iter().cloned());
+        Ok(config)
+    }
+}
+
+fn interface_views(kernel: &Dataplane) -> Vec<InterfaceView> {
+    kernel
+        .attachments()
+        .iter()
+        .map(|(&index, attachment)| InterfaceView {
+            name: attachment.name.to_string(),
+            index,
+            tc: match &attachment.tc {
+                Ok(kind) => kind.as_str().into(),
+                Err(reason) => reason.clone(),
+            },
+            xdp: attachment.xdp.as_ref().map(|xdp| match xdp {
+                Ok(()) => "native".into(),
+                Err(reason) => reason.clone(),
+            }),
+            failed: attachment.tc.is_err(),
+        })
+        .collect()
+}

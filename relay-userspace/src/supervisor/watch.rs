@@ -1,0 +1,178 @@
+//! Following the host: interfaces that come and go, addresses and routes that change, hooks that somebody removes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::desire;
+use super::state::State;
+use crate::api::view::DownView;
+use crate::config::settings::Hook;
+use crate::host::{Link, LinkKind};
+use crate::kernel::{attach, detach};
+use crate::net::{sysctl, xdp_features};
+use crate::rule::{Rule, RuleName};
+
+/// Drivers whose devices take redirected frames once an XDP program is attached to them, for kernels that do not say.
+const XMIT_DRIVERS: &[&str] = &[
+    "virtio_net", "ena", "gve", "hv_netvsc", "vmxnet3", "mlx4_en", "mlx5_core", "ixgbe", "ixgbevf", "i40e", "ice",
+    "igb", "igc", "bnxt_en", "qede", "sfc", "nfp",
+];
+
+impl State {
+    /// The host's network may have changed.
+    pub async fn network_changed(&mut self) {
+        let rules: Vec<Arc<Rule>> = self.rules.iter().map(|(rule, _)| rule.clone()).collect();
+        match self.facts.refresh(&rules).await {
+            Ok(true) => self.follow_host(),
+            Ok(false) => {}
+            Err(error) => tracing::warn!("cannot read the host's network: {error}"),
+        }
+    }
+
+    /// Attaches to what is there now and plans anew.
+    fn follow_host(&mut self) {
+        self.attach();
+        self.replan("the network has changed");
+    }
+
+    /// Plans all rules again and applies what is different.
+    pub fn replan(&mut self, why: &str) {
+        let planned = self.plan(&self.rules, &self.draining, true);
+        for (before, after) in self.planned.iter().zip(&planned) {
+            if before.state() != after.state() {
+                let name: &RuleName = &after.rule.name;
+                let text = format!("rule {name} is {} now: {why}", after.state().as_str());
+                tracing::info!(RULE = name.as_str(), "{text}");
+                self.shared.tell("rule.state", Some(name), text);
+            }
+        }
+        match self.apply(&planned) {
+            Ok(desired) => {
+                self.planned = planned;
+                self.desired = desired;
+            }
+            Err(error) => tracing::error!("cannot bring the kernel plane up to date: {error}"),
+        }
+        self.publish();
+    }
+
+    /// Attaches to every interface that should have the programs, and tells what changed.
+    pub fn attach(&mut self) {
+        if self.down {
+            return;
+        }
+        let targets = desire::targets(&self.facts.host, &self.settings);
+        let Ok(kernel) = &mut self.kernel else { return };
+        let before = kernel.attachments().clone();
+        let after = kernel.attach(&targets).clone();
+        for (index, attachment) in &after {
+            if before.get(index) == Some(attachment) {
+                continue;
+            }
+            let text = match (&attachment.tc, &attachment.xdp) {
+                (Err(error), _) => format!("{} cannot be attached to: {error}", attachment.name),
+                (Ok(kind), None) => format!("{} attached ({})", attachment.name, kind.as_str()),
+                (Ok(kind), Some(Ok(()))) => format!("{} attached ({} and XDP)", attachment.name, kind.as_str()),
+                (Ok(kind), Some(Err(error))) => {
+                    format!("{} attached ({}); no XDP: {error}", attachment.name, kind.as_str())
+                }
+            };
+            tracing::info!("{text}");
+            self.shared.tell("interface", None, text);
+        }
+        if self.settings.hook == Hook::Xdp {
+            self.prepare_xdp(&after);
+        }
+    }
+
+    /// XDP asks the kernel's routing table, which only answers where forwarding is on, and may only redirect to
+    /// devices that are known to take frames.
+    fn prepare_xdp(&mut self, attachments: &attach::Attachments) {
+        let ready: Vec<(u32, Box<str>)> = attachments
+            .iter()
+            .filter(|(_, attachment)| attachment.xdp == Some(Ok(())))
+            .map(|(&index, attachment)| (index, attachment.name.clone()))
+            .collect();
+        for (_, name) in &ready {
+            let setting = format!("net/ipv4/conf/{name}/forwarding");
+            if let Err(error) = self.ledger.set(&setting, "1") {
+                tracing::warn!("{setting} cannot be set, so XDP leaves {name} to tc: {error}");
+            }
+        }
+        let links = &self.facts.host.links;
+        let takes = |index: u32, name: &str| {
+            let ethernet = links.get(&index).is_some_and(|link: &Link| link.kind == LinkKind::Ethernet);
+            ethernet && xdp_features::takes_redirects(index).unwrap_or_else(|| has_known_driver(name))
+        };
+        let devices: BTreeMap<u32, u16> =
+            (0u16..).zip(ready.iter().filter(|(index, name)| takes(*index, name))).map(|(slot, (index, _))| (*index, slot)).collect();
+        self.devices = devices;
+    }
+
+    /// Looks whether everything is still in place, and mends what is not.
+    pub fn mend(&mut self) {
+        if self.down {
+            return;
+        }
+        let Ok(kernel) = &mut self.kernel else { return };
+        let lost = kernel.lost();
+        if !lost.is_empty() {
+            let text = format!("somebody has taken the programs off {}; they are put back", lost.join(", "));
+            tracing::warn!("{text}");
+            self.shared.tell("interface", None, text);
+            self.attach();
+            self.publish();
+        }
+        if !self.facts.taken.is_empty() {
+            self.retake();
+        }
+    }
+
+    /// A port that was in use may be free by now.
+    fn retake(&mut self) {
+        let before = self.facts.taken.clone();
+        let all = self.rules.iter().map(|(rule, _)| &rule.name).collect();
+        let blocked: Vec<Arc<Rule>> = self
+            .rules
+            .iter()
+            .map(|(rule, _)| rule)
+            .filter(|rule| before.contains_key(&rule.name))
+            .cloned()
+            .collect();
+        self.facts.hold(&blocked, &all);
+        if self.facts.taken.keys().ne(before.keys()) {
+            self.replan("a port has become free");
+        }
+    }
+
+    /// `relayctl down`: everything off, until the next reload.
+    pub fn take_down(&mut self) -> DownView {
+        let interfaces: Vec<String> = self.facts.host.links.values().map(|link| link.name.to_string()).collect();
+        self.down = true;
+        self.shared.census.stop();
+        self.shared.set_meter(None);
+        let sysctls = self.ledger.names().map(ToOwned::to_owned).collect();
+        self.kernel = Err(crate::kernel::Unavailable("detached by `relayctl down`".into()));
+        let removed = detach::detach_all(&self.settings.bpf_dir, &interfaces);
+        let mut failed = removed.failed;
+        failed.extend(self.ledger.restore());
+        self.planned = self.plan(&self.rules, &self.draining, true);
+        tracing::info!("detached: {} hooks, {} pins", removed.links + removed.filters, removed.maps);
+        self.shared.tell("down", None, "everything is detached");
+        self.publish();
+        DownView { hooks: removed.links + removed.filters, pins: removed.maps, sysctls, failed }
+    }
+
+    /// Settings that the host needs before flows can be carried.
+    pub fn prepare_host(&mut self) {
+        match sysctl::claim_range(&mut self.ledger) {
+            Ok(claims) => self.claims = claims,
+            Err(error) => tracing::warn!("cannot reserve source ports: {error}; using 1024-32767"),
+        }
+    }
+}
+
+fn has_known_driver(interface: &str) -> bool {
+    let link = std::fs::read_link(format!("/sys/class/net/{interface}/device/driver"));
+    link.ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned())).is_some_and(|name| XMIT_DRIVERS.contains(&&*name))
+}
