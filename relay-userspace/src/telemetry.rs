@@ -1,6 +1,7 @@
 //! relayd's log: journal fields under systemd, text or JSON elsewhere.
 
 use std::env;
+use std::io::IsTerminal as _;
 
 use anyhow::Context as _;
 use tracing_subscriber::filter::LevelFilter;
@@ -25,7 +26,10 @@ pub fn start(level: Level, format: LogFormat) -> anyhow::Result<()> {
             let journal = tracing_journald::layer().context("cannot reach the journal")?;
             journal.with_field_prefix(None).boxed()
         }
-        LogFormat::Auto | LogFormat::Text => fmt::layer().with_writer(std::io::stderr).with_target(false).boxed(),
+        LogFormat::Auto | LogFormat::Text => {
+            let colours = std::io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+            fmt::layer().with_ansi(colours).with_writer(std::io::stderr).with_target(false).boxed()
+        }
         LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).boxed(),
     };
     registry().with(layer.with_filter(filter)).try_init().context("cannot start logging")

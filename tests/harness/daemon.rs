@@ -1,0 +1,224 @@
+//! relayd and relayctl as processes.
+
+use std::fs;
+use std::io::{Read as _, Seek as _};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::netns::NetNs;
+
+/// Where the built programs are.
+pub fn binary(name: &str) -> PathBuf {
+    let folder = match std::env::var_os("RELAY_BIN_DIR") {
+        Some(folder) => PathBuf::from(folder),
+        None => {
+            // target/PROFILE/deps/test or target/PROFILE/program
+            let own = std::env::current_exe().expect("own path");
+            let folder = own.parent().expect("folder");
+            if folder.ends_with("deps") { folder.parent().expect("folder").to_owned() } else { folder.to_owned() }
+        }
+    };
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is not built; run the tests with cargo xtask test", path.display());
+    path
+}
+
+/// A running relayd. Ends with its value.
+pub struct Daemon {
+    child: Child,
+    command: Command,
+    log: fs::File,
+    notify: UnixDatagram,
+    pub ctl: Ctl,
+    pub config: PathBuf,
+    pub folder: PathBuf,
+}
+
+const READY: Duration = Duration::from_secs(30);
+
+impl Daemon {
+    /// Starts relayd in a namespace and waits until it is ready.
+    pub fn start(ns: &NetNs, folder: &Path, daemon: &str, rules: &str) -> Self {
+        let config = folder.join("relay.toml");
+        let mut settings = settings(folder, daemon);
+        settings.push_str(rules);
+        fs::write(&config, settings).expect("config");
+        let mut command = Command::new(binary("relayd"));
+        command.arg("--config").arg(&config);
+        Self::spawn(ns, folder, command)
+    }
+
+    /// Starts relayd with other arguments.
+    pub fn spawn(ns: &NetNs, folder: &Path, mut command: Command) -> Self {
+        let notify_path = folder.join("notify");
+        let _left_over = fs::remove_file(&notify_path);
+        let notify = UnixDatagram::bind(&notify_path).expect("notify socket");
+        notify.set_read_timeout(Some(READY)).expect("timeout");
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .read(true)
+            .open(folder.join("relayd.log"))
+            .expect("log");
+        command.env("NOTIFY_SOCKET", &notify_path).env_remove("INVOCATION_ID").env_remove("JOURNAL_STREAM");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.try_clone().expect("log"));
+        let child = ns.run(|| command.spawn()).expect("relayd starts");
+        let socket = folder.join("relay.sock");
+        let ctl = Ctl { socket, folder: folder.to_owned() };
+        let config = folder.join("relay.toml");
+        let mut daemon = Self { child, command, log, notify, ctl, config, folder: folder.to_owned() };
+        daemon.wait_ready();
+        daemon
+    }
+
+    fn wait_ready(&mut self) {
+        let mut buffer = [0; 4096];
+        loop {
+            match self.notify.recv(&mut buffer) {
+                Ok(length) if String::from_utf8_lossy(&buffer[..length]).contains("READY=1") => return,
+                Ok(_) => {}
+                Err(error) => panic!("relayd is not ready: {error}\n{}", self.log()),
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("relayd ended: {status}\n{}", self.log());
+            }
+        }
+    }
+
+    /// What relayd has logged.
+    pub fn log(&mut self) -> String {
+        let mut text = String::new();
+        self.log.rewind().expect("log");
+        self.log.read_to_string(&mut text).expect("log");
+        text
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).expect("signal");
+    }
+
+    /// Ends relayd without a chance to do anything about it.
+    pub fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.child.wait().expect("wait");
+    }
+
+    /// Ends relayd as systemd would.
+    pub fn stop(&mut self) {
+        self.signal(Signal::SIGTERM);
+        let status = self.child.wait().expect("wait");
+        assert!(status.success(), "relayd ended with {status}\n{}", self.log());
+    }
+
+    /// Starts it again with the same arguments.
+    pub fn start_again(&mut self, ns: &NetNs) {
+        self.child = ns.run(|| self.command.spawn()).expect("relayd starts");
+        self.wait_ready();
+    }
+
+    /// Resident memory in KiB.
+    pub fn memory_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        line.trim().trim_end_matches(" kB").parse().expect("number")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let _shown = std::io::Write::write_all(&mut std::io::stderr(), format!("relayd's log:\n{log}").as_bytes());
+        }
+        let _already_gone = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+/// A configuration whose files are all in one folder.
+pub fn settings(folder: &Path, daemon: &str) -> String {
+    let shown = folder.display();
+    let mut text = format!(
+        "[daemon]\nsocket = \"{shown}/relay.sock\"\nstate_dir = \"{shown}/state\"\nbpf_dir = \"{shown}/bpf\"\n"
+    );
+    if !daemon.contains("max_flows") {
+        text.push_str("max_flows = 4096\n");
+    }
+    text.push_str(daemon);
+    text.push_str("\n\n");
+    text
+}
+
+/// relayctl, talking to one relayd.
+#[derive(Clone, Debug)]
+pub struct Ctl {
+    pub socket: PathBuf,
+    folder: PathBuf,
+}
+
+/// What relayctl has said.
+#[derive(Debug)]
+pub struct Said {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ctl {
+    pub fn run(&self, args: &[&str]) -> Said {
+        let mut command = Command::new(binary("relayctl"));
+        let output = command.arg("--socket").arg(&self.socket).args(args).current_dir(&self.folder).output();
+        Said::from(output.expect("relayctl starts"))
+    }
+
+    /// Runs it and expects success.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let said = self.run(args);
+        assert_eq!(said.code, 0, "relayctl {args:?}: {}{}", said.out, said.err);
+        said.out
+    }
+
+    /// Runs it and expects a certain failure; returns what it complained about.
+    pub fn fails(&self, code: i32, args: &[&str]) -> String {
+        let said = self.run(args);
+        assert_eq!(said.code, code, "relayctl {args:?}: {}{}", said.out, said.err);
+        said.err
+    }
+
+    /// Output as JSON.
+    pub fn json(&self, args: &[&str]) -> Value {
+        let mut all = vec!["-o", "json"];
+        all.extend(args);
+        serde_json::from_str(&self.ok(&all)).expect("JSON")
+    }
+
+    /// One rule.
+    pub fn rule(&self, name: &str) -> Value {
+        self.json(&["show", name])
+    }
+
+    /// A number of a rule, by its JSON pointer below `/counters`.
+    pub fn counter(&self, name: &str, pointer: &str) -> u64 {
+        self.rule(name).pointer(&format!("/counters{pointer}")).and_then(Value::as_u64).unwrap_or(0)
+    }
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}

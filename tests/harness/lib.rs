@@ -1,0 +1,34 @@
+//! A world to test in: network namespaces with real links, real relayd, real relayctl, real traffic.
+//!
+//! Everything is a value that cleans up after itself. Nothing here needs a program beyond Relay's own, so the same
+//! tests run in a bare virtual machine.
+
+pub mod daemon;
+pub mod lab;
+pub mod netns;
+pub mod packet;
+pub mod plane;
+pub mod raw;
+pub mod traffic;
+pub mod tun;
+pub mod world;
+
+pub use self::daemon::{Ctl, Daemon};
+pub use self::netns::NetNs;
+pub use self::world::World;
+
+use std::time::{Duration, Instant};
+
+/// Waits until something is so; panics with `what` after a while.
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    within(Duration::from_secs(10), what, &mut is_so);
+}
+
+/// Waits until something is so, for at most so long.
+pub fn within(limit: Duration, what: &str, is_so: &mut dyn FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

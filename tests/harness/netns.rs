@@ -1,0 +1,260 @@
+//! Network namespaces as values, set up through netlink.
+
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd as _;
+use std::thread;
+
+use futures_util::TryStreamExt as _;
+use netlink_packet_route::link::LinkAttribute;
+use nix::sched::{CloneFlags, setns, unshare};
+use rtnetlink::{Handle, LinkBridge, LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+/// A network namespace. It has no name and goes when nothing uses it any more.
+#[derive(Debug)]
+pub struct NetNs {
+    file: File,
+    pub name: &'static str,
+}
+
+impl NetNs {
+    /// A new namespace with its loopback up and forwarding off.
+    pub fn new(name: &'static str) -> Self {
+        let file = thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace needs root");
+            File::open("/proc/thread-self/ns/net").expect("own namespace")
+        })
+        .join()
+        .expect("namespace thread");
+        let ns = Self { file, name };
+        ns.up("lo");
+        ns.sysctl("net/ipv4/ip_forward", "0");
+        ns
+    }
+
+    /// Runs something inside, on a thread of its own. Sockets and processes made there stay there.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).expect("enter the namespace");
+                work()
+            });
+            match inside.join() {
+                Ok(value) => value,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+
+    /// Starts a thread inside.
+    pub fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
+        let file = self.file.try_clone().expect("namespace");
+        thread::spawn(move || {
+            setns(file.as_fd(), CloneFlags::CLONE_NEWNET).expect("enter the namespace");
+            work()
+        })
+    }
+
+    /// Asks netlink for something inside.
+    pub fn netlink<T: Send>(&self, ask: impl AsyncFnOnce(Handle) -> Result<T, rtnetlink::Error> + Send) -> T {
+        self.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            runtime.block_on(async {
+                let (connection, handle, _) = rtnetlink::new_connection().expect("netlink");
+                let local = tokio::task::LocalSet::new();
+                local
+                    .run_until(async {
+                        tokio::task::spawn_local(connection);
+                        ask(handle).await.expect("netlink request")
+                    })
+                    .await
+            })
+        })
+    }
+
+    /// Writes a kernel setting.
+    pub fn sysctl(&self, name: &str, value: &str) {
+        self.run(|| std::fs::write(format!("/proc/sys/{name}"), value)).unwrap_or_else(|error| {
+            panic!("{}: {name} = {value}: {error}", self.name);
+        });
+    }
+
+    pub fn read_sysctl(&self, name: &str) -> String {
+        let text = self.run(|| std::fs::read_to_string(format!("/proc/sys/{name}")));
+        text.expect("sysctl").trim().to_owned()
+    }
+
+    /// Index of an interface.
+    pub fn index(&self, interface: &str) -> u32 {
+        self.run(|| nix::net::if_::if_nametoindex(interface)).unwrap_or_else(|error| panic!("{interface}: {error}"))
+    }
+
+    pub fn up(&self, interface: &str) {
+        let index = self.index(interface);
+        self.netlink(async move |handle| {
+            handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await
+        });
+    }
+
+    pub fn set_mtu(&self, interface: &str, mtu: u32) {
+        let index = self.index(interface);
+        self.netlink(async move |handle| {
+            handle.link().set(LinkUnspec::new_with_index(index).mtu(mtu).build()).execute().await
+        });
+    }
+
+    /// Puts an interface on a bridge.
+    pub fn enslave(&self, interface: &str, bridge: &str) {
+        let (index, bridge) = (self.index(interface), self.index(bridge));
+        self.netlink(async move |handle| {
+            handle.link().set(LinkUnspec::new_with_index(index).controller(bridge).build()).execute().await
+        });
+    }
+
+    pub fn add_bridge(&self, name: &str) {
+        self.netlink(async |handle| handle.link().add(LinkBridge::new(name).up().build()).execute().await);
+    }
+
+    pub fn add_dummy(&self, name: &str) {
+        self.netlink(async |handle| handle.link().add(LinkDummy::new(name).up().build()).execute().await);
+    }
+
+    pub fn delete_link(&self, interface: &str) {
+        let index = self.index(interface);
+        self.netlink(async move |handle| handle.link().del(index).execute().await);
+    }
+
+    pub fn add_address(&self, interface: &str, address: Ipv4Addr, prefix: u8) {
+        let index = self.index(interface);
+        self.netlink(async move |handle| handle.address().add(index, address.into(), prefix).execute().await);
+    }
+
+    pub fn delete_address(&self, interface: &str, address: Ipv4Addr) {
+        let index = self.index(interface);
+        self.netlink(async move |handle| {
+            let mut addresses = handle.address().get().set_link_index_filter(index).set_address_filter(address.into()).execute();
+            while let Some(message) = addresses.try_next().await? {
+                handle.address().del(message).execute().await?;
+            }
+            Ok(())
+        });
+    }
+
+    /// Adds or replaces a route. `table` 254 is the main one.
+    pub fn route(&self, destination: (Ipv4Addr, u8), via: Option<Ipv4Addr>, interface: &str, table: u32) {
+        let index = self.index(interface);
+        self.netlink(async move |handle| {
+            let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(destination.0, destination.1)
+                .output_interface(index)
+                .table_id(table);
+            if let Some(gateway) = via {
+                route = route.gateway(gateway);
+            } else {
+                route = route.scope(netlink_packet_route::route::RouteScope::Link);
+            }
+            handle.route().add(route.build()).replace().execute().await
+        });
+    }
+
+    pub fn default_route(&self, via: Ipv4Addr, interface: &str) {
+        self.route((Ipv4Addr::UNSPECIFIED, 0), Some(via), interface, 254);
+    }
+
+    /// `ip rule add from SOURCE lookup TABLE`.
+    pub fn rule_from(&self, source: Ipv4Addr, table: u32) {
+        self.netlink(async move |handle| {
+            handle
+                .rule()
+                .add()
+                .v4()
+                .source_prefix(source, 32)
+                .table_id(table)
+                .action(netlink_packet_route::rule::RuleAction::ToTable)
+                .execute()
+                .await
+        });
+    }
+
+    /// MAC address of an interface.
+    pub fn mac(&self, interface: &str) -> [u8; 6] {
+        let index = self.index(interface);
+        self.netlink(async move |handle| {
+            let mut links = handle.link().get().match_index(index).execute();
+            let message = links.try_next().await?;
+            let address = message.into_iter().flat_map(|message| message.attributes).find_map(|attribute| {
+                match attribute {
+                    LinkAttribute::Address(bytes) => bytes.try_into().ok(),
+                    _ => None,
+                }
+            });
+            Ok(address.unwrap_or_default())
+        })
+    }
+
+    /// Makes a neighbour known for good.
+    pub fn neighbour(&self, interface: &str, address: Ipv4Addr, mac: [u8; 6]) {
+        let index = self.index(interface);
+        self.netlink(async move |handle| {
+            handle
+                .neighbours()
+                .add(index, address.into())
+                .link_layer_address(&mac)
+                .state(netlink_packet_route::neighbour::NeighbourState::Permanent)
+                .replace()
+                .execute()
+                .await
+        });
+    }
+
+    /// A counter of `/proc/net/snmp`, such as `("Udp", "InCsumErrors")`.
+    pub fn snmp(&self, group: &str, counter: &str) -> u64 {
+        let text = self.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).expect("snmp");
+        let mut lines = text.lines().filter(|line| line.split(':').next() == Some(group));
+        let (Some(heads), Some(values)) = (lines.next(), lines.next()) else { return 0 };
+        let found = heads.split_whitespace().zip(values.split_whitespace()).find(|(head, _)| *head == counter);
+        found.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
+    }
+
+    /// Packets or bytes of an interface: `rx_packets`, `tx_bytes`, ... from `/proc/net/dev`.
+    pub fn traffic(&self, interface: &str) -> LinkTraffic {
+        let text = self.run(|| std::fs::read_to_string("/proc/thread-self/net/dev")).expect("dev");
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(interface)?.strip_prefix(':'));
+        let numbers: Vec<u64> =
+            line.unwrap_or("").split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        let at = |index: usize| numbers.get(index).copied().unwrap_or(0);
+        LinkTraffic { rx_bytes: at(0), rx_packets: at(1), tx_bytes: at(8), tx_packets: at(9) }
+    }
+}
+
+/// What an interface has counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinkTraffic {
+    pub rx_bytes: u64,
+    pub rx_packets: u64,
+    pub tx_bytes: u64,
+    pub tx_packets: u64,
+}
+
+/// A cable between two namespaces.
+pub fn cable(a: (&NetNs, &str), b: (&NetNs, &str)) {
+    use std::os::fd::AsRawFd as _;
+    let (a_ns, a_name) = a;
+    let (b_ns, b_name) = b;
+    let peer_fd = b_ns.file.as_raw_fd();
+    // made under names of its own, since both ends are in one place for a moment
+    a_ns.netlink(async |handle| {
+        let message: LinkMessageBuilder<LinkVeth> = LinkVeth::new(a_name, "relay-peer");
+        handle.link().add(message.build()).execute().await
+    });
+    let index = a_ns.index("relay-peer");
+    a_ns.netlink(async move |handle| {
+        handle.link().set(LinkUnspec::new_with_index(index).setns_by_fd(peer_fd).build()).execute().await
+    });
+    let index = b_ns.index("relay-peer");
+    b_ns.netlink(async move |handle| {
+        handle.link().set(LinkUnspec::new_with_index(index).name(b_name.to_owned()).build()).execute().await
+    });
+    a_ns.up(a_name);
+    b_ns.up(b_name);
+}

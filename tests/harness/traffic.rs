@@ -1,0 +1,327 @@
+//! Real TCP and UDP between namespaces, with contents that are checked.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+
+use crate::netns::NetNs;
+
+/// How long anything may take before a test gives up on it.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A stream of bytes that can be told from any other (xorshift64*).
+#[derive(Clone, Debug)]
+pub struct Noise(u64);
+
+impl Noise {
+    pub const fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn next_u64(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub fn fill(&mut self, buffer: &mut [u8]) {
+        for chunk in buffer.chunks_mut(8) {
+            chunk.copy_from_slice(&self.next_u64().to_le_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+/// A running hash of bytes and their number (FNV-1a over words).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Digest {
+    pub length: u64,
+    hash: u64,
+}
+
+impl Default for Digest {
+    fn default() -> Self {
+        Self { length: 0, hash: 0xcbf2_9ce4_8422_2325 }
+    }
+}
+
+impl Digest {
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.length += bytes.len() as u64;
+        for &byte in bytes {
+            self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    /// Of the first `length` bytes of a noise.
+    pub fn of_noise(seed: u64, length: u64) -> Self {
+        let mut digest = Self::default();
+        let mut noise = Noise::new(seed);
+        let mut buffer = [0; 16 * 1024];
+        let mut left = length;
+        while left > 0 {
+            let size = left.min(buffer.len() as u64) as usize;
+            noise.fill(&mut buffer);
+            digest.add(&buffer[..size]);
+            left -= size as u64;
+        }
+        digest
+    }
+}
+
+/// A server on a thread; ends with its value.
+pub struct Server {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    /// Connections accepted, or datagrams answered.
+    pub served: Arc<AtomicU64>,
+}
+
+impl Server {
+    fn start(ns: &NetNs, work: impl FnOnce(&AtomicBool, &Arc<AtomicU64>) + Send + 'static) -> Self {
+        let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (inner_stop, inner_served) = (stop.clone(), served.clone());
+        let thread = ns.spawn(move || work(&inner_stop, &inner_served));
+        Self { stop, thread: Some(thread), served }
+    }
+
+    pub fn count(&self) -> u64 {
+        self.served.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+/// What a client asks of the TCP server: one letter and a number.
+const ECHO: u8 = b'E';
+const UPLOAD: u8 = b'U';
+const DOWNLOAD: u8 = b'D';
+const WHO: u8 = b'W';
+
+/// Answers echoes, uploads, downloads and the question who is asking.
+pub fn tcp_server(ns: &NetNs, port: u16) -> Server {
+    let listener = ns.run(|| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+        socket.set_reuse_address(true).expect("reuse");
+        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into()).expect("bind");
+        socket.listen(4096).expect("listen");
+        TcpListener::from(socket)
+    });
+    listener.set_nonblocking(true).expect("nonblocking");
+    Server::start(ns, move |stop, served| {
+        while !stop.load(Ordering::Relaxed) {
+            match listener.accept() {
+                Ok((stream, from)) => {
+                    served.fetch_add(1, Ordering::Relaxed);
+                    thread::spawn(move || serve(stream, from));
+                }
+                Err(_nobody) => thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    })
+}
+
+fn serve(mut stream: TcpStream, from: SocketAddr) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_nodelay(true)?;
+    let mut order = [0; 9];
+    stream.read_exact(&mut order)?;
+    let number = u64::from_le_bytes([order[1], order[2], order[3], order[4], order[5], order[6], order[7], order[8]]);
+    match order[0] {
+        ECHO => {
+            let mut buffer = [0; 16 * 1024];
+            loop {
+                let length = stream.read(&mut buffer)?;
+                if length == 0 {
+                    return Ok(());
+                }
+                stream.write_all(&buffer[..length])?;
+            }
+        }
+        UPLOAD => {
+            let digest = digest_of(&mut stream, number)?;
+            stream.write_all(&digest.hash.to_le_bytes())
+        }
+        DOWNLOAD => send_noise(&mut stream, number, number),
+        WHO => stream.write_all(from.to_string().as_bytes()),
+        _ => Ok(()),
+    }
+}
+
+fn digest_of(stream: &mut TcpStream, length: u64) -> io::Result<Digest> {
+    let mut digest = Digest::default();
+    let mut buffer = vec![0; 256 * 1024];
+    while digest.length < length {
+        let size = stream.read(&mut buffer)?;
+        if size == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        }
+        digest.add(&buffer[..size]);
+    }
+    Ok(digest)
+}
+
+fn send_noise(stream: &mut TcpStream, seed: u64, length: u64) -> io::Result<()> {
+    let mut noise = Noise::new(seed);
+    let mut buffer = [0; 16 * 1024];
+    let mut left = length;
+    while left > 0 {
+        let size = left.min(buffer.len() as u64) as usize;
+        noise.fill(&mut buffer);
+        stream.write_all(&buffer[..size])?;
+        left -= size as u64;
+    }
+    Ok(())
+}
+
+/// A connection to the TCP server.
+#[derive(Debug)]
+pub struct Client(pub TcpStream);
+
+impl Client {
+    pub fn connect(ns: &NetNs, to: (Ipv4Addr, u16)) -> io::Result<Self> {
+        Self::connect_within(ns, to, PATIENCE)
+    }
+
+    pub fn connect_within(ns: &NetNs, to: (Ipv4Addr, u16), limit: Duration) -> io::Result<Self> {
+        let address = SocketAddr::V4(SocketAddrV4::new(to.0, to.1));
+        let stream = ns.run(|| TcpStream::connect_timeout(&address, limit))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Ok(Self(stream))
+    }
+
+    /// From a port of the client's choice, which it may have used before.
+    pub fn connect_from(ns: &NetNs, port: u16, to: (Ipv4Addr, u16)) -> io::Result<Self> {
+        let stream = ns.run(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+            socket.connect_timeout(&SocketAddr::from(to).into(), PATIENCE)?;
+            Ok::<_, io::Error>(TcpStream::from(socket))
+        })?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self(stream))
+    }
+
+    fn order(&mut self, letter: u8, number: u64) -> io::Result<()> {
+        let mut order = vec![letter];
+        order.extend(number.to_le_bytes());
+        self.0.write_all(&order)
+    }
+
+    /// Begins an echo conversation.
+    pub fn start_echo(mut self) -> io::Result<Self> {
+        self.order(ECHO, 0)?;
+        Ok(self)
+    }
+
+    /// Sends something and gets it back.
+    pub fn echo(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)?;
+        let mut back = vec![0; bytes.len()];
+        self.0.read_exact(&mut back)?;
+        if back == bytes { Ok(()) } else { Err(io::Error::other("the echo is another text")) }
+    }
+
+    /// Sends so many bytes; the server's hash must be ours.
+    pub fn upload(mut self, length: u64) -> io::Result<()> {
+        self.order(UPLOAD, length)?;
+        send_noise(&mut self.0, length, length)?;
+        let mut hash = [0; 8];
+        self.0.read_exact(&mut hash)?;
+        if u64::from_le_bytes(hash) == Digest::of_noise(length, length).hash {
+            Ok(())
+        } else {
+            Err(io::Error::other("the upload arrived changed"))
+        }
+    }
+
+    /// Gets so many bytes; they must be the ones that were sent.
+    pub fn download(mut self, length: u64) -> io::Result<()> {
+        self.order(DOWNLOAD, length)?;
+        let digest = digest_of(&mut self.0, length)?;
+        if digest == Digest::of_noise(length, length) { Ok(()) } else { Err(io::Error::other("the download arrived changed")) }
+    }
+
+    /// The address that the server sees.
+    pub fn seen_as(mut self) -> io::Result<SocketAddrV4> {
+        self.order(WHO, 0)?;
+        let mut text = String::new();
+        self.0.read_to_string(&mut text)?;
+        text.parse().map_err(|_not_an_address| io::Error::other(text))
+    }
+}
+
+/// Sends every datagram back to where it came from.
+pub fn udp_server(ns: &NetNs, port: u16) -> Server {
+    let socket = ns.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))).expect("bind");
+    socket.set_read_timeout(Some(Duration::from_millis(50))).expect("timeout");
+    Server::start(ns, move |stop, served| {
+        let mut buffer = vec![0; 65_536];
+        while !stop.load(Ordering::Relaxed) {
+            if let Ok((length, from)) = socket.recv_from(&mut buffer)
+                && socket.send_to(&buffer[..length], from).is_ok()
+            {
+                served.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    })
+}
+
+/// A UDP client of one address.
+#[derive(Debug)]
+pub struct Datagrams(pub UdpSocket);
+
+impl Datagrams {
+    pub fn new(ns: &NetNs, to: (Ipv4Addr, u16)) -> Self {
+        let socket = ns.run(|| {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("bind");
+            socket.connect(SocketAddr::from(to)).expect("connect");
+            socket
+        });
+        socket.set_read_timeout(Some(Duration::from_secs(2))).expect("timeout");
+        Self(socket)
+    }
+
+    /// Sends a datagram and gets it back.
+    pub fn echo(&self, bytes: &[u8]) -> io::Result<()> {
+        self.0.send(bytes)?;
+        let mut buffer = vec![0; 65_536];
+        let length = self.0.recv(&mut buffer)?;
+        if &buffer[..length] == bytes { Ok(()) } else { Err(io::Error::other("the echo is another datagram")) }
+    }
+
+    /// The same, with another try for a datagram that may be lost.
+    pub fn echo_patiently(&self, bytes: &[u8]) -> io::Result<()> {
+        let start = Instant::now();
+        loop {
+            match self.echo(bytes) {
+                Ok(()) => return Ok(()),
+                Err(error) if start.elapsed() > PATIENCE => return Err(error),
+                Err(_lost) => {}
+            }
+        }
+    }
+}
+
+/// A text of so many bytes.
+pub fn text(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    Noise::new(length as u64 + 1).fill(&mut bytes);
+    bytes
+}

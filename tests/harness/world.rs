@@ -1,0 +1,93 @@
+//! The usual world: a client, a relay with Relay on it, a backend, a cable between each two.
+
+use std::net::Ipv4Addr;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use tempfile::TempDir;
+
+use crate::daemon::Daemon;
+use crate::netns::{NetNs, cable};
+
+/// Addresses of the usual world (RFC 5737).
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+pub const RELAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+pub const RELAY_INSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+pub const BACKEND: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+
+/// Client, relay and backend. When it goes, it makes sure that nobody has seen a bad checksum.
+pub struct World {
+    pub client: NetNs,
+    pub relay: NetNs,
+    pub backend: NetNs,
+    folder: TempDir,
+    /// Checksum errors that the test itself has made.
+    pub expected_checksum_errors: u64,
+}
+
+impl World {
+    /// Interfaces: `client`, `uplink` and `inside` at the relay, `backend`.
+    pub fn new() -> Self {
+        private_mounts();
+        let (client, relay, backend) = (NetNs::new("client"), NetNs::new("relay"), NetNs::new("backend"));
+        cable((&client, "client"), (&relay, "uplink"));
+        cable((&backend, "backend"), (&relay, "inside"));
+        client.add_address("client", CLIENT, 24);
+        relay.add_address("uplink", RELAY, 24);
+        relay.add_address("inside", RELAY_INSIDE, 24);
+        backend.add_address("backend", BACKEND, 24);
+        client.default_route(RELAY, "client");
+        backend.default_route(RELAY_INSIDE, "backend");
+        Self { client, relay, backend, folder: folder(), expected_checksum_errors: 0 }
+    }
+
+    /// Starts relayd at the relay with these rules.
+    pub fn start(&self, rules: &str) -> Daemon {
+        self.start_with("", rules)
+    }
+
+    /// Starts relayd with lines for `[daemon]` and rules.
+    pub fn start_with(&self, daemon: &str, rules: &str) -> Daemon {
+        Daemon::start(&self.relay, self.folder.path(), daemon, rules)
+    }
+
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// Bad checksums seen by any of the three.
+    pub fn checksum_errors(&self) -> u64 {
+        [&self.client, &self.relay, &self.backend]
+            .into_iter()
+            .map(|ns| {
+                ns.snmp("Tcp", "InCsumErrors") + ns.snmp("Udp", "InCsumErrors") + ns.snmp("Icmp", "InCsumErrors")
+            })
+            .sum()
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(self.checksum_errors(), self.expected_checksum_errors, "packets with bad checksums arrived");
+        }
+    }
+}
+
+/// Mounts made from here on are this thread's and its children's alone, and go with them.
+pub fn private_mounts() {
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace needs root");
+    let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).expect("private mounts");
+}
+
+/// A folder for one test.
+pub fn folder() -> TempDir {
+    tempfile::Builder::new().prefix("relay-test-").tempdir().expect("folder")
+}

@@ -1,0 +1,3 @@
+//! Real relayd, real relayctl, real traffic in network namespaces.
+
+mod forward;
