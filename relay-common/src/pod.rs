@@ -30,4 +30,5 @@ pod! {
     crate::settings::Pressure: 8,
     crate::settings::IcmpBudget: 8,
     crate::settings::SweepRequest: 8,
+    crate::lab::Recipe: 68,
 }

@@ -26,6 +26,8 @@ pub(crate) enum Detour {
     Foreign,
     /// Needs the slow path.
     Slow,
+    /// Needs the slow path, and no flow knows it.
+    Unknown,
 }
 
 /// A packet that may be rewritten and sent.
@@ -68,9 +70,8 @@ pub(crate) fn find<F: Frame, const L2: usize>(frame: &F) -> Result<Hit, Detour> 
             (flow, Protocol::Tcp, 20 + u32::from(headers.offset >> 4) * 4)
         }
         packet::UDP => {
-            let key = key(Protocol::Udp);
-            let flow = maps::established(Protocol::Udp, &key).or_else(|| maps::unproven(&key));
-            (flow, Protocol::Udp, 28)
+            let flow = udp(&key(Protocol::Udp)).ok_or(Detour::Unknown)?;
+            (Some(flow), Protocol::Udp, 28)
         }
         packet::ICMP => return Err(Detour::Slow),
         _ => return Err(Detour::Foreign),
@@ -102,4 +103,27 @@ pub(crate) fn find<F: Frame, const L2: usize>(frame: &F) -> Result<Hit, Detour> 
         return Err(Detour::Slow);
     }
     Ok(Hit { flow, next_hop, headers, protocol, length, header_length, segment_size })
+}
+
+/// A UDP flow may be proven or not: the table that the last packet was found in is looked at first, so that a busy
+/// stream costs one lookup either way.
+#[inline(always)]
+fn udp(key: &FlowKey) -> Option<Entry<FlowEntry>> {
+    let unproven_first = maps::unproven_first()?;
+    if *unproven_first == 0 {
+        let found = maps::established(Protocol::Udp, key);
+        if found.is_some() {
+            return found;
+        }
+        let found = maps::unproven(key)?;
+        *unproven_first = 1;
+        return Some(found);
+    }
+    let found = maps::unproven(key);
+    if found.is_some() {
+        return found;
+    }
+    let found = maps::established(Protocol::Udp, key)?;
+    *unproven_first = 0;
+    Some(found)
 }

@@ -66,25 +66,25 @@ impl Outcome {
 
 /// For interfaces whose packets start with an Ethernet header.
 #[classifier]
-pub fn relay_tc(ctx: TcContext) -> i32 {
+fn relay_tc(ctx: TcContext) -> i32 {
     tc::run::<{ packet::ETHERNET }>(Skb::new(ctx.skb.skb)).tc()
 }
 
 /// For interfaces whose packets start with the IP header: tun, WireGuard, ppp.
 #[classifier]
-pub fn relay_tc_l3(ctx: TcContext) -> i32 {
+fn relay_tc_l3(ctx: TcContext) -> i32 {
     tc::run::<0>(Skb::new(ctx.skb.skb)).tc()
 }
 
 #[xdp]
-pub fn relay_xdp(ctx: XdpContext) -> u32 {
+fn relay_xdp(ctx: XdpContext) -> u32 {
     let md: *mut xdp_md = ctx.ctx;
     xdp::run(md).xdp()
 }
 
 /// Not attached anywhere: relayd runs it to delete dead flows.
 #[classifier]
-pub fn relay_sweep(ctx: TcContext) -> i32 {
+fn relay_sweep(ctx: TcContext) -> i32 {
     let skb: *mut __sk_buff = ctx.skb.skb;
     sweep::run(Skb::new(skb))
 }

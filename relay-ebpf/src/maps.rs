@@ -57,6 +57,9 @@ static DEVICES: DevMap<256> = DevMap::new();
 /// Not pinned: a budget is worth nothing after a restart.
 #[btf_map]
 static ICMP_BUDGET: PerCpuArray<IcmpBudget, 1> = PerCpuArray::new();
+/// Whether this CPU's last UDP packet belonged to a flow without proof.
+#[btf_map]
+static UNPROVEN_FIRST: PerCpuArray<u32, 1> = PerCpuArray::new();
 /// Where new entries are put together; two of them would crowd the 512-byte stack.
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
@@ -226,6 +229,11 @@ pub(crate) fn pressure(protocol: Protocol) -> Option<Entry<Pressure>> {
 #[inline(always)]
 pub(crate) fn icmp_budget() -> Option<Entry<IcmpBudget>> {
     entry(ICMP_BUDGET.get_ptr_mut(0))
+}
+
+#[inline(always)]
+pub(crate) fn unproven_first() -> Option<Entry<u32>> {
+    entry(UNPROVEN_FIRST.get_ptr_mut(0))
 }
 
 #[inline(always)]

@@ -8,7 +8,7 @@ use aya_ebpf::bindings::{
     bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
 };
 use aya_ebpf::helpers::{
-    bpf_l4_csum_replace, bpf_redirect_neigh, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes,
+    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes,
     bpf_skb_store_bytes,
 };
 use relay_common::checksum::Delta;
@@ -167,6 +167,14 @@ impl Skb {
     pub(crate) fn fix_checksum(self, offset: u32, delta: Delta, flags: u32) -> Result<(), Failed> {
         // SAFETY: the helper works on the program's own context.
         done(unsafe { bpf_l4_csum_replace(self.raw, offset, 0, delta.raw().into(), flags.into()) })
+    }
+
+    /// Tells the kernel that a complete transport checksum was changed for other addresses: where the device has summed
+    /// the whole packet (`CHECKSUM_COMPLETE`) that sum changes too, by what the checksum field made up for.
+    #[inline(always)]
+    pub(crate) fn note_checksum_change(self, addresses: Delta) {
+        // SAFETY: the helper works on the program's own context; it fails for packets without such a sum.
+        let _no_such_sum = unsafe { bpf_csum_update(self.raw, u32::from(!addresses.raw())) };
     }
 
     #[inline(always)]

@@ -75,9 +75,9 @@ struct TcpRest {
     window: u16,
 }
 
-/// One packet that the hot path left alone.
+/// One packet that the hot path left alone. `unknown`: it has looked, and no flow knows the packet.
 #[inline(never)]
-pub(crate) fn run(skb: Skb, l2: u32) -> Outcome {
+pub(crate) fn run(skb: Skb, l2: u32, unknown: bool) -> Outcome {
     let Ok(ip) = skb.load::<Ipv4>(l2) else { return Outcome::Miss };
     let header = u32::from(ip.version_length & 0xf) * 4;
     if ip.version_length >> 4 != 4 || header < 20 {
@@ -99,7 +99,7 @@ pub(crate) fn run(skb: Skb, l2: u32) -> Outcome {
         packet::TCP | packet::UDP => {
             let Some(packet) = maps::packet() else { return Outcome::Miss };
             match parse(packet, skb, l2, &ip, length) {
-                Ok(()) => carry(skb, packet),
+                Ok(()) => carry(skb, packet, unknown),
                 Err(Failed) => Outcome::Miss,
             }
         }
@@ -162,8 +162,8 @@ pub(crate) enum Action {
 
 /// Each stage is called from one place only: the verifier walks a function once per call.
 #[inline(always)]
-fn carry(skb: Skb, packet: &mut Packet) -> Outcome {
-    let mut action = step(skb, packet);
+fn carry(skb: Skb, packet: &mut Packet, unknown: bool) -> Outcome {
+    let mut action = if unknown { Action::Open } else { step(skb, packet) };
     if action == Action::Open {
         action = open::run(skb, packet);
     }

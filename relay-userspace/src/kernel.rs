@@ -42,6 +42,8 @@ pub enum KernelError {
     Map { map: &'static str, source: aya::maps::MapError },
     #[error("map {map}: {source}")]
     Batch { map: &'static str, source: std::io::Error },
+    #[error("interface {interface} cannot take redirected frames: {source}")]
+    Device { interface: u32, source: aya::maps::xdp::XdpMapError },
     #[error("there are {wanted} rules and the kernel plane takes {most}")]
     TooManyRules { wanted: usize, most: usize },
     #[error("there are more backends than the kernel plane takes ({most})")]

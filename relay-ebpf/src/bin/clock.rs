@@ -10,7 +10,7 @@ use aya_ebpf::programs::TcContext;
 const AT: usize = 14;
 
 #[classifier]
-pub fn relay_clock(ctx: TcContext) -> i32 {
+fn relay_clock(ctx: TcContext) -> i32 {
     // SAFETY: the helper takes nothing and returns a number.
     let jiffies = unsafe { bpf_jiffies64() };
     // SAFETY: as above.

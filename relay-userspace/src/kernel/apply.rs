@@ -52,6 +52,7 @@ impl Dataplane {
         }
         self.write_settings(desired)?;
         self.add_addresses(desired)?;
+        self.write_devices(desired)?;
         let hops = self.write_hops(desired)?;
         let mut rerouted = self.write_routes(desired, &hops)?;
         let endpoints = self.write_endpoints(desired, &hops, &mut rerouted)?;
@@ -108,6 +109,18 @@ impl Dataplane {
         for key in gone {
             absent_is_fine(self.maps.addresses.remove(&key)).map_err(map_error(names::ADDRESSES))?;
             self.shadow.addresses.remove(&key);
+        }
+        Ok(())
+    }
+
+    /// XDP's devices. One that is gone has left the map by itself.
+    fn write_devices(&mut self, desired: &Desired) -> Result<(), KernelError> {
+        for (&interface, &slot) in &desired.devices {
+            if self.shadow.devices.get(&slot) != Some(&interface) {
+                let set = self.maps.devices.set(slot.into(), interface, None, 0);
+                set.map_err(|source| KernelError::Device { interface, source })?;
+                self.shadow.devices.insert(slot, interface);
+            }
         }
         Ok(())
     }

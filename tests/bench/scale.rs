@@ -1,0 +1,3 @@
+//! scale
+use crate::figures::Options;
+pub fn run(_options: &Options) {}
