@@ -173,8 +173,16 @@ pub struct Owner {
 impl FlowEntry {
     /// The half that turns packets matching `key` into `to`.
     #[inline(always)]
-    pub const fn new(key: &FlowKey, to: Translation, owner: Owner, hop: Hop, flags: FlowFlags, now: u32) -> Self {
-        let addresses = Delta::address(key.source(), to.source).and(Delta::address(key.destination(), to.destination));
+    pub const fn new(
+        key: &FlowKey,
+        to: Translation,
+        owner: Owner,
+        hop: Hop,
+        flags: FlowFlags,
+        now: u32,
+    ) -> Self {
+        let addresses =
+            Delta::address(key.source(), to.source).and(Delta::address(key.destination(), to.destination));
         let ports = Delta::port(key.ports().source(), to.ports.source())
             .and(Delta::port(key.ports().destination(), to.ports.destination()));
         Self {
@@ -295,7 +303,8 @@ pub const fn open(
         Protocol::Udp => (FlowFlags::NONE, FlowFlags::SLOW.with(FlowFlags::EGRESS)),
     };
     let unclaimed = Port::new(0);
-    let to_backend = Translation { source, destination: endpoint.0, ports: Ports::new(unclaimed, endpoint.1) };
+    let to_backend =
+        Translation { source, destination: endpoint.0, ports: Ports::new(unclaimed, endpoint.1) };
     *halves.0 = FlowEntry::new(key, to_backend, owner, hops.0, client_flags, now);
     let to_client =
         Translation { source: key.destination(), destination: key.source(), ports: key.ports().swapped() };
@@ -347,25 +356,30 @@ mod tests {
             Protocol::Udp,
         );
         let owner = Owner { rule: 3, generation: 9, endpoint: 5 };
-        let blank = FlowEntry::new(&key, Translation { source: address(0), destination: address(0), ports: key.ports() }, owner, Hop::default(), FlowFlags::NONE, 0);
+        let blank = FlowEntry::new(
+            &key,
+            Translation { source: address(0), destination: address(0), ports: key.ports() },
+            owner,
+            Hop::default(),
+            FlowFlags::NONE,
+            0,
+        );
         let (mut client, mut backend) = (blank, blank);
         let endpoint = (address(9), Port::new(443));
         let hops = (Hop::default(), Hop::default());
         open((&mut client, &mut backend), &key, Protocol::Udp, address(2), endpoint, owner, hops, 7);
         client.send_from(Port::new(1500));
         backend.answer_to(Port::new(0), Port::new(1500));
-        let reply_key = FlowKey::new(
-            address(9),
-            address(2),
-            Ports::new(Port::new(443), Port::new(1500)),
-            Protocol::Udp,
-        );
+        let reply_key =
+            FlowKey::new(address(9), address(2), Ports::new(Port::new(443), Port::new(1500)), Protocol::Udp);
         assert_eq!(client.opposite(Protocol::Udp), reply_key);
         assert_eq!(backend.opposite(Protocol::Udp), key);
         assert_eq!(client.direction(), Direction::Ingress);
         assert_eq!(backend.direction(), Direction::Egress);
         assert_eq!((backend.rule(), backend.endpoint(), backend.seen), (3, 5, 7));
-        let whole = |key: &FlowKey, half: &FlowEntry| FlowEntry::new(key, half.translation(), owner, Hop::default(), FlowFlags::NONE, 0);
+        let whole = |key: &FlowKey, half: &FlowEntry| {
+            FlowEntry::new(key, half.translation(), owner, Hop::default(), FlowFlags::NONE, 0)
+        };
         assert_eq!(client.port_delta().apply(77), whole(&key, &client).port_delta().apply(77));
         assert_eq!(backend.port_delta().apply(77), whole(&reply_key, &backend).port_delta().apply(77));
     }

@@ -5,7 +5,7 @@
 #[derive(Clone, Copy, Debug)]
 pub struct Recipe {
     /// The frame as words, checksums right.
-    pub frame: [u32; Recipe::FRAME / 4],
+    pub frame: [u32; Self::FRAME / 4],
     /// Flows to cycle through; each has its own source port, and from 32,768 on its own source address.
     pub flows: u32,
     /// Interface to send it from.

@@ -121,7 +121,8 @@ fn turn(skb: Skb, packet: &Packet, icmp: Icmp) -> Result<(), Failed> {
         Protocol::Tcp => quoted[4] as u16,
         Protocol::Udp => (quoted[1] >> 16) as u16,
     });
-    error.icmp.checksum = !fold_wide(sum_icmp(&icmp) + sum_ip(&{ error.quoted_ip }) + sum_quote(&quoted, begun));
+    error.icmp.checksum =
+        !fold_wide(sum_icmp(&icmp) + sum_ip(&{ error.quoted_ip }) + sum_quote(&quoted, begun));
     if short {
         // SAFETY: a prefix of the error, which is packed and fully initialised.
         let error = unsafe { &*core::ptr::from_ref(error).cast::<ShortError>() };

@@ -9,7 +9,13 @@ use crate::maps;
 /// Counts what a packet becomes on the wire: every segment of a super-packet, each with its own headers. Returns the
 /// bytes counted.
 #[inline(always)]
-pub(crate) fn traffic(flow: &FlowEntry, length: u32, header_length: u32, segment_size: u32, segments: u32) -> u64 {
+pub(crate) fn traffic(
+    flow: &FlowEntry,
+    length: u32,
+    header_length: u32,
+    segment_size: u32,
+    segments: u32,
+) -> u64 {
     let (mut packets, mut bytes) = (1u64, u64::from(length));
     if segment_size != 0 {
         let segments = if segments == 0 {

@@ -46,7 +46,9 @@ pub(crate) fn follow(skb: Skb, l2: u32, ip: &Ipv4) -> Outcome {
         identification: ip.identification.into(),
         protocol: ip.protocol.into(),
     };
-    let (Some(entry), Some(settings)) = (maps::fragment(&key), maps::settings()) else { return Outcome::Miss };
+    let (Some(entry), Some(settings)) = (maps::fragment(&key), maps::settings()) else {
+        return Outcome::Miss;
+    };
     if tick::passed(maps::now(), entry.seen, settings.fragments) {
         return Outcome::Miss;
     }

@@ -42,7 +42,9 @@ struct Quote {
 pub(crate) fn translate(skb: Skb, l2: u32, ip: &Ipv4) -> Outcome {
     let at = l2 + u32::from(ip.version_length & 0xf) * 4;
     let Ok(icmp) = skb.load::<Icmp>(at) else { return Outcome::Miss };
-    if !matches!(icmp.kind, UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM) || ip.fragment & packet::FRAGMENT != 0 {
+    if !matches!(icmp.kind, UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM)
+        || ip.fragment & packet::FRAGMENT != 0
+    {
         return Outcome::Miss;
     }
     let Ok(quote) = quoted(skb, at + 8) else { return Outcome::Miss };

@@ -49,8 +49,8 @@ impl Outcome {
     const fn tc(self) -> i32 {
         match self {
             Self::Miss => TC_ACT_UNSPEC,
-            Self::Sent => TC_ACT_REDIRECT as i32,
-            Self::Dropped => TC_ACT_SHOT as i32,
+            Self::Sent => TC_ACT_REDIRECT,
+            Self::Dropped => TC_ACT_SHOT,
         }
     }
 

@@ -9,9 +9,7 @@ use relay_common::counters::{DropKey, RuleCounters};
 use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use relay_common::net::Protocol;
 use relay_common::route::{NextHop, RouteKey};
-use relay_common::rule::{
-    EndpointEntry, ListenerEntry, ListenerKey, PORT_TABLE, PortEntry, RuleEntry,
-};
+use relay_common::rule::{EndpointEntry, ListenerEntry, ListenerKey, PORT_TABLE, PortEntry, RuleEntry};
 use relay_common::settings::{IcmpBudget, Pressure, Settings};
 
 use crate::slow::Packet;

@@ -8,8 +8,8 @@ use aya_ebpf::bindings::{
     bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
 };
 use aya_ebpf::helpers::{
-    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes,
-    bpf_skb_store_bytes,
+    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_sk_lookup_tcp, bpf_sk_lookup_udp,
+    bpf_sk_release, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use relay_common::checksum::Delta;
 use relay_common::counters::DropReason;
@@ -115,9 +115,10 @@ impl Skb {
         };
         let size = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>() as u32;
         let (context, this_namespace) = (self.raw.cast(), BPF_F_CURRENT_NETNS as u64);
-        // SAFETY: the helper reads `size` bytes of the live `tuple`.
         let socket = match protocol {
+            // SAFETY: the helper reads `size` bytes of the live `tuple`.
             Protocol::Tcp => unsafe { bpf_sk_lookup_tcp(context, &mut tuple, size, this_namespace, 0) },
+            // SAFETY: as above.
             Protocol::Udp => unsafe { bpf_sk_lookup_udp(context, &mut tuple, size, this_namespace, 0) },
         };
         if socket.is_null() {
@@ -178,21 +179,36 @@ impl Skb {
     }
 
     #[inline(always)]
-    pub(crate) fn fix_tcp_checksum(self, transport: u32, addresses: Delta, rest: Delta) -> Result<(), Failed> {
+    pub(crate) fn fix_tcp_checksum(
+        self,
+        transport: u32,
+        addresses: Delta,
+        rest: Delta,
+    ) -> Result<(), Failed> {
         self.fix_checksum(transport + 16, addresses, BPF_F_PSEUDO_HDR)?;
         self.fix_checksum(transport + 16, rest, 0)
     }
 
     /// Leaves "no checksum" alone and never makes one.
     #[inline(always)]
-    pub(crate) fn fix_udp_checksum(self, transport: u32, addresses: Delta, rest: Delta) -> Result<(), Failed> {
+    pub(crate) fn fix_udp_checksum(
+        self,
+        transport: u32,
+        addresses: Delta,
+        rest: Delta,
+    ) -> Result<(), Failed> {
         self.fix_checksum(transport + 6, addresses, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0)?;
         self.fix_checksum(transport + 6, rest, BPF_F_MARK_MANGLED_0)
     }
 
     /// Hands the packet to its next hop. The kernel resolves the neighbour and writes the link header.
     #[inline(always)]
-    pub(crate) fn send<const L2: usize>(self, next_hop: &NextHop, destination: Address, rule: u32) -> Outcome {
+    pub(crate) fn send<const L2: usize>(
+        self,
+        next_hop: &NextHop,
+        destination: Address,
+        rule: u32,
+    ) -> Outcome {
         if L2 == 0 && self.push_ethernet().is_err() {
             return count::refuse(rule, DropReason::Unwritable);
         }

@@ -54,7 +54,8 @@ fn step(key: &FlowKey, mode: u32) -> u32 {
         }
         return 1;
     }
-    if !half.flags().has(FlowFlags::DYING) || other.is_some_and(|other| !other.flags().has(FlowFlags::DYING)) {
+    if !half.flags().has(FlowFlags::DYING) || other.is_some_and(|other| !other.flags().has(FlowFlags::DYING))
+    {
         return 0;
     }
     forget(protocol, key, &other_key, half.flags());
@@ -96,7 +97,9 @@ fn is_expired(protocol: Protocol, half: &FlowEntry, other: Option<&FlowEntry>) -
 /// Ticks that a flow in this state may stay silent.
 #[inline(always)]
 fn idle_limit(protocol: Protocol, half: &FlowEntry, own: FlowFlags, other: FlowFlags) -> u32 {
-    let (Some(rule), Some(settings)) = (maps::rule(half.rule()), maps::settings()) else { return u32::MAX / 2 };
+    let (Some(rule), Some(settings)) = (maps::rule(half.rule()), maps::settings()) else {
+        return u32::MAX / 2;
+    };
     match protocol {
         Protocol::Udp => rule.udp_idle,
         Protocol::Tcp if own.has(FlowFlags::RESET) => settings.reset,

@@ -29,5 +29,12 @@ pub(crate) fn packet(skb: Skb, rule: u32, step: &'static str) {
 #[inline(always)]
 fn log(skb: Skb, step: &'static str) {
     let ctx = TcContext::new(skb.raw());
-    info!(&ctx, "{} interface={} length={} segment={}", step, skb.interface(), skb.length(), skb.segment_size());
+    info!(
+        &ctx,
+        "{} interface={} length={} segment={}",
+        step,
+        skb.interface(),
+        skb.length(),
+        skb.segment_size()
+    );
 }

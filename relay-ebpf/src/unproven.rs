@@ -4,7 +4,7 @@
 //! for UDP a packet after the backend's answer. Only then does a flow get a place that a flood cannot take.
 
 use relay_common::counters::DropReason;
-use relay_common::flow::{FlowEntry, FlowFlags, FlowKey, Hop, Owner, Translation};
+use relay_common::flow::{FlowEntry, FlowFlags, FlowKey, Owner, Translation};
 use relay_common::net::Protocol;
 
 use crate::maps::{self, Refused};
@@ -178,6 +178,6 @@ pub(crate) fn backend_half(packet: &Packet, key: &FlowKey, client: &FlowEntry) -
         ports: packet.key.ports().swapped(),
     };
     let owner = Owner { rule: client.rule(), generation: client.generation, endpoint: client.endpoint() };
-    let hop = route::towards(client.interface, packet.key.source()).unwrap_or(Hop::default());
+    let hop = route::towards(client.interface, packet.key.source()).unwrap_or_default();
     FlowEntry::new(key, to, owner, hop, FlowFlags::EGRESS.with(FlowFlags::SLOW), packet.now)
 }

@@ -23,19 +23,29 @@ struct XdpFrame {
     md: *mut xdp_md,
 }
 
+impl XdpFrame {
+    #[inline(always)]
+    fn data(self) -> u32 {
+        // SAFETY: the context pointer of the running program.
+        unsafe { (*self.md).data }
+    }
+
+    #[inline(always)]
+    fn data_end(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.md).data_end }
+    }
+}
+
 impl Frame for XdpFrame {
     #[inline(always)]
     fn bytes(&self) -> Bytes {
-        // SAFETY: the context pointer of the running program.
-        let (data, data_end) = unsafe { ((*self.md).data, (*self.md).data_end) };
-        Bytes::new(data as usize, data_end as usize)
+        Bytes::new(self.data() as usize, self.data_end() as usize)
     }
 
     #[inline(always)]
     fn length(&self) -> u32 {
-        // SAFETY: the context pointer of the running program.
-        let (data, data_end) = unsafe { ((*self.md).data, (*self.md).data_end) };
-        data_end - data
+        self.data_end() - self.data()
     }
 
     #[inline(always)]

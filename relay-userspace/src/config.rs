@@ -10,6 +10,7 @@ pub mod encode;
 pub mod fields;
 pub mod files;
 pub mod node;
+pub mod patch;
 pub mod problem;
 pub mod quantity;
 pub mod settings;

@@ -146,7 +146,11 @@ mod tests {
             destination: Ipv4Addr::UNSPECIFIED,
             prefix,
             metric,
-            hop: NextHop { interface, gateway: Some(Ipv4Addr::new(10, 0, 0, interface as u8).into()), mtu: 1500 },
+            hop: NextHop {
+                interface,
+                gateway: Some(Ipv4Addr::new(10, 0, 0, interface as u8).into()),
+                mtu: 1500,
+            },
         }
     }
 
@@ -157,7 +161,8 @@ mod tests {
 
     #[test]
     fn replies_leave_by_the_uplink_that_the_client_used() {
-        let view = HostView { routes: vec![route(254, 0, 2, 100), route(100, 0, 3, 0)], ..HostView::default() };
+        let view =
+            HostView { routes: vec![route(254, 0, 2, 100), route(100, 0, 3, 0)], ..HostView::default() };
         assert_eq!(at(&view, 0), Some(2));
         assert_eq!(at(&view, 2), Some(2));
         assert_eq!(at(&view, 3), Some(3));
@@ -166,7 +171,8 @@ mod tests {
 
     #[test]
     fn the_lowest_metric_wins() {
-        let view = HostView { routes: vec![route(254, 0, 2, 200), route(254, 0, 3, 100)], ..HostView::default() };
+        let view =
+            HostView { routes: vec![route(254, 0, 2, 200), route(254, 0, 3, 100)], ..HostView::default() };
         assert_eq!(at(&view, 0), Some(3));
     }
 

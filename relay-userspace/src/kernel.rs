@@ -104,6 +104,7 @@ impl Default for ClaimRange {
 }
 
 impl ClaimRange {
+    #[expect(clippy::len_without_is_empty, reason = "a range is never empty")]
     pub const fn len(self) -> u16 {
         self.last - self.first + 1
     }

@@ -309,7 +309,11 @@ mod tests {
             (":80", "192.0.2.1:81", "on this host"),
         ] {
             let planned = planned(listen, to);
-            assert!(matches!(&planned.ipv4, Carriage::None(why) if why.contains(reason)), "{:?}", planned.ipv4);
+            assert!(
+                matches!(&planned.ipv4, Carriage::None(why) if why.contains(reason)),
+                "{:?}",
+                planned.ipv4
+            );
             assert_eq!(planned.state(), RuleState::Degraded, "{listen} {to}");
         }
     }

@@ -1,12 +1,13 @@
 //! The centre: one owner of all state. Files, commands, signals and netlink become events; each leads to a new plan, a
 //! difference, and an apply that can be undone.
 
-pub mod change;
 pub mod census;
+pub mod change;
 pub mod command;
 pub mod desire;
 pub mod explain;
 pub mod facts;
+mod reload;
 pub mod run;
 pub mod shared;
 pub mod state;

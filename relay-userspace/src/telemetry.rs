@@ -27,7 +27,8 @@ pub fn start(level: Level, format: LogFormat) -> anyhow::Result<()> {
             journal.with_field_prefix(None).boxed()
         }
         LogFormat::Auto | LogFormat::Text => {
-            let colours = std::io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+            let colours = std::io::stderr().is_terminal()
+                && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
             fmt::layer().with_ansi(colours).with_writer(std::io::stderr).with_target(false).boxed()
         }
         LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).boxed(),

@@ -30,7 +30,12 @@ pub fn run(options: &Options) {
             }
         }
         table(&format!("bulk TCP, {streams} streams"), "Gbit/s", &speeds, &["routing", "nftables"]);
-        table(&format!("CPU time, {streams} streams"), "CPU-seconds per GB", &costs, &["routing", "nftables"]);
+        table(
+            &format!("CPU time, {streams} streams"),
+            "CPU-seconds per GB",
+            &costs,
+            &["routing", "nftables"],
+        );
     }
 }
 
@@ -80,6 +85,7 @@ fn busy() -> f64 {
     let numbers = text.lines().next().unwrap_or("").split_whitespace().skip(1);
     let ticks: Vec<u64> = numbers.filter_map(|number| number.parse().ok()).collect();
     // user nice system idle iowait irq softirq
-    let busy: u64 = ticks.iter().enumerate().filter(|(at, _)| !matches!(at, 3 | 4)).map(|(_, ticks)| ticks).sum();
+    let busy: u64 =
+        ticks.iter().enumerate().filter(|(at, _)| !matches!(at, 3 | 4)).map(|(_, ticks)| ticks).sum();
     busy as f64 / 100.0
 }

@@ -53,8 +53,7 @@ impl Contender {
     pub fn with_rules(kind: Kind, rules: &str) -> Self {
         let world = World::new();
         prepare(&world);
-        let mut contender =
-            Self { world, daemon: None, _programs: Vec::new(), target: (RELAY, 8080) };
+        let mut contender = Self { world, daemon: None, _programs: Vec::new(), target: (RELAY, 8080) };
         let Self { world, daemon, _programs: programs, target, .. } = &mut contender;
         let relay = &world.relay;
         if !matches!(kind, Kind::RelayTc | Kind::RelayXdp) {

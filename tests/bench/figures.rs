@@ -47,7 +47,11 @@ pub fn heading() {
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown");
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cpus = cpu.lines().filter(|line| line.starts_with("processor")).count();
-    say(&format!("machine: {cpus} x {}, Linux {}", model.trim_start_matches([' ', '\t', ':']), kernel.trim()));
+    say(&format!(
+        "machine: {cpus} x {}, Linux {}",
+        model.trim_start_matches([' ', '\t', ':']),
+        kernel.trim()
+    ));
 }
 
 /// Measurements of one contender, one per round.
@@ -68,7 +72,8 @@ impl Series {
 
     /// Half the distance between the quartiles' outer neighbours, as a share of the median.
     pub fn spread(&self) -> f64 {
-        let (low, high) = self.0.iter().fold((f64::MAX, f64::MIN), |(low, high), &x| (low.min(x), high.max(x)));
+        let (low, high) =
+            self.0.iter().fold((f64::MAX, f64::MIN), |(low, high), &x| (low.min(x), high.max(x)));
         (high - low) / 2.0 / self.median()
     }
 

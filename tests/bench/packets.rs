@@ -14,7 +14,8 @@ const KINDS: [Kind; 6] =
 
 /// Those whose name contains one of the words given with `--only`.
 fn kinds(options: &Options) -> Vec<Kind> {
-    let wanted = |kind: &Kind| options.only.is_empty() || options.only.iter().any(|word| kind.name().contains(word));
+    let wanted =
+        |kind: &Kind| options.only.is_empty() || options.only.iter().any(|word| kind.name().contains(word));
     KINDS.into_iter().filter(wanted).collect()
 }
 

@@ -21,7 +21,11 @@ pub fn binary(name: &str) -> PathBuf {
             // target/PROFILE/deps/test or target/PROFILE/program
             let own = std::env::current_exe().expect("own path");
             let folder = own.parent().expect("folder");
-            if folder.ends_with("deps") { folder.parent().expect("folder").to_owned() } else { folder.to_owned() }
+            if folder.ends_with("deps") {
+                folder.parent().expect("folder").to_owned()
+            } else {
+                folder.to_owned()
+            }
         }
     };
     let path = folder.join(name);
@@ -138,7 +142,8 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = self.log();
-            let _shown = std::io::Write::write_all(&mut std::io::stderr(), format!("relayd's log:\n{log}").as_bytes());
+            let _shown =
+                std::io::Write::write_all(&mut std::io::stderr(), format!("relayd's log:\n{log}").as_bytes());
         }
         let _already_gone = self.child.kill();
         let _status = self.child.wait();

@@ -9,10 +9,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, MapData, PerCpuArray};
+use aya::programs::TestRunAttrs;
+use aya::programs::tc::TcAttachOptions;
 use aya::programs::xdp::XdpMode;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, TestRun as _, Xdp};
-use aya::programs::tc::TcAttachOptions;
-use aya::programs::TestRunAttrs;
 use aya::{Ebpf, EbpfLoader, TestRunOptions, VerifierLogLevel};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -26,7 +26,10 @@ pub fn object(name: &str) -> PathBuf {
     let folder = std::env::var_os("RELAY_EBPF_DIR").map_or_else(
         || {
             let own = std::env::current_exe().expect("own path");
-            own.ancestors().map(|folder| folder.join("ebpf")).find(|folder| folder.is_dir()).expect("target/ebpf")
+            own.ancestors()
+                .map(|folder| folder.join("ebpf"))
+                .find(|folder| folder.is_dir())
+                .expect("target/ebpf")
         },
         PathBuf::from,
     );
@@ -35,7 +38,8 @@ pub fn object(name: &str) -> PathBuf {
 
 fn load(name: &str) -> Ebpf {
     let path = object(name);
-    let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; run cargo xtask build-ebpf", path.display()));
+    let bytes = fs::read(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}; run cargo xtask build-ebpf", path.display()));
     EbpfLoader::new().verifier_log_level(VerifierLogLevel::DISABLE).load(&bytes).expect("load")
 }
 
@@ -79,7 +83,8 @@ impl Attached {
 
     /// Packets counted by `lab_count`.
     pub fn arrived(&self) -> u64 {
-        let map: PerCpuArray<&MapData, u64> = self.ebpf.map("ARRIVED").expect("map").try_into().expect("array");
+        let map: PerCpuArray<&MapData, u64> =
+            self.ebpf.map("ARRIVED").expect("map").try_into().expect("array");
         map.get(&0, 0).expect("count").iter().sum()
     }
 }
@@ -108,7 +113,8 @@ impl Generator {
             cpus.set(cpu).expect("cpu");
             sched_setaffinity(Pid::from_raw(0), &cpus).expect("pin");
             let mut ebpf = load("lab");
-            let mut recipe: Array<_, Recipe> = ebpf.map_mut("RECIPE").expect("map").try_into().expect("array");
+            let mut recipe: Array<_, Recipe> =
+                ebpf.map_mut("RECIPE").expect("map").try_into().expect("array");
             recipe.set(0, Recipe { frame: words, flows, interface: index }, 0).expect("recipe");
             let program = xdp(&mut ebpf, "lab_generate");
             ready.send(()).expect("ready");

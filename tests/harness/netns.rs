@@ -8,7 +8,9 @@ use std::thread;
 use futures_util::TryStreamExt as _;
 use netlink_packet_route::link::LinkAttribute;
 use nix::sched::{CloneFlags, setns, unshare};
-use rtnetlink::{Handle, LinkBridge, LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{
+    Handle, LinkBridge, LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+};
 
 /// A network namespace. It has no name and goes when nothing uses it any more.
 #[derive(Debug)]
@@ -47,7 +49,10 @@ impl NetNs {
     }
 
     /// Starts a thread inside.
-    pub fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> thread::JoinHandle<T> {
         let file = self.file.try_clone().expect("namespace");
         thread::spawn(move || {
             setns(file.as_fd(), CloneFlags::CLONE_NEWNET).expect("enter the namespace");
@@ -58,7 +63,8 @@ impl NetNs {
     /// Asks netlink for something inside.
     pub fn netlink<T: Send>(&self, ask: impl AsyncFnOnce(Handle) -> Result<T, rtnetlink::Error> + Send) -> T {
         self.run(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
             runtime.block_on(async {
                 let (connection, handle, _) = rtnetlink::new_connection().expect("netlink");
                 let local = tokio::task::LocalSet::new();
@@ -86,7 +92,8 @@ impl NetNs {
 
     /// Index of an interface.
     pub fn index(&self, interface: &str) -> u32 {
-        self.run(|| nix::net::if_::if_nametoindex(interface)).unwrap_or_else(|error| panic!("{interface}: {error}"))
+        self.run(|| nix::net::if_::if_nametoindex(interface))
+            .unwrap_or_else(|error| panic!("{interface}: {error}"))
     }
 
     pub fn up(&self, interface: &str) {
@@ -132,7 +139,12 @@ impl NetNs {
     pub fn delete_address(&self, interface: &str, address: Ipv4Addr) {
         let index = self.index(interface);
         self.netlink(async move |handle| {
-            let mut addresses = handle.address().get().set_link_index_filter(index).set_address_filter(address.into()).execute();
+            let mut addresses = handle
+                .address()
+                .get()
+                .set_link_index_filter(index)
+                .set_address_filter(address.into())
+                .execute();
             while let Some(message) = addresses.try_next().await? {
                 handle.address().del(message).execute().await?;
             }
@@ -212,7 +224,8 @@ impl NetNs {
         let text = self.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).expect("snmp");
         let mut lines = text.lines().filter(|line| line.split(':').next() == Some(group));
         let (Some(heads), Some(values)) = (lines.next(), lines.next()) else { return 0 };
-        let found = heads.split_whitespace().zip(values.split_whitespace()).find(|(head, _)| *head == counter);
+        let found =
+            heads.split_whitespace().zip(values.split_whitespace()).find(|(head, _)| *head == counter);
         found.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
     }
 

@@ -145,7 +145,8 @@ impl Packet {
         if self.protocol == UDP && self.body.get(6..8) == Some(&[0, 0]) {
             return true;
         }
-        self.checksum_offset().is_none_or(|at| self.body.len() >= at + 2 && checksum(&self.checksummed()) == 0)
+        self.checksum_offset()
+            .is_none_or(|at| self.body.len() >= at + 2 && checksum(&self.checksummed()) == 0)
     }
 
     /// From the IP header on.
@@ -211,7 +212,8 @@ impl Packet {
 
     /// Source and destination port.
     pub fn ports(&self) -> (u16, u16) {
-        let port = |at: usize| self.body.get(at..at + 2).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
+        let port =
+            |at: usize| self.body.get(at..at + 2).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
         (port(0), port(2))
     }
 

@@ -24,7 +24,8 @@ impl Wire {
     pub fn new(ns: &NetNs, interface: &str) -> Self {
         let index = ns.index(interface);
         let socket = ns.run(|| {
-            let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll);
+            let socket =
+                socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll);
             let socket = socket.expect("a packet socket needs root");
             bind(socket.as_raw_fd(), &address(index)).expect("bind");
             socket

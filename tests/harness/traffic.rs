@@ -138,7 +138,8 @@ fn serve(mut stream: TcpStream, from: SocketAddr) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut order = [0; 9];
     stream.read_exact(&mut order)?;
-    let number = u64::from_le_bytes([order[1], order[2], order[3], order[4], order[5], order[6], order[7], order[8]]);
+    let number =
+        u64::from_le_bytes([order[1], order[2], order[3], order[4], order[5], order[6], order[7], order[8]]);
     match order[0] {
         ECHO => {
             let mut buffer = [0; 16 * 1024];
@@ -255,7 +256,11 @@ impl Client {
     pub fn download(mut self, length: u64) -> io::Result<()> {
         self.order(DOWNLOAD, length)?;
         let digest = digest_of(&mut self.0, length)?;
-        if digest == Digest::of_noise(length, length) { Ok(()) } else { Err(io::Error::other("the download arrived changed")) }
+        if digest == Digest::of_noise(length, length) {
+            Ok(())
+        } else {
+            Err(io::Error::other("the download arrived changed"))
+        }
     }
 
     /// The address that the server sees.
@@ -303,7 +308,11 @@ impl Datagrams {
         self.0.send(bytes)?;
         let mut buffer = vec![0; 65_536];
         let length = self.0.recv(&mut buffer)?;
-        if &buffer[..length] == bytes { Ok(()) } else { Err(io::Error::other("the echo is another datagram")) }
+        if &buffer[..length] == bytes {
+            Ok(())
+        } else {
+            Err(io::Error::other("the echo is another datagram"))
+        }
     }
 
     /// The same, with another try for a datagram that may be lost.

@@ -51,7 +51,9 @@ impl Tun {
             match self.file.read(&mut buffer) {
                 Ok(length) if wanted(&buffer[..length]) => return Some(buffer[..length].to_vec()),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(Duration::from_millis(2)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    std::thread::sleep(Duration::from_millis(2))
+                }
                 Err(error) => panic!("read from tun: {error}"),
             }
         }

@@ -60,7 +60,9 @@ impl World {
         [&self.client, &self.relay, &self.backend]
             .into_iter()
             .map(|ns| {
-                ns.snmp("Tcp", "InCsumErrors") + ns.snmp("Udp", "InCsumErrors") + ns.snmp("Icmp", "InCsumErrors")
+                ns.snmp("Tcp", "InCsumErrors")
+                    + ns.snmp("Udp", "InCsumErrors")
+                    + ns.snmp("Icmp", "InCsumErrors")
             })
             .sum()
     }
@@ -75,7 +77,11 @@ impl Default for World {
 impl Drop for World {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            assert_eq!(self.checksum_errors(), self.expected_checksum_errors, "packets with bad checksums arrived");
+            assert_eq!(
+                self.checksum_errors(),
+                self.expected_checksum_errors,
+                "packets with bad checksums arrived"
+            );
         }
     }
 }

@@ -18,6 +18,23 @@ const OBJECTS: [&str; 3] = ["relay", "clock", "lab"];
 
 /// Builds all objects into `target/ebpf`; returns them.
 pub fn build() -> anyhow::Result<Vec<PathBuf>> {
+    let build_dir = target_dir().join("ebpf-build");
+    run(&mut cargo_for_bpf("build", &build_dir)?)?;
+    let folder = object_dir();
+    fs::create_dir_all(&folder)?;
+    OBJECTS
+        .iter()
+        .map(|name| install(&build_dir.join(TARGET).join("release").join(name), &folder, name))
+        .collect()
+}
+
+/// Where the objects are.
+pub fn object_dir() -> PathBuf {
+    target_dir().join("ebpf")
+}
+
+/// A cargo command for relay-ebpf, with all it takes to compile for the BPF target.
+pub fn cargo_for_bpf(command: &str, build_dir: &Path) -> anyhow::Result<Command> {
     need_rust_src()?;
     let linker = need_linker()?;
     let flags = [
@@ -29,17 +46,15 @@ pub fn build() -> anyhow::Result<Vec<PathBuf>> {
         // no path of the building machine in the object
         format!("--remap-path-prefix={}=.", root().display()),
     ];
-    let build_dir = target_dir().join("ebpf-build");
-    run(cargo()
-        .args(["build", "--quiet", "--release", "--package", "relay-ebpf", "--target", TARGET])
+    let mut cargo = cargo();
+    cargo
+        .args([command, "--quiet", "--release", "--package", "relay-ebpf", "--target", TARGET])
         .args(["-Z", "build-std=core", "--target-dir"])
-        .arg(&build_dir)
+        .arg(build_dir)
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")))?;
-    let folder = target_dir().join("ebpf");
-    fs::create_dir_all(&folder)?;
-    OBJECTS.iter().map(|name| install(&build_dir.join(TARGET).join("release").join(name), &folder, name)).collect()
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    Ok(cargo)
 }
 
 /// Puts an object in its place. One that has not changed is not touched, so that nothing is built again for it.
@@ -105,7 +120,8 @@ pub fn print_sizes(objects: &[PathBuf]) {
 fn sizes(path: &Path) -> anyhow::Result<Vec<(String, usize)>> {
     let bytes = fs::read(path)?;
     let mut object = aya_obj::Object::parse(&bytes)?;
-    let text: std::collections::HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
+    let text: std::collections::HashSet<usize> =
+        object.functions.keys().map(|(section, _)| *section).collect();
     object.relocate_calls(&text)?;
     let mut sizes: Vec<(String, usize)> = object
         .programs

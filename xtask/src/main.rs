@@ -1,8 +1,13 @@
-//! Development tasks: building the eBPF objects, the binaries, running the quickstart, the tests, the benchmark.
+//! Development tasks: building the eBPF objects and the binaries, the quickstart, the tests, the benchmark.
 
+mod bench;
 mod build;
 mod cargo;
 mod ebpf;
+mod lint;
+mod quickstart;
+mod test;
+mod tidy;
 mod tools;
 
 use std::path::PathBuf;
@@ -12,7 +17,7 @@ use clap::{Parser, Subcommand};
 
 /// Relay's development tasks.
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
 struct Args {
     #[command(subcommand)]
     task: Task,
@@ -24,12 +29,38 @@ enum Task {
     BuildEbpf,
     /// Build everything: the objects, then relayd and relayctl in target/release
     Build,
+    /// Show Relay at work in network namespaces; with arguments, run relayd with them
+    Run {
+        /// Arguments for relayd
+        #[arg(last = true)]
+        relayd: Vec<String>,
+    },
+    /// Run the tests: units, packets, namespaces
+    Test {
+        /// Only what is fast: units and packets
+        #[arg(long)]
+        quick: bool,
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Check formatting, lints and the shape of the tree
+    Lint,
+    /// Measure Relay beside what users run today: cargo xtask bench -- [--rounds N] [PART...]
+    Bench {
+        /// Arguments for the benchmark
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
     let result = match Args::parse().task {
         Task::BuildEbpf => ebpf::build().map(|objects| ebpf::print_sizes(&objects)),
         Task::Build => build::release(),
+        Task::Run { relayd } => quickstart::run(&relayd),
+        Task::Test { quick, filter } => test::run(quick, filter.as_deref()),
+        Task::Lint => lint::run(),
+        Task::Bench { args } => bench::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -85,7 +85,9 @@ fn lab_count(ctx: XdpContext) -> u32 {
         return xdp_action::XDP_PASS;
     }
     // SAFETY: the comparison above leaves room for the bytes read.
-    let (kind, protocol) = unsafe { (*((start + 12) as *const u16), *((start + 23) as *const u8)) };
+    let kind = unsafe { *((start + 12) as *const u16) };
+    // SAFETY: as above.
+    let protocol = unsafe { *((start + 23) as *const u8) };
     if kind != 0x0800u16.to_be() || protocol != 17 {
         return xdp_action::XDP_PASS;
     }

@@ -33,10 +33,9 @@ pub enum ClientError {
 
 impl Client {
     pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(socket).await.map_err(|source| ClientError::Unreachable {
-            path: socket.display().to_string(),
-            source,
-        })?;
+        let stream = UnixStream::connect(socket)
+            .await
+            .map_err(|source| ClientError::Unreachable { path: socket.display().to_string(), source })?;
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.context("relayd does not speak HTTP")?;
         let mut tasks = JoinSet::new();
@@ -61,14 +60,20 @@ impl Client {
         let status = response.status();
         let bytes = response.into_body().collect().await.context("relayd broke off its answer")?.to_bytes();
         if status.is_success() {
-            return Ok(serde_json::from_slice(&bytes).context("relayd's answer is not understood; is it another version?")?);
+            return Ok(serde_json::from_slice(&bytes)
+                .context("relayd's answer is not understood; is it another version?")?);
         }
         let problem = serde_json::from_slice(&bytes)
             .with_context(|| format!("relayd answered {status}: {}", String::from_utf8_lossy(&bytes)))?;
         Err(ClientError::Refused(problem))
     }
 
-    async fn send(&mut self, method: Method, path: &str, body: String) -> Result<Response<Incoming>, ClientError> {
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> Result<Response<Incoming>, ClientError> {
         let request = Request::builder()
             .method(method)
             .uri(path)

@@ -28,7 +28,9 @@ type Encoded = Result<(), std::fmt::Error>;
 impl Collector for Views {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
         let bytes = "IP bytes on the client leg";
-        self.by_direction(&mut encoder, "relay_rule_bytes", Some(&Unit::Bytes), bytes, |traffic| traffic.bytes)?;
+        self.by_direction(&mut encoder, "relay_rule_bytes", Some(&Unit::Bytes), bytes, |traffic| {
+            traffic.bytes
+        })?;
         let packets = "Packets on the client leg";
         self.by_direction(&mut encoder, "relay_rule_packets", None, packets, |traffic| traffic.packets)?;
         self.flows(&mut encoder)?;
@@ -61,7 +63,8 @@ impl Views {
     }
 
     fn flows(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
-        let mut total = encoder.encode_descriptor("relay_rule_flows", "Flows opened", None, MetricType::Counter)?;
+        let mut total =
+            encoder.encode_descriptor("relay_rule_flows", "Flows opened", None, MetricType::Counter)?;
         for rule in &self.rules {
             counter(&mut total, &[("rule", &rule.name)], rule.counters.flows.total)?;
         }
@@ -115,7 +118,8 @@ impl Views {
         let help = "Whether the last reload was accepted";
         let mut reload = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         reload.encode_gauge(&i64::from(self.status.reload.success))?;
-        let mut build = encoder.encode_descriptor("relay_build", "The version that runs", None, MetricType::Info)?;
+        let mut build =
+            encoder.encode_descriptor("relay_build", "The version that runs", None, MetricType::Info)?;
         build.encode_info(&[("version", self.status.version.as_str())])
     }
 }

@@ -160,7 +160,8 @@ fn unreachable_name(base: &str) -> RuleName {
 }
 
 fn parse_json(body: &str) -> Result<Value, ApiProblem> {
-    serde_json::from_str(body).map_err(|error| ApiProblem::new(Code::Invalid, format!("the body is not JSON: {error}")))
+    serde_json::from_str(body)
+        .map_err(|error| ApiProblem::new(Code::Invalid, format!("the body is not JSON: {error}")))
 }
 
 async fn set(
@@ -241,7 +242,10 @@ async fn apply(
 
 fn within(text: &str) -> Result<Duration, ApiProblem> {
     quantity::parse_duration(text).filter(|duration| !duration.is_zero()).ok_or_else(|| {
-        ApiProblem::new(Code::Invalid, format!("confirm: {text:?} is not a duration; {}", quantity::DURATION_FORMS))
+        ApiProblem::new(
+            Code::Invalid,
+            format!("confirm: {text:?} is not a duration; {}", quantity::DURATION_FORMS),
+        )
     })
 }
 

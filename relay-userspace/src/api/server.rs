@@ -53,8 +53,9 @@ pub async fn start(settings: &Settings, shared: &Arc<Shared>) -> anyhow::Result<
     let app = routes::all(shared.clone()).into_make_service_with_connect_info::<Peer>();
     tasks.spawn(serve_unix(unix, app, stopped.clone()));
     if let Some(address) = settings.metrics {
-        let listener =
-            TcpListener::bind(address).await.with_context(|| format!("[metrics] listen: cannot listen on {address}"))?;
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("[metrics] listen: cannot listen on {address}"))?;
         tasks.spawn(serve_tcp(listener, routes::metrics_only(shared.clone()), stopped));
     }
     Ok(Servers { tasks, stop, socket: settings.socket.clone() })
@@ -78,7 +79,8 @@ impl Servers {
     /// Lets requests finish, for a moment, and goes.
     pub async fn shutdown(&mut self) {
         let _nobody_listens = self.stop.send(true);
-        let _event_streams_never_end = timeout(PATIENCE, async { while self.tasks.join_next().await.is_some() {} }).await;
+        let _event_streams_never_end =
+            timeout(PATIENCE, async { while self.tasks.join_next().await.is_some() {} }).await;
         self.tasks.abort_all();
         let _already_gone = fs::remove_file(&self.socket);
     }
@@ -87,7 +89,8 @@ impl Servers {
 async fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
     let shown = path.display();
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder of the socket {shown}"))?;
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder of the socket {shown}"))?;
     }
     if UnixStream::connect(path).await.is_ok() {
         bail!("another relayd is running: something answers on {shown}");

@@ -33,6 +33,7 @@ fn start(args: &Args) -> anyhow::Result<()> {
         return Ok(());
     }
     telemetry::start(launch.config.settings.log_level, launch.config.settings.log_format)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(supervisor::run(launch))
 }

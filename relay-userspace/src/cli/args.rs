@@ -11,8 +11,10 @@ use clap_complete::Shell;
 /// from; if it cannot be applied, nothing changes.
 #[derive(Debug, Parser)]
 #[command(name = "relayctl", version, disable_help_subcommand = true, max_term_width = 100)]
-#[command(after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 relayd not reachable, 4 configuration \
-                        invalid, 5 applied but some rules are degraded.")]
+#[command(
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 relayd not reachable, 4 configuration \
+                        invalid, 5 applied but some rules are degraded."
+)]
 pub struct Cli {
     /// relayd's socket
     #[arg(long, global = true, env = "RELAY_SOCKET", default_value = "/run/relay/relay.sock", value_hint = ValueHint::FilePath)]
@@ -42,7 +44,9 @@ pub enum Format {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Add a rule
-    #[command(after_help = "Examples:\n  relayctl add 8388 203.0.113.10\n  relayctl add :443 203.0.113.10:8443 --name web --protocol tcp\n  relayctl add 10000-19000 203.0.113.10:20000")]
+    #[command(
+        after_help = "Examples:\n  relayctl add 8388 203.0.113.10\n  relayctl add :443 203.0.113.10:8443 --name web --protocol tcp\n  relayctl add 10000-19000 203.0.113.10:20000"
+    )]
     Add(Add),
     /// Change a rule: note=text, to=ADDRESS, timeout.udp=30s, enabled=false; an empty value clears a key
     Set(Set),
@@ -77,14 +81,10 @@ pub enum Command {
     /// Detach everything from the kernel; traffic is no longer forwarded
     Down(Down),
     /// Print a completion script
-    Completion {
-        shell: Shell,
-    },
+    Completion { shell: Shell },
     /// Write the man pages into a folder
     #[command(hide = true)]
-    Man {
-        folder: PathBuf,
-    },
+    Man { folder: PathBuf },
 }
 
 #[derive(Debug, Args)]

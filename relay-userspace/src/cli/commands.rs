@@ -84,7 +84,9 @@ fn read(file: &Path) -> anyhow::Result<String> {
 fn write(text: &str) -> anyhow::Result<Exit> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write the output"),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the output")
+        }
         _ => Ok(Exit::Done),
     }
 }
@@ -100,7 +102,8 @@ impl Session<'_> {
 
     async fn add(&self, add: &Add) -> anyhow::Result<Exit> {
         let listen: Vec<&str> = add.listen.split(',').collect();
-        let mut rule = Map::from_iter([("listen".to_owned(), json!(listen)), ("to".to_owned(), json!(add.to))]);
+        let mut rule =
+            Map::from_iter([("listen".to_owned(), json!(listen)), ("to".to_owned(), json!(add.to))]);
         for (key, value) in [
             ("name", &add.name),
             ("protocol", &add.protocol),
@@ -181,7 +184,8 @@ impl Session<'_> {
             query.push("dry_run=true".to_owned());
         }
         query.extend(apply.confirm.as_ref().map(|time| format!("confirm={time}")));
-        let path = if query.is_empty() { "/v1/apply".into() } else { format!("/v1/apply?{}", query.join("&")) };
+        let path =
+            if query.is_empty() { "/v1/apply".into() } else { format!("/v1/apply?{}", query.join("&")) };
         let mut client = self.client().await?;
         let view: ChangeView = client.ask(Method::POST, &path, body).await?;
         write(&print::change(&view, self.cli.output))?;
@@ -202,7 +206,8 @@ impl Session<'_> {
         if let Ok(Ok(Ok(length))) = tokio::time::timeout(Duration::from_secs(seconds), pressed).await
             && length > 0
         {
-            let _saved: ChangeView = self.client().await?.ask(Method::POST, "/v1/confirm", String::new()).await?;
+            let _saved: ChangeView =
+                self.client().await?.ask(Method::POST, "/v1/confirm", String::new()).await?;
             write("kept\n")?;
             return Ok(());
         }

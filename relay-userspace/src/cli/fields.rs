@@ -66,7 +66,10 @@ mod tests {
             json!({ "note": "a = b", "enabled": false, "timeout": { "udp": "5s", "tcp_idle": null },
                 "to": ["a:1", "b:2"] })
         );
-        assert_eq!(fields(&["to+=c:3", "listen-=:80", "note=true"]), json!({ "to+": ["c:3"], "listen-": [":80"], "note": "true" }));
+        assert_eq!(
+            fields(&["to+=c:3", "listen-=:80", "note=true"]),
+            json!({ "to+": ["c:3"], "listen-": [":80"], "note": "true" })
+        );
     }
 
     #[test]

@@ -189,7 +189,10 @@ pub fn status(view: &StatusView, format: Format) -> String {
     let flows = &view.flows;
     facts.push((
         "flows",
-        format!("{} tcp, {} udp of {} each; {} unproven", flows.tcp, flows.udp, flows.max_flows, flows.unproven),
+        format!(
+            "{} tcp, {} udp of {} each; {} unproven",
+            flows.tcp, flows.udp, flows.max_flows, flows.unproven
+        ),
     ));
     let rules: Vec<String> = view.rules.iter().map(|(state, count)| format!("{count} {state}")).collect();
     facts.push(("rules", if rules.is_empty() { "none".into() } else { rules.join(", ") }));
@@ -200,7 +203,8 @@ pub fn status(view: &StatusView, format: Format) -> String {
     facts.extend(view.sysctls.iter().map(|name| ("sysctl", format!("{name} (put back by `relayctl down`)"))));
     facts.extend(view.drops.iter().map(|(reason, count)| ("drops", format!("{count} {reason}"))));
     facts.extend(
-        view.unconfirmed_seconds.map(|left| ("apply", format!("undone in {left} s unless `relayctl confirm`"))),
+        view.unconfirmed_seconds
+            .map(|left| ("apply", format!("undone in {left} s unless `relayctl confirm`"))),
     );
     aligned(&facts)
 }
@@ -241,7 +245,9 @@ pub fn change(view: &ChangeView, format: Format) -> String {
 fn difference(change: &RuleChange) -> String {
     let block = |rule: &Option<serde_json::Map<String, Value>>| -> String {
         let entries = rule.iter().flatten();
-        entries.map(|(key, value)| format!("{key} = {}\n", crate::config::encode::toml_value(value))).collect()
+        entries
+            .map(|(key, value)| format!("{key} = {}\n", crate::config::encode::toml_value(value)))
+            .collect()
     };
     let (before, after) = (block(&change.before), block(&change.after));
     let mut text = format!("rule {} {}\n", change.name, change.action);

@@ -20,7 +20,9 @@ const DEFAULT_CONFIG: &str = "/etc/relay/relay.toml";
 /// goes on forwarding; `relayctl down` detaches it.
 #[derive(Debug, Parser)]
 #[command(name = "relayd", version, max_term_width = 100)]
-#[command(after_help = "Exit status: 0 stopped by a signal, 1 failed, 2 wrong usage, 4 configuration invalid.")]
+#[command(
+    after_help = "Exit status: 0 stopped by a signal, 1 failed, 2 wrong usage, 4 configuration invalid."
+)]
 pub struct Args {
     /// The configuration file
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -135,7 +137,8 @@ pub fn dump(config: &Config) -> String {
         None => String::new(),
     };
     let flows = settings.max_flows.map(|flows| format!("max_flows = {flows}\n")).unwrap_or_default();
-    let metrics = settings.metrics.map(|address| format!("\n[metrics]\nlisten = \"{address}\"\n")).unwrap_or_default();
+    let metrics =
+        settings.metrics.map(|address| format!("\n[metrics]\nlisten = \"{address}\"\n")).unwrap_or_default();
     let mut text = format!(
         "[daemon]\nsocket = {:?}\nstate_dir = {:?}\nbpf_dir = {:?}\n{interfaces}hook = \"{}\"\n{flows}\n[log]\nlevel = \"{}\"\nformat = \"{}\"\n{metrics}",
         settings.socket,

@@ -53,9 +53,8 @@ pub fn rule(
     let note = note(&mut fields, problems);
     let enabled = fields.bool("enabled", problems).unwrap_or(true);
     let force = fields.bool("force", problems).unwrap_or(false);
-    let protocols = fields
-        .word("protocol", &["tcp", "udp", "tcp+udp"], Protocols::parse, problems)
-        .unwrap_or_default();
+    let protocols =
+        fields.word("protocol", &["tcp", "udp", "tcp+udp"], Protocols::parse, problems).unwrap_or_default();
     let plane =
         fields.word("plane", &["auto", "kernel", "user"], PlaneChoice::parse, problems).unwrap_or_default();
     let timeouts = timeouts(&mut fields, problems);

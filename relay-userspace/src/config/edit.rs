@@ -41,7 +41,9 @@ pub fn change_file(path: &Path, edit: &Edit<'_>) -> Result<(), EditError> {
     let io_error = |source| EditError::Io { path: path.to_owned(), source };
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && matches!(edit, Edit::Add(_)) => String::new(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && matches!(edit, Edit::Add(_)) => {
+            String::new()
+        }
         Err(error) => return Err(io_error(error)),
     };
     let changed = change_text(&text, edit).map_err(|refused| match refused {
@@ -154,7 +156,8 @@ fn comments_above(text: &str, header: usize) -> usize {
 fn set_in_block(block: &str, fields: &Map<String, Json>) -> Result<String, Refused> {
     let mut document: DocumentMut =
         block.parse().map_err(|error: toml_edit::TomlError| Refused::Broken(error.message().to_owned()))?;
-    if let Some(rule) = document.get_mut("rule").and_then(Item::as_array_of_tables_mut).and_then(|rules| rules.get_mut(0))
+    if let Some(rule) =
+        document.get_mut("rule").and_then(Item::as_array_of_tables_mut).and_then(|rules| rules.get_mut(0))
     {
         merge(rule, fields);
     }
@@ -302,7 +305,10 @@ listen = \"127.0.0.1:9464\"
     #[test]
     fn set_adds_and_clears_keys() {
         let changed = set(FILE, "b", json!({ "enabled": false, "note": "香港" }));
-        assert!(changed.contains("to = \"10.0.0.2:80\"\nenabled = false\nnote = \"香港\"\n\n[metrics]"), "{changed}");
+        assert!(
+            changed.contains("to = \"10.0.0.2:80\"\nenabled = false\nnote = \"香港\"\n\n[metrics]"),
+            "{changed}"
+        );
         assert_eq!(set(&changed, "b", json!({ "enabled": null, "note": null })), FILE);
         let changed = set(FILE, "a", json!({ "timeout": { "udp": null } }));
         assert!(!changed.contains("timeout"), "{changed}");
@@ -315,7 +321,10 @@ listen = \"127.0.0.1:9464\"
         let end = FILE.find("[metrics]").expect("metrics");
         assert_eq!(changed, format!("{}{}", &FILE[..start], &FILE[end..]));
         let changed = change_text(FILE, &Edit::Remove(&name("a"))).expect("remove");
-        assert!(changed.starts_with("# my relay\n[log]\nlevel = \"info\"\n\n# about b\n[[rule]]"), "{changed}");
+        assert!(
+            changed.starts_with("# my relay\n[log]\nlevel = \"info\"\n\n# about b\n[[rule]]"),
+            "{changed}"
+        );
     }
 
     #[test]

@@ -73,7 +73,9 @@ impl Node {
             Value::Float(value) => value.to_string(),
             Value::Text(text) => format!("{text:?}"),
             Value::Datetime(text) => text.clone(),
-            Value::Array(items) => format!("[{}]", items.iter().map(Self::shown).collect::<Vec<_>>().join(", ")),
+            Value::Array(items) => {
+                format!("[{}]", items.iter().map(Self::shown).collect::<Vec<_>>().join(", "))
+            }
             Value::Table(entries) => {
                 let entries: Vec<String> =
                     entries.iter().map(|entry| format!("{} = {}", entry.key, entry.node.shown())).collect();
@@ -96,7 +98,10 @@ impl Node {
             DeValue::Boolean(value) => Value::Bool(value),
             DeValue::Datetime(datetime) => Value::Datetime(datetime.to_string()),
             DeValue::Array(items) => Value::Array(
-                items.into_iter().map(|item| Self::from_toml(source, item.span(), item.into_inner())).collect(),
+                items
+                    .into_iter()
+                    .map(|item| Self::from_toml(source, item.span(), item.into_inner()))
+                    .collect(),
             ),
             DeValue::Table(table) => Value::Table(table_from_toml(source, table)),
         };

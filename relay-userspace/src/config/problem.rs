@@ -134,7 +134,8 @@ mod tests {
         let text = "a = 1\nlisten = \"东京:80\" # x\n".to_owned();
         let start = text.find("\"东").expect("value");
         let end = text.find(" #").expect("end");
-        let mut problems = Problems { sources: vec![Source { path: "relay.toml".into(), text }], list: vec![] };
+        let mut problems =
+            Problems { sources: vec![Source { path: "relay.toml".into(), text }], list: vec![] };
         let span = Span { source: 0, bytes: start..end };
         problems.add(Some(span), "rule \"x\": listen", "\"东京:80\" is no listener", Some("write \":80\""));
         assert_eq!(

@@ -49,7 +49,9 @@ mod tests {
 
     #[test]
     fn nothing_else_is_a_duration() {
-        for text in ["", "5", "s", "5 s", "-5s", "5sec", "1.5h", "99999999999999999999s", "999999999999999999d"] {
+        for text in
+            ["", "5", "s", "5 s", "-5s", "5sec", "1.5h", "99999999999999999999s", "999999999999999999d"]
+        {
             assert_eq!(parse_duration(text), None, "{text}");
         }
     }

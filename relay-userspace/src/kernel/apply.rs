@@ -104,8 +104,10 @@ impl Dataplane {
     }
 
     fn remove_addresses(&mut self, desired: &Desired) -> Result<(), KernelError> {
-        let wanted: HashSet<u32> = desired.addresses.keys().map(|&own| Address::from(own).to_wire()).collect();
-        let gone: Vec<u32> = self.shadow.addresses.keys().filter(|key| !wanted.contains(key)).copied().collect();
+        let wanted: HashSet<u32> =
+            desired.addresses.keys().map(|&own| Address::from(own).to_wire()).collect();
+        let gone: Vec<u32> =
+            self.shadow.addresses.keys().filter(|key| !wanted.contains(key)).copied().collect();
         for key in gone {
             absent_is_fine(self.maps.addresses.remove(&key)).map_err(map_error(names::ADDRESSES))?;
             self.shadow.addresses.remove(&key);
@@ -155,7 +157,8 @@ impl Dataplane {
 
     /// Makes every flow look its way up again at its next packet.
     fn raise_generations(&mut self) -> Result<(), KernelError> {
-        let hops: Vec<(u32, KernelHop)> = self.shadow.hops.iter().map(|(content, slot)| (slot, *content)).collect();
+        let hops: Vec<(u32, KernelHop)> =
+            self.shadow.hops.iter().map(|(content, slot)| (slot, *content)).collect();
         for (slot, content) in hops {
             self.write_hop(slot, content)?;
         }
@@ -212,7 +215,8 @@ impl Dataplane {
             let entry = EndpointEntry::new(address, source, content.port, hop as u16, 0);
             let old = self.shadow.endpoint_entries.get(&slot);
             if old != Some(&entry) {
-                *rerouted |= old.is_some_and(|old| old.address() == address && old.hop_index != entry.hop_index);
+                *rerouted |=
+                    old.is_some_and(|old| old.address() == address && old.hop_index != entry.hop_index);
                 self.maps.endpoints.set(slot, entry, 0).map_err(map_error(names::ENDPOINTS))?;
                 self.shadow.endpoint_entries.insert(slot, entry);
             }
@@ -270,9 +274,8 @@ impl Dataplane {
     fn new_slot(&mut self, rule: &DesiredRule) -> Result<u32, KernelError> {
         let most = maps::RULE_SLOTS as usize;
         let known = self.shadow.slots.get(&rule.name);
-        let slot = match known.or_else(|| self.shadow.slots.take(&rule.name)) {
-            Some(slot) => slot,
-            None => return Err(KernelError::TooManyRules { wanted: most + 1, most }),
+        let Some(slot) = known.or_else(|| self.shadow.slots.take(&rule.name)) else {
+            return Err(KernelError::TooManyRules { wanted: most + 1, most });
         };
         let before: RuleEntry = self.maps.rules.get(&slot, 0).map_err(map_error(names::RULES))?;
         let entry = RuleEntry::off(before.generation.wrapping_add(1));
@@ -328,8 +331,14 @@ impl Dataplane {
                 .map_err(|source| KernelError::Batch { map: names::PORTS, source })?;
             self.shadow.tables.ports[start..start + run.len()].copy_from_slice(run);
         }
-        let gone: Vec<_> =
-            self.shadow.tables.listeners.keys().filter(|key| !tables.listeners.contains_key(key)).copied().collect();
+        let gone: Vec<_> = self
+            .shadow
+            .tables
+            .listeners
+            .keys()
+            .filter(|key| !tables.listeners.contains_key(key))
+            .copied()
+            .collect();
         for key in gone {
             absent_is_fine(self.maps.listeners.remove(&key)).map_err(map_error(names::LISTENERS))?;
             self.shadow.tables.listeners.remove(&key);
@@ -362,12 +371,8 @@ impl Dataplane {
 
     /// Next hops and endpoints that nothing refers to any more. Their flows notice and look elsewhere.
     fn free_ways(&mut self, desired: &Desired, hops: &HashMap<NextHop, u32>) -> Result<(), KernelError> {
-        let wanted: HashSet<EndpointContent> = desired
-            .rules
-            .iter()
-            .filter_map(|rule| rule.carried.as_ref())
-            .map(endpoint_content)
-            .collect();
+        let wanted: HashSet<EndpointContent> =
+            desired.rules.iter().filter_map(|rule| rule.carried.as_ref()).map(endpoint_content).collect();
         for slot in self.shadow.endpoints.retain(|content| wanted.contains(content)) {
             let nothing = EndpointEntry::new(Address::UNSPECIFIED, Address::UNSPECIFIED, 0, 0, 0);
             self.maps.endpoints.set(slot, nothing, 0).map_err(map_error(names::ENDPOINTS))?;
@@ -405,7 +410,8 @@ fn kernel_hop(hop: &NextHop, desired: &Desired) -> KernelHop {
         Some(IpAddr::V4(gateway)) => (Gateway::V4, [Address::from(gateway).to_wire(), 0, 0, 0]),
         Some(IpAddr::V6(gateway)) => {
             let octets = gateway.octets();
-            let word = |at: usize| u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]]);
+            let word =
+                |at: usize| u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]]);
             (Gateway::V6, [word(0), word(4), word(8), word(12)])
         }
     };
@@ -438,7 +444,9 @@ fn changed_runs<'a>(old: &[PortEntry], new: &'a [PortEntry]) -> Vec<(usize, &'a 
 fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => {
+            Ok(())
+        }
         other => other,
     }
 }

@@ -227,7 +227,11 @@ fn attach_clsact(program: &mut SchedClassifier, target: &Target) -> Result<(), P
         Err(_no_such_filter) => {
             let options =
                 NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, ..NlOptions::default() };
-            program.attach_with_options(&target.name, TcAttachType::Ingress, TcAttachOptions::Netlink(options))?
+            program.attach_with_options(
+                &target.name,
+                TcAttachType::Ingress,
+                TcAttachOptions::Netlink(options),
+            )?
         }
     };
     // dropping the link would take the filter off again

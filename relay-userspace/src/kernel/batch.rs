@@ -27,7 +27,8 @@ struct BatchAttr {
 fn bpf(command: libc::c_long, attr: &mut BatchAttr) -> io::Result<()> {
     // SAFETY: `attr` is a live, fully initialised prefix of `union bpf_attr` of the size given; the callers below
     // point its addresses at buffers of at least `count` elements that outlive the call.
-    let code = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<BatchAttr>()) };
+    let code =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<BatchAttr>()) };
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

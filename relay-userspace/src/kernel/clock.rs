@@ -51,7 +51,8 @@ fn read(program: &SchedClassifier) -> Result<(u64, u64), Unavailable> {
     let result = program
         .test_run(options)
         .map_err(|error| Unavailable(format!("cannot run a program in the kernel: {error}")))?;
-    let word = |at: usize| out.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_ne_bytes);
+    let word =
+        |at: usize| out.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_ne_bytes);
     match (result.return_value, word(14), word(22)) {
         (0, Some(jiffies), Some(nanoseconds)) => Ok((jiffies, nanoseconds)),
         _ => Err(Unavailable("the kernel's clock gave no reading".into())),

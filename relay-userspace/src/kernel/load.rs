@@ -10,10 +10,10 @@ use relay_common::route::NextHop as KernelHop;
 use relay_common::rule::{EndpointEntry, ListenerEntry, ListenerKey, PORT_TABLE, PortEntry, RuleEntry};
 use relay_common::{names, tick};
 
-use super::shadow::{RoutePrefix, Shadow};
 use super::attach::Attachments;
 use super::batch::Walk;
 use super::maps::{self, Maps, NameBytes, Shape};
+use super::shadow::{RoutePrefix, Shadow};
 use super::slots::decode_name;
 use super::{Unavailable, bpffs, clock, object, preflight};
 use crate::rule::RuleName;
@@ -57,7 +57,8 @@ impl Dataplane {
         let pins = bpffs::prepare(&options.bpf_dir, options.under_systemd)?;
         let adopted = check_pins(&pins)?;
         let traced = options.traced.as_ref().map(|name| (name, traced_slot(&pins, name)));
-        let globals = Globals { tick_shift: tick::shift(hz), traced_rule: traced.map_or(u32::MAX, |(_, slot)| slot) };
+        let globals =
+            Globals { tick_shift: tick::shift(hz), traced_rule: traced.map_or(u32::MAX, |(_, slot)| slot) };
         let mut ebpf = load_object(bytes, &pins, options, &globals, VerifierLogLevel::DISABLE)?;
         if load_programs(&mut ebpf, options).is_err() {
             // once more, for the verifier's reasons
@@ -154,8 +155,11 @@ struct Globals {
 /// The slot of the rule to trace must be known before the programs are: the one it has, or the last.
 fn traced_slot(pins: &Path, name: &RuleName) -> u32 {
     let last = maps::RULE_SLOTS - 1;
-    let Ok(names) = maps::open::<HashMap<MapData, u32, NameBytes>>(pins, names::RULE_NAMES) else { return last };
-    let known = names.iter().flatten().find(|(_, bytes)| decode_name(bytes).is_some_and(|(known, _)| known == *name));
+    let Ok(names) = maps::open::<HashMap<MapData, u32, NameBytes>>(pins, names::RULE_NAMES) else {
+        return last;
+    };
+    let known =
+        names.iter().flatten().find(|(_, bytes)| decode_name(bytes).is_some_and(|(known, _)| known == *name));
     known.map_or(last, |(slot, _)| slot)
 }
 
@@ -200,13 +204,17 @@ fn refused(error: &ProgramError) -> Unavailable {
     if let ProgramError::LoadError { io_error, verifier_log } = error {
         tracing::debug!("the verifier says: {verifier_log}");
         let last = verifier_log.to_string();
-        let last = last.lines().rev().find(|line| !line.is_empty() && !line.starts_with("processed")).unwrap_or("");
+        let last =
+            last.lines().rev().find(|line| !line.is_empty() && !line.starts_with("processed")).unwrap_or("");
         return Unavailable(format!("the kernel refuses a program: {io_error}: {last}"));
     }
     Unavailable(format!("the kernel refuses a program: {error}"))
 }
 
-pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, ProgramError> {
+pub(super) fn classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &str,
+) -> Result<&'a mut SchedClassifier, ProgramError> {
     ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()
 }
 
@@ -241,7 +249,8 @@ fn read_shadow(maps: &mut Maps, pins: &Path) -> Result<Shadow, Unavailable> {
     }
     shadow.slots = super::slots::Slots::adopt(named);
     for entry in maps.listeners.iter() {
-        let (key, value): (ListenerKey, ListenerEntry) = entry.map_err(|error| failed(names::LISTENERS, &error))?;
+        let (key, value): (ListenerKey, ListenerEntry) =
+            entry.map_err(|error| failed(names::LISTENERS, &error))?;
         shadow.tables.listeners.insert(key, value);
     }
     shadow.segments = super::ports::Segments::adopt(&shadow.tables.listeners);
@@ -255,7 +264,11 @@ fn read_shadow(maps: &mut Maps, pins: &Path) -> Result<Shadow, Unavailable> {
     }
     for entry in maps.routes.iter() {
         let (key, index) = entry.map_err(|error| failed(names::ROUTES, &error))?;
-        let route = RoutePrefix { bits: key.prefix_len(), interface: key.data().interface, address: key.data().address };
+        let route = RoutePrefix {
+            bits: key.prefix_len(),
+            interface: key.data().interface,
+            address: key.data().address,
+        };
         shadow.routes.insert(route, index);
     }
     Ok(shadow)

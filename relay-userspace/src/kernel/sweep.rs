@@ -68,7 +68,8 @@ impl Sweeper {
     pub fn round(&mut self) -> Result<Census, Unavailable> {
         let marked = std::mem::take(&mut self.marked);
         let mut census = Census { deleted: self.run(SweepRequest::DELETE, &marked)?, ..Census::default() };
-        let mut walk = Findings { now: self.now()?, rules: HashMap::new(), idle: Vec::new(), orphans: Vec::new() };
+        let mut walk =
+            Findings { now: self.now()?, rules: HashMap::new(), idle: Vec::new(), orphans: Vec::new() };
         for (map, table) in &self.tables {
             visit(map, *table, &self.rules, &mut walk, &mut census)?;
         }
@@ -173,8 +174,9 @@ impl Findings {
                 Table::Unproven => census.unproven += 1,
             }
             // a closed flow waits for late segments only, a reset one for nothing
-            let over = flags.has_any(FlowFlags::CLOSED.with(FlowFlags::RESET));
-            if !over && !(table == Table::Unproven && idle) {
+            let ended = flags.has_any(FlowFlags::CLOSED.with(FlowFlags::RESET));
+            let forgotten = table == Table::Unproven && idle;
+            if !ended && !forgotten {
                 *census.active.entry(slot).or_default() += 1;
             }
         }

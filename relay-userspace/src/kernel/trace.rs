@@ -14,7 +14,8 @@ impl Dataplane {
     /// Starts passing the programs' log on. Ends when the task is dropped.
     pub fn start_trace(&mut self) -> Result<impl Future<Output = ()> + use<>, Unavailable> {
         let failed = |error: &dyn std::fmt::Display| Unavailable(format!("cannot trace packets: {error}"));
-        let logger = EbpfLogger::init_with_logger(&mut self.ebpf, TracingLog).map_err(|error| failed(&error))?;
+        let logger =
+            EbpfLogger::init_with_logger(&mut self.ebpf, TracingLog).map_err(|error| failed(&error))?;
         Ok(async move {
             let mut logger = logger;
             let mut often = tokio::time::interval(OFTEN);

@@ -42,12 +42,7 @@ pub fn listening() -> io::Result<Vec<Listening>> {
     Ok(found)
 }
 
-fn dump(
-    protocol: Protocol,
-    family: AddressFamily,
-    state: u32,
-    found: &mut Vec<Listening>,
-) -> io::Result<()> {
+fn dump(protocol: Protocol, family: AddressFamily, state: u32, found: &mut Vec<Listening>) -> io::Result<()> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag)?;
     send(socket.as_raw_fd(), &request(protocol, family, state), MsgFlags::empty())?;
@@ -59,7 +54,9 @@ fn dump(
             match kind {
                 NLMSG_DONE => return Ok(()),
                 NLMSG_ERROR => {
-                    let code = body.get(..4).map_or(0, |bytes| i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+                    let code = body
+                        .get(..4)
+                        .map_or(0, |bytes| i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
                     return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
                 }
                 _ => found.extend(socket_of(protocol, body)),
@@ -120,9 +117,12 @@ pub fn owner(socket: &Listening) -> String {
 fn process_with(inode: u32) -> Option<(u32, String)> {
     let wanted = format!("socket:[{inode}]");
     for process in fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         let Ok(files) = fs::read_dir(process.path().join("fd")) else { continue };
-        let has = |file: fs::DirEntry| fs::read_link(file.path()).is_ok_and(|link| link.as_os_str() == &*wanted);
+        let has =
+            |file: fs::DirEntry| fs::read_link(file.path()).is_ok_and(|link| link.as_os_str() == &*wanted);
         if files.flatten().any(has) {
             let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
             return Some((pid, name.trim().to_owned()));
@@ -141,7 +141,8 @@ mod tests {
         let tcp = TcpListener::bind("127.0.0.1:0").expect("bind");
         let udp = UdpSocket::bind("[::1]:0").or_else(|_| UdpSocket::bind("127.0.0.1:0")).expect("bind");
         let sockets = listening().expect("sockets");
-        let find = |protocol, port| sockets.iter().find(|socket| socket.protocol == protocol && socket.port == port);
+        let find =
+            |protocol, port| sockets.iter().find(|socket| socket.protocol == protocol && socket.port == port);
         let found = find(Protocol::Tcp, tcp.local_addr().expect("address").port()).expect("tcp socket");
         assert_eq!(found.address, IpAddr::from([127, 0, 0, 1]));
         assert!(owner(found).contains(&format!("(pid {})", std::process::id())), "{}", owner(found));

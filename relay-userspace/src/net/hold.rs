@@ -57,7 +57,8 @@ impl Holder {
                 }
             }
         }
-        let single = self.count + held.len() <= MOST_SOCKETS && rule.listen.iter().all(|l| l.ports.is_single());
+        let single =
+            self.count + held.len() <= MOST_SOCKETS && rule.listen.iter().all(|l| l.ports.is_single());
         self.count += held.len();
         self.held.insert(rule.name.clone(), held);
         // a local connection that happens to use a port is no listener, so a failed bind alone proves nothing
@@ -147,15 +148,18 @@ impl SocketList {
         let by_port = self.by_port.get_or_insert_with(read);
         for Listener { on, ports } in &rule.listen {
             let address = match on {
-                ListenOn::Everywhere | ListenOn::EverywhereV4 | ListenOn::Interface(_) => Ipv4Addr::UNSPECIFIED,
+                ListenOn::Everywhere | ListenOn::EverywhereV4 | ListenOn::Interface(_) => {
+                    Ipv4Addr::UNSPECIFIED
+                }
                 ListenOn::Address(IpAddr::V4(address)) if host.is_own((*address).into()) => *address,
                 ListenOn::EverywhereV6 | ListenOn::Address(_) => continue,
             };
             for protocol in rule.protocols.iter() {
                 let range = (protocol, ports.first())..=(protocol, ports.last());
                 let mut there = by_port.range(range).flat_map(|(_, sockets)| sockets);
-                let found = there
-                    .find(|socket| meets(address, socket.address) && !self.own.contains(&socket.inode.into()));
+                let found = there.find(|socket| {
+                    meets(address, socket.address) && !self.own.contains(&socket.inode.into())
+                });
                 if let Some(socket) = found {
                     return Some(format!(
                         "port {}/{protocol} is in use by {}; stop it, choose another port, or set force = true",

@@ -31,7 +31,8 @@ impl Ledger {
     pub fn open(state_dir: &Path) -> Self {
         let file = state_dir.join("sysctl");
         let text = fs::read_to_string(&file).unwrap_or_default();
-        let old = text.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect();
+        let old =
+            text.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect();
         Self { file, old }
     }
 

@@ -113,7 +113,9 @@ fn is_host_name(text: &str) -> bool {
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
     };
     let name = text.strip_suffix('.').unwrap_or(text);
-    name.len() <= 253 && name.split('.').all(label) && !name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.'))
+    name.len() <= 253
+        && name.split('.').all(label)
+        && !name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.'))
 }
 
 impl fmt::Display for Host {

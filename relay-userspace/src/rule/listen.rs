@@ -41,8 +41,7 @@ pub enum ListenerError {
 
 impl Listener {
     /// What a listener may look like, for error texts.
-    pub const FORMS: &str =
-        r#"":8388" (every address), "1.2.3.4:8388", "[2001:db8::1]:8388", "%eth0:8388", or a range ":10000-19000""#;
+    pub const FORMS: &str = r#"":8388" (every address), "1.2.3.4:8388", "[2001:db8::1]:8388", "%eth0:8388", or a range ":10000-19000""#;
 
     pub fn parse(text: &str) -> Result<Self, ListenerError> {
         let (on, ports) = match text.rsplit_once(':') {

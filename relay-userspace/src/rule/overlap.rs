@@ -86,7 +86,9 @@ fn clash(a: &ListenOn, b: &ListenOn) -> bool {
     match (a, b) {
         (ListenOn::Address(a), ListenOn::Address(b)) => a == b,
         (ListenOn::Interface(a), ListenOn::Interface(b)) => a == b,
-        (ListenOn::Address(_), ListenOn::Interface(_)) | (ListenOn::Interface(_), ListenOn::Address(_)) => false,
+        (ListenOn::Address(_), ListenOn::Interface(_)) | (ListenOn::Interface(_), ListenOn::Address(_)) => {
+            false
+        }
         (a, b) => (a.takes_ipv4() && b.takes_ipv4()) || (a.takes_ipv6() && b.takes_ipv6()),
     }
 }

@@ -90,7 +90,8 @@ pub fn start(shared: &Arc<super::Shared>, mut sweeper: Sweeper) -> std::io::Resu
             match sweeper.round() {
                 Ok(census) => {
                     let findings = Findings { census, taken: Some(Instant::now()) };
-                    *shared.census.latest.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(findings);
+                    *shared.census.latest.write().unwrap_or_else(PoisonError::into_inner) =
+                        Arc::new(findings);
                 }
                 Err(error) => tracing::warn!("{error}"),
             }

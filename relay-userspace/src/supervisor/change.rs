@@ -1,27 +1,21 @@
 //! Carrying out commands: try, apply, save; go back if any of it fails.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::command::{Action, Command, Reply};
 use super::shared::not_found;
-use super::state::{Pending, Rules, State, Undo};
+use super::state::{Rules, State, Undo};
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::{ChangeView, RuleChange};
-use crate::config::edit::{Edit, EditError, change_file, save};
-use crate::config::files::Config;
-use crate::config::node::{Node, Value as NodeValue};
-use crate::config::problem::Problems;
-use crate::config::settings::Settings;
-use crate::config::{Origin, decode, encode};
+use crate::config::edit::{Edit, EditError, change_file};
+use crate::config::{Origin, encode, patch};
 use crate::plan::RuleState;
 use crate::rule::{Rule, RuleName, overlap};
 
-type Done = Result<ChangeView, ApiProblem>;
+pub type Done = Result<ChangeView, ApiProblem>;
 
 impl State {
     /// Carries out a command and answers it.
@@ -62,8 +56,8 @@ impl State {
     async fn set(&mut self, name: &RuleName, fields: Map<String, Value>, dry_run: bool) -> Done {
         let (index, rule, origin) = self.find(name)?;
         let before = encode::to_json(&rule);
-        let fields = spelled_out(&before, fields);
-        let changed = decode_merged(before, &fields)?;
+        let fields = patch::spelled_out(&before, fields);
+        let changed = patch::patched(before, &fields)?;
         if changed.name != *name {
             let text = "a rule keeps its name; add it under the new one and remove the old";
             return Err(ApiProblem::new(Code::Invalid, text));
@@ -108,7 +102,8 @@ impl State {
     }
 
     fn find(&self, name: &RuleName) -> Result<(usize, Arc<Rule>, Origin), ApiProblem> {
-        let index = self.rules.iter().position(|(rule, _)| rule.name == *name).ok_or_else(|| not_found(name))?;
+        let index =
+            self.rules.iter().position(|(rule, _)| rule.name == *name).ok_or_else(|| not_found(name))?;
         let (rule, origin) = self.rules[index].clone();
         Ok((index, rule, origin))
     }
@@ -141,7 +136,10 @@ impl State {
                 Ok(saved) => view.saved = saved,
                 Err(error) => {
                     self.go_back(undo);
-                    return Err(ApiProblem::new(Code::NotSaved, format!("not saved, and nothing changed: {error}")));
+                    return Err(ApiProblem::new(
+                        Code::NotSaved,
+                        format!("not saved, and nothing changed: {error}"),
+                    ));
                 }
             }
             if view.saved.is_none() {
@@ -171,8 +169,11 @@ impl State {
         let Some(changed) = list.iter().position(|rule| rule.name == *name) else { return Ok(()) };
         let overlaps = overlap::find_with(&list, changed);
         let Some(found) = overlaps.first() else { return Ok(()) };
-        let (own, other) =
-            if found.first.0 == changed { (&found.first, &found.second) } else { (&found.second, &found.first) };
+        let (own, other) = if found.first.0 == changed {
+            (&found.first, &found.second)
+        } else {
+            (&found.second, &found.first)
+        };
         let text = format!(
             "\"{}\" takes {}/{} that rule \"{}\" has as \"{}\"; choose other ports, or remove one of them",
             own.1, found.ports, found.protocol, list[other.0].name, other.1
@@ -263,137 +264,6 @@ impl State {
             }
         }
     }
-
-    /// Reads the configuration again. One that is wrong changes nothing.
-    pub async fn reload(&mut self) -> Done {
-        self.reloaded = Some(Instant::now());
-        let result = match self.read_config() {
-            Err(problems) => Err(ApiProblem::from(problems)),
-            Ok(config) => self.take_over(config).await,
-        };
-        self.reload_error = result.as_ref().err().map(|problem| problem.detail.clone());
-        match &result {
-            Ok(view) => tracing::info!("reloaded: {} rules changed", view.changes.len()),
-            Err(problem) => tracing::error!("not reloaded, the old rules stay: {}", problem.detail),
-        }
-        let text = if result.is_ok() { "configuration reloaded" } else { "configuration refused" };
-        self.shared.tell("reload", None, text);
-        self.publish();
-        result
-    }
-
-    /// Switches to a configuration that has been read.
-    async fn take_over(&mut self, config: Config) -> Done {
-        if self.down {
-            self.bring_up();
-        }
-        let mut view = ChangeView { changes: changes(&self.rules, &config.rules), ..ChangeView::default() };
-        view.notes.extend(settings_note(&self.settings, &config.settings));
-        let rules = self.keep_known(config.rules);
-        let names: HashSet<&RuleName> = rules.iter().map(|(rule, _)| &rule.name).collect();
-        let draining = self.draining.iter().filter(|name| names.contains(name)).cloned().collect();
-        self.switch(rules, draining, Strictness::Reload).await?;
-        view.degraded = self.is_degraded();
-        self.publish();
-        Ok(view)
-    }
-
-    /// Rules that are equal to current ones become those, so that nothing about them is done again.
-    fn keep_known(&self, rules: Rules) -> Rules {
-        let current: HashMap<&RuleName, &Arc<Rule>> =
-            self.rules.iter().map(|(rule, _)| (&rule.name, rule)).collect();
-        let same = |rule: Arc<Rule>| match current.get(&rule.name) {
-            Some(known) if **known == rule => (*known).clone(),
-            _ => rule,
-        };
-        rules.into_iter().map(|(rule, origin)| (same(rule), origin)).collect()
-    }
-
-    fn is_degraded(&self) -> bool {
-        self.planned.iter().any(|planned| matches!(planned.state(), RuleState::Degraded | RuleState::Error))
-    }
-
-    /// `relayctl apply`: a text becomes the main configuration.
-    async fn replace(&mut self, text: String, confirm: Option<Duration>, dry_run: bool) -> Done {
-        let Some(path) = self.config_path.clone() else {
-            let text = "relayd runs on rules from its command line; start it with --config to use apply";
-            return Err(ApiProblem::new(Code::NotPossible, text));
-        };
-        if self.pending.is_some() {
-            let text = "another apply waits for its confirmation; confirm it or let it lapse first";
-            return Err(ApiProblem::new(Code::NotPossible, text));
-        }
-        let config = self.parse_main(&path, &text)?;
-        let mut view = ChangeView { changes: changes(&self.rules, &config.rules), dry_run, ..ChangeView::default() };
-        view.notes.extend(settings_note(&self.settings, &config.settings));
-        if dry_run {
-            return Ok(view);
-        }
-        if self.down {
-            self.bring_up();
-        }
-        let rules = self.keep_known(config.rules);
-        let draining = self.draining.clone();
-        let undo = self.switch(rules, draining, Strictness::Reload).await?;
-        view.degraded = self.is_degraded();
-        if let Some(within) = confirm {
-            view.confirm_within = Some(within.as_secs());
-            self.pending = Some(Pending { until: Instant::now() + within, text, before: undo });
-        } else if let Err(error) = save(&path, &text) {
-            self.go_back(undo);
-            let text = format!("not saved, and nothing changed: {}: {error}", path.display());
-            return Err(ApiProblem::new(Code::NotSaved, text));
-        } else {
-            view.saved = Some(path.display().to_string());
-        }
-        self.shared.tell("apply", None, "configuration applied");
-        self.publish();
-        Ok(view)
-    }
-
-    fn confirm(&mut self) -> Done {
-        let Some(pending) = self.pending.take() else {
-            return Err(ApiProblem::new(Code::NothingPending, "there is nothing to confirm; it may have lapsed"));
-        };
-        let Some(path) = self.config_path.clone() else {
-            return Err(ApiProblem::new(Code::NotPossible, "there is no file to save to"));
-        };
-        if let Err(error) = save(&path, &pending.text) {
-            self.go_back(pending.before);
-            let text = format!("not saved, and undone: {}: {error}", path.display());
-            return Err(ApiProblem::new(Code::NotSaved, text));
-        }
-        self.publish();
-        Ok(ChangeView { saved: Some(path.display().to_string()), ..ChangeView::default() })
-    }
-
-    /// An apply that nobody has confirmed is undone.
-    pub fn lapse(&mut self) {
-        if let Some(pending) = self.pending.take() {
-            tracing::warn!("the apply was not confirmed in time and is undone");
-            self.go_back(pending.before);
-            self.shared.tell("apply", None, "configuration not confirmed, undone");
-        }
-    }
-
-    fn diff(&self, text: Option<String>) -> Done {
-        let config = match (&self.config_path, text) {
-            (Some(path), Some(text)) => self.parse_main(path, &text)?,
-            (None, Some(text)) => self.parse_main(Path::new("(text)"), &text)?,
-            (_, None) => self.read_config()?,
-        };
-        let mut view =
-            ChangeView { changes: changes(&self.rules, &config.rules), dry_run: true, ..ChangeView::default() };
-        view.notes.extend(settings_note(&self.settings, &config.settings));
-        Ok(view)
-    }
-
-    /// The configuration that there would be if the main file held this text.
-    fn parse_main(&self, path: &Path, text: &str) -> Result<Config, ApiProblem> {
-        let mut config = Config::read_with(path, text)?;
-        config.rules.extend(self.own_rules.iter().cloned());
-        Ok(config)
-    }
 }
 
 /// How much must be right for a switch to happen.
@@ -406,7 +276,7 @@ pub enum Strictness<'a> {
 }
 
 /// What changes between two sets of rules.
-fn changes(before: &Rules, after: &Rules) -> Vec<RuleChange> {
+pub fn changes(before: &Rules, after: &Rules) -> Vec<RuleChange> {
     let old: HashMap<&RuleName, &Arc<Rule>> = before.iter().map(|(rule, _)| (&rule.name, rule)).collect();
     let new: HashSet<&RuleName> = after.iter().map(|(rule, _)| &rule.name).collect();
     let mut changes = Vec::new();
@@ -424,97 +294,4 @@ fn changes(before: &Rules, after: &Rules) -> Vec<RuleChange> {
         changes.push(RuleChange { action: "removed".into(), name, before, after: None });
     }
     changes
-}
-
-/// Most settings are read once.
-fn settings_note(before: &Settings, after: &Settings) -> Option<String> {
-    (before != after).then(|| "changes to [daemon], [log] and [metrics] take effect when relayd is restarted".into())
-}
-
-/// `to+` and `to-` as the list that they make of `to`.
-fn spelled_out(before: &Map<String, Value>, fields: Map<String, Value>) -> Map<String, Value> {
-    let mut spelled = Map::new();
-    for (key, value) in fields {
-        let (name, grow) = match (key.strip_suffix('+'), key.strip_suffix('-')) {
-            (Some(name), _) => (name, true),
-            (_, Some(name)) => (name, false),
-            _ => {
-                spelled.insert(key, value);
-                continue;
-            }
-        };
-        let current = spelled.get(name).or_else(|| before.get(name)).cloned().unwrap_or(json!([]));
-        let mut list = as_list(current);
-        let items = as_list(value);
-        if grow {
-            list.extend(items);
-        } else {
-            list.retain(|item| !items.contains(item));
-        }
-        spelled.insert(name.to_owned(), Value::Array(list));
-    }
-    spelled
-}
-
-fn as_list(value: Value) -> Vec<Value> {
-    match value {
-        Value::Array(items) => items,
-        value => vec![value],
-    }
-}
-
-/// A rule with some keys replaced.
-fn decode_merged(mut rule: Map<String, Value>, fields: &Map<String, Value>) -> Result<Rule, ApiProblem> {
-    merge(&mut rule, fields);
-    let node = Node::from_json(Value::Object(rule));
-    let NodeValue::Table(table) = &node.value else {
-        return Err(ApiProblem::new(Code::Invalid, "a rule is a table"));
-    };
-    let mut problems = Problems::default();
-    decode::rule(table, None, None, &mut problems).ok_or_else(|| ApiProblem::from(problems))
-}
-
-/// JSON merge patch (RFC 7396).
-fn merge(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
-    for (key, value) in patch {
-        match (target.get_mut(key), value) {
-            (_, Value::Null) => {
-                target.remove(key);
-            }
-            (Some(Value::Object(inner)), Value::Object(patch)) => merge(inner, patch),
-            (None, Value::Object(patch)) => {
-                let mut inner = Map::new();
-                merge(&mut inner, patch);
-                target.insert(key.clone(), Value::Object(inner));
-            }
-            _ => {
-                target.insert(key.clone(), value.clone());
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn object(value: Value) -> Map<String, Value> {
-        let Value::Object(map) = value else { panic!("not an object: {value}") };
-        map
-    }
-
-    #[test]
-    fn lists_grow_and_shrink() {
-        let before = object(json!({ "to": "a:1", "listen": [":1", ":2"] }));
-        let fields = object(json!({ "to+": "b:1", "listen-": ":1", "note": "x" }));
-        let spelled = spelled_out(&before, fields);
-        assert_eq!(Value::Object(spelled), json!({ "to": ["a:1", "b:1"], "listen": [":2"], "note": "x" }));
-    }
-
-    #[test]
-    fn patches_merge_tables_and_clear_with_null() {
-        let mut rule = object(json!({ "a": 1, "timeout": { "udp": "5s", "tcp_idle": "1h" } }));
-        merge(&mut rule, &object(json!({ "a": null, "b": 2, "timeout": { "udp": null }, "rate": { "x": 1 } })));
-        assert_eq!(Value::Object(rule), json!({ "timeout": { "tcp_idle": "1h" }, "b": 2, "rate": { "x": 1 } }));
-    }
 }

@@ -26,7 +26,10 @@ pub enum Action {
     Enable(RuleName),
     Reload,
     /// Makes a text the main configuration, for good or until it is confirmed.
-    Apply { text: String, confirm: Option<Duration> },
+    Apply {
+        text: String,
+        confirm: Option<Duration>,
+    },
     Confirm,
     /// What a text, or the file, would change.
     Diff(Option<String>),

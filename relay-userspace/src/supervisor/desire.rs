@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::facts::FactBook;
+use crate::config::settings::{Hook, Settings};
 use crate::host::HostView;
 use crate::kernel::attach::Target;
 use crate::kernel::{Carried, ClaimRange, Desired, DesiredRule};
 use crate::plan::PlannedRule;
-use crate::config::settings::{Hook, Settings};
 
 /// Everything that goes into the maps.
 pub fn desired(

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use crate::api::view::{ExplainView, RuleView};
+use crate::config::quantity::format_duration;
 use crate::config::{Origin, encode};
 use crate::kernel::{ClaimRange, Path};
 use crate::plan::{Carriage, KernelListener, KernelOn, PlannedRule};
-use crate::config::quantity::format_duration;
 
 /// What explanations refer to, from the latest plan.
 #[derive(Clone, Debug, Default)]
@@ -84,7 +84,8 @@ fn heard(listener: &KernelListener, planned: &PlannedRule, facts: &Facts) -> Str
 }
 
 fn way(backend: Ipv4Addr, path: &Path, facts: &Facts) -> String {
-    let interface = facts.interfaces.get(&path.hop.interface).map_or("an interface that is gone", |name| name);
+    let interface =
+        facts.interfaces.get(&path.hop.interface).map_or("an interface that is gone", |name| name);
     let via = path.hop.gateway.map_or("directly".to_owned(), |gateway| format!("by {gateway}"));
     format!("{backend} is reached {via} on {interface}, from {}, MTU {}", path.source, path.hop.mtu)
 }

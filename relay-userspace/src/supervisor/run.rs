@@ -143,7 +143,9 @@ fn open_kernel(
 /// A thirty-second of the memory, at 256 bytes a flow.
 fn default_max_flows() -> u32 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
     flows_for(kib.unwrap_or(1024 * 1024))
 }
 

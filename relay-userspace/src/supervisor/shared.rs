@@ -10,8 +10,8 @@ use super::census::CensusTaker;
 use super::command::{Action, Command, Reply};
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::{
-    BackendView, CountersView, EventView, FlowsView, InterfaceView, KernelView, PlaneView, PlanesView, RuleView,
-    StatusView, TablesView, TrafficView,
+    BackendView, CountersView, EventView, FlowsView, InterfaceView, KernelView, PlaneView, PlanesView,
+    RuleView, StatusView, TablesView, TrafficView,
 };
 use crate::config::settings::Hook;
 use crate::kernel::meter::{Drops, Meter, Totals};
@@ -82,7 +82,8 @@ impl Shared {
     pub fn tell(&self, kind: &str, rule: Option<&RuleName>, text: impl Into<String>) {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let rule = rule.map(ToString::to_string);
-        let _nobody_listens = self.events.send(EventView { time, kind: kind.into(), rule, text: text.into() });
+        let _nobody_listens =
+            self.events.send(EventView { time, kind: kind.into(), rule, text: text.into() });
     }
 
     /// Asks the supervisor.
@@ -192,7 +193,9 @@ fn plane_view(carriage: &Carriage) -> PlaneView {
             let hook = if *hook == Hook::Xdp { "xdp" } else { "tc" };
             PlaneView { plane: "kernel".into(), hook: Some(hook.into()), reason: None }
         }
-        Carriage::None(reason) => PlaneView { plane: "none".into(), hook: None, reason: Some(reason.clone()) },
+        Carriage::None(reason) => {
+            PlaneView { plane: "none".into(), hook: None, reason: Some(reason.clone()) }
+        }
     }
 }
 

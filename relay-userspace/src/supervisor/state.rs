@@ -88,7 +88,9 @@ impl State {
             .map(|(rule, origin)| {
                 let drains = draining.contains(&rule.name);
                 match known.get(&rule.name) {
-                    Some(known) if Arc::ptr_eq(&known.rule, rule) && known.draining == drains => (*known).clone(),
+                    Some(known) if Arc::ptr_eq(&known.rule, rule) && known.draining == drains => {
+                        (*known).clone()
+                    }
                     _ => Arc::new(plan::rule(rule, origin, drains, &facts)),
                 }
             })
@@ -97,9 +99,9 @@ impl State {
 
     /// Whether XDP is attached anywhere.
     fn xdp_runs(&self) -> bool {
-        self.kernel
-            .as_ref()
-            .is_ok_and(|kernel| kernel.attachments().values().any(|attachment| attachment.xdp == Some(Ok(()))))
+        self.kernel.as_ref().is_ok_and(|kernel| {
+            kernel.attachments().values().any(|attachment| attachment.xdp == Some(Ok(())))
+        })
     }
 
     /// Brings a plan into the kernel; on failure what was there before comes back.
@@ -155,14 +157,23 @@ impl State {
     pub fn publish(&self) {
         let slots = self.kernel.as_ref().map(Dataplane::slots).unwrap_or_default();
         let interfaces = self.kernel.as_ref().map_or_else(|_| Vec::new(), interface_views);
-        let by_name =
-            self.planned.iter().enumerate().map(|(index, planned)| (planned.rule.name.clone(), index)).collect();
+        let by_name = self
+            .planned
+            .iter()
+            .enumerate()
+            .map(|(index, planned)| (planned.rule.name.clone(), index))
+            .collect();
         let names = self.facts.host.links.values().map(|link| (link.index, link.name.clone())).collect();
         self.shared.publish(Snapshot {
             rules: self.planned.clone(),
             by_name,
             slots,
-            resolved: self.facts.resolved.iter().map(|(host, answer)| (host.clone(), answer.clone())).collect(),
+            resolved: self
+                .facts
+                .resolved
+                .iter()
+                .map(|(host, answer)| (host.clone(), answer.clone()))
+                .collect(),
             kernel: self.kernel_view(),
             interfaces,
             max_flows: self.kernel.as_ref().map_or(0, |kernel| kernel.max_flows),
@@ -181,9 +192,7 @@ impl State {
 
     fn kernel_view(&self) -> KernelView {
         match &self.kernel {
-            Err(unavailable) => {
-                KernelView { reason: Some(unavailable.to_string()), ..KernelView::default() }
-            }
+            Err(unavailable) => KernelView { reason: Some(unavailable.to_string()), ..KernelView::default() },
             Ok(_) if self.down => {
                 let reason = "detached by `relayctl down`; `relayctl reload` attaches again".to_owned();
                 KernelView { reason: Some(reason), ..KernelView::default() }

@@ -14,8 +14,23 @@ use crate::rule::{Rule, RuleName};
 
 /// Drivers whose devices take redirected frames once an XDP program is attached to them, for kernels that do not say.
 const XMIT_DRIVERS: &[&str] = &[
-    "virtio_net", "ena", "gve", "hv_netvsc", "vmxnet3", "mlx4_en", "mlx5_core", "ixgbe", "ixgbevf", "i40e", "ice",
-    "igb", "igc", "bnxt_en", "qede", "sfc", "nfp",
+    "virtio_net",
+    "ena",
+    "gve",
+    "hv_netvsc",
+    "vmxnet3",
+    "mlx4_en",
+    "mlx5_core",
+    "ixgbe",
+    "ixgbevf",
+    "i40e",
+    "ice",
+    "igb",
+    "igc",
+    "bnxt_en",
+    "qede",
+    "sfc",
+    "nfp",
 ];
 
 impl State {
@@ -72,7 +87,9 @@ impl State {
             let text = match (&attachment.tc, &attachment.xdp) {
                 (Err(error), _) => format!("{} cannot be attached to: {error}", attachment.name),
                 (Ok(kind), None) => format!("{} attached ({})", attachment.name, kind.as_str()),
-                (Ok(kind), Some(Ok(()))) => format!("{} attached ({} and XDP)", attachment.name, kind.as_str()),
+                (Ok(kind), Some(Ok(()))) => {
+                    format!("{} attached ({} and XDP)", attachment.name, kind.as_str())
+                }
                 (Ok(kind), Some(Err(error))) => {
                     format!("{} attached ({}); no XDP: {error}", attachment.name, kind.as_str())
                 }
@@ -104,8 +121,10 @@ impl State {
             let ethernet = links.get(&index).is_some_and(|link: &Link| link.kind == LinkKind::Ethernet);
             ethernet && xdp_features::takes_redirects(index).unwrap_or_else(|| has_known_driver(name))
         };
-        let devices: BTreeMap<u32, u16> =
-            (0u16..).zip(ready.iter().filter(|(index, name)| takes(*index, name))).map(|(slot, (index, _))| (*index, slot)).collect();
+        let devices: BTreeMap<u32, u16> = (0u16..)
+            .zip(ready.iter().filter(|(index, name)| takes(*index, name)))
+            .map(|(slot, (index, _))| (*index, slot))
+            .collect();
         self.devices = devices;
     }
 
@@ -147,7 +166,8 @@ impl State {
 
     /// `relayctl down`: everything off, until the next reload.
     pub fn take_down(&mut self) -> DownView {
-        let interfaces: Vec<String> = self.facts.host.links.values().map(|link| link.name.to_string()).collect();
+        let interfaces: Vec<String> =
+            self.facts.host.links.values().map(|link| link.name.to_string()).collect();
         self.down = true;
         self.shared.census.stop();
         self.shared.set_meter(None);
@@ -174,5 +194,7 @@ impl State {
 
 fn has_known_driver(interface: &str) -> bool {
     let link = std::fs::read_link(format!("/sys/class/net/{interface}/device/driver"));
-    link.ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned())).is_some_and(|name| XMIT_DRIVERS.contains(&&*name))
+    link.ok()
+        .and_then(|path| Some(path.file_name()?.to_str()?.to_owned()))
+        .is_some_and(|name| XMIT_DRIVERS.contains(&&*name))
 }

@@ -1,0 +1,100 @@
+//! Changes of single keys of a rule: `key=value`, `to+=`, `to-=`, JSON merge patches (RFC 7396).
+
+use serde_json::{Map, Value, json};
+
+use super::decode;
+use super::node::{Node, Value as NodeValue};
+use super::problem::Problems;
+use crate::rule::Rule;
+
+/// `to+` and `to-` as the list that they make of `to`.
+pub fn spelled_out(before: &Map<String, Value>, fields: Map<String, Value>) -> Map<String, Value> {
+    let mut spelled = Map::new();
+    for (key, value) in fields {
+        let (name, grow) = match (key.strip_suffix('+'), key.strip_suffix('-')) {
+            (Some(name), _) => (name, true),
+            (_, Some(name)) => (name, false),
+            _ => {
+                spelled.insert(key, value);
+                continue;
+            }
+        };
+        let current = spelled.get(name).or_else(|| before.get(name)).cloned().unwrap_or(json!([]));
+        let mut list = as_list(current);
+        let items = as_list(value);
+        if grow {
+            list.extend(items);
+        } else {
+            list.retain(|item| !items.contains(item));
+        }
+        spelled.insert(name.to_owned(), Value::Array(list));
+    }
+    spelled
+}
+
+fn as_list(value: Value) -> Vec<Value> {
+    match value {
+        Value::Array(items) => items,
+        value => vec![value],
+    }
+}
+
+/// A rule with some keys replaced.
+pub fn patched(mut rule: Map<String, Value>, fields: &Map<String, Value>) -> Result<Rule, Problems> {
+    merge(&mut rule, fields);
+    let node = Node::from_json(Value::Object(rule));
+    let mut problems = Problems::default();
+    let NodeValue::Table(table) = &node.value else { return Err(problems) };
+    decode::rule(table, None, None, &mut problems).ok_or(problems)
+}
+
+/// JSON merge patch (RFC 7396).
+fn merge(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
+    for (key, value) in patch {
+        match (target.get_mut(key), value) {
+            (_, Value::Null) => {
+                target.remove(key);
+            }
+            (Some(Value::Object(inner)), Value::Object(patch)) => merge(inner, patch),
+            (None, Value::Object(patch)) => {
+                let mut inner = Map::new();
+                merge(&mut inner, patch);
+                target.insert(key.clone(), Value::Object(inner));
+            }
+            _ => {
+                target.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(value: Value) -> Map<String, Value> {
+        let Value::Object(map) = value else { panic!("not an object: {value}") };
+        map
+    }
+
+    #[test]
+    fn lists_grow_and_shrink() {
+        let before = object(json!({ "to": "a:1", "listen": [":1", ":2"] }));
+        let fields = object(json!({ "to+": "b:1", "listen-": ":1", "note": "x" }));
+        let spelled = spelled_out(&before, fields);
+        assert_eq!(Value::Object(spelled), json!({ "to": ["a:1", "b:1"], "listen": [":2"], "note": "x" }));
+    }
+
+    #[test]
+    fn patches_merge_tables_and_clear_with_null() {
+        let mut rule = object(json!({ "a": 1, "timeout": { "udp": "5s", "tcp_idle": "1h" } }));
+        merge(
+            &mut rule,
+            &object(json!({ "a": null, "b": 2, "timeout": { "udp": null }, "rate": { "x": 1 } })),
+        );
+        assert_eq!(
+            Value::Object(rule),
+            json!({ "timeout": { "tcp_idle": "1h" }, "b": 2, "rate": { "x": 1 } })
+        );
+    }
+}

@@ -1,0 +1,162 @@
+//! Whole configurations: reload, apply with its confirmation, diff.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::change::{Done, Strictness, changes};
+use super::state::{Pending, Rules, State};
+use crate::api::problem::{ApiProblem, Code};
+use crate::api::view::ChangeView;
+use crate::config::edit::save;
+use crate::config::files::Config;
+use crate::config::settings::Settings;
+use crate::plan::RuleState;
+use crate::rule::{Rule, RuleName};
+
+impl State {
+    /// Reads the configuration again. One that is wrong changes nothing.
+    pub async fn reload(&mut self) -> Done {
+        self.reloaded = Some(Instant::now());
+        let result = match self.read_config() {
+            Err(problems) => Err(ApiProblem::from(problems)),
+            Ok(config) => self.take_over(config).await,
+        };
+        self.reload_error = result.as_ref().err().map(|problem| problem.detail.clone());
+        match &result {
+            Ok(view) => tracing::info!("reloaded: {} rules changed", view.changes.len()),
+            Err(problem) => tracing::error!("not reloaded, the old rules stay: {}", problem.detail),
+        }
+        let text = if result.is_ok() { "configuration reloaded" } else { "configuration refused" };
+        self.shared.tell("reload", None, text);
+        self.publish();
+        result
+    }
+
+    /// Switches to a configuration that has been read.
+    async fn take_over(&mut self, config: Config) -> Done {
+        if self.down {
+            self.bring_up();
+        }
+        let mut view = ChangeView { changes: changes(&self.rules, &config.rules), ..ChangeView::default() };
+        view.notes.extend(settings_note(&self.settings, &config.settings));
+        let rules = self.keep_known(config.rules);
+        let names: HashSet<&RuleName> = rules.iter().map(|(rule, _)| &rule.name).collect();
+        let draining = self.draining.iter().filter(|name| names.contains(name)).cloned().collect();
+        self.switch(rules, draining, Strictness::Reload).await?;
+        view.degraded = self.is_degraded();
+        self.publish();
+        Ok(view)
+    }
+
+    /// Rules that are equal to current ones become those, so that nothing about them is done again.
+    fn keep_known(&self, rules: Rules) -> Rules {
+        let current: HashMap<&RuleName, &Arc<Rule>> =
+            self.rules.iter().map(|(rule, _)| (&rule.name, rule)).collect();
+        let same = |rule: Arc<Rule>| match current.get(&rule.name) {
+            Some(known) if **known == rule => (*known).clone(),
+            _ => rule,
+        };
+        rules.into_iter().map(|(rule, origin)| (same(rule), origin)).collect()
+    }
+
+    fn is_degraded(&self) -> bool {
+        self.planned.iter().any(|planned| matches!(planned.state(), RuleState::Degraded | RuleState::Error))
+    }
+
+    /// `relayctl apply`: a text becomes the main configuration.
+    pub async fn replace(&mut self, text: String, confirm: Option<Duration>, dry_run: bool) -> Done {
+        let Some(path) = self.config_path.clone() else {
+            let text = "relayd runs on rules from its command line; start it with --config to use apply";
+            return Err(ApiProblem::new(Code::NotPossible, text));
+        };
+        if self.pending.is_some() {
+            let text = "another apply waits for its confirmation; confirm it or let it lapse first";
+            return Err(ApiProblem::new(Code::NotPossible, text));
+        }
+        let config = self.parse_main(&path, &text)?;
+        let mut view =
+            ChangeView { changes: changes(&self.rules, &config.rules), dry_run, ..ChangeView::default() };
+        view.notes.extend(settings_note(&self.settings, &config.settings));
+        if dry_run {
+            return Ok(view);
+        }
+        if self.down {
+            self.bring_up();
+        }
+        let rules = self.keep_known(config.rules);
+        let draining = self.draining.clone();
+        let undo = self.switch(rules, draining, Strictness::Reload).await?;
+        view.degraded = self.is_degraded();
+        if let Some(within) = confirm {
+            view.confirm_within = Some(within.as_secs());
+            self.pending = Some(Pending { until: Instant::now() + within, text, before: undo });
+        } else if let Err(error) = save(&path, &text) {
+            self.go_back(undo);
+            let text = format!("not saved, and nothing changed: {}: {error}", path.display());
+            return Err(ApiProblem::new(Code::NotSaved, text));
+        } else {
+            view.saved = Some(path.display().to_string());
+        }
+        self.shared.tell("apply", None, "configuration applied");
+        self.publish();
+        Ok(view)
+    }
+
+    pub fn confirm(&mut self) -> Done {
+        let Some(pending) = self.pending.take() else {
+            return Err(ApiProblem::new(
+                Code::NothingPending,
+                "there is nothing to confirm; it may have lapsed",
+            ));
+        };
+        let Some(path) = self.config_path.clone() else {
+            return Err(ApiProblem::new(Code::NotPossible, "there is no file to save to"));
+        };
+        if let Err(error) = save(&path, &pending.text) {
+            self.go_back(pending.before);
+            let text = format!("not saved, and undone: {}: {error}", path.display());
+            return Err(ApiProblem::new(Code::NotSaved, text));
+        }
+        self.publish();
+        Ok(ChangeView { saved: Some(path.display().to_string()), ..ChangeView::default() })
+    }
+
+    /// An apply that nobody has confirmed is undone.
+    pub fn lapse(&mut self) {
+        if let Some(pending) = self.pending.take() {
+            tracing::warn!("the apply was not confirmed in time and is undone");
+            self.go_back(pending.before);
+            self.shared.tell("apply", None, "configuration not confirmed, undone");
+        }
+    }
+
+    pub fn diff(&self, text: Option<String>) -> Done {
+        let config = match (&self.config_path, text) {
+            (Some(path), Some(text)) => self.parse_main(path, &text)?,
+            (None, Some(text)) => self.parse_main(Path::new("(text)"), &text)?,
+            (_, None) => self.read_config()?,
+        };
+        let mut view = ChangeView {
+            changes: changes(&self.rules, &config.rules),
+            dry_run: true,
+            ..ChangeView::default()
+        };
+        view.notes.extend(settings_note(&self.settings, &config.settings));
+        Ok(view)
+    }
+
+    /// The configuration that there would be if the main file held this text.
+    fn parse_main(&self, path: &Path, text: &str) -> Result<Config, ApiProblem> {
+        let mut config = Config::read_with(path, text)?;
+        config.rules.extend(self.own_rules.iter().cloned());
+        Ok(config)
+    }
+}
+
+/// Most settings are read once.
+fn settings_note(before: &Settings, after: &Settings) -> Option<String> {
+    (before != after)
+        .then(|| "changes to [daemon], [log] and [metrics] take effect when relayd is restarted".into())
+}

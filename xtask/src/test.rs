@@ -1,0 +1,71 @@
+//! The tests, in rings: units, packets through the programs, namespaces with real traffic.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+
+use crate::cargo::{cargo, target_dir};
+use crate::tools::{run as run_program, say};
+use crate::{ebpf, root};
+
+/// Rings that need root.
+const RINGS: [&str; 3] = ["packet", "cli", "netns"];
+
+/// Runs the tests. `quick`: the first two rings.
+pub fn run(quick: bool, filter: Option<&str>) -> anyhow::Result<()> {
+    ebpf::build()?;
+    let filter: Vec<&str> = filter.into_iter().collect();
+    say("ring 1: units");
+    run_program(cargo().args(["test", "--quiet", "--lib", "--bins"]).args(&filter))?;
+    run_program(cargo().args(["build", "--quiet", "--package", "relay-userspace", "--bins"]))?;
+    let rings: &[&str] = if quick { &RINGS[..1] } else { &RINGS };
+    let programs = built_rings(rings)?;
+    if !nix::unistd::geteuid().is_root() {
+        return not_root(rings, &programs);
+    }
+    for (ring, program) in rings.iter().zip(&programs) {
+        say(&format!("ring: {ring}"));
+        run_program(Command::new(program).args(&filter).current_dir(root()))?;
+    }
+    Ok(())
+}
+
+/// Builds the test programs of the rings; returns their paths.
+fn built_rings(rings: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
+    let mut build = cargo();
+    build.args(["test", "--no-run", "--quiet", "--package", "relay-tests", "--message-format=json"]);
+    for ring in rings {
+        build.args(["--test", ring]);
+    }
+    let output = build.stderr(std::process::Stdio::inherit()).output().context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("the tests do not build");
+    }
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    rings
+        .iter()
+        .map(|ring| executable(&text, ring).with_context(|| format!("cargo built no {ring} test")))
+        .collect()
+}
+
+/// The path of a test program among cargo's messages.
+fn executable(messages: &str, ring: &str) -> Option<PathBuf> {
+    let prefix = target_dir().join("debug/deps").join(ring).display().to_string();
+    messages.lines().find_map(|line| {
+        let path = line.split("\"executable\":\"").nth(1)?.split('"').next()?;
+        (path.starts_with(&format!("{prefix}-")) && fs::metadata(path).is_ok()).then(|| path.into())
+    })
+}
+
+/// In CI a missing right is a failure; elsewhere what was left out is said aloud.
+fn not_root(rings: &[&str], programs: &[PathBuf]) -> anyhow::Result<()> {
+    let lines: Vec<String> = programs.iter().map(|program| format!("  sudo {}", program.display())).collect();
+    let text = format!("not run, since they need root: {}\n{}", rings.join(", "), lines.join("\n"));
+    if std::env::var_os("CI").is_some() {
+        bail!("{text}");
+    }
+    say(&text);
+    Ok(())
+}
