@@ -4,7 +4,9 @@
 //! tests run in a bare virtual machine.
 
 pub mod daemon;
+pub mod hooks;
 pub mod lab;
+pub mod load;
 pub mod netns;
 pub mod packet;
 pub mod plane;
@@ -14,6 +16,7 @@ pub mod tun;
 pub mod world;
 
 pub use self::daemon::{Ctl, Daemon};
+pub use self::load::Load;
 pub use self::netns::NetNs;
 pub use self::world::World;
 

@@ -34,6 +34,11 @@ impl NetNs {
         ns
     }
 
+    /// Another handle of the same namespace.
+    pub fn another(&self) -> Self {
+        Self { file: self.file.try_clone().expect("namespace"), name: self.name }
+    }
+
     /// Runs something inside, on a thread of its own. Sockets and processes made there stay there.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {

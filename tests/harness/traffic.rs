@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -207,16 +208,31 @@ impl Client {
 
     /// From a port of the client's choice, which it may have used before.
     pub fn connect_from(ns: &NetNs, port: u16, to: (Ipv4Addr, u16)) -> io::Result<Self> {
+        Self::connect_bound(ns, (Ipv4Addr::UNSPECIFIED, port), to)
+    }
+
+    /// From one of the client's addresses.
+    pub fn connect_as(ns: &NetNs, source: Ipv4Addr, to: (Ipv4Addr, u16)) -> io::Result<Self> {
+        Self::connect_bound(ns, (source, 0), to)
+    }
+
+    fn connect_bound(ns: &NetNs, source: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> io::Result<Self> {
         let stream = ns.run(|| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
-            socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+            socket.bind(&SocketAddr::from(source).into())?;
             socket.connect_timeout(&SocketAddr::from(to).into(), PATIENCE)?;
             Ok::<_, io::Error>(TcpStream::from(socket))
         })?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self(stream))
+    }
+
+    /// Ends the connection with a RST.
+    pub fn reset(self) {
+        let socket = Socket::from(self.0);
+        socket.set_linger(Some(Duration::ZERO)).expect("linger");
     }
 
     fn order(&mut self, letter: u8, number: u64) -> io::Result<()> {
@@ -313,6 +329,23 @@ impl Datagrams {
         } else {
             Err(io::Error::other("the echo is another datagram"))
         }
+    }
+
+    /// Sets "don't fragment", and believes what routers say about sizes.
+    pub fn never_fragment(&self) {
+        let value = nix::libc::IP_PMTUDISC_DO;
+        let size = size_of_val(&value) as nix::libc::socklen_t;
+        // SAFETY: an open socket and a live option value of the size given.
+        let code = unsafe {
+            nix::libc::setsockopt(
+                self.0.as_raw_fd(),
+                nix::libc::IPPROTO_IP,
+                nix::libc::IP_MTU_DISCOVER,
+                (&raw const value).cast(),
+                size,
+            )
+        };
+        assert_eq!(code, 0, "IP_MTU_DISCOVER: {}", io::Error::last_os_error());
     }
 
     /// The same, with another try for a datagram that may be lost.

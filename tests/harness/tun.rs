@@ -45,9 +45,13 @@ impl Tun {
 
     /// The next packet that is wanted; others, such as router solicitations, are passed over.
     pub fn receive(&mut self, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+        self.receive_within(Duration::from_secs(3), wanted)
+    }
+
+    pub fn receive_within(&mut self, limit: Duration, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
         let start = Instant::now();
         let mut buffer = [0; 65_536];
-        while start.elapsed() < Duration::from_secs(3) {
+        while start.elapsed() < limit {
             match self.file.read(&mut buffer) {
                 Ok(length) if wanted(&buffer[..length]) => return Some(buffer[..length].to_vec()),
                 Ok(_) => {}

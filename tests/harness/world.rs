@@ -7,6 +7,7 @@ use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 
 use crate::daemon::Daemon;
+use crate::hooks;
 use crate::netns::{NetNs, cable};
 
 /// Addresses of the usual world (RFC 5737).
@@ -49,6 +50,11 @@ impl World {
     /// Starts relayd with lines for `[daemon]` and rules.
     pub fn start_with(&self, daemon: &str, rules: &str) -> Daemon {
         Daemon::start(&self.relay, self.folder.path(), daemon, rules)
+    }
+
+    /// Programs at the relay's tc ingress.
+    pub fn tc_programs(&self, interface: &str) -> usize {
+        hooks::tc_programs(&self.relay, interface)
     }
 
     pub fn folder(&self) -> &std::path::Path {

@@ -1,3 +1,9 @@
-//! Real relayd, real relayctl, real traffic in network namespaces.
+//! Real relayd, real relayctl, real traffic, between namespaces.
 
 mod forward;
+mod lifecycle;
+mod listeners;
+mod roads;
+mod tables;
+mod wire;
+mod xdp;

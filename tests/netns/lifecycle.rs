@@ -1,0 +1,200 @@
+//! relayd comes, goes, dies and changes its rules; traffic does not notice.
+
+use std::fs;
+
+use harness::traffic::{Client, tcp_server, text, udp_server};
+use harness::world::RELAY;
+use harness::{Daemon, Load, World, eventually, hooks};
+use nix::sys::signal::Signal;
+
+const RULES: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\n\
+                     [[rule]]\nname = \"other\"\nlisten = \":9090\"\nto = \"203.0.113.2:90\"\n";
+
+fn load(world: &World) -> Load {
+    Load::new()
+        .with_connections(&world.client, (RELAY, 8080), 12)
+        .with_newcomers(&world.client, (RELAY, 8080))
+        .with_datagrams(&world.client, (RELAY, 8080))
+}
+
+/// Replaces some text in the configuration file.
+fn edit(daemon: &Daemon, from: &str, to: &str) {
+    let text = fs::read_to_string(&daemon.config).expect("config");
+    assert!(text.contains(from), "{text}");
+    fs::write(&daemon.config, text.replacen(from, to, 1)).expect("config");
+}
+
+#[test]
+fn killed_stopped_and_started_again_under_load() {
+    let world = World::new();
+    let mut daemon = world.start(RULES);
+    let (_tcp, _udp) = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
+    let load = load(&world);
+    load.run_on(300);
+    let before = daemon.ctl.counter("web", "/ingress/packets");
+    daemon.kill();
+    load.run_on(600);
+    daemon.start_again(&world.relay);
+    load.run_on(300);
+    let status = daemon.ctl.json(&["status"]);
+    assert_eq!(status["kernel"]["adopted"], true, "{status}");
+    let after = daemon.ctl.counter("web", "/ingress/packets");
+    assert!(after > before + 600, "what was forwarded without relayd is counted too: {before} {after}");
+    daemon.stop();
+    load.run_on(300);
+    daemon.start_again(&world.relay);
+    load.run_on(300);
+    assert!(daemon.ctl.counter("web", "/ingress/packets") > after);
+    load.finish();
+    assert_eq!(daemon.ctl.rule("web")["counters"]["drops"], serde_json::json!({}));
+}
+
+#[test]
+fn killed_again_and_again_under_load() {
+    let world = World::new();
+    let mut daemon = world.start(RULES);
+    let (_tcp, _udp) = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
+    let load = load(&world);
+    for round in 0..6 {
+        load.run_on(50);
+        daemon.kill();
+        load.run_on(20 * round);
+        daemon.start_again(&world.relay);
+    }
+    load.run_on(100);
+    load.finish();
+}
+
+#[test]
+fn reloads_touch_only_what_changed() {
+    let world = World::new();
+    let daemon = world.start(RULES);
+    let (_tcp, _udp) = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
+    let (_others, _new) = (tcp_server(&world.backend, 90), tcp_server(&world.backend, 91));
+    let load = load(&world);
+    load.run_on(100);
+    edit(&daemon, "203.0.113.2:90", "203.0.113.2:91");
+    daemon.signal(Signal::SIGHUP);
+    eventually("the change is there", || daemon.ctl.rule("other")["to"][0]["addr"] == "203.0.113.2:91");
+    load.run_on(100);
+    Client::connect(&world.client, (RELAY, 9090)).and_then(Client::seen_as).expect("the new backend");
+    for round in 0..20 {
+        edit(
+            &daemon,
+            "[[rule]]\nname = \"other\"",
+            &format!(
+                "[[rule]]\nname = \"more{round}\"\nlisten = {}\nto = \"203.0.113.2:1\"\n[[rule]]\nname = \"other\"",
+                7000 + round
+            ),
+        );
+        daemon.ctl.ok(&["reload"]);
+        load.run_on(20);
+    }
+    assert_eq!(daemon.ctl.json(&["list"]).as_array().map(Vec::len), Some(22));
+    // a file that is wrong changes nothing, and nothing that worked stops
+    edit(&daemon, "listen = \":8080\"", "listen = \":8080x\"");
+    daemon.ctl.fails(4, &["reload"]);
+    load.run_on(100);
+    edit(&daemon, "listen = \":8080x\"", "listen = \":8080\"");
+    daemon.ctl.ok(&["reload"]);
+    load.run_on(100);
+    load.finish();
+}
+
+#[test]
+fn a_changed_backend_gets_new_flows_while_old_ones_stay() {
+    let world = World::new();
+    let daemon = world.start(RULES);
+    let (old_server, new_server) = (tcp_server(&world.backend, 80), tcp_server(&world.backend, 81));
+    let load = Load::new().with_connections(&world.client, (RELAY, 8080), 5);
+    load.run_on(50);
+    daemon.ctl.ok(&["set", "web", "to=203.0.113.2:81"]);
+    load.run_on(50);
+    assert_eq!((old_server.count(), new_server.count()), (5, 0));
+    Client::connect(&world.client, (RELAY, 8080)).and_then(Client::seen_as).expect("connect");
+    assert_eq!((old_server.count(), new_server.count()), (5, 1));
+    load.finish();
+}
+
+#[test]
+fn counters_survive_edits_and_restarts() {
+    let world = World::new();
+    let mut daemon = world.start(RULES);
+    let _server = tcp_server(&world.backend, 80);
+    Client::connect(&world.client, (RELAY, 8080)).and_then(|client| client.upload(100_000)).expect("upload");
+    eventually("the flow has ended", || daemon.ctl.counter("web", "/flows/active") == 0);
+    let before = daemon.ctl.rule("web")["counters"].clone();
+    assert!(before["ingress"]["bytes"].as_u64().is_some_and(|bytes| bytes > 100_000), "{before}");
+    daemon.ctl.ok(&["set", "web", "note=edited", "to=203.0.113.2:81"]);
+    assert_eq!(daemon.ctl.rule("web")["counters"], before);
+    daemon.ctl.ok(&["disable", "web"]);
+    daemon.ctl.ok(&["enable", "web"]);
+    assert_eq!(daemon.ctl.rule("web")["counters"], before);
+    daemon.kill();
+    daemon.start_again(&world.relay);
+    assert_eq!(daemon.ctl.rule("web")["counters"], before);
+    daemon.stop();
+    daemon.start_again(&world.relay);
+    assert_eq!(daemon.ctl.rule("web")["counters"], before);
+}
+
+#[test]
+fn rules_removed_while_relayd_was_dead_are_gone_when_it_is_back() {
+    let world = World::new();
+    let mut daemon = world.start(RULES);
+    let _servers = (tcp_server(&world.backend, 80), tcp_server(&world.backend, 90));
+    let mut client =
+        Client::connect(&world.client, (RELAY, 9090)).and_then(Client::start_echo).expect("connect");
+    client.echo(&text(5)).expect("echo");
+    daemon.kill();
+    edit(&daemon, "[[rule]]\nname = \"other\"\nlisten = \":9090\"\nto = \"203.0.113.2:90\"\n", "");
+    daemon.start_again(&world.relay);
+    client.echo(&text(5)).expect_err("its rule is gone");
+    let refused = Client::connect(&world.client, (RELAY, 9090)).expect_err("its rule is gone");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    Client::connect(&world.client, (RELAY, 8080)).and_then(Client::seen_as).expect("the other one is there");
+}
+
+#[test]
+fn down_leaves_nothing_behind() {
+    let world = World::new();
+    let mut daemon = world.start_with("hook = \"xdp\"\n", RULES);
+    let names = [
+        "net/ipv4/ip_local_reserved_ports",
+        "net/ipv4/conf/uplink/forwarding",
+        "net/ipv4/conf/inside/forwarding",
+        "net/ipv4/ip_forward",
+    ];
+    let read = || names.map(|name| world.relay.read_sysctl(name));
+    assert_eq!(
+        read()[1..],
+        ["1".to_owned(), "1".to_owned(), "0".to_owned()],
+        "XDP needs these, and no others"
+    );
+    let _server = tcp_server(&world.backend, 80);
+    Client::connect(&world.client, (RELAY, 8080)).and_then(Client::seen_as).expect("connect");
+    daemon.ctl.ok(&["down"]);
+    Client::connect(&world.client, (RELAY, 8080)).expect_err("nothing is forwarded any more");
+    assert_eq!(read(), ["", "0", "0", "0"].map(String::from), "settings are as they were");
+    assert_eq!((world.tc_programs("uplink"), world.tc_programs("inside")), (0, 0));
+    assert!(!hooks::has_xdp(&world.relay, "uplink"));
+    daemon.ctl.ok(&["reload"]);
+    Client::connect(&world.client, (RELAY, 8080)).and_then(Client::seen_as).expect("up again");
+    daemon.ctl.ok(&["down"]);
+    daemon.stop();
+    // the command works without a daemon too
+    daemon.start_again(&world.relay);
+    daemon.kill();
+    Client::connect(&world.client, (RELAY, 8080)).and_then(Client::seen_as).expect("outlives relayd");
+}
+
+#[test]
+fn programs_that_were_detached_by_others_come_back() {
+    let world = World::new();
+    let _daemon = world.start(RULES);
+    let _server = tcp_server(&world.backend, 80);
+    assert_eq!(world.tc_programs("uplink"), 1);
+    hooks::take_off(&world.relay, "uplink", &world.folder().join("bpf"));
+    eventually("the program is back", || world.tc_programs("uplink") == 1);
+    Client::connect(&world.client, (RELAY, 8080)).and_then(Client::seen_as).expect("works again");
+}
