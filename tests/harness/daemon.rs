@@ -161,7 +161,7 @@ fn listen(socket: UnixDatagram) -> Receiver<String> {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             let log = self.log();
             let _shown =
                 std::io::Write::write_all(&mut std::io::stderr(), format!("relayd's log:\n{log}").as_bytes());
