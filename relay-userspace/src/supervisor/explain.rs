@@ -6,8 +6,7 @@ use std::net::Ipv4Addr;
 use crate::api::view::{ExplainView, RuleView};
 use crate::config::quantity::format_duration;
 use crate::config::{Origin, encode};
-use crate::host::Path;
-use crate::kernel::ClaimRange;
+use crate::host::{ClaimRange, Path};
 use crate::plan::{Carriage, KernelListener, KernelOn, PlannedRule};
 
 /// What explanations refer to, from the latest plan.
