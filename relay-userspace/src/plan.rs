@@ -35,7 +35,7 @@ pub struct PlannedRule {
     /// What keeps the rule from working as written.
     pub faults: Vec<Fault>,
     /// The part that the kernel plane carries.
-    pub kernel: Option<KernelRule>,
+    pub kernel: Option<Arc<KernelRule>>,
 }
 
 /// Who carries one address family of a rule.
@@ -172,7 +172,7 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
                 first_port: rule.to.first().and_then(crate::rule::Backend::first_port),
                 timeouts: rule.timeouts,
             };
-            (Carriage::Kernel(hook), Some(kernel))
+            (Carriage::Kernel(hook), Some(Arc::new(kernel)))
         }
         Err(reason) => {
             if rule.plane == PlaneChoice::Kernel && rule.enabled && faults.is_empty() {

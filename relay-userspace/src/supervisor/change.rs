@@ -131,22 +131,24 @@ impl State {
             self.rehold(&prepared.changed);
             return Ok(view);
         }
-        let staged =
-            match edit.filter(|_| !view.changes.is_empty()).map(|edit| stage(origin, edit)).transpose() {
-                Ok(staged) => staged.flatten(),
-                Err(problem) => {
-                    self.rehold(&prepared.changed);
-                    return Err(problem);
-                }
-            };
+        let edit = edit.filter(|_| !view.changes.is_empty());
+        let stage = || edit.map_or(Ok(None), |edit| stage(origin, edit));
+        // A new rule that has to go again has harmed nobody, so it works first and is saved after. What may end flows
+        // waits until only the last step of saving can fail.
+        let staged = if matches!(edit, Some(Edit::Add(_))) { None } else { Some(stage()) };
+        if let Some(Err(problem)) = staged {
+            self.rehold(&prepared.changed);
+            return Err(problem);
+        }
         let undo = self.carry_out(prepared)?;
-        if let Some((path, staged)) = staged {
-            if let Err(error) = staged.commit() {
+        match staged.unwrap_or_else(stage).and_then(commit) {
+            Ok(saved) => view.saved = saved,
+            Err(problem) => {
                 self.go_back(undo);
-                return Err(not_saved(&format!("{}: {error}", path)));
+                return Err(problem);
             }
-            view.saved = Some(path);
-        } else if edit.is_some() && !view.changes.is_empty() {
+        }
+        if edit.is_some() && view.saved.is_none() {
             view.notes.push("not saved: the rule lives on relayd's command line".into());
         }
         self.finish(&mut view, name);
@@ -280,6 +282,13 @@ fn stage(origin: &Origin, edit: &Edit<'_>) -> Result<Option<(String, Staged)>, A
             Ok(Some((path.display().to_string(), staged)))
         }
     }
+}
+
+/// Puts a staged change into the rule's file; returns the file's path.
+fn commit(staged: Option<(String, Staged)>) -> Result<Option<String>, ApiProblem> {
+    let Some((path, staged)) = staged else { return Ok(None) };
+    staged.commit().map_err(|error| not_saved(&format!("{path}: {error}")))?;
+    Ok(Some(path))
 }
 
 fn not_saved(error: &dyn std::fmt::Display) -> ApiProblem {

@@ -71,7 +71,7 @@ impl FactBook {
     pub fn hold<'a>(&mut self, rules: impl IntoIterator<Item = &'a Arc<Rule>>, all: &HashSet<&RuleName>) {
         self.holder.retain(all);
         self.taken.retain(|name, _| all.contains(name));
-        let mut list = SocketList::new(&self.holder);
+        let mut list = SocketList::default();
         for rule in rules {
             let conflict = if rule.enabled {
                 self.holder.take(rule, &self.host, &mut list)
