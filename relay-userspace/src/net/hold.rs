@@ -144,7 +144,7 @@ impl SocketList {
     }
 
     /// Names a program that listens where the rule wants to.
-    fn conflict(&mut self, rule: &Rule, host: &HostView) -> Option<String> {
+    pub fn conflict(&mut self, rule: &Rule, host: &HostView) -> Option<String> {
         let by_port = self.by_port.get_or_insert_with(read);
         for Listener { on, ports } in &rule.listen {
             let address = match on {

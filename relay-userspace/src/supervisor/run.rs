@@ -62,7 +62,10 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     events.serve(&mut state, &service).await;
     service.stopping();
     servers.shutdown().await;
-    tracing::info!("stopped; the kernel plane goes on forwarding");
+    match &state.kernel {
+        Ok(_) => tracing::info!("stopped; the kernel plane goes on forwarding"),
+        Err(_) => tracing::info!("stopped"),
+    }
     Ok(())
 }
 

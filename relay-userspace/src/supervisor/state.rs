@@ -208,12 +208,11 @@ impl State {
 
     /// Reads the configuration file and adds the rules from the command line.
     pub fn read_config(&self) -> Result<Config, crate::config::Problems> {
-        let mut config = match &self.config_path {
+        let config = match &self.config_path {
             Some(path) => Config::read(path)?,
             None => Config { settings: self.settings.clone(), ..Config::default() },
         };
-        config.rules.extend(self.own_rules.iter().cloned());
-        Ok(config)
+        config.with_typed(&self.own_rules)
     }
 }
 
