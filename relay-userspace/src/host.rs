@@ -51,6 +51,14 @@ pub struct NextHop {
     pub mtu: u32,
 }
 
+/// The way to a backend.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Path {
+    /// The host's address that the backend will see.
+    pub source: Ipv4Addr,
+    pub hop: NextHop,
+}
+
 /// The host at one moment.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct HostView {

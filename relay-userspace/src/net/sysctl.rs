@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::config::edit::save;
+use crate::config::save::save;
 use crate::kernel::ClaimRange;
 
 /// Settings changed so far, with the values they had, kept in the state folder.

@@ -7,10 +7,11 @@ use serde_json::{Map, Value};
 
 use super::command::{Action, Command, Reply};
 use super::shared::not_found;
-use super::state::{Rules, State, Undo};
+use super::state::{Prepared, Rules, State, Undo};
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::{ChangeView, RuleChange};
-use crate::config::edit::{Edit, EditError, change_file};
+use crate::config::edit::{self, Edit};
+use crate::config::save::Staged;
 use crate::config::{Origin, encode, patch};
 use crate::plan::PlannedRule;
 use crate::rule::{Rule, RuleName, overlap};
@@ -132,23 +133,24 @@ impl State {
             complain(&mut view, planned.iter().filter(|planned| planned.rule.name == *name));
             return Ok(view);
         }
-        let undo = self.switch(rules, draining, Strictness::Rule(name)).await?;
-        if let Some(edit) = edit
-            && !view.changes.is_empty()
-        {
-            match self.write(origin, edit) {
-                Ok(saved) => view.saved = saved,
-                Err(error) => {
-                    self.go_back(undo);
-                    return Err(ApiProblem::new(
-                        Code::NotSaved,
-                        format!("not saved, and nothing changed: {error}"),
-                    ));
+        let prepared = self.prepare(rules, draining, Strictness::Rule(name)).await?;
+        let staged =
+            match edit.filter(|_| !view.changes.is_empty()).map(|edit| stage(origin, edit)).transpose() {
+                Ok(staged) => staged.flatten(),
+                Err(problem) => {
+                    self.rehold(&prepared.rules);
+                    return Err(problem);
                 }
+            };
+        let undo = self.carry_out(prepared)?;
+        if let Some((path, staged)) = staged {
+            if let Err(error) = staged.commit() {
+                self.go_back(undo);
+                return Err(not_saved(&format!("{}: {error}", path)));
             }
-            if view.saved.is_none() {
-                view.notes.push("not saved: the rule lives on relayd's command line".into());
-            }
+            view.saved = Some(path);
+        } else if edit.is_some() && !view.changes.is_empty() {
+            view.notes.push("not saved: the rule lives on relayd's command line".into());
         }
         self.finish(&mut view, name);
         Ok(view)
@@ -182,6 +184,17 @@ impl State {
         draining: BTreeSet<RuleName>,
         strictness: Strictness<'_>,
     ) -> Result<Undo, ApiProblem> {
+        let prepared = self.prepare(rules, draining, strictness).await?;
+        self.carry_out(prepared)
+    }
+
+    /// All that a switch needs before the kernel plane is touched: facts, ports, the plan.
+    async fn prepare(
+        &mut self,
+        rules: Rules,
+        draining: BTreeSet<RuleName>,
+        strictness: Strictness<'_>,
+    ) -> Result<Prepared, ApiProblem> {
         let changed = different(&self.rules, &rules);
         let again = matches!(strictness, Strictness::Reload);
         self.facts.resolve(&changed, again).await;
@@ -192,6 +205,11 @@ impl State {
             self.rehold(&rules);
             return Err(refused);
         }
+        Ok(Prepared { rules, draining, planned })
+    }
+
+    fn carry_out(&mut self, prepared: Prepared) -> Result<Undo, ApiProblem> {
+        let Prepared { rules, draining, planned } = prepared;
         match self.apply(&planned) {
             Err(error) => {
                 self.rehold(&rules);
@@ -215,6 +233,7 @@ impl State {
     ) -> Result<Vec<Arc<PlannedRule>>, ApiProblem> {
         let changed = different(&self.rules, rules);
         self.facts.resolve(&changed, false).await;
+        self.facts.find_paths(&changed).await;
         let taken = self.facts.would_be_taken(&changed);
         let taken = std::mem::replace(&mut self.facts.taken, taken);
         let planned = self.plan(rules, draining, false);
@@ -245,17 +264,21 @@ impl State {
         let all: HashSet<&RuleName> = self.rules.iter().map(|(rule, _)| &rule.name).collect();
         self.facts.hold(&different(undone, &self.rules), &all);
     }
+}
 
-    /// Saves a change in the rule's file. `None`: the rule has none.
-    fn write(&self, origin: &Origin, edit: &Edit<'_>) -> Result<Option<String>, EditError> {
-        match origin {
-            Origin::CommandLine => Ok(None),
-            Origin::File(path) => {
-                change_file(path, edit)?;
-                Ok(Some(path.display().to_string()))
-            }
+/// Writes a change beside the rule's file, whose path comes along. `None`: the rule has no file.
+fn stage(origin: &Origin, edit: &Edit<'_>) -> Result<Option<(String, Staged)>, ApiProblem> {
+    match origin {
+        Origin::CommandLine => Ok(None),
+        Origin::File(path) => {
+            let staged = edit::stage(path, edit).map_err(|error| not_saved(&error))?;
+            Ok(Some((path.display().to_string(), staged)))
         }
     }
+}
+
+fn not_saved(error: &dyn std::fmt::Display) -> ApiProblem {
+    ApiProblem::new(Code::NotSaved, format!("not saved, and nothing changed: {error}"))
 }
 
 /// How much must be right for a switch to happen.
@@ -280,7 +303,7 @@ fn different(before: &Rules, after: &Rules) -> Vec<Arc<Rule>> {
 fn refuse_fault(planned: &[Arc<PlannedRule>], strictness: Strictness<'_>) -> Result<(), ApiProblem> {
     let Strictness::Rule(name) = strictness else { return Ok(()) };
     let rule = planned.iter().find(|planned| planned.rule.name == *name && planned.rule.enabled);
-    match rule.and_then(|planned| planned.faults.first()) {
+    match rule.and_then(|planned| planned.faults.iter().find(|fault| !fault.may_pass())) {
         None => Ok(()),
         Some(fault) => Err(ApiProblem::new(Code::NotPossible, format!("rule \"{name}\": {fault}"))),
     }

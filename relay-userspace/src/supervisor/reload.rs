@@ -9,8 +9,8 @@ use super::change::{Done, Strictness, changes, complain};
 use super::state::{Pending, Rules, State};
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::ChangeView;
-use crate::config::edit::save;
 use crate::config::files::Config;
+use crate::config::save::{Staged, save};
 use crate::config::settings::Settings;
 use crate::rule::{Rule, RuleName};
 
@@ -82,15 +82,19 @@ impl State {
         }
         let rules = self.keep_known(config.rules);
         let draining = self.draining.clone();
+        let not_saved = |error: std::io::Error| {
+            let text = format!("not saved, and nothing changed: {}: {error}", path.display());
+            ApiProblem::new(Code::NotSaved, text)
+        };
+        let staged = Staged::write(&path, &text).map_err(not_saved)?;
         let undo = self.switch(rules, draining, Strictness::Reload).await?;
         complain(&mut view, self.planned.iter());
         if let Some(within) = confirm {
             view.confirm_within = Some(within.as_secs());
             self.pending = Some(Pending { until: Instant::now() + within, text, before: undo });
-        } else if let Err(error) = save(&path, &text) {
+        } else if let Err(error) = staged.commit() {
             self.go_back(undo);
-            let text = format!("not saved, and nothing changed: {}: {error}", path.display());
-            return Err(ApiProblem::new(Code::NotSaved, text));
+            return Err(not_saved(error));
         } else {
             view.saved = Some(path.display().to_string());
         }

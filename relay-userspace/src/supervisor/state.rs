@@ -55,6 +55,13 @@ pub struct Pending {
     pub before: Undo,
 }
 
+/// Rules that are ready to become the current ones; their ports are held already.
+pub struct Prepared {
+    pub rules: Rules,
+    pub draining: BTreeSet<RuleName>,
+    pub planned: Vec<Arc<PlannedRule>>,
+}
+
 /// The state before a change, to go back to.
 pub struct Undo {
     pub rules: Rules,
@@ -75,6 +82,7 @@ impl State {
         let facts = plan::Facts {
             kernel: hook,
             host: &self.facts.host,
+            paths: &self.facts.paths,
             resolved: &self.facts.resolved,
             taken: &self.facts.taken,
         };
