@@ -45,6 +45,8 @@ pub struct RuleName(Arc<str>);
 
 impl RuleName {
     pub const MAX: usize = 64;
+    /// What a rule name may look like, for error texts.
+    pub const FORM: &str = "a name is 1 to 64 of A-Z a-z 0-9 . _ -";
 
     /// `None` for anything that is not a rule name.
     pub fn parse(text: &str) -> Option<Self> {

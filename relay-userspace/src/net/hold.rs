@@ -140,7 +140,7 @@ pub struct SocketList {
 
 impl SocketList {
     /// Names a program that listens where the rule wants to.
-    fn conflict(&mut self, rule: &Rule, host: &HostView, holder: &Holder) -> Option<String> {
+    pub fn conflict(&mut self, rule: &Rule, host: &HostView, holder: &Holder) -> Option<String> {
         let by_port = self.by_port.get_or_insert_with(|| read(&holder.inodes()));
         for Listener { on, ports } in &rule.listen {
             let address = match on {

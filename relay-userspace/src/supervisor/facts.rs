@@ -86,6 +86,19 @@ impl FactBook {
         }
     }
 
+    /// Who would be in the way if these rules took their ports; takes none.
+    pub fn would_be_taken(&self, rules: &[Arc<Rule>]) -> BTreeMap<RuleName, String> {
+        let mut taken = self.taken.clone();
+        let mut list = SocketList::default();
+        for rule in rules {
+            taken.remove(&rule.name);
+            let wants = rule.enabled && !rule.force;
+            let conflict = if wants { list.conflict(rule, &self.host, &self.holder) } else { None };
+            taken.extend(conflict.map(|text| (rule.name.clone(), text)));
+        }
+        taken
+    }
+
     /// The addresses that rules go to, as far as they are IPv4.
     fn backends<'a>(&'a self, rules: impl IntoIterator<Item = &'a Arc<Rule>>) -> BTreeSet<Ipv4Addr> {
         let host = |host: &Host| match (host, self.resolved.get(host)) {
