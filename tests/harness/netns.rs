@@ -53,6 +53,11 @@ impl NetNs {
         })
     }
 
+    /// Moves this thread inside, for good.
+    pub fn enter(&self) {
+        setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).expect("enter the namespace");
+    }
+
     /// Starts a thread inside.
     pub fn spawn<T: Send + 'static>(
         &self,
