@@ -105,6 +105,33 @@ fn what_is_not_about_a_flow_passes() {
     }
 }
 
+/// What follows the IP packet in a frame is padding: no part of the quote, whatever its bytes look like.
+#[test]
+fn padding_is_not_quoted() {
+    let plane = plane(WEB);
+    let mut talk = Conversation::usual(42_004);
+    talk.establish(&plane, plane.client, plane.backend);
+    let segment = Segment::flags(ACK).at(1001, 2002).carrying(b"data");
+    let seen = talk.to_backend(&talk.client_tcp(&segment));
+    let error = Packet::icmp_error(ROUTER, 3, 4, 1280, &seen, 8);
+    let sent = expected(&error, RELAY, &talk.client_tcp(&segment).with_ttl(63), 8);
+    for padding in [1, 9, 10, 11, 40] {
+        let mut padded = crate::table::frame(plane.backend, &error);
+        padded.resize(padded.len() + padding, 0xa5);
+        let (ran, _) = plane.tc(plane.backend, &padded);
+        let mut wanted = sent.frame();
+        wanted.resize(padded.len(), 0xa5);
+        assert_eq!(ran.frame[12..], wanted[12..], "{padding} bytes of padding");
+    }
+    for kept in 8..error.body.len() {
+        let mut short = Packet { body: error.body[..kept].to_vec(), ..error.clone() };
+        short.fix_transport();
+        let mut padded = crate::table::frame(plane.backend, &short);
+        padded.extend(&error.body[kept..]);
+        crate::table::row_of_bytes(&plane, "a quote that ends in padding", plane.backend, &padded, Pass, "");
+    }
+}
+
 #[test]
 fn an_error_that_cannot_go_on_makes_no_other() {
     let plane = plane("[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"192.0.2.2:80\"\nforce = true\n");
