@@ -85,6 +85,30 @@ fn truncated_transport_headers() {
     }
 }
 
+#[test]
+fn wild_transport_lengths() {
+    let plane = plane(WEB);
+    for (what, packet) in victims(&plane) {
+        if packet.protocol == harness::packet::TCP {
+            for words in [0, 1, 2, 3, 4, 8, 9, 15] {
+                // 11 bytes of payload hold no more than two words of options
+                if words * 4 > packet.body.len() as u8 || words < 5 {
+                    passes(&plane, &format!("{what}, header of {words} words"), &packet, |f| {
+                        f[TRANSPORT + 12] = words << 4;
+                    });
+                }
+            }
+            continue;
+        }
+        let length = packet.body.len() as u16;
+        for wrong in [0, 1, 7, length + 1, length + 100, 0xffff] {
+            passes(&plane, &format!("{what}, UDP length {wrong}"), &packet, |f| {
+                f[TRANSPORT + 4..TRANSPORT + 6].copy_from_slice(&wrong.to_be_bytes());
+            });
+        }
+    }
+}
+
 /// A datagram may be shorter than the packet that carries it (as in RFC 9868); a segment may hold nothing but options.
 #[test]
 fn unusual_but_right() {
