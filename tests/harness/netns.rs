@@ -214,6 +214,14 @@ impl NetNs {
         })
     }
 
+    pub fn set_mac(&self, interface: &str, mac: [u8; 6]) {
+        let index = self.index(interface);
+        self.netlink(async move |handle| {
+            let message = LinkUnspec::new_with_index(index).address(mac.to_vec());
+            handle.link().set(message.build()).execute().await
+        });
+    }
+
     /// Makes a neighbour known for good.
     pub fn neighbour(&self, interface: &str, address: Ipv4Addr, mac: [u8; 6]) {
         let index = self.index(interface);

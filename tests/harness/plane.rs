@@ -183,6 +183,26 @@ impl Plane {
         self.tables.read(&self.rules)
     }
 
+    /// What is counted, without the tables.
+    pub fn totals(&self) -> Counts {
+        self.tables.totals(&self.rules)
+    }
+
+    /// Runs the program for interfaces without an Ethernet header on an IP packet, and says what that changed.
+    ///
+    /// The kernel takes the first 14 bytes of any test packet for an Ethernet header, so the packet's own must pass for
+    /// one: the interface is given the first six for its address (a header of 24 bytes, since an odd first byte would
+    /// be multicast), and the source address must begin with 8.0, the EtherType of IPv4.
+    pub fn bare(&self, packet: &[u8]) -> (Ran, Change) {
+        assert!(packet[0] == 0x46 && packet[12..14] == [8, 0], "cannot pass for Ethernet: {packet:x?}");
+        let mac = [packet[0], packet[1], packet[2], packet[3], packet[4], packet[5]];
+        self.relay.set_mac("bare", mac);
+        let side = Side { interface: self.relay.index("bare"), mac };
+        let before = self.counts();
+        let ran = self.programs.tc_l3(side, packet).expect("TEST_RUN of tc");
+        (ran, before.change(&self.counts()))
+    }
+
     /// Every half of a flow, with the table that it lies in.
     pub fn flows(&self) -> impl Iterator<Item = (Table, FlowKey, FlowEntry)> + '_ {
         self.tables.flows()
@@ -203,10 +223,10 @@ impl Plane {
     }
 }
 
-/// The relay's namespace with its three links, and one with their other ends.
+/// The relay's namespace with its links, and one with their other ends. Nothing but `bare` frames come in on `bare`.
 fn links() -> (NetNs, NetNs) {
     let (relay, ends) = (NetNs::new("relay"), NetNs::new("ends"));
-    for (name, other) in [("uplink", "client"), ("inside", "backend"), ("narrow", "other")] {
+    for (name, other) in [("uplink", "client"), ("inside", "backend"), ("narrow", "other"), ("bare", "end")] {
         cable((&relay, name), (&ends, other));
         relay.sysctl(&format!("net/ipv4/conf/{name}/forwarding"), "1");
     }

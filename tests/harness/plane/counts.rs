@@ -62,6 +62,17 @@ impl Tables {
     }
 
     pub(super) fn read(&self, rules: &BTreeMap<u32, String>) -> Counts {
+        let mut counts = self.totals(rules);
+        for (table, map) in &self.flows {
+            counts.tables.insert(*table, map.keys().flatten().map(|key| key.to_bytes()).collect());
+        }
+        let fragments = self.fragments.keys().flatten().map(fragment_bytes).collect();
+        counts.tables.insert(Table::Fragments, fragments);
+        counts
+    }
+
+    /// Counters alone.
+    pub(super) fn totals(&self, rules: &BTreeMap<u32, String>) -> Counts {
         let drops = self.meter.drops();
         let mut counts = Counts::default();
         for (&slot, name) in rules {
@@ -73,11 +84,6 @@ impl Tables {
                 counts.rules.insert(name, Totals { drops: reasons.clone(), ..Totals::default() });
             }
         }
-        for (table, map) in &self.flows {
-            counts.tables.insert(*table, map.keys().flatten().map(|key| key.to_bytes()).collect());
-        }
-        let fragments = self.fragments.keys().flatten().map(fragment_bytes).collect();
-        counts.tables.insert(Table::Fragments, fragments);
         counts
     }
 
