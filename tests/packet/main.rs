@@ -10,6 +10,7 @@ mod fragments;
 mod icmp;
 mod listeners;
 mod malformed;
+mod random;
 mod size;
 mod table;
 mod tcp;
