@@ -61,6 +61,8 @@ pub struct Plane {
     pub uplink: Side,
     pub backend: Side,
     pub narrow: Side,
+    /// Source ports that flows may claim, from the next apply on.
+    pub claims: ClaimRange,
     devices: BTreeMap<u32, u16>,
     /// Names of rules by slot.
     rules: BTreeMap<u32, String>,
@@ -106,6 +108,7 @@ impl Plane {
             uplink,
             backend,
             narrow,
+            claims: ClaimRange::default(),
             devices,
             rules,
             tables,
@@ -124,6 +127,7 @@ impl Plane {
 
     /// Starts over with these rules (the grammar of relay.toml): no flows, no counts.
     pub fn carry(&mut self, rules: &str) {
+        self.claims = ClaimRange::default();
         self.apply("", &[]);
         let resting = self.dataplane.resting();
         // the flows of rules that are gone go with the product's own sweep
@@ -152,7 +156,7 @@ impl Plane {
             list: Vec::new(),
         };
         let config = Config::parse(problems).unwrap_or_else(|problems| panic!("{problems:?}"));
-        let devices = self.devices.clone();
+        let (devices, claims) = (self.devices.clone(), self.claims);
         self.relay.netlink(async move |handle| {
             let mut book = FactBook::new(handle).await.expect("facts");
             let rules: Vec<_> = config.rules.iter().map(|(rule, _)| rule.clone()).collect();
@@ -174,7 +178,7 @@ impl Plane {
             for rule in &planned {
                 assert!(rule.faults.is_empty(), "{:?}", rule.faults);
             }
-            Ok(desire::desired(&planned, &book, ClaimRange::default(), &devices))
+            Ok(desire::desired(&planned, &book, claims, &devices))
         })
     }
 
