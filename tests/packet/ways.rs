@@ -8,7 +8,7 @@ use relay::kernel::Desired;
 
 use crate::conversation::Conversation;
 use crate::table::Gives::{Drop, Sends, SendsFast};
-use crate::table::row;
+use crate::table::{frame, row};
 use crate::{WEB, plane};
 
 /// Changes what the web rule wants of the kernel.
@@ -90,10 +90,12 @@ fn a_client_may_come_in_elsewhere() {
     talk.prove(&plane, plane.client, plane.backend);
     let packet = talk.client_udp(b"from elsewhere");
     let sent = talk.to_backend(&packet);
-    row(&plane, "the first", plane.narrow, &packet, Sends(&sent), "web: in 1/42");
-    let (ran, change) = plane.tc(plane.narrow, &crate::table::frame(plane.narrow, &packet));
-    assert_eq!(ran.frame[14..], sent.frame()[14..]);
-    assert_eq!(change.to_string(), "web: in 1/42");
+    // tc alone: an old kernel lets XDP's test packets come in on one interface only
+    for what in ["the first", "the next"] {
+        let (ran, change) = plane.tc(plane.narrow, &frame(plane.narrow, &packet));
+        assert_eq!(ran.frame[14..], sent.frame()[14..], "{what}");
+        assert_eq!(change.to_string(), "web: in 1/42", "{what}");
+    }
     row(&plane, "and back again", plane.client, &packet, Sends(&sent), "web: in 1/42");
     row(&plane, "as before", plane.client, &packet, SendsFast(&sent), "web: in 1/42");
 }
