@@ -57,7 +57,9 @@ pub enum KernelError {
 /// Everything that the kernel plane should be doing.
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
-    pub rules: Vec<DesiredRule>,
+    pub rules: Vec<Arc<DesiredRule>>,
+    /// Which state of the host this was derived from.
+    pub revision: u64,
     pub routes: BTreeMap<ClientRoute, NextHop>,
     pub addresses: BTreeMap<Ipv4Addr, u32>,
     /// Source ports that flows may claim.

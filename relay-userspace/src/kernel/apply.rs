@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::MapError;
@@ -50,22 +51,58 @@ impl Dataplane {
             let (wanted, most) = (desired.rules.len(), maps::RULE_SLOTS as usize);
             return Err(KernelError::TooManyRules { wanted, most });
         }
+        let mut applied = Applied::default();
+        let result = match self.kept(desired) {
+            Some(kept) => self.add_rules(desired, kept, &mut applied),
+            None => self.apply_all(desired, &mut applied),
+        };
+        self.applied = result.is_ok().then(|| desired.clone());
+        result.map(|()| applied)
+    }
+
+    /// How many rules at the start of the list the maps hold already, if all that is desired are these and more.
+    fn kept(&self, desired: &Desired) -> Option<usize> {
+        let applied = self.applied.as_ref()?;
+        let kept = applied.rules.len();
+        let same_host = applied.routes == desired.routes
+            && applied.addresses == desired.addresses
+            && applied.claims == desired.claims
+            && applied.devices == desired.devices;
+        let same_rules = kept <= desired.rules.len()
+            && applied.rules.iter().zip(&desired.rules).all(|(old, new)| Arc::ptr_eq(old, new));
+        (same_host && same_rules).then_some(kept)
+    }
+
+    /// Rules are only added: nothing else needs to be looked at.
+    fn add_rules(
+        &mut self,
+        desired: &Desired,
+        kept: usize,
+        applied: &mut Applied,
+    ) -> Result<(), KernelError> {
+        let new = &desired.rules[kept..];
+        let hops = self.write_hops(new, desired)?;
+        let endpoints = self.write_endpoints(new, &hops, &mut false)?;
+        self.write_rules(new, &endpoints, applied)?;
+        self.write_ports(desired)
+    }
+
+    fn apply_all(&mut self, desired: &Desired, applied: &mut Applied) -> Result<(), KernelError> {
         self.write_settings(desired)?;
         self.add_addresses(desired)?;
         self.write_devices(desired)?;
-        let hops = self.write_hops(desired)?;
+        let mut hops = self.write_hops(&desired.rules, desired)?;
+        self.write_route_hops(desired, &mut hops)?;
         let mut rerouted = self.write_routes(desired, &hops)?;
-        let endpoints = self.write_endpoints(desired, &hops, &mut rerouted)?;
+        let endpoints = self.write_endpoints(&desired.rules, &hops, &mut rerouted)?;
         if rerouted {
             self.raise_generations()?;
         }
-        let mut applied = Applied::default();
-        self.write_rules(desired, &endpoints, &mut applied)?;
+        self.write_rules(&desired.rules, &endpoints, applied)?;
         self.write_ports(desired)?;
-        self.end_rules(desired, &mut applied)?;
+        self.end_rules(desired, applied)?;
         self.free_ways(desired, &hops)?;
-        self.remove_addresses(desired)?;
-        Ok(applied)
+        self.remove_addresses(desired)
     }
 
     fn write_settings(&mut self, desired: &Desired) -> Result<(), KernelError> {
@@ -127,23 +164,47 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Gives every next hop in use a slot. Slots in use are never rewritten.
-    fn write_hops(&mut self, desired: &Desired) -> Result<HashMap<NextHop, u32>, KernelError> {
-        let paths = desired.rules.iter().filter_map(|rule| Some(&rule.carried.as_ref()?.path.as_ref()?.hop));
+    /// Gives every next hop that rules use a slot. Slots in use are never rewritten.
+    fn write_hops(
+        &mut self,
+        rules: &[Arc<DesiredRule>],
+        desired: &Desired,
+    ) -> Result<HashMap<NextHop, u32>, KernelError> {
         let mut slots = HashMap::new();
-        for hop in paths.chain(desired.routes.values()) {
-            if slots.contains_key(hop) {
-                continue;
+        for rule in rules {
+            if let Some(path) = rule.carried.as_ref().and_then(|carried| carried.path.as_ref()) {
+                self.take_hop(&path.hop, desired, &mut slots)?;
             }
-            let content = kernel_hop(hop, desired);
-            let most = maps::HOP_SLOTS as usize - 1;
-            let (slot, new) = self.shadow.hops.slot(&content).ok_or(KernelError::TooManyHops { most })?;
-            if new {
-                self.write_hop(slot, content)?;
-            }
-            slots.insert(hop.clone(), slot);
         }
         Ok(slots)
+    }
+
+    /// The same for those that clients are reached by.
+    fn write_route_hops(
+        &mut self,
+        desired: &Desired,
+        slots: &mut HashMap<NextHop, u32>,
+    ) -> Result<(), KernelError> {
+        desired.routes.values().try_for_each(|hop| self.take_hop(hop, desired, slots))
+    }
+
+    fn take_hop(
+        &mut self,
+        hop: &NextHop,
+        desired: &Desired,
+        slots: &mut HashMap<NextHop, u32>,
+    ) -> Result<(), KernelError> {
+        if slots.contains_key(hop) {
+            return Ok(());
+        }
+        let content = kernel_hop(hop, desired);
+        let most = maps::HOP_SLOTS as usize - 1;
+        let (slot, new) = self.shadow.hops.slot(&content).ok_or(KernelError::TooManyHops { most })?;
+        if new {
+            self.write_hop(slot, content)?;
+        }
+        slots.insert(hop.clone(), slot);
+        Ok(())
     }
 
     /// Writes a next hop under a generation that no flow holds for this slot.
@@ -197,12 +258,12 @@ impl Dataplane {
     /// Gives every backend in use a slot, and keeps its next hop current.
     fn write_endpoints(
         &mut self,
-        desired: &Desired,
+        rules: &[Arc<DesiredRule>],
         hops: &HashMap<NextHop, u32>,
         rerouted: &mut bool,
     ) -> Result<HashMap<EndpointContent, u32>, KernelError> {
         let mut slots = HashMap::new();
-        for carried in desired.rules.iter().filter_map(|rule| rule.carried.as_ref()) {
+        for carried in rules.iter().filter_map(|rule| rule.carried.as_ref()) {
             let content = endpoint_content(carried);
             if slots.contains_key(&content) {
                 continue;
@@ -227,11 +288,11 @@ impl Dataplane {
 
     fn write_rules(
         &mut self,
-        desired: &Desired,
+        rules: &[Arc<DesiredRule>],
         endpoints: &HashMap<EndpointContent, u32>,
         applied: &mut Applied,
     ) -> Result<(), KernelError> {
-        for rule in &desired.rules {
+        for rule in rules {
             let slot = match self.shadow.slots.get(&rule.name) {
                 Some(slot) if self.shadow.rules.contains_key(&slot) => slot,
                 _ => self.new_slot(rule)?,
