@@ -91,7 +91,7 @@ fn a_file_with_mistakes_is_shown_by_its_own_name_and_changes_nothing() {
     for args in [&["apply", &shown][..], &["diff", &shown], &["check", &shown]] {
         let said = daemon.ctl.fails(4, args);
         assert!(
-            said.contains("bad.toml:10:1: rule \"other\": there is no key `too`; did you mean `to`?"),
+            said.contains("bad.toml:11:1: rule \"other\": there is no key `too`; did you mean `to`?"),
             "{said}"
         );
     }

@@ -186,7 +186,7 @@ fn overlaps_and_names_are_found_across_files() {
     for part in [
         "conf.d/a.toml:4:8: two rules are called \"web\"".to_owned(),
         format!(
-            "conf.d/a.toml:8:8: rule \"y\": listen: \":80\" overlaps rule \"web\" (\":80\") in port 80/tcp; the other one is at {main}:8"
+            "conf.d/a.toml:8:8: rule \"y\": listen: \":80\" overlaps rule \"web\" (\":80\") in port 80/tcp; the other one is at {main}:9"
         ),
     ] {
         assert!(said.contains(&part), "{part}: {said}");

@@ -87,7 +87,7 @@ fn rules_of_conf_d_are_saved_where_they_came_from() {
     assert!(ctl.ok(&["explain", "alice"]).contains("conf.d/50-alice.toml"));
     assert_eq!(text(&daemon), main);
     ctl.ok(&["rm", "alice"]);
-    assert_eq!(fs::read_to_string(&file).expect("file"), "");
+    assert_eq!(fs::read_to_string(&file).expect("file"), "# alice\n", "the comment at the top is the file's");
     assert_eq!(ctl.json(&["add", "92", "203.0.113.2"])["saved"], json!(daemon.config));
     assert_eq!(ctl.ok(&["reload"]), "nothing to change\n");
 }
