@@ -3,11 +3,10 @@
 use std::fs;
 use std::process::Command;
 use std::sync::mpsc::RecvTimeoutError;
-use std::time::Duration;
 
 use harness::daemon::{binary, settings};
 use harness::programs::relayd;
-use harness::traffic::{Client, PATIENCE, tcp_server};
+use harness::traffic::{Datagrams, PATIENCE, text, udp_server};
 use harness::world::RELAY;
 use harness::{Daemon, World, eventually};
 use nix::sys::signal::Signal;
@@ -184,14 +183,17 @@ fn traced_packets_of_one_rule_are_logged() {
     let mut command = Command::new(binary("relayd"));
     command.args(["--config", &path, "--trace-packets", "web"]);
     let mut daemon = Daemon::spawn(&world.relay, world.folder(), command);
-    let _server = tcp_server(&world.backend, 80);
-    let before = daemon.log().lines().count();
-    Client::connect(&world.client, (RELAY, 81)).and_then(Client::seen_as).expect("the other rule");
-    std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(daemon.log().lines().count(), before, "the other rule is not traced: {}", daemon.log());
-    Client::connect(&world.client, (RELAY, 80)).and_then(Client::seen_as).expect("the traced rule");
+    let _server = udp_server(&world.backend, 80);
+    // told apart by their length: Ethernet, IP and UDP headers are 42 bytes
+    Datagrams::new(&world.client, (RELAY, 81)).echo(&text(777)).expect("the other rule");
+    Datagrams::new(&world.client, (RELAY, 80)).echo(&text(555)).expect("the traced rule");
+    let traced = Datagrams::new(&world.client, (RELAY, 80));
+    for _ in 0..3 {
+        traced.echo(&text(666)).expect("the traced rule");
+    }
     eventually("its packets are logged", || {
         let log = daemon.log();
-        log.contains("established") && log.contains("slow path")
+        log.contains("slow path") && log.contains("length=597") && log.contains("established")
     });
+    assert!(!daemon.log().contains("length=819"), "the other rule is not traced: {}", daemon.log());
 }
