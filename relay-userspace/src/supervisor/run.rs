@@ -62,7 +62,8 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     events.serve(&mut state, &service).await;
     service.stopping();
     servers.shutdown().await;
-    tracing::info!("stopped; the kernel plane goes on forwarding");
+    let left = if state.kernel.is_ok() { "; the kernel plane goes on forwarding" } else { "" };
+    tracing::info!("stopped{left}");
     Ok(())
 }
 
