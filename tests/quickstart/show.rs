@@ -24,6 +24,13 @@ const ROUNDS: u64 = 1500;
 
 pub fn run() -> ExitCode {
     introduce();
+    show();
+    say_what_is_next();
+    ExitCode::SUCCESS
+}
+
+/// The world is gone when this returns.
+fn show() {
     let world = World::new();
     // `set` fails only if it has been set, and this is the one place that does
     let _first = stage::LOG.set(world.folder().join("relayd.log"));
@@ -34,8 +41,6 @@ pub fn run() -> ExitCode {
     forward(&world);
     die_and_come_back(&world, &mut relayd);
     count(&world, &relayd.ctl, &servers);
-    say_what_is_next();
-    ExitCode::SUCCESS
 }
 
 fn introduce() {
