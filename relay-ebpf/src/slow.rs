@@ -118,9 +118,16 @@ fn parse(packet: &mut Packet, skb: Skb, l2: u32, ip: &Ipv4, length: u32) -> Resu
         let numbers = (u32::from_be(rest.sequence), u32::from_be(rest.acknowledgment));
         (Protocol::Tcp, size, numbers.0, numbers.1, rest.flags)
     } else {
+        let claimed = u32::from(u16::from_be(skb.load::<u16>(transport + 4)?));
+        // of a datagram in fragments the first one holds only a part
+        let whole = ip.fragment & packet::MORE_FRAGMENTS == 0;
+        if claimed < 8 || (whole && header + claimed > length) {
+            return Err(Failed);
+        }
         (Protocol::Udp, 8, 0, 0, 0)
     };
-    if header + transport_header > length || transport_header < 8 {
+    let least = if ip.protocol == packet::TCP { 20 } else { 8 };
+    if header + transport_header > length || transport_header < least {
         return Err(Failed);
     }
     let (source, destination) = (Address::from_wire(ip.source), Address::from_wire(ip.destination));

@@ -13,6 +13,7 @@ pub mod node;
 pub mod patch;
 pub mod problem;
 pub mod quantity;
+pub mod save;
 pub mod settings;
 
 pub use self::files::{Config, Origin};

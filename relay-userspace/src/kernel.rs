@@ -10,6 +10,7 @@ pub mod clock;
 pub mod detach;
 pub mod filters;
 pub mod hops;
+pub mod links;
 pub mod load;
 pub mod maps;
 pub mod meter;
@@ -24,7 +25,7 @@ pub mod trace;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use crate::host::{ClientRoute, NextHop};
+use crate::host::{ClaimRange, ClientRoute, NextHop, Path};
 use crate::plan::KernelRule;
 use crate::rule::RuleName;
 
@@ -80,32 +81,4 @@ pub struct Carried {
     pub path: Option<Path>,
     /// Not all of its ports are held: a program that listens on one of them keeps its traffic.
     pub yields: bool,
-}
-
-/// The way to a backend.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Path {
-    /// The host's address that the backend will see.
-    pub source: Ipv4Addr,
-    pub hop: NextHop,
-}
-
-/// A stretch of ports, both ends included.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct ClaimRange {
-    pub first: u16,
-    pub last: u16,
-}
-
-impl Default for ClaimRange {
-    fn default() -> Self {
-        Self { first: 1024, last: 32767 }
-    }
-}
-
-impl ClaimRange {
-    #[expect(clippy::len_without_is_empty, reason = "a range is never empty")]
-    pub const fn len(self) -> u16 {
-        self.last - self.first + 1
-    }
 }

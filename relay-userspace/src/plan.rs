@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::config::Origin;
 use crate::config::settings::Hook;
-use crate::host::HostView;
+use crate::host::{HostView, Path};
 use crate::rule::{Host, ListenOn, Listener, PlaneChoice, PortRange, Protocols, Rule, RuleName, Timeouts};
 
 /// What the plan depends on besides the rules.
@@ -15,6 +15,8 @@ pub struct Facts<'a> {
     /// The hook that the kernel plane uses, or why there is none.
     pub kernel: Result<Hook, &'a str>,
     pub host: &'a HostView,
+    /// The ways to IPv4 backends; one without has no route.
+    pub paths: &'a BTreeMap<Ipv4Addr, Path>,
     /// Every host of a backend, resolved; or why not.
     pub resolved: &'a BTreeMap<Host, Result<IpAddr, String>>,
     /// Listeners that cannot be had, by rule name: another program has the port.
@@ -60,6 +62,16 @@ pub enum Fault {
     KernelImpossible(String),
     #[error("{0} does not resolve: {1}")]
     Unresolved(Host, String),
+    #[error("there is no route to {0}; `ip route get {0}` says the same")]
+    NoRoute(Ipv4Addr),
+}
+
+impl Fault {
+    /// Whether it is the host's present state rather than the rule that is at fault: such a rule may be added, and
+    /// works as soon as the host does.
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::NoRoute(_))
+    }
 }
 
 /// What the kernel plane needs to know of a rule.
@@ -111,6 +123,11 @@ impl RuleState {
 }
 
 impl PlannedRule {
+    /// Whether it works less than it should.
+    pub fn is_ill(&self) -> bool {
+        matches!(self.state(), RuleState::Degraded | RuleState::Error)
+    }
+
     pub fn state(&self) -> RuleState {
         match () {
             () if !self.rule.enabled => RuleState::Disabled,
@@ -145,6 +162,9 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
     };
     let (ipv4, kernel) = match verdict {
         Ok((hook, backend)) => {
+            if !facts.paths.contains_key(&backend) {
+                faults.push(Fault::NoRoute(backend));
+            }
             let kernel = KernelRule {
                 protocols: rule.protocols,
                 listeners,
@@ -261,7 +281,7 @@ fn self_loop(rule: &Rule, backend: Ipv4Addr, host: &HostView) -> Option<Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::HostAddress;
+    use crate::host::{HostAddress, NextHop};
     use crate::rule::Backend;
 
     fn host() -> HostView {
@@ -284,7 +304,11 @@ mod tests {
         });
         let unresolved = Err("no such host".to_owned());
         let resolved = BTreeMap::from([(Host::Name("gone.example".into()), unresolved)]);
-        let facts = Facts { kernel, host: &host(), resolved: &resolved, taken: &BTreeMap::new() };
+        let hop = NextHop { interface: 2, gateway: None, mtu: 1500 };
+        let path = Path { source: Ipv4Addr::new(192, 0, 2, 1), hop };
+        let paths = BTreeMap::from([(Ipv4Addr::new(203, 0, 113, 10), path)]);
+        let facts =
+            Facts { kernel, host: &host(), paths: &paths, resolved: &resolved, taken: &BTreeMap::new() };
         super::rule(&rule, &Origin::CommandLine, false, &facts)
     }
 
@@ -332,6 +356,14 @@ mod tests {
             assert!(planned.faults[0].to_string().contains(text), "{}", planned.faults[0]);
             assert_eq!(planned.state(), RuleState::Error, "{listen} {to}");
         }
+    }
+
+    #[test]
+    fn a_backend_without_a_route_may_get_one() {
+        let planned = planned(":80", "203.0.113.11:80");
+        assert_eq!(planned.faults, [Fault::NoRoute(Ipv4Addr::new(203, 0, 113, 11))]);
+        assert_eq!(planned.state(), RuleState::Degraded);
+        assert!(planned.kernel.is_some(), "flows that it has stay");
     }
 
     #[test]

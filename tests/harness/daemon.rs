@@ -5,6 +5,8 @@ use std::io::{Read as _, Seek as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -38,7 +40,8 @@ pub struct Daemon {
     child: Child,
     command: Command,
     log: fs::File,
-    notify: UnixDatagram,
+    /// What it tells its service manager, one message each.
+    pub told: Receiver<String>,
     pub ctl: Ctl,
     pub config: PathBuf,
     pub folder: PathBuf,
@@ -62,8 +65,7 @@ impl Daemon {
     pub fn spawn(ns: &NetNs, folder: &Path, mut command: Command) -> Self {
         let notify_path = folder.join("notify");
         let _left_over = fs::remove_file(&notify_path);
-        let notify = UnixDatagram::bind(&notify_path).expect("notify socket");
-        notify.set_read_timeout(Some(READY)).expect("timeout");
+        let told = listen(UnixDatagram::bind(&notify_path).expect("notify socket"));
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -76,16 +78,15 @@ impl Daemon {
         let socket = folder.join("relay.sock");
         let ctl = Ctl { socket, folder: folder.to_owned() };
         let config = folder.join("relay.toml");
-        let mut daemon = Self { child, command, log, notify, ctl, config, folder: folder.to_owned() };
+        let mut daemon = Self { child, command, log, told, ctl, config, folder: folder.to_owned() };
         daemon.wait_ready();
         daemon
     }
 
     fn wait_ready(&mut self) {
-        let mut buffer = [0; 4096];
         loop {
-            match self.notify.recv(&mut buffer) {
-                Ok(length) if String::from_utf8_lossy(&buffer[..length]).contains("READY=1") => return,
+            match self.told.recv_timeout(READY) {
+                Ok(message) if message.contains("READY=1") => return,
                 Ok(_) => {}
                 Err(error) => panic!("relayd is not ready: {error}\n{}", self.log()),
             }
@@ -138,9 +139,29 @@ impl Daemon {
     }
 }
 
+/// Reads all the time, as a service manager does. Ends with the daemon's value.
+fn listen(socket: UnixDatagram) -> Receiver<String> {
+    let (heard, told) = mpsc::channel();
+    socket.set_read_timeout(Some(Duration::from_secs(1))).expect("timeout");
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        loop {
+            let message = match socket.recv(&mut buffer) {
+                Ok(length) => String::from_utf8_lossy(&buffer[..length]).into_owned(),
+                // an empty message finds out whether anybody listens still
+                Err(_nothing_yet) => String::new(),
+            };
+            if heard.send(message).is_err() {
+                return;
+            }
+        }
+    });
+    told
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             let log = self.log();
             let _shown =
                 std::io::Write::write_all(&mut std::io::stderr(), format!("relayd's log:\n{log}").as_bytes());

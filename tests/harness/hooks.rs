@@ -1,12 +1,10 @@
 //! What is attached to an interface, asked of the kernel itself; and taking it off behind relayd's back.
 
-use std::ffi::CString;
 use std::path::Path;
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use futures_util::TryStreamExt as _;
 use netlink_packet_route::link::{LinkAttribute, LinkXdp, XdpAttached};
-use nix::libc;
 
 use crate::netns::NetNs;
 
@@ -46,7 +44,7 @@ pub fn take_off(ns: &NetNs, interface: &str, bpf_dir: &Path) {
     let index = ns.index(interface);
     let pin = bpf_dir.join(format!("abi1/tcx_{index}"));
     if pin.exists() {
-        return detach_link(&pin);
+        return relay::kernel::links::detach(&pin).expect("detach");
     }
     ns.netlink(async move |handle| {
         let mut request = handle.qdisc().del(index.cast_signed());
@@ -55,28 +53,4 @@ pub fn take_off(ns: &NetNs, interface: &str, bpf_dir: &Path) {
         header.handle = netlink_packet_route::tc::TcHandle { major: 0xffff, minor: 0 };
         request.execute().await
     });
-}
-
-/// Commands of bpf(2).
-const BPF_OBJ_GET: libc::c_long = 7;
-const BPF_LINK_DETACH: libc::c_long = 34;
-
-/// BPF_LINK_DETACH: what `bpftool link detach` does. aya has no such thing.
-fn detach_link(pin: &Path) {
-    let path = CString::new(pin.as_os_str().as_encoded_bytes()).expect("path");
-    let fd = bpf(BPF_OBJ_GET, path.as_ptr() as u64);
-    let code = bpf(BPF_LINK_DETACH, fd as u64);
-    assert_eq!(code, 0, "BPF_LINK_DETACH: {}", std::io::Error::last_os_error());
-    // SAFETY: a descriptor that BPF_OBJ_GET has just made.
-    unsafe { libc::close(fd as i32) };
-}
-
-/// bpf(2) with an attribute that begins with one number, the rest zero.
-fn bpf(command: libc::c_long, first: u64) -> libc::c_long {
-    let attribute = [first, 0, 0];
-    // SAFETY: the attribute outlives the call, and its size is given.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, attribute.as_ptr(), size_of_val(&attribute)) };
-    assert!(result >= 0, "bpf({command}): {}", std::io::Error::last_os_error());
-    result
 }

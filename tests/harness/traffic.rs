@@ -322,7 +322,12 @@ impl Client {
 
 /// Sends every datagram back to where it came from.
 pub fn udp_server(ns: &NetNs, port: u16) -> Server {
-    let socket = ns.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))).expect("bind");
+    udp_server_on(ns, (Ipv4Addr::UNSPECIFIED, port))
+}
+
+/// One that answers from a certain address; where there are several, the route would choose.
+pub fn udp_server_on(ns: &NetNs, address: (Ipv4Addr, u16)) -> Server {
+    let socket = ns.run(|| UdpSocket::bind(address)).expect("bind");
     socket.set_read_timeout(Some(Duration::from_millis(50))).expect("timeout");
     Server::start(ns, move |stop, served| {
         let mut buffer = vec![0; 65_536];

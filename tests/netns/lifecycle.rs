@@ -149,7 +149,7 @@ fn rules_removed_while_relayd_was_dead_are_gone_when_it_is_back() {
     daemon.kill();
     edit(&daemon, "[[rule]]\nname = \"other\"\nlisten = \":9090\"\nto = \"203.0.113.2:90\"\n", "");
     daemon.start_again(&world.relay);
-    client.echo(&text(5)).expect_err("its rule is gone");
+    eventually("the flows of the rule have ended", || client.echo(&text(5)).is_err());
     let refused = Client::connect(&world.client, (RELAY, 9090)).expect_err("its rule is gone");
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     Client::connect(&world.client, (RELAY, 8080)).and_then(Client::seen_as).expect("the other one is there");

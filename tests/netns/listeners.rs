@@ -129,7 +129,7 @@ fn addresses_come_and_go() {
     config.push_str(text);
     std::fs::write(&daemon.config, config).expect("config");
     daemon.ctl.fails(5, &["reload"]);
-    assert_eq!(daemon.ctl.rule("late")["state"], "degraded");
+    assert_eq!(daemon.ctl.rule("late")["state"], "error");
     let late = Ipv4Addr::new(198, 51, 100, 12);
     world.relay.add_address("uplink", late, 24);
     eventually("the late address listens", || {

@@ -87,12 +87,12 @@ fn a_smaller_mtu_is_left_to_tc() {
 #[test]
 fn a_device_without_native_xdp_falls_back_to_tc() {
     let world = World::new();
-    world.relay.add_dummy("dummy0");
-    world.relay.add_address("dummy0", std::net::Ipv4Addr::new(10, 1, 1, 1), 24);
+    world.relay.add_bridge("bridge");
+    world.relay.add_address("bridge", std::net::Ipv4Addr::new(10, 1, 1, 1), 24);
     let daemon = world.start_with("hook = \"xdp\"\n", RULE);
     let status = daemon.ctl.json(&["status"]);
     let interfaces = status["interfaces"].as_array().expect("interfaces");
-    let dummy = interfaces.iter().find(|interface| interface["name"] == "dummy0").expect("dummy0");
-    assert_ne!(dummy["xdp"], "native", "{dummy}");
-    assert!(dummy["tc"] == "tcx" || dummy["tc"] == "clsact", "{dummy}");
+    let bridge = interfaces.iter().find(|interface| interface["name"] == "bridge").expect("bridge");
+    assert_ne!(bridge["xdp"], "native", "{bridge}");
+    assert!(bridge["tc"] == "tcx" || bridge["tc"] == "clsact", "{bridge}");
 }

@@ -3,10 +3,9 @@
 //! The block of one rule is cut out of the text, changed by itself and put back, so that a file of ten thousand rules
 //! is not taken apart for one of them.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json};
@@ -14,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 use toml_edit::{DocumentMut, Item, TableLike};
 
 use super::encode::{to_toml, toml_value};
+use super::save::Staged;
 use crate::rule::{Rule, RuleName};
 
 /// A change to a file.
@@ -36,8 +36,8 @@ pub enum EditError {
     Missing { name: RuleName, path: PathBuf },
 }
 
-/// Makes a change in the file. On error the file is as it was.
-pub fn change_file(path: &Path, edit: &Edit<'_>) -> Result<(), EditError> {
+/// Makes a change in the file, up to the last step.
+pub fn stage(path: &Path, edit: &Edit<'_>) -> Result<Staged, EditError> {
     let io_error = |source| EditError::Io { path: path.to_owned(), source };
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -50,7 +50,7 @@ pub fn change_file(path: &Path, edit: &Edit<'_>) -> Result<(), EditError> {
         Refused::Broken(message) => EditError::Broken { path: path.to_owned(), message },
         Refused::Missing(name) => EditError::Missing { name, path: path.to_owned() },
     })?;
-    save(path, &changed).map_err(io_error)
+    Staged::write(path, &changed).map_err(io_error)
 }
 
 #[derive(Debug, PartialEq)]
@@ -225,33 +225,6 @@ fn merge(table: &mut dyn TableLike, fields: &Map<String, Json>) {
     }
 }
 
-/// Replaces a file in one step: a reader sees the old text or the new one, and so does a machine that lost power.
-pub fn save(path: &Path, text: &str) -> io::Result<()> {
-    // a link stays a link
-    let target = fs::canonicalize(path).unwrap_or_else(|_new_file| path.to_owned());
-    let folder = target.parent().unwrap_or(Path::new("/"));
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
-    let result = write_new(&temporary, &target, text).and_then(|()| fs::rename(&temporary, &target));
-    if result.is_err() {
-        let _best_effort = fs::remove_file(&temporary);
-        return result;
-    }
-    File::open(folder)?.sync_all()
-}
-
-fn write_new(temporary: &Path, target: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(temporary)?;
-    if let Ok(old) = fs::metadata(target) {
-        use std::os::unix::fs::MetadataExt as _;
-        file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))?;
-        // without the right to give files away the new one is ours, which is where the old one was writable from
-        let _kept = fchown(&file, Some(old.uid()), Some(old.gid()));
-    }
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -368,19 +341,5 @@ listen = \"127.0.0.1:9464\"
     fn a_rule_that_is_gone_is_named() {
         assert_eq!(change_text(FILE, &Edit::Remove(&name("x"))), Err(Refused::Missing(name("x"))));
         assert!(matches!(change_text("a = ", &Edit::Remove(&name("x"))), Err(Refused::Broken(_))));
-    }
-
-    #[test]
-    fn save_keeps_mode_and_links() {
-        let folder = tempfile::tempdir().expect("folder");
-        let (file, link) = (folder.path().join("real.toml"), folder.path().join("link.toml"));
-        fs::write(&file, "old").expect("write");
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("mode");
-        std::os::unix::fs::symlink(&file, &link).expect("link");
-        save(&link, "new").expect("save");
-        assert_eq!(fs::read_to_string(&file).expect("read"), "new");
-        assert!(fs::symlink_metadata(&link).expect("link").is_symlink());
-        assert_eq!(fs::metadata(&file).expect("file").permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 2);
     }
 }

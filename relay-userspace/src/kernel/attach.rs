@@ -14,6 +14,7 @@ use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, XdpM
 use relay_common::names;
 
 use super::filters;
+use super::links;
 use super::load::{self, Dataplane};
 use super::preflight;
 use crate::host::LinkKind;
@@ -131,7 +132,11 @@ impl Dataplane {
 
     fn detach(&self, index: u32) {
         for hook in ["xdp", "tcx"] {
-            let _not_there = fs::remove_file(self.pin(hook, index));
+            let pin = self.pin(hook, index);
+            if pin.exists() {
+                let _ended_with_its_pin = links::detach(&pin);
+                let _not_there = fs::remove_file(pin);
+            }
         }
         if let Some(attachment) = self.attachments.get(&index)
             && attachment.tc == Ok(TcKind::Clsact)

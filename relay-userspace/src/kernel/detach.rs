@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::attach::remove_filter;
 use super::bpffs::layouts;
+use super::links;
 
 /// What was removed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -41,6 +42,10 @@ fn remove_pins(pins: &Path, links: bool, removed: &mut Removed) {
         let name = entry.file_name().to_string_lossy().into_owned();
         if (name.starts_with("tcx_") || name.starts_with("xdp_")) != links {
             continue;
+        }
+        if links {
+            // one whose interface is gone has no hook any more; whatever fails, the pin goes
+            let _ended_with_its_pin = links::detach(&entry.path());
         }
         match fs::remove_file(entry.path()) {
             Ok(()) if links => removed.links += 1,

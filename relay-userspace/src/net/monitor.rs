@@ -8,13 +8,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// Changes come in bursts: a link that comes up brings addresses and routes.
+/// Changes come in bursts: a link that comes up brings addresses and routes. The first one is told at once, since a new
+/// interface without the programs resets the connections that come in on it; the rest together.
 const SETTLE: Duration = Duration::from_millis(20);
 
 /// Asks netlink questions and says when the answers may have changed.
 pub struct Monitor {
     pub handle: Handle,
-    /// Gets a word after every burst of changes.
+    /// Gets a word at the start of every burst of changes, and one after it.
     pub changes: mpsc::Receiver<()>,
     _tasks: JoinSet<()>,
 }
@@ -34,11 +35,15 @@ impl Monitor {
         tasks.spawn(questions);
         tasks.spawn(events);
         tasks.spawn(async move {
-            while messages.next().await.is_some() {
+            // one word in the queue is enough: it makes the reader look at everything
+            let tell = || !matches!(sender.try_send(()), Err(mpsc::error::TrySendError::Closed(())));
+            while messages.next().await.is_some() && tell() {
                 sleep(SETTLE).await;
-                while messages.try_recv().is_ok() {}
-                // one word in the queue is enough: it makes the reader look at everything
-                if let Err(mpsc::error::TrySendError::Closed(())) = sender.try_send(()) {
+                let mut more = false;
+                while messages.try_recv().is_ok() {
+                    more = true;
+                }
+                if more && !tell() {
                     return;
                 }
             }

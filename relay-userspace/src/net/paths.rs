@@ -10,8 +10,7 @@ use netlink_packet_route::route::RouteType;
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::view::RouteFacts;
-use crate::host::{HostView, NextHop};
-use crate::kernel::Path;
+use crate::host::{HostView, NextHop, Path};
 
 /// Questions under way at once.
 const AT_ONCE: usize = 64;

@@ -5,8 +5,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::config::edit::save;
-use crate::kernel::ClaimRange;
+use crate::config::save::save;
+use crate::host::ClaimRange;
 
 /// Settings changed so far, with the values they had, kept in the state folder.
 #[derive(Debug)]

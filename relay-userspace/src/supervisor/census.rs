@@ -76,9 +76,11 @@ pub fn start(shared: &Arc<super::Shared>, mut sweeper: Sweeper) -> std::io::Resu
     let shared = Arc::clone(shared);
     thread::Builder::new().name("sweeper".into()).spawn(move || {
         let mut number = 0;
+        // at once: rules may have ended while nobody was there
+        let mut pause = Duration::ZERO;
         let mut last: Option<Instant> = None;
         loop {
-            let mut waiting = match inbox.recv_timeout(PACE) {
+            let mut waiting = match inbox.recv_timeout(std::mem::replace(&mut pause, PACE)) {
                 Ok(first) => vec![first],
                 Err(RecvTimeoutError::Timeout) => Vec::new(),
                 Err(RecvTimeoutError::Disconnected) => return,

@@ -7,12 +7,12 @@ use serde_json::{Map, Value};
 
 use super::command::{Action, Command, Reply};
 use super::shared::not_found;
-use super::state::{Rules, State, Undo};
+use super::state::{Prepared, Rules, State, Undo};
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::{ChangeView, RuleChange};
-use crate::config::edit::{Edit, EditError, change_file};
+use crate::config::edit::{self, Edit};
+use crate::config::save::Staged;
 use crate::config::{Origin, encode, patch};
-use crate::plan::RuleState;
 use crate::rule::{Rule, RuleName, overlap};
 
 pub type Done = Result<ChangeView, ApiProblem>;
@@ -124,27 +124,30 @@ impl State {
         }
         self.refuse_overlap(&rules, name)?;
         let mut view = ChangeView { changes: changes(&self.rules, &rules), dry_run, ..ChangeView::default() };
-        let undo = self.switch(rules, draining, Strictness::Rule(name)).await?;
+        let prepared = self.prepare(rules, draining, Strictness::Rule(name)).await?;
         if dry_run {
-            self.go_back(undo);
+            view.degraded =
+                prepared.planned.iter().any(|planned| planned.rule.name == *name && planned.is_ill());
+            self.rehold(&prepared.changed);
             return Ok(view);
         }
-        if let Some(edit) = edit
-            && !view.changes.is_empty()
-        {
-            match self.write(origin, edit) {
-                Ok(saved) => view.saved = saved,
-                Err(error) => {
-                    self.go_back(undo);
-                    return Err(ApiProblem::new(
-                        Code::NotSaved,
-                        format!("not saved, and nothing changed: {error}"),
-                    ));
+        let staged =
+            match edit.filter(|_| !view.changes.is_empty()).map(|edit| stage(origin, edit)).transpose() {
+                Ok(staged) => staged.flatten(),
+                Err(problem) => {
+                    self.rehold(&prepared.changed);
+                    return Err(problem);
                 }
+            };
+        let undo = self.carry_out(prepared)?;
+        if let Some((path, staged)) = staged {
+            if let Err(error) = staged.commit() {
+                self.go_back(undo);
+                return Err(not_saved(&format!("{}: {error}", path)));
             }
-            if view.saved.is_none() {
-                view.notes.push("not saved: the rule lives on relayd's command line".into());
-            }
+            view.saved = Some(path);
+        } else if edit.is_some() && !view.changes.is_empty() {
+            view.notes.push("not saved: the rule lives on relayd's command line".into());
         }
         self.finish(&mut view, name);
         Ok(view)
@@ -156,10 +159,7 @@ impl State {
             self.shared.tell(&kind, Some(name), format!("rule {} {}", change.name, change.action));
             tracing::info!(RULE = change.name, "rule {} {}", change.name, change.action);
         }
-        let planned = self.planned.iter().find(|planned| planned.rule.name == *name);
-        if let Some(planned) = planned {
-            view.degraded = matches!(planned.state(), RuleState::Degraded | RuleState::Error);
-        }
+        view.degraded = self.planned.iter().any(|planned| planned.rule.name == *name && planned.is_ill());
         self.publish();
     }
 
@@ -188,6 +188,17 @@ impl State {
         draining: BTreeSet<RuleName>,
         strictness: Strictness<'_>,
     ) -> Result<Undo, ApiProblem> {
+        let prepared = self.prepare(rules, draining, strictness).await?;
+        self.carry_out(prepared)
+    }
+
+    /// All that a switch needs before the kernel plane is touched: facts, ports, the plan.
+    async fn prepare(
+        &mut self,
+        rules: Rules,
+        draining: BTreeSet<RuleName>,
+        strictness: Strictness<'_>,
+    ) -> Result<Prepared, ApiProblem> {
         let changed = self.changed(&rules);
         let again = matches!(strictness, Strictness::Reload);
         self.facts.resolve(&changed, again).await;
@@ -198,12 +209,17 @@ impl State {
             && let Some(fault) = planned
                 .iter()
                 .find(|planned| planned.rule.name == *name && planned.rule.enabled)
-                .and_then(|planned| planned.faults.first())
+                .and_then(|planned| planned.faults.iter().find(|fault| !fault.may_pass()))
         {
             let text = format!("rule \"{name}\": {fault}");
             self.rehold(&changed);
             return Err(ApiProblem::new(Code::NotPossible, text));
         }
+        Ok(Prepared { rules, draining, planned, changed })
+    }
+
+    fn carry_out(&mut self, prepared: Prepared) -> Result<Undo, ApiProblem> {
+        let Prepared { rules, draining, planned, changed } = prepared;
         match self.apply(&planned) {
             Err(error) => {
                 self.rehold(&changed);
@@ -253,17 +269,21 @@ impl State {
         let back: Vec<Arc<Rule>> = back.cloned().collect();
         self.facts.hold(&back, &all);
     }
+}
 
-    /// Saves a change in the rule's file. `None`: the rule has none.
-    fn write(&self, origin: &Origin, edit: &Edit<'_>) -> Result<Option<String>, EditError> {
-        match origin {
-            Origin::CommandLine => Ok(None),
-            Origin::File(path) => {
-                change_file(path, edit)?;
-                Ok(Some(path.display().to_string()))
-            }
+/// Writes a change beside the rule's file, whose path comes along. `None`: the rule has no file.
+fn stage(origin: &Origin, edit: &Edit<'_>) -> Result<Option<(String, Staged)>, ApiProblem> {
+    match origin {
+        Origin::CommandLine => Ok(None),
+        Origin::File(path) => {
+            let staged = edit::stage(path, edit).map_err(|error| not_saved(&error))?;
+            Ok(Some((path.display().to_string(), staged)))
         }
     }
+}
+
+fn not_saved(error: &dyn std::fmt::Display) -> ApiProblem {
+    ApiProblem::new(Code::NotSaved, format!("not saved, and nothing changed: {error}"))
 }
 
 /// How much must be right for a switch to happen.

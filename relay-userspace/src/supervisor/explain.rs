@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use crate::api::view::{ExplainView, RuleView};
 use crate::config::quantity::format_duration;
 use crate::config::{Origin, encode};
-use crate::kernel::{ClaimRange, Path};
+use crate::host::{ClaimRange, Path};
 use crate::plan::{Carriage, KernelListener, KernelOn, PlannedRule};
 
 /// What explanations refer to, from the latest plan.
@@ -30,7 +30,7 @@ pub fn explain(planned: &PlannedRule, view: RuleView, facts: &Facts) -> ExplainV
         lines.extend(kernel.listeners.iter().map(|listener| heard(listener, planned, facts)));
         lines.push(match facts.paths.get(&kernel.backend) {
             Some(path) => way(kernel.backend, path, facts),
-            None => format!("there is no route to {}: new flows are refused as no_route", kernel.backend),
+            None => "new flows are refused as no_route until there is one".to_owned(),
         });
         let claims = facts.claims;
         lines.push(format!(

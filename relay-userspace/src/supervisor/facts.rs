@@ -10,8 +10,7 @@ use tokio::net::lookup_host;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::host::HostView;
-use crate::kernel::Path;
+use crate::host::{HostView, Path};
 use crate::net::hold::{Holder, SocketList};
 use crate::net::{paths, view};
 use crate::rule::{Host, Rule, RuleName};

@@ -9,10 +9,9 @@ use super::change::{Done, Strictness, changes};
 use super::state::{Pending, Rules, State};
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::ChangeView;
-use crate::config::edit::save;
 use crate::config::files::Config;
+use crate::config::save::{Staged, save};
 use crate::config::settings::Settings;
-use crate::plan::RuleState;
 use crate::rule::{Rule, RuleName};
 
 impl State {
@@ -62,7 +61,7 @@ impl State {
     }
 
     fn is_degraded(&self) -> bool {
-        self.planned.iter().any(|planned| matches!(planned.state(), RuleState::Degraded | RuleState::Error))
+        self.planned.iter().any(|planned| planned.is_ill())
     }
 
     /// `relayctl apply`: a text becomes the main configuration.
@@ -87,15 +86,19 @@ impl State {
         }
         let rules = self.keep_known(config.rules);
         let draining = self.draining.clone();
+        let not_saved = |error: std::io::Error| {
+            let text = format!("not saved, and nothing changed: {}: {error}", path.display());
+            ApiProblem::new(Code::NotSaved, text)
+        };
+        let staged = Staged::write(&path, &text).map_err(not_saved)?;
         let undo = self.switch(rules, draining, Strictness::Reload).await?;
         view.degraded = self.is_degraded();
         if let Some(within) = confirm {
             view.confirm_within = Some(within.as_secs());
             self.pending = Some(Pending { until: Instant::now() + within, text, before: undo });
-        } else if let Err(error) = save(&path, &text) {
+        } else if let Err(error) = staged.commit() {
             self.go_back(undo);
-            let text = format!("not saved, and nothing changed: {}: {error}", path.display());
-            return Err(ApiProblem::new(Code::NotSaved, text));
+            return Err(not_saved(error));
         } else {
             view.saved = Some(path.display().to_string());
         }

@@ -94,7 +94,7 @@ async fn start_state(
         facts,
         kernel,
         desired: Desired::default(),
-        claims: crate::kernel::ClaimRange::default(),
+        claims: crate::host::ClaimRange::default(),
         devices: std::collections::BTreeMap::new(),
         ledger,
         reload_error: None,

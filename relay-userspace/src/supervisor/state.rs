@@ -12,8 +12,9 @@ use super::shared::{Shared, Snapshot};
 use crate::api::view::{InterfaceView, KernelView};
 use crate::config::settings::{Hook, Settings};
 use crate::config::{Origin, files::Config};
+use crate::host::ClaimRange;
 use crate::kernel::apply::Applied;
-use crate::kernel::{ClaimRange, Dataplane, Desired, KernelError, Unavailable};
+use crate::kernel::{Dataplane, Desired, KernelError, Unavailable};
 use crate::net::sysctl::Ledger;
 use crate::plan::{self, PlannedRule};
 use crate::rule::{Rule, RuleName};
@@ -55,6 +56,15 @@ pub struct Pending {
     pub before: Undo,
 }
 
+/// Rules that are ready to become the current ones.
+pub struct Prepared {
+    pub rules: Rules,
+    pub draining: BTreeSet<RuleName>,
+    pub planned: Vec<Arc<PlannedRule>>,
+    /// Those that differ; their ports are held already.
+    pub changed: Vec<Arc<Rule>>,
+}
+
 /// The state before a change, to go back to.
 pub struct Undo {
     pub rules: Rules,
@@ -75,6 +85,7 @@ impl State {
         let facts = plan::Facts {
             kernel: hook,
             host: &self.facts.host,
+            paths: &self.facts.paths,
             resolved: &self.facts.resolved,
             taken: &self.facts.taken,
         };
