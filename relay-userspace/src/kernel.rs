@@ -24,6 +24,7 @@ pub mod trace;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use crate::host::{ClaimRange, ClientRoute, NextHop, Path};
 use crate::plan::KernelRule;
@@ -76,7 +77,7 @@ pub struct DesiredRule {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Carried {
-    pub kernel: KernelRule,
+    pub kernel: Arc<KernelRule>,
     /// `None`: there is no route to the backend.
     pub path: Option<Path>,
     /// Not all of its ports are held: a program that listens on one of them keeps its traffic.

@@ -1,14 +1,14 @@
 //! Which slot of the rule table each rule has. A rule keeps its slot, and with it its counters, for as long as it
 //! exists; a slot that is given up rests until no flow of its old rule is left.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use super::maps::{NameBytes, RULE_SLOTS};
 use crate::rule::RuleName;
 
 #[derive(Clone, Debug)]
 pub struct Slots {
-    by_name: BTreeMap<RuleName, u32>,
+    by_name: HashMap<RuleName, u32>,
     free: BTreeSet<u32>,
     /// Given up, and not yet swept.
     resting: VecDeque<u32>,
@@ -16,7 +16,7 @@ pub struct Slots {
 
 impl Default for Slots {
     fn default() -> Self {
-        Self { by_name: BTreeMap::new(), free: (0..RULE_SLOTS).collect(), resting: VecDeque::new() }
+        Self { by_name: HashMap::new(), free: (0..RULE_SLOTS).collect(), resting: VecDeque::new() }
     }
 }
 

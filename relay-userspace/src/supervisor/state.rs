@@ -56,13 +56,11 @@ pub struct Pending {
     pub before: Undo,
 }
 
-/// Rules that are ready to become the current ones.
+/// Rules that are ready to become the current ones; their ports are held already.
 pub struct Prepared {
     pub rules: Rules,
     pub draining: BTreeSet<RuleName>,
     pub planned: Vec<Arc<PlannedRule>>,
-    /// Those that differ; their ports are held already.
-    pub changed: Vec<Arc<Rule>>,
 }
 
 /// The state before a change, to go back to.
@@ -219,12 +217,11 @@ impl State {
 
     /// Reads the configuration file and adds the rules from the command line.
     pub fn read_config(&self) -> Result<Config, crate::config::Problems> {
-        let mut config = match &self.config_path {
+        let config = match &self.config_path {
             Some(path) => Config::read(path)?,
             None => Config { settings: self.settings.clone(), ..Config::default() },
         };
-        config.rules.extend(self.own_rules.iter().cloned());
-        Ok(config)
+        config.with_typed(&self.own_rules)
     }
 }
 
