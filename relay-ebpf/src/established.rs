@@ -101,11 +101,8 @@ pub(crate) fn find<F: Frame, const L2: usize>(frame: &F) -> Result<Hit, Detour> 
     } else {
         (frame.length() - L2 as u32, segment_size + header_length)
     };
-    if on_wire > next_hop.mtu
-        || length + L2 as u32 > frame.length()
-        || length < claimed
-        || claimed < header_length
-    {
+    let whole = length >= claimed && claimed >= header_length;
+    if !whole || on_wire > next_hop.mtu || length + L2 as u32 > frame.length() {
         return Err(Detour::Slow);
     }
     Ok(Hit { flow, next_hop, headers, protocol, length, header_length, segment_size })

@@ -18,8 +18,9 @@ use nix::unistd::Pid;
 use relay::config::problem::Source;
 use relay::config::settings::Hook;
 use relay::config::{Config, Problems};
+use relay::host::ClaimRange;
 use relay::kernel::sweep::Sweeper;
-use relay::kernel::{ClaimRange, Dataplane, Desired, Options};
+use relay::kernel::{Dataplane, Desired, Options};
 use relay::plan::{self, Facts, PlannedRule};
 use relay::supervisor::desire;
 use relay::supervisor::facts::FactBook;
@@ -61,6 +62,8 @@ pub struct Plane {
     pub uplink: Side,
     pub backend: Side,
     pub narrow: Side,
+    /// Source ports that flows may claim, from the next apply on.
+    pub claims: ClaimRange,
     devices: BTreeMap<u32, u16>,
     /// Names of rules by slot.
     rules: BTreeMap<u32, String>,
@@ -87,7 +90,7 @@ impl Plane {
             };
             let dataplane = Dataplane::open(&options).expect("the kernel plane");
             let programs = Programs::of(&dataplane);
-            let tables = Tables::open(dataplane.pins());
+            let tables = Tables::open(dataplane.pins(), &programs);
             let sweeper = Sweeper::open(dataplane.pins(), dataplane.hz).expect("sweeper");
             umount2(&bpf_dir, MntFlags::MNT_DETACH).expect("unmount");
             (dataplane, programs, tables, sweeper)
@@ -106,6 +109,7 @@ impl Plane {
             uplink,
             backend,
             narrow,
+            claims: ClaimRange::default(),
             devices,
             rules,
             tables,
@@ -124,6 +128,7 @@ impl Plane {
 
     /// Starts over with these rules (the grammar of relay.toml): no flows, no counts.
     pub fn carry(&mut self, rules: &str) {
+        self.claims = ClaimRange::default();
         self.apply("", &[]);
         let resting = self.dataplane.resting();
         // the flows of rules that are gone go with the product's own sweep
@@ -152,7 +157,7 @@ impl Plane {
             list: Vec::new(),
         };
         let config = Config::parse(problems).unwrap_or_else(|problems| panic!("{problems:?}"));
-        let devices = self.devices.clone();
+        let (devices, claims) = (self.devices.clone(), self.claims);
         self.relay.netlink(async move |handle| {
             let mut book = FactBook::new(handle).await.expect("facts");
             let rules: Vec<_> = config.rules.iter().map(|(rule, _)| rule.clone()).collect();
@@ -160,6 +165,7 @@ impl Plane {
             let facts = Facts {
                 kernel: Ok(Hook::Tc),
                 host: &book.host,
+                paths: &book.paths,
                 resolved: &book.resolved,
                 taken: &book.taken,
             };
@@ -174,7 +180,7 @@ impl Plane {
             for rule in &planned {
                 assert!(rule.faults.is_empty(), "{:?}", rule.faults);
             }
-            Ok(desire::desired(&planned, &book, ClaimRange::default(), &devices))
+            Ok(desire::desired(&planned, &book, claims, &devices))
         })
     }
 

@@ -1,11 +1,12 @@
 //! Tables that are full: the old flows go on, new ones are refused and counted.
 
 use harness::packet::{ACK, SYN, Segment};
-use harness::plane::Plane;
+use harness::plane::{Plane, Verdict};
+use relay::host::ClaimRange;
 
 use crate::conversation::{BACKEND_ISN, CLIENT_ISN, Conversation};
 use crate::table::Gives::{Drop, Sends, SendsFast};
-use crate::table::row;
+use crate::table::{frame, row};
 use crate::{ROOM, WEB, plane};
 
 #[test]
@@ -66,5 +67,39 @@ fn every_flow_has_a_port_of_its_own() {
         let mut talk = Conversation::usual(1024 + index);
         talk.open(&plane, plane.client, &talk.client_udp(b"hello"));
         assert!(ports.insert(talk.source.1), "{} twice", talk.source.1);
+    }
+}
+
+/// Four ports are four live flows to one backend; the fifth has to wait.
+#[test]
+fn live_flows_keep_their_ports() {
+    let mut plane = plane(WEB);
+    plane.claims = ClaimRange { first: 5000, last: 5003 };
+    plane.apply(WEB, &[]);
+    let flows: Vec<Conversation> = (0..4)
+        .map(|index| {
+            let mut talk = Conversation::usual(48_200 + index);
+            talk.prove(&plane, plane.client, plane.backend);
+            talk
+        })
+        .collect();
+    let fifth = Conversation::usual(48_204);
+    let hello = fifth.client_udp(b"hello");
+    row(&plane, "a fifth", plane.client, &hello, Drop, "web: ports_exhausted 1");
+    all_go_on(&plane, &flows);
+    // the other protocol has the same numbers to itself
+    Conversation::usual(48_205).establish(&plane, plane.client, plane.backend);
+}
+
+/// A forged client's flow, which never saw an answer, gives way to a new one.
+#[test]
+fn unanswered_flows_give_their_ports_up() {
+    let mut plane = plane(WEB);
+    plane.claims = ClaimRange { first: 5000, last: 5003 };
+    plane.apply(WEB, &[]);
+    for index in 0..40 {
+        let packet = Conversation::usual(48_300 + index).client_udp(b"forged?");
+        let ran = plane.programs.tc(plane.client, &frame(plane.client, &packet), 0).expect("TEST_RUN");
+        assert_eq!(ran.verdict, Verdict::Redirect, "flow {index}");
     }
 }

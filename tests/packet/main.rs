@@ -15,6 +15,7 @@ mod size;
 mod table;
 mod tcp;
 mod udp;
+mod ways;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -153,7 +153,7 @@ fn strange_options_are_left_alone() {
     let plane = plane(NARROW);
     let options: [&[u8]; 7] = [
         &[2, 3, 0xff, 0xff],           // an MSS of the wrong length
-        &[2, 4, 0xff],                 // one that is cut off, by padding
+        &[1, 1, 2, 4],                 // one that is cut off by the end of the header
         &[3, 0, 2, 4, 0xff, 0xff],     // an option of length 0
         &[3, 1, 2, 4, 0xff, 0xff],     // of length 1
         &[0, 2, 4, 0xff, 0xff],        // behind the end
@@ -163,10 +163,6 @@ fn strange_options_are_left_alone() {
     for (port, options) in (43_040..).zip(options) {
         let mut talk = narrow(port);
         let syn = talk.client_tcp(&Segment { options: options.to_vec(), ..Segment::flags(SYN) });
-        // [2, 4, 0xff] is padded to a whole option, which is clamped like any other
-        if options == [2, 4, 0xff] {
-            continue;
-        }
         talk.open(&plane, plane.client, &syn);
     }
 }

@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
-use aya::maps::{Array, HashMap, MapData};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
 use relay::kernel::maps;
 use relay::kernel::meter::{Meter, Totals};
 use relay_common::counters::{DropReason, NO_RULE};
 use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use relay_common::names;
 use relay_common::net::Protocol;
-use relay_common::settings::Pressure;
+use relay_common::settings::{IcmpBudget, Pressure};
+
+use super::run::Programs;
 
 /// Tables that packets write.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -48,16 +50,18 @@ pub(super) struct Tables {
     flows: [(Table, HashMap<MapData, FlowKey, FlowEntry>); 3],
     fragments: HashMap<MapData, FragmentKey, FragmentEntry>,
     pressure: Array<MapData, Pressure>,
+    budget: PerCpuArray<MapData, IcmpBudget>,
 }
 
 impl Tables {
-    pub(super) fn open(pins: &Path) -> Self {
+    pub(super) fn open(pins: &Path, programs: &Programs) -> Self {
         let flows = |table: Table| (table, maps::open(pins, table.name()).expect("flows"));
         Self {
             meter: Meter::open(pins).expect("counters"),
             flows: [flows(Table::Tcp), flows(Table::Udp), flows(Table::Unproven)],
             fragments: maps::open(pins, names::FRAGMENTS).expect("fragments"),
             pressure: maps::open(pins, names::PRESSURE).expect("pressure"),
+            budget: Map::PerCpuArray(programs.unpinned("ICMP_BUDGET")).try_into().expect("budget"),
         }
     }
 
@@ -87,7 +91,7 @@ impl Tables {
         counts
     }
 
-    /// Forgets fragments, and that tables were full: neither belongs to a rule.
+    /// Forgets fragments, that tables were full and errors were made: none of it belongs to a rule.
     pub(super) fn clear_rest(&mut self) {
         let keys: Vec<FragmentKey> = self.fragments.keys().flatten().collect();
         for key in keys {
@@ -96,6 +100,9 @@ impl Tables {
         for protocol in Protocol::ALL {
             self.pressure.set(protocol.index(), Pressure::default(), 0).expect("pressure");
         }
+        let cpus = self.budget.get(&0, 0).expect("budget").len();
+        let unspent = PerCpuValues::try_from(vec![IcmpBudget::default(); cpus]).expect("every CPU");
+        self.budget.set(0, unspent, 0).expect("budget");
     }
 
     /// Flow halves with their keys.

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
-use aya::maps::MapInfo;
+use aya::maps::{MapData, MapInfo};
 use aya::programs::{ProgramFd, ProgramInfo};
 use nix::libc;
 use relay::kernel::Dataplane;
@@ -58,6 +58,8 @@ pub struct Programs {
     tc: ProgramFd,
     tc_l3: ProgramFd,
     xdp: ProgramFd,
+    /// Maps of the tc program.
+    maps: Vec<u32>,
     /// Whether the interface of an XDP test run can be chosen (5.15 and later); it is the loopback otherwise.
     pub xdp_knows_interfaces: bool,
 }
@@ -71,11 +73,13 @@ impl Programs {
                 // one that is unloaded between two system calls is none of ours
                 .filter_map(Result::ok)
                 .find(|info| info.name() == name.as_bytes() && uses(info, table))
-                .and_then(|info| info.fd().ok())
                 .unwrap_or_else(|| panic!("{name} is not loaded"))
         };
-        let (tc, tc_l3, xdp) = (find(names::TC), find(names::TC_L3), find(names::XDP));
-        let mut programs = Self { tc, tc_l3, xdp, xdp_knows_interfaces: true };
+        let fd = |info: &ProgramInfo| info.fd().expect("program");
+        let tc = find(names::TC);
+        let maps = tc.map_ids().expect("map ids").unwrap_or_default();
+        let (tc, tc_l3, xdp) = (fd(&tc), fd(&find(names::TC_L3)), fd(&find(names::XDP)));
+        let mut programs = Self { tc, tc_l3, xdp, maps, xdp_knows_interfaces: true };
         let loopback = Side { interface: 1, mac: [0; 6] };
         programs.xdp_knows_interfaces = match programs.xdp(loopback, &[0; 64]) {
             Ok(_) => true,
@@ -83,6 +87,13 @@ impl Programs {
             Err(error) => panic!("TEST_RUN of XDP: {error}"),
         };
         programs
+    }
+
+    /// A map of the tc program that is not pinned.
+    pub(super) fn unpinned(&self, name: &str) -> MapData {
+        let has_name = |id: u32| MapInfo::from_id(id).is_ok_and(|info| info.name() == name.as_bytes());
+        let id = self.maps.iter().copied().find(|&id| has_name(id));
+        MapData::from_id(id.unwrap_or_else(|| panic!("there is no map {name}"))).expect(name)
     }
 
     /// The program for interfaces with an Ethernet header. `segment`: payload bytes per segment of a super-packet, 0
