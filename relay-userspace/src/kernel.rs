@@ -21,6 +21,7 @@ pub mod shadow;
 pub mod slots;
 pub mod sweep;
 pub mod trace;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
