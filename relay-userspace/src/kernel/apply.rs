@@ -216,7 +216,10 @@ impl Dataplane {
         let before: RuleEntry = self.maps.rules.get(&slot, 0).map_err(map_error(names::RULES))?;
         let entry = RuleEntry::off(before.generation.wrapping_add(1));
         self.maps.rules.set(slot, entry, 0).map_err(map_error(names::RULES))?;
-        self.clear_counters(slot)?;
+        // one that no rule has had yet is empty
+        if before.generation != 0 {
+            self.clear_counters(slot)?;
+        }
         self.write_name(slot, rule)?;
         self.shadow.rules.insert(slot, entry);
         Ok(slot)
