@@ -19,6 +19,9 @@ fn main() {
     if wants("bulk") {
         bulk::run(&options);
     }
+    if wants("programs") {
+        cost::programs(&options);
+    }
     if wants("cost") {
         cost::run(&options);
     }

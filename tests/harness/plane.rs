@@ -24,7 +24,7 @@ use relay::kernel::{Dataplane, Desired, Options};
 use relay::plan::{self, Facts, PlannedRule};
 use relay::supervisor::desire;
 use relay::supervisor::facts::FactBook;
-use relay_common::flow::{FlowEntry, FlowKey};
+use relay_common::flow::{FlowEntry, FlowFlags, FlowKey, Owner};
 
 use self::counts::Tables;
 pub use self::counts::{Change, Counts, Table};
@@ -213,6 +213,30 @@ impl Plane {
     /// Every half of a flow, with the table that it lies in.
     pub fn flows(&self) -> impl Iterator<Item = (Table, FlowKey, FlowEntry)> + '_ {
         self.tables.flows()
+    }
+
+    /// Lets the packets of every established client half go round for ever, or until their TTL is spent: what they
+    /// are translated to is translated back towards the client, and that once more to the backend.
+    pub fn close_the_circle(&mut self) {
+        let established: Vec<_> = self.flows().filter(|(table, ..)| *table != Table::Unproven).collect();
+        let clients = established.iter().filter(|(_, _, half)| !half.flags().has(FlowFlags::EGRESS));
+        for (table, key, client) in clients {
+            let protocol = key.protocol().expect("protocol");
+            let opposite = client.opposite(protocol).to_bytes();
+            let backend =
+                established.iter().find(|(_, key, _)| key.to_bytes() == opposite).expect("both halves");
+            let to_client = backend.2.translation();
+            for (from, to, half) in
+                [(client.translation(), to_client, &backend.2), (to_client, client.translation(), client)]
+            {
+                let key = FlowKey::new(from.source, from.destination, from.ports, protocol);
+                let owner =
+                    Owner { rule: half.rule(), generation: half.generation, endpoint: half.endpoint() };
+                let flags = half.flags().with(FlowFlags::EGRESS);
+                let entry = FlowEntry::new(&key, to, owner, half.hop(), flags, half.seen);
+                self.tables.insert(*table, &key, &entry);
+            }
+        }
     }
 
     /// Runs the program for Ethernet at tc ingress on a frame, and says what that changed.

@@ -105,6 +105,11 @@ impl Tables {
         self.budget.set(0, unspent, 0).expect("budget");
     }
 
+    pub(super) fn insert(&mut self, table: Table, key: &FlowKey, half: &FlowEntry) {
+        let (_, map) = self.flows.iter_mut().find(|(known, _)| *known == table).expect("a flow table");
+        map.insert(key, half, 0).expect("insert");
+    }
+
     /// Flow halves with their keys.
     pub(super) fn flows(&self) -> impl Iterator<Item = (Table, FlowKey, FlowEntry)> + '_ {
         self.flows.iter().flat_map(|(table, map)| map.iter().flatten().map(|(key, half)| (*table, key, half)))

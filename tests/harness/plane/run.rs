@@ -99,20 +99,33 @@ impl Programs {
     /// The program for interfaces with an Ethernet header. `segment`: payload bytes per segment of a super-packet, 0
     /// for a plain one.
     pub fn tc(&self, side: Side, frame: &[u8], segment: u32) -> io::Result<Ran> {
-        let (code, frame) = test_run(&self.tc, frame, &sk_buff(side.interface, segment))?;
+        let (code, frame, _) = test_run(&self.tc, frame, &sk_buff(side.interface, segment), 1)?;
         Ok(Ran { verdict: Verdict::of_tc(code), frame })
+    }
+
+    /// Runs the program again and again on what it has made of the frame; returns the last verdict and the mean
+    /// nanoseconds.
+    pub fn time_tc(&self, side: Side, frame: &[u8], times: u32) -> io::Result<(Verdict, u32)> {
+        let (code, _, time) = test_run(&self.tc, frame, &sk_buff(side.interface, 0), times)?;
+        Ok((Verdict::of_tc(code), time))
+    }
+
+    /// The same for XDP, where the kernel lets its interface be chosen.
+    pub fn time_xdp(&self, side: Side, frame: &[u8], times: u32) -> io::Result<(Verdict, u32)> {
+        let (code, _, time) = test_run(&self.xdp, frame, &xdp_md(side.interface, frame.len()), times)?;
+        Ok((Verdict::of_xdp(code), time))
     }
 
     /// The program for interfaces without one. The kernel reads the first 14 bytes as an Ethernet header all the same.
     pub fn tc_l3(&self, side: Side, packet: &[u8]) -> io::Result<Ran> {
-        let (code, frame) = test_run(&self.tc_l3, packet, &sk_buff(side.interface, 0))?;
+        let (code, frame, _) = test_run(&self.tc_l3, packet, &sk_buff(side.interface, 0), 1)?;
         Ok(Ran { verdict: Verdict::of_tc(code), frame })
     }
 
     pub fn xdp(&self, side: Side, frame: &[u8]) -> io::Result<Ran> {
         let context = xdp_md(side.interface, frame.len());
         let context: &[u8] = if self.xdp_knows_interfaces { &context } else { &[] };
-        let (code, frame) = test_run(&self.xdp, frame, context)?;
+        let (code, frame, _) = test_run(&self.xdp, frame, context, 1)?;
         Ok(Ran { verdict: Verdict::of_xdp(code), frame })
     }
 }
@@ -141,9 +154,9 @@ struct TestAttr {
 
 const PROG_TEST_RUN: libc::c_long = 10;
 
-/// Runs a program once; returns its verdict and the packet. aya's own asks for the type of program, which cannot be
+/// Runs a program; returns its last verdict, the packet, and the mean nanoseconds of a run. aya's own asks for the type of program, which cannot be
 /// named for XDP.
-fn test_run(program: &ProgramFd, data: &[u8], context: &[u8]) -> io::Result<(u32, Vec<u8>)> {
+fn test_run(program: &ProgramFd, data: &[u8], context: &[u8], times: u32) -> io::Result<(u32, Vec<u8>, u32)> {
     let mut out = vec![0; OUT];
     let mut attr = TestAttr {
         program: program.as_fd().as_raw_fd().cast_unsigned(),
@@ -151,7 +164,7 @@ fn test_run(program: &ProgramFd, data: &[u8], context: &[u8]) -> io::Result<(u32
         data_size_out: OUT as u32,
         data_in: data.as_ptr() as u64,
         data_out: out.as_mut_ptr() as u64,
-        repeat: 1,
+        repeat: times,
         context_size_in: context.len() as u32,
         context_in: if context.is_empty() { 0 } else { context.as_ptr() as u64 },
         ..TestAttr::default()
@@ -165,7 +178,7 @@ fn test_run(program: &ProgramFd, data: &[u8], context: &[u8]) -> io::Result<(u32
         return Err(io::Error::last_os_error());
     }
     out.truncate(attr.data_size_out as usize);
-    Ok((attr.returned, out))
+    Ok((attr.returned, out, attr.duration))
 }
 
 /// `struct __sk_buff` of include/uapi/linux/bpf.h up to `gso_size`, with the fields that a test run may set.
