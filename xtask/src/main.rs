@@ -1,9 +1,10 @@
-//! Development tasks: building the eBPF objects and the binaries, the quickstart, the tests, the benchmark.
+//! Development tasks: building the eBPF objects and the binaries, installing them, the quickstart, the tests, the benchmark.
 
 mod bench;
 mod build;
 mod cargo;
 mod ebpf;
+mod install;
 mod lint;
 mod quickstart;
 mod test;
@@ -35,6 +36,8 @@ enum Task {
         #[arg(last = true)]
         relayd: Vec<String>,
     },
+    /// Build everything and install it: programs, systemd units, user, man pages, completions
+    Install(install::Options),
     /// Run the tests: units, packets, namespaces
     Test {
         /// Only what is fast: units and packets
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Task::BuildEbpf => ebpf::build().map(|objects| ebpf::print_sizes(&objects)),
         Task::Build => build::release(),
         Task::Run { relayd } => quickstart::run(&relayd),
+        Task::Install(options) => install::run(&options),
         Task::Test { quick, filter } => test::run(quick, filter.as_deref()),
         Task::Lint => lint::run(),
         Task::Bench { args } => bench::run(&args),
