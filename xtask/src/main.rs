@@ -10,6 +10,7 @@ mod quickstart;
 mod test;
 mod tidy;
 mod tools;
+mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,6 +47,8 @@ enum Task {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
+    /// Run Relay on older kernels under qemu: cargo xtask vm [5.10|6.1|6.12]...
+    Vm(vm::Options),
     /// Check formatting, lints and the shape of the tree
     Lint,
     /// Measure Relay beside what users run today: cargo xtask bench -- [--rounds N] [PART...]
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Task::Run { relayd } => quickstart::run(&relayd),
         Task::Install(options) => install::run(&options),
         Task::Test { quick, filter } => test::run(quick, filter.as_deref()),
+        Task::Vm(options) => vm::run(&options),
         Task::Lint => lint::run(),
         Task::Bench { args } => bench::run(&args),
     };
