@@ -60,18 +60,20 @@ pub(crate) fn find<F: Frame, const L2: usize>(frame: &F) -> Result<Hit, Detour> 
             protocol,
         )
     };
-    let (flow, protocol, header_length) = match ip.protocol {
+    // `claimed`: what the transport header says there is, IP header included
+    let (flow, protocol, header_length, claimed) = match ip.protocol {
         packet::TCP => {
             let headers: &Ipv4Tcp = bytes.at(L2).ok_or(Detour::Slow)?;
-            if headers.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
+            if headers.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 || headers.offset < packet::TCP_PLAIN {
                 return Err(Detour::Slow);
             }
             let flow = maps::established(Protocol::Tcp, &key(Protocol::Tcp));
-            (flow, Protocol::Tcp, 20 + u32::from(headers.offset >> 4) * 4)
+            let header_length = 20 + u32::from(headers.offset >> 4) * 4;
+            (flow, Protocol::Tcp, header_length, header_length)
         }
         packet::UDP => {
             let flow = udp(&key(Protocol::Udp)).ok_or(Detour::Unknown)?;
-            (Some(flow), Protocol::Udp, 28)
+            (Some(flow), Protocol::Udp, 28, 20 + u32::from(u16::from_be(headers.length)))
         }
         packet::ICMP => return Err(Detour::Slow),
         _ => return Err(Detour::Foreign),
@@ -99,7 +101,8 @@ pub(crate) fn find<F: Frame, const L2: usize>(frame: &F) -> Result<Hit, Detour> 
     } else {
         (frame.length() - L2 as u32, segment_size + header_length)
     };
-    if on_wire > next_hop.mtu || length + L2 as u32 > frame.length() || length < header_length {
+    let whole = length >= claimed && claimed >= header_length;
+    if !whole || on_wire > next_hop.mtu || length + L2 as u32 > frame.length() {
         return Err(Detour::Slow);
     }
     Ok(Hit { flow, next_hop, headers, protocol, length, header_length, segment_size })

@@ -33,6 +33,8 @@ struct Quote {
     at: u32,
     /// Offset of its transport header.
     transport: u32,
+    /// Where the ICMP packet ends; a frame may go on with padding.
+    end: u32,
     ports: Ports,
     protocol: Protocol,
 }
@@ -47,7 +49,8 @@ pub(crate) fn translate(skb: Skb, l2: u32, ip: &Ipv4) -> Outcome {
     {
         return Outcome::Miss;
     }
-    let Ok(quote) = quoted(skb, at + 8) else { return Outcome::Miss };
+    let end = l2 + u32::from(u16::from_be(ip.length));
+    let Ok(quote) = quoted(skb, at + 8, end) else { return Outcome::Miss };
     // the quoted packet left here as the one that answers to this key
     let sent = FlowKey::new(
         Address::from_wire(quote.ip.source),
@@ -82,7 +85,7 @@ pub(crate) fn translate(skb: Skb, l2: u32, ip: &Ipv4) -> Outcome {
 }
 
 #[inline(always)]
-fn quoted(skb: Skb, at: u32) -> Result<Quote, Failed> {
+fn quoted(skb: Skb, at: u32, end: u32) -> Result<Quote, Failed> {
     let ip = skb.load::<Ipv4>(at)?;
     let header = u32::from(ip.version_length & 0xf) * 4;
     let protocol = Protocol::from_number(ip.protocol).ok_or(Failed)?;
@@ -90,8 +93,11 @@ fn quoted(skb: Skb, at: u32) -> Result<Quote, Failed> {
         return Err(Failed);
     }
     let transport = at + header;
-    let ports = Ports::from_wire(skb.load::<[u32; 2]>(transport)?[0]);
-    Ok(Quote { ip, at, transport, ports, protocol })
+    if transport + 8 > end {
+        return Err(Failed);
+    }
+    let ports = Ports::from_wire(skb.load::<u32>(transport)?);
+    Ok(Quote { ip, at, transport, end, ports, protocol })
 }
 
 #[inline(always)]
@@ -167,7 +173,10 @@ fn transport_checksum(skb: Skb, quote: &Quote, change: Delta) -> Result<Delta, F
             Protocol::Tcp => 16,
             Protocol::Udp => 6,
         };
-    let Ok(old) = skb.load::<u16>(at) else { return Ok(Delta::NONE) };
+    if at + 2 > quote.end {
+        return Ok(Delta::NONE);
+    }
+    let old = skb.load::<u16>(at)?;
     let new = match quote.protocol {
         Protocol::Tcp => change.apply(old),
         Protocol::Udp => change.apply_udp(old),

@@ -11,6 +11,8 @@ pub(crate) const UDP: u8 = 17;
 
 /// Version 4 and a header of 20 bytes.
 pub(crate) const PLAIN: u8 = 0x45;
+/// A TCP header of 20 bytes, the least there is, in the byte that holds its length.
+pub(crate) const TCP_PLAIN: u8 = 0x50;
 /// "More fragments" and the fragment offset, as they lie in the header.
 pub(crate) const FRAGMENT: u16 = 0x3fffu16.to_be();
 pub(crate) const DONT_FRAGMENT: u16 = 0x4000u16.to_be();

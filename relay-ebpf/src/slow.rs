@@ -64,11 +64,10 @@ impl Packet {
     }
 }
 
-/// The part of a TCP header behind the ports.
+/// The part of a TCP header behind its first 8 bytes.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct TcpRest {
-    sequence: u32,
     acknowledgment: u32,
     offset: u8,
     flags: u8,
@@ -107,20 +106,31 @@ pub(crate) fn run(skb: Skb, l2: u32, unknown: bool) -> Outcome {
     }
 }
 
-#[inline(always)]
+/// A function of its own: its share of the stack must be free again when the next stage runs.
+#[inline(never)]
 fn parse(packet: &mut Packet, skb: Skb, l2: u32, ip: &Ipv4, length: u32) -> Result<(), Failed> {
     let header = u32::from(ip.version_length & 0xf) * 4;
     let transport = l2 + header;
-    let ports = Ports::from_wire(skb.load::<u32>(transport)?);
+    // ports, then TCP's sequence number or UDP's length and checksum
+    let [ports, second] = skb.load::<[u32; 2]>(transport)?;
+    let ports = Ports::from_wire(ports);
     let (protocol, transport_header, sequence, acknowledgment, flags) = if ip.protocol == packet::TCP {
-        let rest = skb.load::<TcpRest>(transport + 4)?;
+        let rest = skb.load::<TcpRest>(transport + 8)?;
         let size = u32::from(rest.offset >> 4) * 4;
-        let numbers = (u32::from_be(rest.sequence), u32::from_be(rest.acknowledgment));
-        (Protocol::Tcp, size, numbers.0, numbers.1, rest.flags)
+        if size < 20 {
+            return Err(Failed);
+        }
+        (Protocol::Tcp, size, u32::from_be(second), u32::from_be(rest.acknowledgment), rest.flags)
     } else {
+        let claimed = u32::from_be(second) >> 16;
+        // of a datagram in fragments the first one holds only a part
+        let whole = ip.fragment & packet::MORE_FRAGMENTS == 0;
+        if claimed < 8 || (whole && header + claimed > length) {
+            return Err(Failed);
+        }
         (Protocol::Udp, 8, 0, 0, 0)
     };
-    if header + transport_header > length || transport_header < 8 {
+    if header + transport_header > length {
         return Err(Failed);
     }
     let (source, destination) = (Address::from_wire(ip.source), Address::from_wire(ip.destination));

@@ -68,13 +68,21 @@ struct Ethernet {
     kind: u16,
 }
 
+impl Ethernet {
+    /// Multicast or broadcast (the first bit on the wire), which no IP packet of ours comes in as.
+    #[inline(always)]
+    fn is_for_many(&self) -> bool {
+        self.destination[0].to_ne_bytes()[0] & 1 != 0
+    }
+}
+
 /// One frame at the driver.
 #[inline(always)]
 pub(crate) fn run(md: *mut xdp_md) -> Outcome {
     let frame = XdpFrame { md };
     let bytes = frame.bytes();
     let Some(ethernet) = bytes.at::<Ethernet>(0) else { return Outcome::Miss };
-    if ethernet.kind != packet::IPV4 {
+    if ethernet.kind != packet::IPV4 || ethernet.is_for_many() {
         return Outcome::Miss;
     }
     let Ok(hit) = established::find::<XdpFrame, ETHERNET>(&frame) else { return Outcome::Miss };

@@ -1,6 +1,7 @@
 //! The API: HTTP/1 and JSON on a Unix socket, metrics also on TCP. See `view` for the shapes.
 
 pub mod client;
+pub mod extract;
 pub mod metrics;
 pub mod problem;
 pub mod routes;

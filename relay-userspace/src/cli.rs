@@ -25,6 +25,11 @@ pub enum Exit {
     Degraded = 5,
 }
 
+/// Words after a command that mean nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misuse(pub String);
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
@@ -38,6 +43,7 @@ impl Exit {
             Some(ClientError::Unreachable { .. }) => Self::Unreachable,
             Some(ClientError::Refused(problem)) if problem.code == Code::Invalid => Self::Invalid,
             _ if error.is::<crate::config::Problems>() => Self::Invalid,
+            _ if error.is::<Misuse>() => Self::Usage,
             _ => Self::Failed,
         }
     }

@@ -59,6 +59,26 @@ pub struct Path {
     pub hop: NextHop,
 }
 
+/// Source ports that flows may claim, both ends included.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ClaimRange {
+    pub first: u16,
+    pub last: u16,
+}
+
+impl Default for ClaimRange {
+    fn default() -> Self {
+        Self { first: 1024, last: 32767 }
+    }
+}
+
+impl ClaimRange {
+    #[expect(clippy::len_without_is_empty, reason = "a range is never empty")]
+    pub const fn len(self) -> u16 {
+        self.last - self.first + 1
+    }
+}
+
 /// The host at one moment.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct HostView {

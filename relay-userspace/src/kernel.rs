@@ -24,8 +24,9 @@ pub mod trace;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
-use crate::host::{ClientRoute, NextHop, Path};
+use crate::host::{ClaimRange, ClientRoute, NextHop, Path};
 use crate::plan::KernelRule;
 use crate::rule::RuleName;
 
@@ -76,29 +77,9 @@ pub struct DesiredRule {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Carried {
-    pub kernel: KernelRule,
+    pub kernel: Arc<KernelRule>,
     /// `None`: there is no route to the backend.
     pub path: Option<Path>,
     /// Not all of its ports are held: a program that listens on one of them keeps its traffic.
     pub yields: bool,
-}
-
-/// A stretch of ports, both ends included.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct ClaimRange {
-    pub first: u16,
-    pub last: u16,
-}
-
-impl Default for ClaimRange {
-    fn default() -> Self {
-        Self { first: 1024, last: 32767 }
-    }
-}
-
-impl ClaimRange {
-    #[expect(clippy::len_without_is_empty, reason = "a range is never empty")]
-    pub const fn len(self) -> u16 {
-        self.last - self.first + 1
-    }
 }

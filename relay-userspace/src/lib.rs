@@ -18,6 +18,8 @@ pub mod host;
 pub mod kernel;
 pub mod net;
 pub mod plan;
+#[cfg(test)]
+mod readme;
 pub mod rule;
 pub mod service;
 pub mod supervisor;

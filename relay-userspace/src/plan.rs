@@ -35,7 +35,7 @@ pub struct PlannedRule {
     /// What keeps the rule from working as written.
     pub faults: Vec<Fault>,
     /// The part that the kernel plane carries.
-    pub kernel: Option<KernelRule>,
+    pub kernel: Option<Arc<KernelRule>>,
 }
 
 /// Who carries one address family of a rule.
@@ -139,6 +139,28 @@ impl PlannedRule {
     }
 }
 
+impl PlannedRule {
+    /// Why the rule does not work as written, in a sentence; `None` if it does.
+    pub fn complaint(&self) -> Option<String> {
+        let state = self.state();
+        if !self.is_ill() {
+            return None;
+        }
+        let why = match (self.faults.first(), &self.ipv4, &self.ipv6) {
+            (Some(fault), _, _) => fault.to_string(),
+            (None, Carriage::None(_), Carriage::None(reason)) if !self.hears_ipv4() => reason.clone(),
+            (None, Carriage::None(reason), _) => reason.clone(),
+            (None, Carriage::Kernel(_), _) => return None,
+        };
+        let state = if state == RuleState::Error { "does not work" } else { "is degraded" };
+        Some(format!("rule \"{}\" {state}: {why}", self.rule.name))
+    }
+
+    fn hears_ipv4(&self) -> bool {
+        self.rule.listen.iter().any(|listener| listener.on.takes_ipv4())
+    }
+}
+
 const USER_PLANE: &str = "the user plane is not built yet";
 
 /// Plans one rule.
@@ -172,7 +194,7 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
                 first_port: rule.to.first().and_then(crate::rule::Backend::first_port),
                 timeouts: rule.timeouts,
             };
-            (Carriage::Kernel(hook), Some(kernel))
+            (Carriage::Kernel(hook), Some(Arc::new(kernel)))
         }
         Err(reason) => {
             if rule.plane == PlaneChoice::Kernel && rule.enabled && faults.is_empty() {

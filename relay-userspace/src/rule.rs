@@ -7,6 +7,7 @@ pub mod listen;
 pub mod overlap;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use relay_common::net::Protocol;
@@ -40,10 +41,12 @@ impl Rule {
 
 /// What a rule is called: `[A-Za-z0-9._-]{1,64}`.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct RuleName(Box<str>);
+pub struct RuleName(Arc<str>);
 
 impl RuleName {
     pub const MAX: usize = 64;
+    /// What a rule name may look like, for error texts.
+    pub const FORM: &str = "a name is 1 to 64 of A-Z a-z 0-9 . _ -";
 
     /// `None` for anything that is not a rule name.
     pub fn parse(text: &str) -> Option<Self> {

@@ -43,7 +43,7 @@ fn prepared(kind: Kind) -> (Contender, Attached) {
     (contender, counter)
 }
 
-fn measure(contender: &Contender, counter: &Attached, flows: u32) -> f64 {
+pub fn measure(contender: &Contender, counter: &Attached, flows: u32) -> f64 {
     let world = &contender.world;
     let mut packet = Packet::udp((CLIENT, 1024), contender.target, &[0x55; 18]);
     packet.destination_mac = world.relay.mac("uplink");

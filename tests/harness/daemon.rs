@@ -32,7 +32,7 @@ pub fn binary(name: &str) -> PathBuf {
         }
     };
     let path = folder.join(name);
-    assert!(path.exists(), "{} is not built; run the tests with cargo xtask test", path.display());
+    assert!(path.exists(), "{} is not built; cargo xtask run and cargo xtask test build it", path.display());
     path
 }
 

@@ -21,6 +21,17 @@ struct Seen {
     errors: Mutex<Vec<String>>,
 }
 
+/// What came through so far.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Tally {
+    /// Echoes on the connections that stay.
+    pub echoes: u64,
+    /// Connections that came and went.
+    pub connections: u64,
+    /// Datagrams that came back.
+    pub datagrams: u64,
+}
+
 /// Running traffic. Ends with its value.
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -105,10 +116,19 @@ impl Load {
 
     /// Rounds of every kind so far.
     pub fn rounds(&self) -> u64 {
-        [&self.seen.rounds, &self.seen.connections, &self.seen.datagrams]
-            .into_iter()
-            .map(|count| count.load(Ordering::Relaxed))
-            .sum()
+        let Tally { echoes, connections, datagrams } = self.tally();
+        echoes + connections + datagrams
+    }
+
+    /// Rounds so far, kind by kind.
+    pub fn tally(&self) -> Tally {
+        let now = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let seen = &self.seen;
+        Tally {
+            echoes: now(&seen.rounds),
+            connections: now(&seen.connections),
+            datagrams: now(&seen.datagrams),
+        }
     }
 
     /// Lets the traffic run until it has made so many more rounds.

@@ -58,6 +58,11 @@ impl NetNs {
         })
     }
 
+    /// Moves this thread inside, for good.
+    pub fn enter(&self) {
+        setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).expect("enter the namespace");
+    }
+
     /// Starts a thread inside.
     pub fn spawn<T: Send + 'static>(
         &self,
@@ -212,6 +217,14 @@ impl NetNs {
             });
             Ok(address.unwrap_or_default())
         })
+    }
+
+    pub fn set_mac(&self, interface: &str, mac: [u8; 6]) {
+        let index = self.index(interface);
+        self.netlink(async move |handle| {
+            let message = LinkUnspec::new_with_index(index).address(mac.to_vec());
+            handle.link().set(message.build()).execute().await
+        });
     }
 
     /// Makes a neighbour known for good.

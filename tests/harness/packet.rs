@@ -296,11 +296,16 @@ impl Segment {
     }
 }
 
-/// RFC 1071, the slow and obvious way; 0 for data whose checksum is right.
+/// RFC 1071, the obvious way; 0 for data whose checksum is right.
 pub fn checksum(bytes: &[u8]) -> u16 {
-    let mut sum: u64 = 0;
-    for pair in bytes.chunks(2) {
-        sum += u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+    let (mut sum, mut at) = (0u64, 0);
+    // an index instead of an iterator: these programs are built without optimisation, and this is most of their work
+    while at + 1 < bytes.len() {
+        sum += (bytes[at] as u64) << 8 | bytes[at + 1] as u64;
+        at += 2;
+    }
+    if at < bytes.len() {
+        sum += (bytes[at] as u64) << 8;
     }
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);

@@ -1,1 +1,255 @@
-//! The programs without relayd.
+//! The kernel plane without relayd: the product's programs and maps, filled by the product's own planning and apply,
+//! in a namespace of their own, run on packets with BPF_PROG_TEST_RUN.
+//!
+//! Nothing is attached and nothing is sent: a run hands back the verdict and the packet as the program left it. Needs
+//! no file but the test program itself, and no kernel newer than 5.10.
+
+mod counts;
+mod run;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nix::mount::{MntFlags, umount2};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use relay::config::problem::Source;
+use relay::config::settings::Hook;
+use relay::config::{Config, Problems};
+use relay::host::ClaimRange;
+use relay::kernel::sweep::Sweeper;
+use relay::kernel::{Dataplane, Desired, Options};
+use relay::plan::{self, Facts, PlannedRule};
+use relay::supervisor::desire;
+use relay::supervisor::facts::FactBook;
+use relay_common::flow::{FlowEntry, FlowKey};
+
+use self::counts::Tables;
+pub use self::counts::{Change, Counts, Table};
+pub use self::run::{Programs, Ran, Verdict};
+use crate::netns::{NetNs, cable};
+use crate::world;
+
+/// Where forged clients' answers go.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 254);
+/// A second address of the relay on the client side.
+pub const RELAY_SECOND: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
+/// The relay's address on the link that takes only [`NARROW_MTU`] bytes, and a backend there.
+pub const RELAY_NARROW: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub const BACKEND_NARROW: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub const NARROW_MTU: u32 = 1400;
+pub const MTU: u32 = 1500;
+
+/// MAC addresses of everybody who is not the relay.
+pub const NEIGHBOUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+/// An interface that packets come in on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Side {
+    pub interface: u32,
+    pub mac: [u8; 6],
+}
+
+/// The relay's kernel plane.
+pub struct Plane {
+    pub programs: Programs,
+    pub dataplane: Dataplane,
+    pub relay: NetNs,
+    /// Where clients come in: `uplink`, or the loopback interface where the kernel cannot say otherwise to XDP.
+    pub client: Side,
+    pub uplink: Side,
+    pub backend: Side,
+    pub narrow: Side,
+    /// Source ports that flows may claim, from the next apply on.
+    pub claims: ClaimRange,
+    devices: BTreeMap<u32, u16>,
+    /// Names of rules by slot.
+    rules: BTreeMap<u32, String>,
+    tables: Tables,
+    sweeper: Sweeper,
+    _ends: NetNs,
+}
+
+impl Plane {
+    /// A plane without rules, with room for so many flows of each protocol.
+    pub fn new(max_flows: u32) -> Self {
+        let (relay, ends) = links();
+        // pins are only needed while everything is opened, so they lie where nobody else sees them
+        let (dataplane, programs, tables, sweeper) = relay.run(|| {
+            world::private_mounts();
+            let folder = world::folder();
+            let bpf_dir = folder.path().join("bpf");
+            let options = Options {
+                bpf_dir: bpf_dir.clone(),
+                under_systemd: false,
+                max_flows,
+                xdp: true,
+                traced: None,
+            };
+            let dataplane = Dataplane::open(&options).expect("the kernel plane");
+            let programs = Programs::of(&dataplane);
+            let tables = Tables::open(dataplane.pins(), &programs);
+            let sweeper = Sweeper::open(dataplane.pins(), dataplane.hz).expect("sweeper");
+            umount2(&bpf_dir, MntFlags::MNT_DETACH).expect("unmount");
+            (dataplane, programs, tables, sweeper)
+        });
+        let side = |name| Side { interface: relay.index(name), mac: relay.mac(name) };
+        let uplink = side("uplink");
+        let client = if programs.xdp_knows_interfaces { uplink } else { side("lo") };
+        let (backend, narrow) = (side("inside"), side("narrow"));
+        let devices = [(uplink, 0), (backend, 1), (narrow, 2)].map(|(side, at)| (side.interface, at)).into();
+        let rules = BTreeMap::new();
+        Self {
+            programs,
+            dataplane,
+            relay,
+            client,
+            uplink,
+            backend,
+            narrow,
+            claims: ClaimRange::default(),
+            devices,
+            rules,
+            tables,
+            sweeper,
+            _ends: ends,
+        }
+    }
+
+    /// Moves this thread to the relay and to one CPU: counters, budgets and scratch space are per CPU.
+    pub fn enter(&self) {
+        self.relay.enter();
+        let mut cpus = CpuSet::new();
+        cpus.set(0).expect("cpu");
+        sched_setaffinity(Pid::from_raw(0), &cpus).expect("pin");
+    }
+
+    /// Starts over with these rules (the grammar of relay.toml): no flows, no counts.
+    pub fn carry(&mut self, rules: &str) {
+        self.claims = ClaimRange::default();
+        self.apply("", &[]);
+        let resting = self.dataplane.resting();
+        // the flows of rules that are gone go with the product's own sweep
+        while self.sweeper.round().expect("sweep").deleted > 0 {}
+        self.dataplane.free_slots(&resting);
+        self.tables.clear_rest();
+        let left = self.counts();
+        for table in [Table::Tcp, Table::Udp, Table::Unproven] {
+            assert_eq!(left.entries(table), 0, "{table:?} after a sweep");
+        }
+        self.apply(rules, &[]);
+    }
+
+    /// Changes to these rules, of which some drain.
+    pub fn apply(&mut self, rules: &str, draining: &[&str]) {
+        let desired = self.desired(rules, draining);
+        self.dataplane.apply(&desired).expect("apply");
+        self.rules =
+            self.dataplane.slots().into_iter().map(|(name, slot)| (slot, name.to_string())).collect();
+    }
+
+    /// What relayd would want of the kernel for these rules.
+    pub fn desired(&self, rules: &str, draining: &[&str]) -> Desired {
+        let problems = Problems {
+            sources: vec![Source { path: PathBuf::from("rules"), text: rules.to_owned() }],
+            list: Vec::new(),
+        };
+        let config = Config::parse(problems).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let (devices, claims) = (self.devices.clone(), self.claims);
+        self.relay.netlink(async move |handle| {
+            let mut book = FactBook::new(handle).await.expect("facts");
+            let rules: Vec<_> = config.rules.iter().map(|(rule, _)| rule.clone()).collect();
+            book.find_paths(&rules).await;
+            let facts = Facts {
+                kernel: Ok(Hook::Tc),
+                host: &book.host,
+                paths: &book.paths,
+                resolved: &book.resolved,
+                taken: &book.taken,
+            };
+            let planned: Vec<Arc<PlannedRule>> = config
+                .rules
+                .iter()
+                .map(|(rule, origin)| {
+                    let drains = draining.contains(&rule.name.as_str());
+                    Arc::new(plan::rule(rule, origin, drains, &facts))
+                })
+                .collect();
+            for rule in &planned {
+                assert!(rule.faults.is_empty(), "{:?}", rule.faults);
+            }
+            Ok(desire::desired(&planned, &book, claims, &devices))
+        })
+    }
+
+    /// What is counted, and who is in the tables.
+    pub fn counts(&self) -> Counts {
+        self.tables.read(&self.rules)
+    }
+
+    /// What is counted, without the tables.
+    pub fn totals(&self) -> Counts {
+        self.tables.totals(&self.rules)
+    }
+
+    /// Runs the program for interfaces without an Ethernet header on an IP packet, and says what that changed.
+    ///
+    /// The kernel takes the first 14 bytes of any test packet for an Ethernet header, so the packet's own must pass for
+    /// one: the interface is given the first six for its address (a header of 24 bytes, since an odd first byte would
+    /// be multicast), and the source address must begin with 8.0, the EtherType of IPv4.
+    pub fn bare(&self, packet: &[u8]) -> (Ran, Change) {
+        assert!(packet[0] == 0x46 && packet[12..14] == [8, 0], "cannot pass for Ethernet: {packet:x?}");
+        let mac = [packet[0], packet[1], packet[2], packet[3], packet[4], packet[5]];
+        self.relay.set_mac("bare", mac);
+        let side = Side { interface: self.relay.index("bare"), mac };
+        let before = self.counts();
+        let ran = self.programs.tc_l3(side, packet).expect("TEST_RUN of tc");
+        (ran, before.change(&self.counts()))
+    }
+
+    /// Every half of a flow, with the table that it lies in.
+    pub fn flows(&self) -> impl Iterator<Item = (Table, FlowKey, FlowEntry)> + '_ {
+        self.tables.flows()
+    }
+
+    /// Runs the program for Ethernet at tc ingress on a frame, and says what that changed.
+    pub fn tc(&self, side: Side, frame: &[u8]) -> (Ran, Change) {
+        let before = self.counts();
+        let ran = self.programs.tc(side, frame, 0).expect("TEST_RUN of tc");
+        (ran, before.change(&self.counts()))
+    }
+
+    /// The same for XDP.
+    pub fn xdp(&self, side: Side, frame: &[u8]) -> (Ran, Change) {
+        let before = self.counts();
+        let ran = self.programs.xdp(side, frame).expect("TEST_RUN of XDP");
+        (ran, before.change(&self.counts()))
+    }
+}
+
+/// The relay's namespace with its links, and one with their other ends. Nothing but `bare` frames come in on `bare`.
+fn links() -> (NetNs, NetNs) {
+    let (relay, ends) = (NetNs::new("relay"), NetNs::new("ends"));
+    for (name, other) in [("uplink", "client"), ("inside", "backend"), ("narrow", "other"), ("bare", "end")] {
+        cable((&relay, name), (&ends, other));
+        relay.sysctl(&format!("net/ipv4/conf/{name}/forwarding"), "1");
+    }
+    relay.sysctl("net/ipv4/conf/lo/forwarding", "1");
+    relay.set_mtu("narrow", NARROW_MTU);
+    relay.add_address("uplink", world::RELAY, 24);
+    relay.add_address("uplink", RELAY_SECOND, 24);
+    relay.add_address("inside", world::RELAY_INSIDE, 24);
+    relay.add_address("narrow", RELAY_NARROW, 24);
+    relay.default_route(GATEWAY, "uplink");
+    for (interface, neighbour) in [
+        ("uplink", world::CLIENT),
+        ("uplink", GATEWAY),
+        ("inside", world::BACKEND),
+        ("narrow", BACKEND_NARROW),
+    ] {
+        relay.neighbour(interface, neighbour, NEIGHBOUR_MAC);
+    }
+    (relay, ends)
+}

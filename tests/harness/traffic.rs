@@ -32,31 +32,58 @@ impl Noise {
     }
 
     pub fn fill(&mut self, buffer: &mut [u8]) {
-        for chunk in buffer.chunks_mut(8) {
-            chunk.copy_from_slice(&self.next_u64().to_le_bytes()[..chunk.len()]);
+        let (words, rest) = buffer.as_chunks_mut();
+        for word in words {
+            *word = self.next_u64().to_le_bytes();
+        }
+        if !rest.is_empty() {
+            rest.copy_from_slice(&self.next_u64().to_le_bytes()[..rest.len()]);
         }
     }
 }
 
-/// A running hash of bytes and their number (FNV-1a over words).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// A running hash of bytes and their number. It goes word by word, so that hashing does not set the pace.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Digest {
     pub length: u64,
     hash: u64,
-}
-
-impl Default for Digest {
-    fn default() -> Self {
-        Self { length: 0, hash: 0xcbf2_9ce4_8422_2325 }
-    }
+    /// The bytes after the last whole word.
+    rest: u64,
 }
 
 impl Digest {
     pub fn add(&mut self, bytes: &[u8]) {
-        self.length += bytes.len() as u64;
-        for &byte in bytes {
-            self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        let held = (self.length % 8) as usize;
+        let (first, bytes) = bytes.split_at(bytes.len().min((8 - held) % 8));
+        self.add_to_rest(first);
+        let (words, last) = bytes.as_chunks();
+        for word in words {
+            self.mix(u64::from_le_bytes(*word));
         }
+        self.length += 8 * words.len() as u64;
+        self.add_to_rest(last);
+    }
+
+    /// Fewer bytes than a word has.
+    fn add_to_rest(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.rest |= u64::from(byte) << (8 * (self.length % 8));
+            self.length += 1;
+            if self.length.is_multiple_of(8) {
+                let word = std::mem::take(&mut self.rest);
+                self.mix(word);
+            }
+        }
+    }
+
+    const fn mix(&mut self, word: u64) {
+        self.hash = (self.hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+    }
+
+    /// The hash of everything so far.
+    pub const fn value(mut self) -> u64 {
+        self.mix(self.rest);
+        self.hash
     }
 
     /// Of the first `length` bytes of a noise.
@@ -154,9 +181,9 @@ fn serve(mut stream: TcpStream, from: SocketAddr) -> io::Result<()> {
         }
         UPLOAD => {
             let digest = digest_of(&mut stream, number)?;
-            stream.write_all(&digest.hash.to_le_bytes())
+            stream.write_all(&digest.value().to_le_bytes())
         }
-        DOWNLOAD => send_noise(&mut stream, number, number),
+        DOWNLOAD => send_noise(&mut stream, number, number).map(drop),
         WHO => stream.write_all(from.to_string().as_bytes()),
         _ => Ok(()),
     }
@@ -175,17 +202,18 @@ fn digest_of(stream: &mut TcpStream, length: u64) -> io::Result<Digest> {
     Ok(digest)
 }
 
-fn send_noise(stream: &mut TcpStream, seed: u64, length: u64) -> io::Result<()> {
+/// Sends a noise; returns what was sent.
+fn send_noise(stream: &mut TcpStream, seed: u64, length: u64) -> io::Result<Digest> {
+    let mut digest = Digest::default();
     let mut noise = Noise::new(seed);
-    let mut buffer = [0; 16 * 1024];
-    let mut left = length;
-    while left > 0 {
-        let size = left.min(buffer.len() as u64) as usize;
-        noise.fill(&mut buffer);
+    let mut buffer = vec![0; 64 * 1024];
+    while digest.length < length {
+        let size = (length - digest.length).min(buffer.len() as u64) as usize;
+        noise.fill(&mut buffer[..size]);
         stream.write_all(&buffer[..size])?;
-        left -= size as u64;
+        digest.add(&buffer[..size]);
     }
-    Ok(())
+    Ok(digest)
 }
 
 /// A connection to the TCP server.
@@ -258,10 +286,10 @@ impl Client {
     /// Sends so many bytes; the server's hash must be ours.
     pub fn upload(mut self, length: u64) -> io::Result<()> {
         self.order(UPLOAD, length)?;
-        send_noise(&mut self.0, length, length)?;
+        let sent = send_noise(&mut self.0, length, length)?;
         let mut hash = [0; 8];
         self.0.read_exact(&mut hash)?;
-        if u64::from_le_bytes(hash) == Digest::of_noise(length, length).hash {
+        if u64::from_le_bytes(hash) == sent.value() {
             Ok(())
         } else {
             Err(io::Error::other("the upload arrived changed"))
@@ -269,10 +297,14 @@ impl Client {
     }
 
     /// Gets so many bytes; they must be the ones that were sent.
-    pub fn download(mut self, length: u64) -> io::Result<()> {
-        self.order(DOWNLOAD, length)?;
-        let digest = digest_of(&mut self.0, length)?;
-        if digest == Digest::of_noise(length, length) {
+    pub fn download(self, length: u64) -> io::Result<()> {
+        self.download_expecting(Digest::of_noise(length, length))
+    }
+
+    /// The same, with the digest of a noise whose seed is its length.
+    pub fn download_expecting(mut self, expected: Digest) -> io::Result<()> {
+        self.order(DOWNLOAD, expected.length)?;
+        if digest_of(&mut self.0, expected.length)? == expected {
             Ok(())
         } else {
             Err(io::Error::other("the download arrived changed"))

@@ -85,7 +85,7 @@ fn need_linker() -> anyhow::Result<PathBuf> {
     if is_right_version(&linker) {
         return Ok(linker);
     }
-    say(&format!("installing bpf-linker {LINKER_VERSION} into {} (about a minute)", tools.display()));
+    say(&format!("installing bpf-linker {LINKER_VERSION} into {} (some minutes, once)", tools.display()));
     run_quietly(
         cargo()
             .args(["install", "bpf-linker", "--locked", "--version", LINKER_VERSION, "--root"])

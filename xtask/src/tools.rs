@@ -1,6 +1,7 @@
 //! Running other programs, and saying what happens.
 
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -72,12 +73,48 @@ pub fn need_programs(programs: &[(&str, &str)]) -> anyhow::Result<()> {
     );
 }
 
+/// Goes on as another program, which then gets the signals and gives the exit code.
+pub fn become_program(command: &mut Command) -> anyhow::Result<()> {
+    let error = command.exec();
+    Err(error).with_context(|| format!("cannot start {command:?}"))
+}
+
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
 /// Fails with the line to type if we are not root. Cargo itself is never run as root.
 pub fn need_root(why: &str, command: &Command) -> anyhow::Result<()> {
-    if nix::unistd::geteuid().is_root() {
+    if is_root() {
         return Ok(());
     }
-    let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
-    let program = command.get_program().to_string_lossy();
-    bail!("{why}, which needs root. Everything is built; run:\n  sudo {program} {}", args.join(" "));
+    bail!("{why}, which needs root. Everything is built; run:\n  {}", sudo_line(command));
+}
+
+/// What to type to run a built program as root.
+pub fn sudo_line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<String> = words.map(|word| quoted(&word.to_string_lossy())).collect();
+    format!("sudo {}", words.join(" "))
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,%+@".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_for_root_can_be_pasted() {
+        let mut command = Command::new("target/release/relayd");
+        command.args(["-l", ":80", "-r", "[2001:db8::1]:80", "it's"]);
+        assert_eq!(sudo_line(&command), "sudo target/release/relayd -l :80 -r '[2001:db8::1]:80' 'it'\\''s'");
+    }
 }

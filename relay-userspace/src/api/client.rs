@@ -1,5 +1,6 @@
 //! Asking relayd over its Unix socket.
 
+use std::io;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -23,19 +24,26 @@ pub struct Client {
 /// Why relayd gave no answer that can be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("relayd is not reachable at {path}: {source}; is it running, and may you use its socket?")]
-    Unreachable { path: String, source: std::io::Error },
+    #[error("relayd is not reachable at {path}: {cause}; {remedy}")]
+    Unreachable { path: String, cause: io::Error, remedy: &'static str },
     #[error("{}", .0.detail)]
     Refused(ApiProblem),
     #[error(transparent)]
     Broken(#[from] anyhow::Error),
 }
 
+fn unreachable(socket: &Path, cause: io::Error) -> ClientError {
+    let remedy = match cause.kind() {
+        io::ErrorKind::PermissionDenied => "run relayctl as root, or look on as a member of the group relay",
+        io::ErrorKind::ConnectionRefused => "it has ended without cleaning up; start it again",
+        _ => "start it (systemctl start relayd), or name its socket with --socket",
+    };
+    ClientError::Unreachable { path: socket.display().to_string(), cause, remedy }
+}
+
 impl Client {
     pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(socket)
-            .await
-            .map_err(|source| ClientError::Unreachable { path: socket.display().to_string(), source })?;
+        let stream = UnixStream::connect(socket).await.map_err(|cause| unreachable(socket, cause))?;
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.context("relayd does not speak HTTP")?;
         let mut tasks = JoinSet::new();

@@ -33,6 +33,7 @@ pub enum Code {
     /// There is nothing to confirm.
     NothingPending,
     NotFound,
+    MethodNotAllowed,
 }
 
 impl Code {
@@ -43,6 +44,7 @@ impl Code {
             Self::RuleNotFound | Self::NotFound => StatusCode::NOT_FOUND,
             Self::NotApplied | Self::NotSaved => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         }
     }
 }

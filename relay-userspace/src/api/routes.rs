@@ -4,9 +4,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, FromRef, FromRequestParts, Path, Query, State};
+use axum::extract::{ConnectInfo, FromRef, FromRequestParts, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio_stream::wrappers::BroadcastStream;
 
+use super::extract::{Path, Query, Text};
 use super::metrics;
 use super::problem::{ApiProblem, Code};
 use super::server::Peer;
@@ -57,6 +58,7 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .route("/v1/down", post(down))
         .route("/v1/events", get(events))
         .merge(common())
+        .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_LIMIT))
         .with_state(App(shared))
 }
@@ -67,7 +69,11 @@ pub fn metrics_only(shared: Arc<Shared>) -> Router {
 }
 
 fn common() -> Router<App> {
-    Router::new().route("/metrics", get(metrics_text)).route("/healthz", get(health)).fallback(nowhere)
+    Router::new()
+        .route("/metrics", get(metrics_text))
+        .route("/healthz", get(health))
+        .fallback(nowhere)
+        .method_not_allowed_fallback(wrong_method)
 }
 
 /// Proof that the caller may change things.
@@ -98,7 +104,7 @@ type Answer<T> = Result<Json<T>, ApiProblem>;
 
 fn name(text: &str) -> Result<RuleName, ApiProblem> {
     RuleName::parse(text).ok_or_else(|| {
-        let problem = format!("{text:?} is not a rule name; a name is 1 to 64 of A-Z a-z 0-9 . _ -");
+        let problem = format!("{text:?} is not a rule name; {}", RuleName::FORM);
         ApiProblem::new(Code::Invalid, problem)
     })
 }
@@ -127,7 +133,7 @@ async fn add(
     _writer: Writer,
     State(shared): State<Arc<Shared>>,
     Query(options): Query<Options>,
-    body: String,
+    Text(body): Text,
 ) -> Result<(StatusCode, Json<ChangeView>), ApiProblem> {
     let rule = rule_from_body(&shared, &body)?;
     let view = change(&shared, Action::Add(Box::new(rule)), options.dry_run).await?;
@@ -169,7 +175,7 @@ async fn set(
     State(shared): State<Arc<Shared>>,
     Path(text): Path<String>,
     Query(options): Query<Options>,
-    body: String,
+    Text(body): Text,
 ) -> Answer<ChangeView> {
     let Value::Object(fields) = parse_json(&body)? else {
         return Err(ApiProblem::new(Code::Invalid, "the body is not a JSON object"));
@@ -218,11 +224,15 @@ async fn status(State(shared): State<Arc<Shared>>) -> Json<StatusView> {
     Json(shared.status().await)
 }
 
-async fn reload(_writer: Writer, State(shared): State<Arc<Shared>>) -> Answer<ChangeView> {
-    change(&shared, Action::Reload, false).await
+async fn reload(
+    _writer: Writer,
+    State(shared): State<Arc<Shared>>,
+    Query(options): Query<Options>,
+) -> Answer<ChangeView> {
+    change(&shared, Action::Reload, options.dry_run).await
 }
 
-async fn diff(State(shared): State<Arc<Shared>>, body: String) -> Answer<ChangeView> {
+async fn diff(State(shared): State<Arc<Shared>>, Text(body): Text) -> Answer<ChangeView> {
     let text = (!body.is_empty()).then_some(body);
     change(&shared, Action::Diff(text), true).await
 }
@@ -231,7 +241,7 @@ async fn apply(
     _writer: Writer,
     State(shared): State<Arc<Shared>>,
     Query(options): Query<Options>,
-    body: String,
+    Text(body): Text,
 ) -> Answer<ChangeView> {
     let confirm = match options.confirm.as_deref() {
         None => None,
@@ -253,8 +263,12 @@ async fn confirm(_writer: Writer, State(shared): State<Arc<Shared>>) -> Answer<C
     change(&shared, Action::Confirm, false).await
 }
 
-async fn down(_writer: Writer, State(shared): State<Arc<Shared>>) -> Answer<DownView> {
-    match shared.ask(Action::Down, false).await? {
+async fn down(
+    _writer: Writer,
+    State(shared): State<Arc<Shared>>,
+    Query(options): Query<Options>,
+) -> Answer<DownView> {
+    match shared.ask(Action::Down, options.dry_run).await? {
         Reply::Down(view) => Ok(Json(view)),
         Reply::Change(_) => Err(ApiProblem::new(Code::NotApplied, "relayd answered something else")),
     }
@@ -282,6 +296,10 @@ async fn metrics_text(State(shared): State<Arc<Shared>>) -> Response {
     };
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+async fn wrong_method(method: Method) -> ApiProblem {
+    ApiProblem::new(Code::MethodNotAllowed, format!("{method} means nothing here; see the `allow` header"))
 }
 
 async fn nowhere() -> ApiProblem {

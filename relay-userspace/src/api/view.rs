@@ -173,7 +173,7 @@ pub struct ChangeView {
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct RuleChange {
-    /// added, changed, removed
+    /// added, changed, removed, draining, resumed
     pub action: String,
     pub name: String,
     /// The rule's keys before and after.
@@ -195,9 +195,11 @@ pub struct ExplainView {
     pub lines: Vec<String>,
 }
 
-/// What `relayctl down` removed.
+/// What `relayctl down` removed, or with a dry run would remove.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct DownView {
+    #[serde(default)]
+    pub dry_run: bool,
     pub hooks: usize,
     pub pins: usize,
     pub sysctls: Vec<String>,

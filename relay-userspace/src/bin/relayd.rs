@@ -1,13 +1,13 @@
 //! The daemon.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use relay::cli::Exit;
 use relay::cli::relayd::{Args, dump};
-use relay::config::Problems;
+use relay::config::Config;
 use relay::{supervisor, telemetry};
 
 fn main() -> ExitCode {
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Ok(()) => Exit::Done.into(),
         Err(error) => {
             let _nowhere_to_say_it = writeln!(std::io::stderr(), "relayd: {error:#}");
-            if error.is::<Problems>() { Exit::Invalid.into() } else { Exit::Failed.into() }
+            Exit::of(&error).into()
         }
     }
 }
@@ -24,16 +24,24 @@ fn main() -> ExitCode {
 fn start(args: &Args) -> anyhow::Result<()> {
     let launch = args.launch()?;
     if args.check || args.dump {
-        let mut out = std::io::stdout().lock();
-        if args.dump {
-            out.write_all(dump(&launch.config).as_bytes())?;
-        } else {
-            writeln!(out, "configuration is valid: {} rules", launch.config.rules.len())?;
-        }
-        return Ok(());
+        return show(args, &launch.config);
     }
     telemetry::start(launch.config.settings.log_level, launch.config.settings.log_format)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(supervisor::run(launch))
+}
+
+/// What `--check` and `--dump` print. A reader that has gone is no failure.
+fn show(args: &Args, config: &Config) -> anyhow::Result<()> {
+    let text = if args.dump {
+        dump(config)
+    } else {
+        let count = config.rules.len();
+        format!("configuration is valid: {count} {}\n", if count == 1 { "rule" } else { "rules" })
+    };
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write the output"),
+        _ => Ok(()),
+    }
 }

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
+use crate::config::quantity::{DURATION_FORMS, parse_duration};
+use crate::rule::RuleName;
+
 /// Manages Relay's port forwarding rules.
 ///
 /// Talks to relayd over its Unix socket. A change takes effect at once and is saved into the file that the rule came
@@ -48,7 +51,10 @@ pub enum Command {
         after_help = "Examples:\n  relayctl add 8388 203.0.113.10\n  relayctl add :443 203.0.113.10:8443 --name web --protocol tcp\n  relayctl add 10000-19000 203.0.113.10:20000"
     )]
     Add(Add),
-    /// Change a rule: note=text, to=ADDRESS, timeout.udp=30s, enabled=false; an empty value clears a key
+    /// Change keys of a rule
+    #[command(
+        after_help = "Examples:\n  relayctl set web to=203.0.113.11:8443\n  relayctl set web note=\"moved on Monday\" timeout.udp=30s\n  relayctl set web listen+=:8443\n  relayctl set web note="
+    )]
     Set(Set),
     /// Remove rules; their flows end
     #[command(visible_alias = "del")]
@@ -75,7 +81,7 @@ pub enum Command {
     /// Keep what `apply --confirm` has changed
     Confirm,
     /// Read the configuration again
-    Reload,
+    Reload(DryRun),
     /// Show how relayd is doing
     Status(Watch),
     /// Detach everything from the kernel; traffic is no longer forwarded
@@ -125,8 +131,9 @@ pub struct Add {
 
 #[derive(Debug, Args)]
 pub struct Set {
-    pub name: String,
-    /// Keys as in the file, dotted for tables; `to+=` and `to-=` for lists
+    #[arg(value_parser = rule_name)]
+    pub name: RuleName,
+    /// Keys as in the file, dotted for tables; `listen+=` and `listen-=` for lists; an empty value clears a key
     #[arg(value_name = "KEY=VALUE", required = true)]
     pub fields: Vec<String>,
     #[command(flatten)]
@@ -135,20 +142,22 @@ pub struct Set {
 
 #[derive(Debug, Args)]
 pub struct Names {
-    #[arg(value_name = "NAME", required = true)]
-    pub names: Vec<String>,
+    #[arg(value_name = "NAME", required = true, value_parser = rule_name)]
+    pub names: Vec<RuleName>,
     #[command(flatten)]
     pub dry: DryRun,
 }
 
 #[derive(Debug, Args)]
 pub struct One {
-    pub name: String,
+    #[arg(value_parser = rule_name)]
+    pub name: RuleName,
 }
 
 #[derive(Debug, Args)]
 pub struct Show {
-    pub name: String,
+    #[arg(value_parser = rule_name)]
+    pub name: RuleName,
     #[command(flatten)]
     pub watch: Watch,
 }
@@ -185,7 +194,7 @@ pub struct Apply {
     #[arg(value_hint = ValueHint::FilePath)]
     pub file: PathBuf,
     /// Undo it unless it is confirmed within this time, such as 60s
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = waiting_time)]
     pub confirm: Option<String>,
     #[command(flatten)]
     pub dry: DryRun,
@@ -199,4 +208,16 @@ pub struct Down {
     /// Where relayd keeps its state, for when it does not run
     #[arg(long, default_value = "/var/lib/relay", value_hint = ValueHint::DirPath)]
     pub state_dir: PathBuf,
+    #[command(flatten)]
+    pub dry: DryRun,
+}
+
+fn rule_name(text: &str) -> Result<RuleName, &'static str> {
+    RuleName::parse(text).ok_or(RuleName::FORM)
+}
+
+/// Checked here, sent as it was typed.
+fn waiting_time(text: &str) -> Result<String, &'static str> {
+    let time = parse_duration(text).filter(|time| !time.is_zero());
+    time.map(|_| text.to_owned()).ok_or(DURATION_FORMS)
 }

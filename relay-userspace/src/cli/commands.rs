@@ -15,7 +15,9 @@ use super::args::{Add, Apply, Cli, Command, Down, Format, Names};
 use super::{Exit, fields, manual, print};
 use crate::api::client::{Client, ClientError};
 use crate::api::view::{ChangeView, DownView, ExplainView, RuleView, StatusView};
+use crate::config::Problems;
 use crate::config::files::Config;
+use crate::config::problem::Source;
 use crate::kernel::detach;
 use crate::net::sysctl::Ledger;
 
@@ -52,12 +54,12 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
         }
         Command::Check(check) => session.check(&check.file),
         Command::Diff(diff) => {
-            let body = diff.file.as_deref().map(read).transpose()?.unwrap_or_default();
+            let body = diff.file.as_deref().map(read_config).transpose()?.unwrap_or_default();
             session.change(Method::POST, "/v1/diff", true, body).await
         }
         Command::Apply(apply) => session.apply(apply).await,
         Command::Confirm => session.change(Method::POST, "/v1/confirm", false, String::new()).await,
-        Command::Reload => session.change(Method::POST, "/v1/reload", false, String::new()).await,
+        Command::Reload(dry) => session.change(Method::POST, "/v1/reload", dry.dry_run, String::new()).await,
         Command::Down(down) => session.down(down).await,
         Command::Completion { shell } => {
             let mut text = Vec::new();
@@ -80,14 +82,28 @@ fn read(file: &Path) -> anyhow::Result<String> {
     fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
+/// Reads a configuration and looks it over, so that its mistakes are shown by its own name. Whether it gets along with
+/// conf.d only relayd can tell. An empty one is a comment: without a body relayd takes its own file.
+fn read_config(file: &Path) -> anyhow::Result<String> {
+    let text = read(file)?;
+    let path = if file == Path::new("-") { "standard input".into() } else { file.to_owned() };
+    let source = Source { path, text: text.clone() };
+    Config::parse(Problems { sources: vec![source], list: Vec::new() })?;
+    Ok(if text.is_empty() { "#\n".into() } else { text })
+}
+
 /// Writes to standard output. A reader that has gone is no failure.
 fn write(text: &str) -> anyhow::Result<Exit> {
+    write_on(text).map(|_| Exit::Done)
+}
+
+/// Whether anyone still reads.
+fn write_on(text: &str) -> anyhow::Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write the output")
-        }
-        _ => Ok(Exit::Done),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("cannot write the output"),
     }
 }
 
@@ -162,7 +178,9 @@ impl Session<'_> {
             if !watch {
                 return write(&text);
             }
-            write(&format!("{}{text}", print::clear()))?;
+            if !write_on(&format!("{}{text}", print::clear()))? {
+                return Ok(Exit::Done);
+            }
             sleep(PACE).await;
         }
     }
@@ -174,11 +192,12 @@ impl Session<'_> {
         if self.cli.output == Format::Json {
             return write(&print::json(&json!({ "valid": true, "rules": rules, "enabled": enabled })));
         }
-        write(&format!("{} is valid: {rules} rules, {enabled} enabled\n", file.display()))
+        let noun = if rules == 1 { "rule" } else { "rules" };
+        write(&format!("{} is valid: {rules} {noun}, {enabled} enabled\n", file.display()))
     }
 
     async fn apply(&self, apply: &Apply) -> anyhow::Result<Exit> {
-        let body = read(&apply.file)?;
+        let body = read_config(&apply.file)?;
         let mut query = Vec::new();
         if apply.dry.dry_run {
             query.push("dry_run=true".to_owned());
@@ -198,38 +217,34 @@ impl Session<'_> {
     /// At a terminal Enter confirms; elsewhere `relayctl confirm` must.
     async fn ask_to_confirm(&self, seconds: u64) -> anyhow::Result<()> {
         if !io::stdin().is_terminal() {
-            write(&format!("undone in {seconds} s unless you run: relayctl confirm\n"))?;
+            say(&format!("undone in {seconds} s unless you run: relayctl confirm\n"));
             return Ok(());
         }
-        write(&format!("undone in {seconds} s; press Enter to keep it "))?;
+        say(&format!("undone in {seconds} s; press Enter to keep it "));
         let pressed = tokio::task::spawn_blocking(|| io::stdin().read_line(&mut String::new()));
         if let Ok(Ok(Ok(length))) = tokio::time::timeout(Duration::from_secs(seconds), pressed).await
             && length > 0
         {
             let _saved: ChangeView =
                 self.client().await?.ask(Method::POST, "/v1/confirm", String::new()).await?;
-            write("kept\n")?;
+            say("kept\n");
             return Ok(());
         }
-        write("\nnot confirmed, undone\n")?;
+        say("\nnot confirmed, undone\n");
         Ok(())
     }
 
     /// Through relayd if it runs, else by hand: the kernel plane outlives relayd.
     async fn down(&self, down: &Down) -> anyhow::Result<Exit> {
         let view = match self.client().await {
-            Ok(mut client) => client.ask(Method::POST, "/v1/down", String::new()).await?,
+            Ok(mut client) => {
+                let path = if down.dry.dry_run { "/v1/down?dry_run=true" } else { "/v1/down" };
+                client.ask(Method::POST, path, String::new()).await?
+            }
             Err(ClientError::Unreachable { .. }) => self.down_alone(down)?,
             Err(error) => return Err(error.into()),
         };
-        if self.cli.output == Format::Json {
-            write(&print::json(&view))?;
-        } else {
-            let mut text = format!("detached: {} hooks, {} pins removed\n", view.hooks, view.pins);
-            text.extend(view.sysctls.iter().map(|name| format!("put back: {name}\n")));
-            text.extend(view.failed.iter().map(|what| format!("not removed: {what}\n")));
-            write(&text)?;
-        }
+        write(&print::down(&view, self.cli.output))?;
         Ok(if view.failed.is_empty() { Exit::Done } else { Exit::Failed })
     }
 
@@ -240,13 +255,23 @@ impl Session<'_> {
         let interfaces = nix::net::if_::if_nameindex().context("cannot list the interfaces")?;
         let interfaces: Vec<String> =
             interfaces.iter().map(|interface| interface.name().to_string_lossy().into_owned()).collect();
-        let removed = detach::detach_all(&down.bpf_dir, &interfaces);
         let mut ledger = Ledger::open(&down.state_dir);
         let sysctls = ledger.names().map(ToOwned::to_owned).collect();
-        let mut failed = removed.failed;
-        failed.extend(ledger.restore());
-        Ok(DownView { hooks: removed.links + removed.filters, pins: removed.maps, sysctls, failed })
+        let dry_run = down.dry.dry_run;
+        let (removed, unrestored) = if dry_run {
+            (detach::count(&down.bpf_dir, &interfaces), Vec::new())
+        } else {
+            (detach::detach_all(&down.bpf_dir, &interfaces), ledger.restore())
+        };
+        let (hooks, pins, mut failed) = (removed.hooks(), removed.maps, removed.failed);
+        failed.extend(unrestored);
+        Ok(DownView { dry_run, hooks, pins, sysctls, failed })
     }
+}
+
+/// Says something that is not part of the output.
+fn say(text: &str) {
+    let _nowhere_to_say_it = io::stderr().write_all(text.as_bytes());
 }
 
 /// Prints an error with its causes.

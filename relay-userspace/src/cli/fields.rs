@@ -1,7 +1,8 @@
 //! `key=value` words to the JSON that the API takes.
 
-use anyhow::{Context as _, bail};
 use serde_json::{Map, Value, json};
+
+use super::Misuse;
 
 /// Keys that hold true or false.
 const SWITCHES: &[&str] = &["enabled", "force", "count_ports"];
@@ -9,29 +10,29 @@ const SWITCHES: &[&str] = &["enabled", "force", "count_ports"];
 const LISTS: &[&str] = &["listen", "to"];
 
 /// All words as one object. Dots make tables, an empty value clears.
-pub fn parse(words: &[String]) -> anyhow::Result<Map<String, Value>> {
+pub fn parse(words: &[String]) -> Result<Map<String, Value>, Misuse> {
     let mut fields = Map::new();
     for word in words {
-        let (key, value) =
-            word.split_once('=').with_context(|| format!("{word:?} is not KEY=VALUE, such as note=hello"))?;
-        if key.trim_end_matches(['+', '-']).is_empty() {
-            bail!("{word:?} has no key before the =");
+        let Some((key, value)) = word.split_once('=') else {
+            return Err(Misuse(format!("{word:?} is not KEY=VALUE, such as note=hello")));
+        };
+        if key.trim_end_matches(['+', '-']).is_empty() || key.split('.').any(str::is_empty) {
+            return Err(Misuse(format!("{word:?} has no key before the =")));
         }
-        put(&mut fields, key, typed(key, value));
+        if !put(&mut fields, key, typed(key, value)) {
+            return Err(Misuse(format!("{word:?} sets again what another word has set")));
+        }
     }
     Ok(fields)
 }
 
-fn put(fields: &mut Map<String, Value>, key: &str, value: Value) {
+/// False if the key, or a table above it, has a value already.
+fn put(fields: &mut Map<String, Value>, key: &str, value: Value) -> bool {
     match key.split_once('.') {
-        None => {
-            fields.insert(key.to_owned(), value);
-        }
+        None => fields.insert(key.to_owned(), value).is_none(),
         Some((table, rest)) => {
             let inner = fields.entry(table).or_insert_with(|| json!({}));
-            if let Value::Object(inner) = inner {
-                put(inner, rest, value);
-            }
+            inner.as_object_mut().is_some_and(|inner| put(inner, rest, value))
         }
     }
 }
@@ -74,8 +75,11 @@ mod tests {
 
     #[test]
     fn other_words_are_refused() {
-        for word in ["note", "=x", "+=x"] {
+        for word in ["note", "=x", "+=x", ".udp=x", "timeout.=x"] {
             assert!(parse(&[word.to_owned()]).is_err(), "{word}");
+        }
+        for words in [["note=a", "note=b"], ["timeout=", "timeout.udp=5s"], ["timeout.udp=5s", "timeout="]] {
+            assert!(parse(&words.map(str::to_owned)).is_err(), "{words:?}");
         }
     }
 }

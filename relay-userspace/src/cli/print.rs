@@ -8,7 +8,7 @@ use serde_json::Value;
 use similar::TextDiff;
 
 use super::args::Format;
-use crate::api::view::{ChangeView, ExplainView, RuleChange, RuleView, StatusView};
+use crate::api::view::{ChangeView, DownView, ExplainView, RuleChange, RuleView, StatusView};
 
 /// All rules.
 pub fn rules(rules: &[RuleView], format: Format) -> String {
@@ -66,7 +66,44 @@ fn rules_table(rules: &[RuleView], wide: bool) -> String {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    lines(&table)
+    let mut text = lines(&table);
+    let remarks = remarks(rules);
+    if !remarks.is_empty() {
+        let _infallible = write!(text, "\n{remarks}");
+    }
+    text
+}
+
+/// Names that are spelled out before the rest is counted.
+const MOST_NAMES: usize = 3;
+
+/// Why rules are not carried, or not by a faster plane: each reason once, with the rules that it holds for.
+fn remarks(rules: &[RuleView]) -> String {
+    let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
+    for rule in rules.iter().filter(|rule| rule.enabled) {
+        let families = [("IPv4", &rule.plane.ipv4), ("IPv6", &rule.plane.ipv6)].into_iter();
+        let planes = families.filter_map(|(family, plane)| {
+            let reason = plane.reason.as_ref().filter(|_| rule.faults.is_empty())?;
+            Some(format!("{family} {}: {reason}", plane.short()))
+        });
+        for text in planes.chain(rule.faults.iter().cloned()) {
+            match reasons.iter_mut().find(|(known, _)| *known == text) {
+                Some((_, names)) => names.push(&rule.name),
+                None => reasons.push((text, vec![&rule.name])),
+            }
+        }
+    }
+    reasons.iter().map(|(text, names)| format!("{}: {text}\n", names_of(names, rules.len()))).collect()
+}
+
+fn names_of(names: &[&str], all: usize) -> String {
+    match names.len() {
+        count if count == all && all > 1 => "all rules".into(),
+        count if count > MOST_NAMES => {
+            format!("{} and {} more", names[..MOST_NAMES].join(", "), count - MOST_NAMES)
+        }
+        _ => names.join(", "),
+    }
 }
 
 /// A table without the blanks at the ends of its lines.
@@ -151,6 +188,13 @@ pub fn rule(rule: &RuleView, format: Format) -> String {
     aligned(&facts)
 }
 
+fn facts_in(facts: &[(&str, String)], format: Format) -> String {
+    match format {
+        Format::Tsv => facts.iter().map(|(name, value)| format!("{name}\t{value}\n")).collect(),
+        Format::Table | Format::Wide | Format::Json => aligned(facts),
+    }
+}
+
 fn aligned(facts: &[(&str, String)]) -> String {
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     facts.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
@@ -206,7 +250,7 @@ pub fn status(view: &StatusView, format: Format) -> String {
         view.unconfirmed_seconds
             .map(|left| ("apply", format!("undone in {left} s unless `relayctl confirm`"))),
     );
-    aligned(&facts)
+    facts_in(&facts, format)
 }
 
 fn age(seconds: u64) -> String {
@@ -224,11 +268,19 @@ pub fn change(view: &ChangeView, format: Format) -> String {
         return json(view);
     }
     let mut text = String::new();
+    if format == Format::Tsv {
+        let lines = view.changes.iter().map(|change| format!("{}\t{}\n", change.action, change.name));
+        return lines.collect();
+    }
     for change in &view.changes {
         text += &difference(change);
     }
-    if view.changes.is_empty() {
-        text += "nothing to change\n";
+    match &view.saved {
+        Some(path) => {
+            let _infallible = writeln!(text, "saved in {path}");
+        }
+        None if view.changes.is_empty() => text += "nothing to change\n",
+        None => {}
     }
     for note in &view.notes {
         let _infallible = writeln!(text, "note: {note}");
@@ -236,8 +288,24 @@ pub fn change(view: &ChangeView, format: Format) -> String {
     if view.dry_run && !view.changes.is_empty() {
         text += "(dry run: nothing was changed)\n";
     }
-    if view.degraded {
-        text += "some rules do not work as written; `relayctl list` shows which\n";
+    text
+}
+
+/// What `relayctl down` took off.
+pub fn down(view: &DownView, format: Format) -> String {
+    if format == Format::Json {
+        return json(view);
+    }
+    let (done, back) =
+        if view.dry_run { ("would be removed", "would be put back") } else { ("removed", "put back") };
+    let mut text = match (view.hooks, view.pins) {
+        (0, 0) => "nothing is attached\n".to_owned(),
+        (hooks, pins) => format!("{hooks} hooks and {pins} pins {done}\n"),
+    };
+    text.extend(view.sysctls.iter().map(|name| format!("{back}: {name}\n")));
+    text.extend(view.failed.iter().map(|what| format!("not removed: {what}\n")));
+    if view.dry_run {
+        text += "(dry run: nothing was changed)\n";
     }
     text
 }
@@ -250,7 +318,12 @@ fn difference(change: &RuleChange) -> String {
             .collect()
     };
     let (before, after) = (block(&change.before), block(&change.after));
-    let mut text = format!("rule {} {}\n", change.name, change.action);
+    let action = match change.action.as_str() {
+        "draining" => "drains: no new flows, old ones go on",
+        "resumed" => "takes new flows again",
+        action => action,
+    };
+    let mut text = format!("rule {} {action}\n", change.name);
     if change.action == "changed" {
         for line in TextDiff::from_lines(&before, &after).iter_all_changes() {
             if line.tag() != similar::ChangeTag::Equal {

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::bail;
 use clap::{Parser, ValueHint};
 
+use super::Misuse;
 use crate::config::files::Config;
 use crate::config::problem::Problems;
-use crate::config::{Origin, encode};
+use crate::config::{Origin, decode, encode};
 use crate::rule::{Backend, Listener, PlaneChoice, Protocols, Rule, RuleName, Timeouts};
 use crate::supervisor::Launch;
 
@@ -62,11 +62,11 @@ impl Args {
             None if own_rules.is_empty() => Some(DEFAULT_CONFIG.into()),
             None => None,
         };
-        let mut config = match &config_path {
+        let config = match &config_path {
             Some(path) => Config::read(path)?,
             None => Config::default(),
         };
-        config.rules.extend(own_rules.iter().cloned());
+        let mut config = config.with_typed(&own_rules)?;
         let settings = &mut config.settings;
         for (given, setting) in [
             (&self.socket, &mut settings.socket),
@@ -84,13 +84,14 @@ impl Args {
     fn own_rules(&self) -> anyhow::Result<Vec<(Arc<Rule>, Origin)>> {
         if self.listen.len() != self.to.len() {
             let (listens, targets) = (self.listen.len(), self.to.len());
-            bail!("each -l needs its -r: there are {listens} of one and {targets} of the other");
+            let text = format!("each -l needs its -r, but there are {listens} -l and {targets} -r");
+            return Err(Misuse(text).into());
         }
-        let mut rules = Vec::new();
-        for (listen, to) in self.listen.iter().zip(&self.to) {
-            rules.push((Arc::new(typed_rule(listen, to)?), Origin::CommandLine));
-        }
-        Ok(rules)
+        let mut problems = Problems::default();
+        let pairs = self.listen.iter().zip(&self.to);
+        let rules = pairs.filter_map(|(listen, to)| typed_rule(listen, to, &mut problems));
+        let rules = rules.map(|rule| (Arc::new(rule), Origin::CommandLine)).collect();
+        Ok(problems.into_result(rules)?)
     }
 
     fn traced(&self, config: &Config) -> anyhow::Result<Option<RuleName>> {
@@ -98,25 +99,25 @@ impl Args {
         let rule = config.rules.iter().find(|(rule, _)| rule.name.as_str() == text);
         match rule {
             Some((rule, _)) => Ok(Some(rule.name.clone())),
-            None => bail!("--trace-packets: there is no rule {text:?}"),
+            None => Err(Misuse(format!("--trace-packets: there is no rule {text:?}")).into()),
         }
     }
 }
 
-fn typed_rule(listen: &str, to: &str) -> anyhow::Result<Rule> {
-    let wrong = |what: &str, text: &str, error: &dyn std::fmt::Display, forms: &str| {
-        let mut problems = Problems::default();
+/// The rule that a pair of `-l` and `-r` stands for, called by its port.
+fn typed_rule(listen: &str, to: &str, problems: &mut Problems) -> Option<Rule> {
+    let mut wrong = |what: &str, text: &str, error: &dyn std::fmt::Display, forms: &str| {
         problems.add(None, what, format!("{text:?}: {error}"), Some(&format!("write {forms}")));
-        problems
     };
-    let listener = Listener::parse(listen).map_err(|error| wrong("-l", listen, &error, Listener::FORMS))?;
-    let backend = Backend::parse(to).map_err(|error| wrong("-r", to, &error, Backend::FORMS))?;
+    let listener = Listener::parse(listen).map_err(|error| wrong("-l", listen, &error, Listener::FORMS)).ok();
+    let backend = Backend::parse(to).map_err(|error| wrong("-r", to, &error, Backend::FORMS)).ok();
+    let (listener, backend) = (listener?, backend?);
     if !backend.fits(listener.ports) {
-        bail!("the ports of -l {listen} do not fit into -r {to}");
+        problems.add(None, "-r", decode::misfit(&backend, &listener), None);
+        return None;
     }
-    let name = RuleName::parse(&listener.ports.to_string());
-    let Some(name) = name else { bail!("-l {listen}: no name can be made of its port") };
-    Ok(Rule {
+    let name = RuleName::parse(&listener.ports.to_string())?;
+    Some(Rule {
         name,
         note: None,
         enabled: true,

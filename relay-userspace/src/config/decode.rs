@@ -8,7 +8,6 @@ use super::problem::Problems;
 use crate::rule::backend::BackendPorts;
 use crate::rule::{Backend, Listener, PlaneChoice, Protocols, Rule, RuleName, Timeouts};
 
-const NAME_FORM: &str = "a name is 1 to 64 of A-Z a-z 0-9 . _ -";
 const NOTE_LENGTH: usize = 128;
 
 /// Keys of the contract that have no meaning yet. Saying so beats ignoring them.
@@ -73,14 +72,14 @@ pub fn rule(
 fn name(fields: &mut Fields<'_>, optional: bool, problems: &mut Problems) -> Option<RuleName> {
     let Some((text, node)) = fields.text("name", problems) else {
         if !optional {
-            problems.add(fields.span.clone(), &fields.subject, "the rule has no name", Some(NAME_FORM));
+            problems.add(fields.span.clone(), &fields.subject, "the rule has no name", Some(RuleName::FORM));
         }
         return None;
     };
     fields.subject = format!("rule {text:?}");
     let name = RuleName::parse(text);
     if name.is_none() {
-        problems.at(node, "name", format!("{} is not a rule name", node.shown()), Some(NAME_FORM));
+        problems.at(node, "name", format!("{} is not a rule name", node.shown()), Some(RuleName::FORM));
     }
     name
 }
@@ -165,7 +164,8 @@ fn backends(fields: &mut Fields<'_>, listen: &[Listener], problems: &mut Problem
     backends
 }
 
-fn misfit(backend: &Backend, listener: &Listener) -> String {
+/// Why a listener's ports have no place at a backend.
+pub fn misfit(backend: &Backend, listener: &Listener) -> String {
     match backend.ports {
         BackendPorts::Range(range) => format!(
             "the ranges differ in width: \"{listener}\" has {} ports, \"{backend}\" has {}",

@@ -105,6 +105,8 @@ impl Layout {
         for (key, value) in document {
             match value.get_ref() {
                 DeValue::Array(items) if key.get_ref() == "rule" => {
+                    // `rule = []`: no block can follow it
+                    layout.inline |= items.is_empty();
                     for item in items.iter() {
                         layout.inline |= !text[item.span()].starts_with("[[");
                         layout.headers.push(item.span().start);

@@ -77,12 +77,13 @@ impl<'a> Fields<'a> {
 
     pub fn duration(&mut self, key: &'static str, problems: &mut Problems) -> Option<Duration> {
         let (text, node) = self.text(key, problems)?;
-        let duration = parse_duration(text).filter(|duration| !duration.is_zero());
-        if duration.is_none() {
-            let message = format!("{} is not a duration", node.shown());
-            problems.at(node, &self.subject_of(key), message, Some(DURATION_FORMS));
-        }
-        duration
+        let (message, help) = match parse_duration(text) {
+            Some(duration) if !duration.is_zero() => return Some(duration),
+            Some(_) => ("is no time at all", "leave the key out for the usual time"),
+            None => ("is not a duration", DURATION_FORMS),
+        };
+        problems.at(node, &self.subject_of(key), format!("{} {message}", node.shown()), Some(help));
+        None
     }
 
     /// One of a few words.

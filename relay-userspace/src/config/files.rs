@@ -57,6 +57,23 @@ impl Config {
         if problems.is_empty() { Self::parse(problems) } else { Err(problems) }
     }
 
+    /// The configuration with rules from a command line added; they must get along with those from files.
+    pub fn with_typed(mut self, typed: &[(Arc<Rule>, Origin)]) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        for (rule, origin) in typed {
+            if self.rules.iter().any(|(known, _)| known.name == rule.name) {
+                let message = format!("two rules are called {:?}", rule.name.as_str());
+                problems.add(None, "-l", message, Some("keep one of them"));
+            }
+            self.rules.push((rule.clone(), origin.clone()));
+            let rules: Vec<&Rule> = self.rules.iter().map(|(rule, _)| &**rule).collect();
+            for found in overlap::find_with(&rules, rules.len() - 1) {
+                problems.add(None, "-l", found.shown(&found.second, &rules), Some("choose other ports"));
+            }
+        }
+        problems.into_result(self)
+    }
+
     /// Parses texts that are already in memory: `problems.sources`.
     pub fn parse(mut problems: Problems) -> Result<Self, Problems> {
         let mut reader = Reader::default();
@@ -67,6 +84,10 @@ impl Config {
         }
         reader.check(&mut problems);
         let Reader { config, .. } = reader;
+        // as they stand in the files, not as the decoder met them
+        problems.list.sort_by_key(|problem| {
+            problem.span.as_ref().map_or((usize::MAX, 0), |span| (span.source, span.bytes.start))
+        });
         problems.into_result(config)
     }
 }
@@ -99,7 +120,9 @@ fn unreadable(path: &Path, error: &io::Error, problems: &mut Problems) {
 struct Reader {
     config: Config,
     /// Where each rule's name stands, in the order of `config.rules`.
-    names: Vec<Option<Span>>,
+    places: Vec<Option<Span>>,
+    /// All names, those of rules with mistakes too.
+    names: Vec<(String, Option<Span>)>,
     /// Settings tables seen so far, and where.
     seen: Vec<(String, Option<Span>)>,
 }
@@ -163,9 +186,12 @@ impl Reader {
                 problems.at(item, "rule", "rules are written as `[[rule]]`", None);
                 continue;
             };
+            let name = table.iter().find(|entry| entry.key == "name").map(|entry| &entry.node);
+            if let Some(Node { span, value: Value::Text(text) }) = name {
+                self.names.push((text.clone(), span.clone()));
+            }
             if let Some(rule) = decode::rule(table, item.span.clone(), None, problems) {
-                let name = table.iter().find(|entry| entry.key == "name");
-                self.names.push(name.and_then(|entry| entry.node.span.clone()));
+                self.places.push(name.and_then(|name| name.span.clone()));
                 self.config.rules.push((Arc::new(rule), Origin::File(path.clone())));
             }
         }
@@ -173,43 +199,36 @@ impl Reader {
 
     /// What only shows when all rules are read: two with one name, two that want the same port.
     fn check(&self, problems: &mut Problems) {
-        let rules = &self.config.rules;
-        let mut by_name: Vec<usize> = (0..rules.len()).collect();
-        by_name.sort_by_key(|&index| (&rules[index].0.name, index));
-        for pair in by_name.windows(2) {
-            let (first, second) = (pair[0], pair[1]);
-            if rules[first].0.name == rules[second].0.name {
-                let message = format!("two rules are called {:?}", rules[second].0.name.as_str());
-                let help = self.also(first, problems);
-                problems.add(self.names[second].clone(), "", message, Some(&help));
+        let mut names: Vec<&(String, Option<Span>)> = self.names.iter().collect();
+        names.sort_by_key(|(name, _)| name);
+        for pair in names.windows(2) {
+            let ((first, place), (second, span)) = (pair[0], pair[1]);
+            if first == second {
+                let message = format!("two rules are called {second:?}");
+                problems.add(span.clone(), "", message, Some(&also(place, problems)));
             }
         }
-        for found in overlap::find(rules.iter().map(|(rule, _)| &**rule)) {
-            let (first, second) = (&rules[found.first.0].0, &rules[found.second.0].0);
-            let message = format!(
-                "\"{}\" takes {}/{} that rule {:?} has as \"{}\"",
-                found.second.1,
-                found.ports,
-                found.protocol,
-                first.name.as_str(),
-                found.first.1,
+        let rules: Vec<&Rule> = self.config.rules.iter().map(|(rule, _)| &**rule).collect();
+        for found in overlap::find(rules.iter().copied()) {
+            let (first, second) = (found.first.0, found.second.0);
+            let subject = format!("rule {:?}: listen", rules[second].name.as_str());
+            let help = also(&self.places[first], problems);
+            problems.add(
+                self.places[second].clone(),
+                &subject,
+                found.shown(&found.second, &rules),
+                Some(&help),
             );
-            let subject = format!("rule {:?}: listen", second.name.as_str());
-            let help = self.also(found.first.0, problems);
-            problems.add(self.names[found.second.0].clone(), &subject, message, Some(&help));
         }
     }
+}
 
-    fn also(&self, index: usize, problems: &Problems) -> String {
-        let problem = Problem {
-            span: self.names[index].clone(),
-            subject: String::new(),
-            message: String::new(),
-            help: None,
-        };
-        match problems.place(&problem) {
-            Some((source, at)) => format!("the other one is at {}:{}", source.path.display(), at.line),
-            None => "rename or remove one of them".into(),
-        }
+/// Where the other one of two is.
+fn also(place: &Option<Span>, problems: &Problems) -> String {
+    let (subject, message) = (String::new(), String::new());
+    let problem = Problem { span: place.clone(), subject, message, help: None };
+    match problems.place(&problem) {
+        Some((source, at)) => format!("the other one is at {}:{}", source.path.display(), at.line),
+        None => "rename or remove one of them".into(),
     }
 }

@@ -5,10 +5,14 @@ use serde_json::{Map, Value, json};
 use super::decode;
 use super::node::{Node, Value as NodeValue};
 use super::problem::Problems;
-use crate::rule::Rule;
+use crate::rule::{Backend, Listener, Rule};
 
 /// `to+` and `to-` as the list that they make of `to`.
-pub fn spelled_out(before: &Map<String, Value>, fields: Map<String, Value>) -> Map<String, Value> {
+pub fn spelled_out(
+    before: &Map<String, Value>,
+    fields: Map<String, Value>,
+) -> Result<Map<String, Value>, Problems> {
+    let mut problems = Problems::default();
     let mut spelled = Map::new();
     for (key, value) in fields {
         let (name, grow) = match (key.strip_suffix('+'), key.strip_suffix('-')) {
@@ -25,11 +29,35 @@ pub fn spelled_out(before: &Map<String, Value>, fields: Map<String, Value>) -> M
         if grow {
             list.extend(items);
         } else {
-            list.retain(|item| !items.contains(item));
+            let unwanted: Vec<Value> = items.iter().map(|item| plain(name, item)).collect();
+            for item in unwanted.iter().filter(|item| !list.contains(item)) {
+                let has = list.iter().map(Value::to_string).collect::<Vec<_>>().join(", ");
+                problems.add(
+                    None,
+                    name,
+                    format!("{item} is not in the list"),
+                    Some(&format!("it has {has}")),
+                );
+            }
+            list.retain(|item| !unwanted.contains(item));
         }
         spelled.insert(name.to_owned(), Value::Array(list));
     }
-    spelled
+    problems.into_result(spelled)
+}
+
+/// A list's item as rules print it: `80` is `:80`.
+fn plain(key: &str, item: &Value) -> Value {
+    let text = match item {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let printed = match key {
+        "listen" => Listener::parse(&text).ok().map(|listener| listener.to_string()),
+        "to" => Backend::parse(&text).ok().map(|backend| backend.to_string()),
+        _ => None,
+    };
+    printed.map_or_else(|| item.clone(), Value::String)
 }
 
 fn as_list(value: Value) -> Vec<Value> {
@@ -81,8 +109,14 @@ mod tests {
     fn lists_grow_and_shrink() {
         let before = object(json!({ "to": "a:1", "listen": [":1", ":2"] }));
         let fields = object(json!({ "to+": "b:1", "listen-": ":1", "note": "x" }));
-        let spelled = spelled_out(&before, fields);
+        let spelled = spelled_out(&before, fields).expect("fields");
         assert_eq!(Value::Object(spelled), json!({ "to": ["a:1", "b:1"], "listen": [":2"], "note": "x" }));
+        for same in [json!({ "listen-": "1" }), json!({ "listen-": 1 }), json!({ "listen-": ["*:1"] })] {
+            let spelled = spelled_out(&before, object(same)).expect("fields");
+            assert_eq!(Value::Object(spelled), json!({ "listen": [":2"] }));
+        }
+        let absent = spelled_out(&before, object(json!({ "listen-": ":3" }))).expect_err("absent");
+        assert_eq!(absent.to_string(), "listen: \":3\" is not in the list; it has \":1\", \":2\"");
     }
 
     #[test]

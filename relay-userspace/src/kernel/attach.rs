@@ -257,6 +257,11 @@ fn has_filter(interface: &str) -> bool {
     filters::has_filter(interface, FILTER_PRIORITY, u32::from(FILTER_HANDLE)).unwrap_or(true)
 }
 
+/// Whether our filter is on an interface.
+pub fn has_own_filter(interface: &str) -> bool {
+    filters::has_filter(interface, FILTER_PRIORITY, u32::from(FILTER_HANDLE)).unwrap_or(false)
+}
+
 /// Takes our filter off an interface; others' filters and the qdisc stay.
 pub fn remove_filter(interface: &str) -> bool {
     SchedClassifierLink::attached(interface, TcAttachType::Ingress, FILTER_PRIORITY, FILTER_HANDLE, None)

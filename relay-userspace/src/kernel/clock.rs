@@ -1,9 +1,10 @@
 //! Learning HZ: the programs count in jiffies, and how many make a second is decided when a kernel is built.
 
+use std::io::ErrorKind;
 use std::thread;
 use std::time::Duration;
 
-use aya::programs::{SchedClassifier, TestRun as _};
+use aya::programs::{ProgramError, SchedClassifier, TestRun as _};
 use aya::{EbpfLoader, TestRunOptions, VerifierLogLevel};
 use relay_common::{names, tick};
 
@@ -22,7 +23,7 @@ pub fn measure() -> Result<u32, Unavailable> {
         .map_err(|error| failed(error.to_string()))?;
     let program = ebpf.program_mut(names::CLOCK).ok_or_else(|| failed("the program is missing".into()))?;
     let program: &mut SchedClassifier = program.try_into().map_err(|error| failed(format!("{error}")))?;
-    program.load().map_err(|error| failed(error.to_string()))?;
+    program.load().map_err(|error| refused(&error))?;
     let (jiffies, nanoseconds) = read(program)?;
     let (hz, off) = tick::guess_hz(jiffies, nanoseconds);
     if off <= PLAUSIBLE_MS && is_clear(nanoseconds) {
@@ -36,6 +37,20 @@ pub fn measure() -> Result<u32, Unavailable> {
         .into_iter()
         .min_by(|a, b| (f64::from(*a) - rate).abs().total_cmp(&(f64::from(*b) - rate).abs()));
     Ok(nearest.unwrap_or(hz))
+}
+
+/// This is the first program that relayd loads, so here it shows where BPF is not to be had at all.
+fn refused(error: &ProgramError) -> Unavailable {
+    if let ProgramError::LoadError { io_error, .. } = error
+        && io_error.kind() == ErrorKind::PermissionDenied
+    {
+        return Unavailable(
+            "the kernel refuses BPF programs although the capabilities are there, as in a user namespace or a \
+             container; run relayd on the host"
+                .into(),
+        );
+    }
+    Unavailable(format!("cannot read the kernel's clock: {error}"))
 }
 
 /// All values of HZ predict the same jiffies 300 s after boot, where their low half wraps.

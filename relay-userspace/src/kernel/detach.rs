@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::attach::remove_filter;
+use super::attach::{has_own_filter, remove_filter};
 use super::bpffs::layouts;
 use super::links;
 
@@ -15,6 +15,31 @@ pub struct Removed {
     pub maps: usize,
     /// What could not be removed, and why.
     pub failed: Vec<String>,
+}
+
+impl Removed {
+    /// Places where packets met a program.
+    pub const fn hooks(&self) -> usize {
+        self.links + self.filters
+    }
+}
+
+/// What [`detach_all`] would remove.
+pub fn count(bpf_dir: &Path, interfaces: &[String]) -> Removed {
+    let mut there = Removed::default();
+    for entry in layouts(bpf_dir).iter().filter_map(|pins| fs::read_dir(pins).ok()).flatten().flatten() {
+        if is_link(&entry.file_name().to_string_lossy()) {
+            there.links += 1;
+        } else {
+            there.maps += 1;
+        }
+    }
+    there.filters = interfaces.iter().filter(|name| has_own_filter(name)).count();
+    there
+}
+
+fn is_link(name: &str) -> bool {
+    name.starts_with("tcx_") || name.starts_with("xdp_")
 }
 
 /// Detaches the programs of every layout and removes all pins. `interfaces`: names of all interfaces of the host, for
@@ -40,7 +65,7 @@ fn remove_pins(pins: &Path, links: bool, removed: &mut Removed) {
     let Ok(entries) = fs::read_dir(pins) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if (name.starts_with("tcx_") || name.starts_with("xdp_")) != links {
+        if is_link(&name) != links {
             continue;
         }
         if links {

@@ -1,14 +1,14 @@
 //! Which slot of the rule table each rule has. A rule keeps its slot, and with it its counters, for as long as it
 //! exists; a slot that is given up rests until no flow of its old rule is left.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use super::maps::{NameBytes, RULE_SLOTS};
 use crate::rule::RuleName;
 
 #[derive(Clone, Debug)]
 pub struct Slots {
-    by_name: BTreeMap<RuleName, u32>,
+    by_name: HashMap<RuleName, u32>,
     free: BTreeSet<u32>,
     /// Given up, and not yet swept.
     resting: VecDeque<u32>,
@@ -16,7 +16,7 @@ pub struct Slots {
 
 impl Default for Slots {
     fn default() -> Self {
-        Self { by_name: BTreeMap::new(), free: (0..RULE_SLOTS).collect(), resting: VecDeque::new() }
+        Self { by_name: HashMap::new(), free: (0..RULE_SLOTS).collect(), resting: VecDeque::new() }
     }
 }
 
@@ -40,9 +40,10 @@ impl Slots {
         self.by_name.iter().map(|(name, &slot)| (name, slot))
     }
 
-    /// A fresh slot for a rule that has none; `None` if there are no more.
+    /// A fresh slot for a rule that has none; `None` if there are no more. When all others are in use, the one that
+    /// has rested longest: late packets of its old rule may then be counted for the new one.
     pub fn take(&mut self, name: &RuleName) -> Option<u32> {
-        let slot = self.free.pop_first()?;
+        let slot = self.free.pop_first().or_else(|| self.resting.pop_front())?;
         self.by_name.insert(name.clone(), slot);
         Some(slot)
     }
@@ -67,8 +68,10 @@ impl Slots {
     }
 
     pub fn swept(&mut self, slots: &[u32]) {
-        self.resting.retain(|slot| !slots.contains(slot));
-        self.free.extend(slots);
+        let slots: HashSet<u32> = slots.iter().copied().collect();
+        let (rested, resting) = self.resting.drain(..).partition::<Vec<_>, _>(|slot| slots.contains(slot));
+        self.resting = resting.into();
+        self.free.extend(rested);
     }
 }
 
@@ -118,5 +121,18 @@ mod tests {
         assert_eq!(slots.resting(), [0]);
         slots.swept(&[0]);
         assert_eq!(slots.take(&name("newest")), Some(0));
+    }
+
+    #[test]
+    fn a_resting_slot_is_better_than_none() {
+        let mut slots = Slots::default();
+        for index in 0..RULE_SLOTS {
+            assert_eq!(slots.take(&name(&index.to_string())), Some(index));
+        }
+        assert_eq!(slots.take(&name("more")), None);
+        assert_eq!(slots.release(&name("7")), Some(7));
+        assert_eq!(slots.take(&name("more")), Some(7));
+        slots.swept(&[7]);
+        assert_eq!(slots.take(&name("and more")), None, "it is in use");
     }
 }

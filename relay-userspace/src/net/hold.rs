@@ -1,7 +1,7 @@
 //! Holding the ports of rules: a bound socket for each single port, so that no other program takes it unnoticed and
 //! `ss` shows who has it; a look at the socket list for ranges and large rule sets.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -29,18 +29,25 @@ struct Claim {
 /// The sockets that hold ports.
 #[derive(Debug, Default)]
 pub struct Holder {
-    held: BTreeMap<RuleName, BTreeMap<Claim, Socket>>,
+    held: HashMap<RuleName, Held>,
     count: usize,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    sockets: BTreeMap<Claim, Socket>,
+    /// No port of the rule is missing.
+    whole: bool,
 }
 
 impl Holder {
     /// Takes the ports of a rule, and lets go of those it no longer wants. Says who else has one of them.
     pub fn take(&mut self, rule: &Rule, host: &HostView, list: &mut SocketList) -> Option<String> {
         let wanted: BTreeSet<Claim> = claims(rule).into_iter().collect();
-        let mut held = self.held.remove(&rule.name).unwrap_or_default();
+        let mut held = self.held.remove(&rule.name).unwrap_or_default().sockets;
         self.count -= held.len();
         held.retain(|claim, _| wanted.contains(claim));
-        let mut conflict = None;
+        let (mut conflict, claims) = (None, wanted.len());
         if self.count + wanted.len() <= MOST_SOCKETS {
             for claim in wanted {
                 if held.contains_key(&claim) {
@@ -48,7 +55,6 @@ impl Holder {
                 }
                 match bound(&claim) {
                     Ok(socket) => {
-                        list.own(&socket);
                         held.insert(claim, socket);
                     }
                     Err(error) if error.kind() == io::ErrorKind::AddrInUse => conflict = Some(claim),
@@ -57,34 +63,40 @@ impl Holder {
                 }
             }
         }
-        let single =
-            self.count + held.len() <= MOST_SOCKETS && rule.listen.iter().all(|l| l.ports.is_single());
+        let single = rule.listen.iter().all(|listener| listener.ports.is_single());
+        let counted = self.count + held.len() <= MOST_SOCKETS;
         self.count += held.len();
-        self.held.insert(rule.name.clone(), held);
+        let whole = single && held.len() == claims;
+        self.held.insert(rule.name.clone(), Held { sockets: held, whole });
         // a local connection that happens to use a port is no listener, so a failed bind alone proves nothing
-        if rule.force || (single && conflict.is_none()) {
+        if rule.force || (single && counted && conflict.is_none()) {
             return None;
         }
-        list.conflict(rule, host)
+        list.conflict(rule, host, self)
     }
 
     /// Lets go of a rule's ports.
     pub fn release(&mut self, name: &RuleName) {
         if let Some(held) = self.held.remove(name) {
-            self.count -= held.len();
+            self.count -= held.sockets.len();
         }
     }
 
     /// Lets go of the ports of all rules that are not listed.
     pub fn retain(&mut self, wanted: &HashSet<&RuleName>) {
         self.held.retain(|name, _| wanted.contains(name));
-        self.count = self.held.values().map(BTreeMap::len).sum();
+        self.count = self.held.values().map(|held| held.sockets.len()).sum();
     }
 
     /// Whether a rule's ports are all held, so that no other program can listen there.
     pub fn holds(&self, rule: &Rule) -> bool {
-        let single = rule.listen.iter().all(|listener| listener.ports.is_single());
-        single && self.held.get(&rule.name).is_some_and(|held| held.len() == claims(rule).len())
+        self.held.get(&rule.name).is_some_and(|held| held.whole)
+    }
+
+    /// What the kernel's socket list calls our sockets.
+    fn inodes(&self) -> HashSet<u64> {
+        let sockets = self.held.values().flat_map(|held| held.sockets.values());
+        sockets.filter_map(|socket| Some(fstat(socket).ok()?.st_ino)).collect()
     }
 }
 
@@ -124,28 +136,12 @@ fn bound(claim: &Claim) -> io::Result<Socket> {
 #[derive(Debug, Default)]
 pub struct SocketList {
     by_port: Option<BTreeMap<(Protocol, u16), Vec<Listening>>>,
-    own: HashSet<u64>,
 }
 
 impl SocketList {
-    /// Sockets of ours are no conflict.
-    pub fn new(holder: &Holder) -> Self {
-        let mut list = Self::default();
-        for socket in holder.held.values().flat_map(BTreeMap::values) {
-            list.own(socket);
-        }
-        list
-    }
-
-    fn own(&mut self, socket: &Socket) {
-        if let Ok(status) = fstat(socket) {
-            self.own.insert(status.st_ino);
-        }
-    }
-
     /// Names a program that listens where the rule wants to.
-    fn conflict(&mut self, rule: &Rule, host: &HostView) -> Option<String> {
-        let by_port = self.by_port.get_or_insert_with(read);
+    pub fn conflict(&mut self, rule: &Rule, host: &HostView, holder: &Holder) -> Option<String> {
+        let by_port = self.by_port.get_or_insert_with(|| read(&holder.inodes()));
         for Listener { on, ports } in &rule.listen {
             let address = match on {
                 ListenOn::Everywhere | ListenOn::EverywhereV4 | ListenOn::Interface(_) => {
@@ -157,10 +153,7 @@ impl SocketList {
             for protocol in rule.protocols.iter() {
                 let range = (protocol, ports.first())..=(protocol, ports.last());
                 let mut there = by_port.range(range).flat_map(|(_, sockets)| sockets);
-                let found = there.find(|socket| {
-                    meets(address, socket.address) && !self.own.contains(&socket.inode.into())
-                });
-                if let Some(socket) = found {
+                if let Some(socket) = there.find(|socket| meets(address, socket.address)) {
                     return Some(format!(
                         "port {}/{protocol} is in use by {}; stop it, choose another port, or set force = true",
                         socket.port,
@@ -173,9 +166,10 @@ impl SocketList {
     }
 }
 
-fn read() -> BTreeMap<(Protocol, u16), Vec<Listening>> {
+fn read(own: &HashSet<u64>) -> BTreeMap<(Protocol, u16), Vec<Listening>> {
     let mut by_port: BTreeMap<_, Vec<Listening>> = BTreeMap::new();
-    for socket in diag::listening().unwrap_or_default() {
+    let others = diag::listening().unwrap_or_default();
+    for socket in others.into_iter().filter(|socket| !own.contains(&socket.inode.into())) {
         by_port.entry((socket.protocol, socket.port)).or_default().push(socket);
     }
     by_port
@@ -212,7 +206,7 @@ mod tests {
     }
 
     fn take(holder: &mut Holder, rule: &Rule) -> Option<String> {
-        let mut list = SocketList::new(holder);
+        let mut list = SocketList::default();
         holder.take(rule, &HostView::default(), &mut list)
     }
 

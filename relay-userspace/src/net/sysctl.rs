@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config::save::save;
-use crate::kernel::ClaimRange;
+use crate::host::ClaimRange;
 
 /// Settings changed so far, with the values they had, kept in the state folder.
 #[derive(Debug)]

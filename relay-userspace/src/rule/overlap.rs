@@ -14,6 +14,19 @@ pub struct Overlap {
     pub ports: PortRange,
 }
 
+impl Overlap {
+    /// The overlap in words, from the view of `own`: one of the two listeners.
+    pub fn shown(&self, own: &(usize, Listener), rules: &[&Rule]) -> String {
+        let other = if own == &self.first { &self.second } else { &self.first };
+        let whose = match rules.get(other.0) {
+            Some(rule) if other.0 != own.0 => format!("rule \"{}\" (\"{}\")", rule.name, other.1),
+            _ => format!("\"{}\" of the same rule", other.1),
+        };
+        let noun = if self.ports.is_single() { "port" } else { "ports" };
+        format!("\"{}\" overlaps {whose} in {noun} {}/{}", own.1, self.ports, self.protocol)
+    }
+}
+
 /// All overlaps among enabled rules, at most one per pair of listeners. `O(n log n)` where few share a port.
 pub fn find<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> Vec<Overlap> {
     let mut found = Vec::new();
@@ -150,5 +163,10 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].ports.first(), found[0].ports.last()), (150, 200));
         assert_eq!((found[0].first.0, found[0].second.0), (0, 1));
+        let rules: Vec<&Rule> = rules.iter().collect();
+        assert_eq!(
+            found[0].shown(&found[0].second, &rules),
+            r#""1.2.3.4:150-300" overlaps rule "r" (":100-200") in ports 150-200/tcp"#
+        );
     }
 }

@@ -13,6 +13,7 @@ use crate::api::view::{ChangeView, RuleChange};
 use crate::config::edit::{self, Edit};
 use crate::config::save::Staged;
 use crate::config::{Origin, encode, patch};
+use crate::plan::PlannedRule;
 use crate::rule::{Rule, RuleName, overlap};
 
 pub type Done = Result<ChangeView, ApiProblem>;
@@ -27,10 +28,12 @@ impl State {
             Action::Remove(name) => self.remove(&name, dry_run).await.map(Reply::Change),
             Action::Drain(name) => self.drain(&name, dry_run).await.map(Reply::Change),
             Action::Enable(name) => self.enable(&name, dry_run).await.map(Reply::Change),
+            Action::Reload if dry_run => self.diff(None).await.map(Reply::Change),
             Action::Reload => self.reload().await.map(Reply::Change),
             Action::Apply { text, confirm } => self.replace(text, confirm, dry_run).await.map(Reply::Change),
             Action::Confirm => self.confirm().map(Reply::Change),
-            Action::Diff(text) => self.diff(text).map(Reply::Change),
+            Action::Diff(text) => self.diff(text).await.map(Reply::Change),
+            Action::Down if dry_run => Ok(Reply::Down(self.would_take_down())),
             Action::Down => Ok(Reply::Down(self.take_down())),
         };
         let _caller_gone = reply.send(answer);
@@ -56,7 +59,7 @@ impl State {
     async fn set(&mut self, name: &RuleName, fields: Map<String, Value>, dry_run: bool) -> Done {
         let (index, rule, origin) = self.find(name)?;
         let before = encode::to_json(&rule);
-        let fields = patch::spelled_out(&before, fields);
+        let fields = patch::spelled_out(&before, fields)?;
         let changed = patch::patched(before, &fields)?;
         if changed.name != *name {
             let text = "a rule keeps its name; add it under the new one and remove the old";
@@ -124,29 +127,31 @@ impl State {
         }
         self.refuse_overlap(&rules, name)?;
         let mut view = ChangeView { changes: changes(&self.rules, &rules), dry_run, ..ChangeView::default() };
-        let prepared = self.prepare(rules, draining, Strictness::Rule(name)).await?;
+        view.changes.extend(drain_change(name, self.draining.contains(name), draining.contains(name)));
         if dry_run {
-            view.degraded =
-                prepared.planned.iter().any(|planned| planned.rule.name == *name && planned.is_ill());
-            self.rehold(&prepared.changed);
+            let planned = self.rehearse(&rules, &draining, Strictness::Rule(name)).await?;
+            complain(&mut view, planned.iter().filter(|planned| planned.rule.name == *name));
             return Ok(view);
         }
-        let staged =
-            match edit.filter(|_| !view.changes.is_empty()).map(|edit| stage(origin, edit)).transpose() {
-                Ok(staged) => staged.flatten(),
-                Err(problem) => {
-                    self.rehold(&prepared.changed);
-                    return Err(problem);
-                }
-            };
+        let prepared = self.prepare(rules, draining, Strictness::Rule(name)).await?;
+        let edit = edit.filter(|_| !view.changes.is_empty());
+        let stage = || edit.map_or(Ok(None), |edit| stage(origin, edit));
+        // A new rule that has to go again has harmed nobody, so it works first and is saved after. What may end flows
+        // waits until only the last step of saving can fail.
+        let staged = if matches!(edit, Some(Edit::Add(_))) { None } else { Some(stage()) };
+        if let Some(Err(problem)) = staged {
+            self.rehold(&prepared.rules);
+            return Err(problem);
+        }
         let undo = self.carry_out(prepared)?;
-        if let Some((path, staged)) = staged {
-            if let Err(error) = staged.commit() {
+        match staged.unwrap_or_else(stage).and_then(commit) {
+            Ok(saved) => view.saved = saved,
+            Err(problem) => {
                 self.go_back(undo);
-                return Err(not_saved(&format!("{}: {error}", path)));
+                return Err(problem);
             }
-            view.saved = Some(path);
-        } else if edit.is_some() && !view.changes.is_empty() {
+        }
+        if edit.is_some() && view.saved.is_none() {
             view.notes.push("not saved: the rule lives on relayd's command line".into());
         }
         self.finish(&mut view, name);
@@ -159,7 +164,7 @@ impl State {
             self.shared.tell(&kind, Some(name), format!("rule {} {}", change.name, change.action));
             tracing::info!(RULE = change.name, "rule {} {}", change.name, change.action);
         }
-        view.degraded = self.planned.iter().any(|planned| planned.rule.name == *name && planned.is_ill());
+        complain(view, self.planned.iter().filter(|planned| planned.rule.name == *name));
         self.publish();
     }
 
@@ -169,15 +174,8 @@ impl State {
         let Some(changed) = list.iter().position(|rule| rule.name == *name) else { return Ok(()) };
         let overlaps = overlap::find_with(&list, changed);
         let Some(found) = overlaps.first() else { return Ok(()) };
-        let (own, other) = if found.first.0 == changed {
-            (&found.first, &found.second)
-        } else {
-            (&found.second, &found.first)
-        };
-        let text = format!(
-            "\"{}\" takes {}/{} that rule \"{}\" has as \"{}\"; choose other ports, or remove one of them",
-            own.1, found.ports, found.protocol, list[other.0].name, other.1
-        );
+        let own = if found.second.0 == changed { &found.second } else { &found.first };
+        let text = format!("{}; choose other ports, or remove one of them", found.shown(own, &list));
         Err(ApiProblem::new(Code::NotPossible, text))
     }
 
@@ -199,30 +197,24 @@ impl State {
         draining: BTreeSet<RuleName>,
         strictness: Strictness<'_>,
     ) -> Result<Prepared, ApiProblem> {
-        let changed = self.changed(&rules);
+        let changed = different(&self.rules, &rules);
         let again = matches!(strictness, Strictness::Reload);
         self.facts.resolve(&changed, again).await;
         self.hold(&rules, &changed);
         self.facts.find_paths(&changed).await;
         let planned = self.plan(&rules, &draining, again);
-        if let Strictness::Rule(name) = strictness
-            && let Some(fault) = planned
-                .iter()
-                .find(|planned| planned.rule.name == *name && planned.rule.enabled)
-                .and_then(|planned| planned.faults.iter().find(|fault| !fault.may_pass()))
-        {
-            let text = format!("rule \"{name}\": {fault}");
-            self.rehold(&changed);
-            return Err(ApiProblem::new(Code::NotPossible, text));
+        if let Err(refused) = refuse_fault(&planned, strictness) {
+            self.rehold(&rules);
+            return Err(refused);
         }
-        Ok(Prepared { rules, draining, planned, changed })
+        Ok(Prepared { rules, draining, planned })
     }
 
     fn carry_out(&mut self, prepared: Prepared) -> Result<Undo, ApiProblem> {
-        let Prepared { rules, draining, planned, changed } = prepared;
+        let Prepared { rules, draining, planned } = prepared;
         match self.apply(&planned) {
             Err(error) => {
-                self.rehold(&changed);
+                self.rehold(&rules);
                 Err(ApiProblem::new(Code::NotApplied, format!("nothing changed: {error}")))
             }
             Ok(desired) => Ok(Undo {
@@ -234,26 +226,34 @@ impl State {
         }
     }
 
+    /// Plans other rules as a switch would, and touches neither the kernel nor any port.
+    pub async fn rehearse(
+        &mut self,
+        rules: &Rules,
+        draining: &BTreeSet<RuleName>,
+        strictness: Strictness<'_>,
+    ) -> Result<Vec<Arc<PlannedRule>>, ApiProblem> {
+        let changed = different(&self.rules, rules);
+        self.facts.resolve(&changed, false).await;
+        self.facts.find_paths(&changed).await;
+        let taken = self.facts.would_be_taken(&changed);
+        let taken = std::mem::replace(&mut self.facts.taken, taken);
+        let planned = self.plan(rules, draining, false);
+        self.facts.taken = taken;
+        refuse_fault(&planned, strictness)?;
+        Ok(planned)
+    }
+
     /// Undoes a switch.
     pub fn go_back(&mut self, undo: Undo) {
-        let changed = self.changed(&undo.rules);
         if let Err(error) = self.apply(&undo.planned) {
             tracing::error!("cannot go back: {error}");
         }
         let Undo { rules, draining, planned, desired } = undo;
-        (self.rules, self.draining, self.planned, self.desired) = (rules, draining, planned, desired);
-        self.rehold(&changed);
+        let undone = std::mem::replace(&mut self.rules, rules);
+        (self.draining, self.planned, self.desired) = (draining, planned, desired);
+        self.rehold(&undone);
         self.publish();
-    }
-
-    /// Rules of `next` that are not among the current ones as they are.
-    fn changed(&self, next: &Rules) -> Vec<Arc<Rule>> {
-        let current: HashMap<&RuleName, &Arc<Rule>> =
-            self.rules.iter().map(|(rule, _)| (&rule.name, rule)).collect();
-        let same = |rule: &Arc<Rule>| {
-            current.get(&rule.name).is_some_and(|known| Arc::ptr_eq(known, rule) || *known == rule)
-        };
-        next.iter().map(|(rule, _)| rule).filter(|rule| !same(rule)).cloned().collect()
     }
 
     fn hold(&mut self, rules: &Rules, changed: &[Arc<Rule>]) {
@@ -261,13 +261,10 @@ impl State {
         self.facts.hold(changed, &all);
     }
 
-    /// Takes the ports of the current rules again, after a change that did not come to be.
-    fn rehold(&mut self, changed: &[Arc<Rule>]) {
-        let names: HashSet<&RuleName> = changed.iter().map(|rule| &rule.name).collect();
+    /// Takes the ports of the current rules again, after a change to `undone` that did not come to be.
+    fn rehold(&mut self, undone: &Rules) {
         let all: HashSet<&RuleName> = self.rules.iter().map(|(rule, _)| &rule.name).collect();
-        let back = self.rules.iter().map(|(rule, _)| rule).filter(|rule| names.contains(&rule.name));
-        let back: Vec<Arc<Rule>> = back.cloned().collect();
-        self.facts.hold(&back, &all);
+        self.facts.hold(&different(undone, &self.rules), &all);
     }
 }
 
@@ -282,6 +279,13 @@ fn stage(origin: &Origin, edit: &Edit<'_>) -> Result<Option<(String, Staged)>, A
     }
 }
 
+/// Puts a staged change into the rule's file; returns the file's path.
+fn commit(staged: Option<(String, Staged)>) -> Result<Option<String>, ApiProblem> {
+    let Some((path, staged)) = staged else { return Ok(None) };
+    staged.commit().map_err(|error| not_saved(&format!("{path}: {error}")))?;
+    Ok(Some(path))
+}
+
 fn not_saved(error: &dyn std::fmt::Display) -> ApiProblem {
     ApiProblem::new(Code::NotSaved, format!("not saved, and nothing changed: {error}"))
 }
@@ -293,6 +297,46 @@ pub enum Strictness<'a> {
     Rule(&'a RuleName),
     /// Rules with faults are kept, as far as they work, and names are resolved again.
     Reload,
+}
+
+/// Rules of `after` that are not in `before` as they are.
+fn different(before: &Rules, after: &Rules) -> Vec<Arc<Rule>> {
+    let known: HashMap<&RuleName, &Arc<Rule>> = before.iter().map(|(rule, _)| (&rule.name, rule)).collect();
+    let same = |rule: &Arc<Rule>| {
+        known.get(&rule.name).is_some_and(|known| Arc::ptr_eq(known, rule) || *known == rule)
+    };
+    after.iter().map(|(rule, _)| rule).filter(|rule| !same(rule)).cloned().collect()
+}
+
+/// The first fault of a rule that must work as written.
+fn refuse_fault(planned: &[Arc<PlannedRule>], strictness: Strictness<'_>) -> Result<(), ApiProblem> {
+    let Strictness::Rule(name) = strictness else { return Ok(()) };
+    let rule = planned.iter().find(|planned| planned.rule.name == *name && planned.rule.enabled);
+    match rule.and_then(|planned| planned.faults.iter().find(|fault| !fault.may_pass())) {
+        None => Ok(()),
+        Some(fault) => Err(ApiProblem::new(Code::NotPossible, format!("rule \"{name}\": {fault}"))),
+    }
+}
+
+/// Rules that are told about one by one.
+const MOST_COMPLAINTS: usize = 10;
+
+/// Says of each rule that does not work as written why.
+pub fn complain<'a>(view: &mut ChangeView, planned: impl Iterator<Item = &'a Arc<PlannedRule>>) {
+    let complaints: Vec<String> = planned.filter_map(|planned| planned.complaint()).collect();
+    view.degraded = !complaints.is_empty();
+    let more = complaints.len().saturating_sub(MOST_COMPLAINTS);
+    view.notes.extend(complaints.into_iter().take(MOST_COMPLAINTS));
+    if more > 0 {
+        view.notes.push(format!("{more} more rules do not work as written; `relayctl list` shows which"));
+    }
+}
+
+/// A drain is no change of the configuration, but one all the same.
+fn drain_change(name: &RuleName, before: bool, after: bool) -> Option<RuleChange> {
+    let action = if after { "draining" } else { "resumed" };
+    let change = RuleChange { action: action.into(), name: name.to_string(), before: None, after: None };
+    (before != after).then_some(change)
 }
 
 /// What changes between two sets of rules.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::facts::FactBook;
 use crate::config::settings::{Hook, Settings};
+use crate::host::ClaimRange;
 use crate::host::HostView;
 use crate::kernel::attach::Target;
-use crate::kernel::{Carried, ClaimRange, Desired, DesiredRule};
+use crate::kernel::{Carried, Desired, DesiredRule};
 use crate::plan::PlannedRule;
 
 /// Everything that goes into the maps.

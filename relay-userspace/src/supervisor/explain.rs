@@ -6,9 +6,9 @@ use std::net::Ipv4Addr;
 use crate::api::view::{ExplainView, RuleView};
 use crate::config::quantity::format_duration;
 use crate::config::{Origin, encode};
-use crate::host::Path;
-use crate::kernel::ClaimRange;
+use crate::host::{ClaimRange, Path};
 use crate::plan::{Carriage, KernelListener, KernelOn, PlannedRule};
+use crate::rule::{Backend, PortRange};
 
 /// What explanations refer to, from the latest plan.
 #[derive(Clone, Debug, Default)]
@@ -72,16 +72,19 @@ fn heard(listener: &KernelListener, planned: &PlannedRule, facts: &Facts) -> Str
             format!("every address, on {name}")
         }
     };
-    let to = planned.rule.to.first().map(ToString::to_string).unwrap_or_default();
     let ports = listener.ports;
-    let target = match planned.rule.to.first().and_then(crate::rule::Backend::first_port) {
-        Some(first) if !ports.is_single() => {
-            format!("{to} to {}", u32::from(first) + ports.len() - 1)
-        }
-        Some(_) => to,
-        None => format!("{to}, same port"),
-    };
-    format!("{on}, port {ports}/{} goes to {target}", planned.rule.protocols)
+    let (noun, verb) = if ports.is_single() { ("port", "goes") } else { ("ports", "go") };
+    let target = planned.rule.to.first().map(|to| target(to, ports)).unwrap_or_default();
+    format!("{on}, {noun} {ports}/{} {verb} to {target}", planned.rule.protocols)
+}
+
+fn target(to: &Backend, listen: PortRange) -> String {
+    let last = |first: u16| u16::try_from(u32::from(first) + listen.len() - 1).ok();
+    match to.first_port().and_then(|first| PortRange::new(first, last(first)?)) {
+        Some(ports) => format!("{}:{ports}", to.host),
+        None if listen.is_single() => format!("{to}, same port"),
+        None => format!("{to}, same ports"),
+    }
 }
 
 fn way(backend: Ipv4Addr, path: &Path, facts: &Facts) -> String {

@@ -71,7 +71,7 @@ impl FactBook {
     pub fn hold<'a>(&mut self, rules: impl IntoIterator<Item = &'a Arc<Rule>>, all: &HashSet<&RuleName>) {
         self.holder.retain(all);
         self.taken.retain(|name, _| all.contains(name));
-        let mut list = SocketList::new(&self.holder);
+        let mut list = SocketList::default();
         for rule in rules {
             let conflict = if rule.enabled {
                 self.holder.take(rule, &self.host, &mut list)
@@ -84,6 +84,19 @@ impl FactBook {
                 None => self.taken.remove(&rule.name),
             };
         }
+    }
+
+    /// Who would be in the way if these rules took their ports; takes none.
+    pub fn would_be_taken(&self, rules: &[Arc<Rule>]) -> BTreeMap<RuleName, String> {
+        let mut taken = self.taken.clone();
+        let mut list = SocketList::default();
+        for rule in rules {
+            taken.remove(&rule.name);
+            let wants = rule.enabled && !rule.force;
+            let conflict = if wants { list.conflict(rule, &self.host, &self.holder) } else { None };
+            taken.extend(conflict.map(|text| (rule.name.clone(), text)));
+        }
+        taken
     }
 
     /// The addresses that rules go to, as far as they are IPv4.

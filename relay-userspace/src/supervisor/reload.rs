@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::change::{Done, Strictness, changes};
+use super::change::{Done, Strictness, changes, complain};
 use super::state::{Pending, Rules, State};
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::ChangeView;
@@ -44,7 +44,7 @@ impl State {
         let names: HashSet<&RuleName> = rules.iter().map(|(rule, _)| &rule.name).collect();
         let draining = self.draining.iter().filter(|name| names.contains(name)).cloned().collect();
         self.switch(rules, draining, Strictness::Reload).await?;
-        view.degraded = self.is_degraded();
+        complain(&mut view, self.planned.iter());
         self.publish();
         Ok(view)
     }
@@ -58,10 +58,6 @@ impl State {
             _ => rule,
         };
         rules.into_iter().map(|(rule, origin)| (same(rule), origin)).collect()
-    }
-
-    fn is_degraded(&self) -> bool {
-        self.planned.iter().any(|planned| planned.is_ill())
     }
 
     /// `relayctl apply`: a text becomes the main configuration.
@@ -79,7 +75,7 @@ impl State {
             ChangeView { changes: changes(&self.rules, &config.rules), dry_run, ..ChangeView::default() };
         view.notes.extend(settings_note(&self.settings, &config.settings));
         if dry_run {
-            return Ok(view);
+            return self.rehearsed(config.rules, view).await;
         }
         if self.down {
             self.bring_up();
@@ -92,7 +88,7 @@ impl State {
         };
         let staged = Staged::write(&path, &text).map_err(not_saved)?;
         let undo = self.switch(rules, draining, Strictness::Reload).await?;
-        view.degraded = self.is_degraded();
+        complain(&mut view, self.planned.iter());
         if let Some(within) = confirm {
             view.confirm_within = Some(within.as_secs());
             self.pending = Some(Pending { until: Instant::now() + within, text, before: undo });
@@ -135,7 +131,16 @@ impl State {
         }
     }
 
-    pub fn diff(&self, text: Option<String>) -> Done {
+    /// What would be if these rules became the current ones.
+    async fn rehearsed(&mut self, rules: Rules, mut view: ChangeView) -> Done {
+        let rules = self.keep_known(rules);
+        let draining = self.draining.clone();
+        let planned = self.rehearse(&rules, &draining, Strictness::Reload).await?;
+        complain(&mut view, planned.iter());
+        Ok(view)
+    }
+
+    pub async fn diff(&mut self, text: Option<String>) -> Done {
         let config = match (&self.config_path, text) {
             (Some(path), Some(text)) => self.parse_main(path, &text)?,
             (None, Some(text)) => self.parse_main(Path::new("(text)"), &text)?,
@@ -147,14 +152,12 @@ impl State {
             ..ChangeView::default()
         };
         view.notes.extend(settings_note(&self.settings, &config.settings));
-        Ok(view)
+        self.rehearsed(config.rules, view).await
     }
 
     /// The configuration that there would be if the main file held this text.
     fn parse_main(&self, path: &Path, text: &str) -> Result<Config, ApiProblem> {
-        let mut config = Config::read_with(path, text)?;
-        config.rules.extend(self.own_rules.iter().cloned());
-        Ok(config)
+        Ok(Config::read_with(path, text)?.with_typed(&self.own_rules)?)
     }
 }
 

@@ -62,7 +62,8 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     events.serve(&mut state, &service).await;
     service.stopping();
     servers.shutdown().await;
-    tracing::info!("stopped; the kernel plane goes on forwarding");
+    let left = if state.kernel.is_ok() { "; the kernel plane goes on forwarding" } else { "" };
+    tracing::info!("stopped{left}");
     Ok(())
 }
 
@@ -93,7 +94,7 @@ async fn start_state(
         facts,
         kernel,
         desired: Desired::default(),
-        claims: crate::kernel::ClaimRange::default(),
+        claims: crate::host::ClaimRange::default(),
         devices: std::collections::BTreeMap::new(),
         ledger,
         reload_error: None,

@@ -12,8 +12,9 @@ use super::shared::{Shared, Snapshot};
 use crate::api::view::{InterfaceView, KernelView};
 use crate::config::settings::{Hook, Settings};
 use crate::config::{Origin, files::Config};
+use crate::host::ClaimRange;
 use crate::kernel::apply::Applied;
-use crate::kernel::{ClaimRange, Dataplane, Desired, KernelError, Unavailable};
+use crate::kernel::{Dataplane, Desired, KernelError, Unavailable};
 use crate::net::sysctl::Ledger;
 use crate::plan::{self, PlannedRule};
 use crate::rule::{Rule, RuleName};
@@ -55,13 +56,11 @@ pub struct Pending {
     pub before: Undo,
 }
 
-/// Rules that are ready to become the current ones.
+/// Rules that are ready to become the current ones; their ports are held already.
 pub struct Prepared {
     pub rules: Rules,
     pub draining: BTreeSet<RuleName>,
     pub planned: Vec<Arc<PlannedRule>>,
-    /// Those that differ; their ports are held already.
-    pub changed: Vec<Arc<Rule>>,
 }
 
 /// The state before a change, to go back to.
@@ -218,12 +217,11 @@ impl State {
 
     /// Reads the configuration file and adds the rules from the command line.
     pub fn read_config(&self) -> Result<Config, crate::config::Problems> {
-        let mut config = match &self.config_path {
+        let config = match &self.config_path {
             Some(path) => Config::read(path)?,
             None => Config { settings: self.settings.clone(), ..Config::default() },
         };
-        config.rules.extend(self.own_rules.iter().cloned());
-        Ok(config)
+        config.with_typed(&self.own_rules)
     }
 }
 

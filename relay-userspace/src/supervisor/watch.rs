@@ -164,23 +164,34 @@ impl State {
         }
     }
 
+    /// What `relayctl down` would take off.
+    pub fn would_take_down(&self) -> DownView {
+        let there = detach::count(&self.settings.bpf_dir, &self.interface_names());
+        let sysctls = self.ledger.names().map(ToOwned::to_owned).collect();
+        DownView { dry_run: true, hooks: there.hooks(), pins: there.maps, sysctls, failed: Vec::new() }
+    }
+
+    fn interface_names(&self) -> Vec<String> {
+        self.facts.host.links.values().map(|link| link.name.to_string()).collect()
+    }
+
     /// `relayctl down`: everything off, until the next reload.
     pub fn take_down(&mut self) -> DownView {
-        let interfaces: Vec<String> =
-            self.facts.host.links.values().map(|link| link.name.to_string()).collect();
+        let interfaces = self.interface_names();
         self.down = true;
         self.shared.census.stop();
         self.shared.set_meter(None);
         let sysctls = self.ledger.names().map(ToOwned::to_owned).collect();
         self.kernel = Err(crate::kernel::Unavailable("detached by `relayctl down`".into()));
         let removed = detach::detach_all(&self.settings.bpf_dir, &interfaces);
+        let hooks = removed.hooks();
         let mut failed = removed.failed;
         failed.extend(self.ledger.restore());
         self.planned = self.plan(&self.rules, &self.draining, true);
-        tracing::info!("detached: {} hooks, {} pins", removed.links + removed.filters, removed.maps);
+        tracing::info!("detached: {} hooks, {} pins", hooks, removed.maps);
         self.shared.tell("down", None, "everything is detached");
         self.publish();
-        DownView { hooks: removed.links + removed.filters, pins: removed.maps, sysctls, failed }
+        DownView { dry_run: false, hooks, pins: removed.maps, sysctls, failed }
     }
 
     /// Settings that the host needs before flows can be carried.

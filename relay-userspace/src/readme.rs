@@ -1,0 +1,36 @@
+//! What README.md tells operators, held against the code.
+
+use std::path::Path;
+
+use relay_common::counters::DropReason;
+
+use crate::config::files::Config;
+use crate::kernel::maps::RULE_SLOTS;
+
+const README: &str = include_str!("../../README.md");
+
+#[test]
+fn the_example_is_a_valid_configuration() {
+    let (_, rest) = README.split_once("```toml\n").expect("an example");
+    let (example, _) = rest.split_once("```").expect("its end");
+    let config = Config::read_with(Path::new("/nonexistent/relay.toml"), example).expect("valid");
+    assert_eq!(config.rules.len(), 1);
+}
+
+#[test]
+fn the_table_of_drops_is_complete() {
+    let named: Vec<&str> = README
+        .lines()
+        .skip_while(|line| !line.starts_with("| drop |"))
+        .skip(2)
+        .map_while(|line| line.strip_prefix("| `")?.split('`').next())
+        .collect();
+    let known: Vec<&str> = DropReason::ALL.iter().map(|reason| reason.as_str()).collect();
+    assert_eq!(named, known);
+}
+
+#[test]
+fn the_limit_of_rules_is_the_real_one() {
+    let limit = format!("{},{:03} rules", RULE_SLOTS / 1000, RULE_SLOTS % 1000);
+    assert!(README.contains(&limit), "{limit}");
+}
