@@ -19,6 +19,8 @@ use nix::sys::reboot::{RebootMode, reboot};
 const FOLDER: &str = "/relay";
 /// How many times slower than a machine an emulated one is, at most.
 const SLOWNESS: &str = "10";
+/// Packets that the packet ring makes up; on the machine itself it makes a million.
+const RANDOM_PACKETS: &str = "20000";
 /// What `cargo xtask vm` looks for; printed in one place only.
 const PASSED: &str = "relay guest: every step passed";
 
@@ -113,6 +115,7 @@ fn run(step: &str) -> std::io::Result<ExitStatus> {
     let mut words = step.split_whitespace();
     let program = words.next().unwrap_or_default();
     let mut command = Command::new(format!("{FOLDER}/{program}"));
-    command.args(words).current_dir("/tmp").env("RELAY_BIN_DIR", FOLDER).env("RELAY_SLOWNESS", SLOWNESS);
+    command.args(words).current_dir("/tmp").env("RELAY_BIN_DIR", FOLDER);
+    command.env("RELAY_SLOWNESS", SLOWNESS).env("RELAY_PACKETS", RANDOM_PACKETS);
     command.status()
 }

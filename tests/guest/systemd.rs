@@ -27,9 +27,12 @@ pub fn check() {
     starts_as_its_user();
     saves_what_is_added(&ctl);
     assert_eq!(relay.read_sysctl(RESERVED_PORTS), "10240-32767", "relayd may write network settings");
+    crate::say("started, changed by relayctl");
     forwards(&client);
     reloads(&ctl);
+    crate::say("forwarded, reloaded");
     survives(&ctl, &client);
+    crate::say("killed, stopped and started again");
     goes_down(&ctl, &client, &relay);
     an_invalid_configuration_is_not_tried_again();
 }
@@ -44,7 +47,7 @@ fn units_are_clean() {
     let line = said.lines().find(|line| line.contains("Overall exposure")).expect("exposure");
     let exposure = line.split_whitespace().find_map(|word| word.parse::<f32>().ok()).expect("exposure");
     assert!(exposure <= 2.0, "{line}");
-    println!("exposure {exposure}");
+    crate::say(&format!("exposure {exposure}"));
 }
 
 /// A client and a backend, each on a cable to this machine.

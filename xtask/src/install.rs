@@ -144,16 +144,18 @@ impl Site {
     /// The user that relayd runs as.
     fn make_user(&self) -> anyhow::Result<()> {
         let mut command = Command::new("systemd-sysusers");
-        command.arg(format!("--root={}", self.root.display())).arg("-").stdin(Stdio::piped());
+        command.arg(format!("--root={}", self.root.display())).arg("-");
         let mut child = command
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .context("cannot start systemd-sysusers: it comes with systemd (apt-get install systemd)")?;
         if let Some(mut input) = child.stdin.take() {
             input.write_all(SYSUSERS.as_bytes())?;
         }
-        let status = child.wait()?;
-        if !status.success() {
-            bail!("{command:?} failed ({status})");
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            bail!("{command:?} failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr));
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use super::{MODULES, Series, Verdict, add_modules};
 use crate::install::Site;
 use crate::tools::{run_quietly, say};
 
-const LIMIT: Duration = Duration::from_secs(420);
+const LIMIT: Duration = Duration::from_secs(900);
 /// The system is unpacked into memory.
 const MEMORY_MIB: u32 = 1536;
 const PREFIX: &str = "/usr/local";
