@@ -12,6 +12,8 @@ pub mod files;
 pub mod node;
 pub mod patch;
 pub mod problem;
+#[cfg(test)]
+mod properties;
 pub mod quantity;
 pub mod save;
 pub mod settings;

@@ -21,6 +21,7 @@ pub mod shadow;
 pub mod slots;
 pub mod sweep;
 pub mod trace;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -57,7 +58,9 @@ pub enum KernelError {
 /// Everything that the kernel plane should be doing.
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
-    pub rules: Vec<DesiredRule>,
+    pub rules: Vec<Arc<DesiredRule>>,
+    /// Which state of the host this was derived from.
+    pub revision: u64,
     pub routes: BTreeMap<ClientRoute, NextHop>,
     pub addresses: BTreeMap<Ipv4Addr, u32>,
     /// Source ports that flows may claim.

@@ -4,6 +4,7 @@
 pub mod census;
 pub mod change;
 pub mod command;
+mod delta;
 pub mod desire;
 pub mod explain;
 pub mod facts;

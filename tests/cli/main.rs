@@ -1,1 +1,13 @@
-//! cli
+//! What people and scripts meet: relayctl, relayd's arguments and messages, the file, the API, the metrics.
+
+mod api;
+mod commands;
+mod configuration;
+mod daemon;
+mod journal;
+mod man;
+mod metrics;
+mod output;
+mod refusals;
+mod rights;
+mod saving;

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::{Read as _, Seek as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -67,6 +68,8 @@ impl Daemon {
         let notify_path = folder.join("notify");
         let _left_over = fs::remove_file(&notify_path);
         let told = listen(UnixDatagram::bind(&notify_path).expect("notify socket"));
+        // a relayd of another user tells it too
+        fs::set_permissions(&notify_path, fs::Permissions::from_mode(0o666)).expect("mode");
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -85,10 +88,12 @@ impl Daemon {
     }
 
     fn wait_ready(&mut self) {
+        let start = Instant::now();
         loop {
             match self.told.recv_timeout(patience(READY)) {
                 Ok(message) if message.contains("READY=1") => return,
-                Ok(_) => {}
+                Ok(_) if start.elapsed() < READY => {}
+                Ok(_) => panic!("relayd is not ready within {READY:?}\n{}", self.log()),
                 Err(error) => panic!("relayd is not ready: {error}\n{}", self.log()),
             }
             if let Ok(Some(status)) = self.child.try_wait() {

@@ -5,11 +5,13 @@
 
 pub mod daemon;
 pub mod hooks;
+pub mod http;
 pub mod lab;
 pub mod load;
 pub mod netns;
 pub mod packet;
 pub mod plane;
+pub mod programs;
 pub mod raw;
 pub mod traffic;
 pub mod tun;

@@ -180,7 +180,8 @@ impl Plane {
             for rule in &planned {
                 assert!(rule.faults.is_empty(), "{:?}", rule.faults);
             }
-            Ok(desire::desired(&planned, &book, claims, &devices))
+            let nothing = desire::Before { planned: &[], desired: &Desired::default() };
+            Ok(desire::desired(&planned, &book, claims, &devices, &nothing))
         })
     }
 

@@ -1,6 +1,7 @@
 //! Ways out that change under a live flow, or are not there.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use harness::packet::{ACK, Packet, SYN, Segment};
 use harness::plane::{GATEWAY, Plane};
@@ -23,7 +24,9 @@ fn without_a_way_to_the_backend() {
     let mut plane = plane(WEB);
     let mut talk = Conversation::usual(51_000);
     talk.prove(&plane, plane.client, plane.backend);
-    change(&mut plane, |desired| desired.rules[0].carried.as_mut().expect("carried").path = None);
+    change(&mut plane, |desired| {
+        Arc::make_mut(&mut desired.rules[0]).carried.as_mut().expect("carried").path = None
+    });
     let stranger = Conversation::usual(51_001);
     let (udp, tcp) = (stranger.client_udp(b"hello"), stranger.client_tcp(&Segment::flags(SYN)));
     row(&plane, "a first datagram", plane.client, &udp, Drop, "web: no_route 1");
@@ -60,7 +63,7 @@ fn a_live_flow_follows_a_new_way() {
     }
     for mtu in [1400, 1300] {
         change(&mut plane, |desired| {
-            let carried = desired.rules[0].carried.as_mut().expect("carried");
+            let carried = Arc::make_mut(&mut desired.rules[0]).carried.as_mut().expect("carried");
             let hop = &mut carried.path.as_mut().expect("path").hop;
             hop.mtu = mtu;
         });
@@ -72,7 +75,7 @@ fn a_live_flow_follows_a_new_way() {
     // a way that XDP's own lookup disagrees with is tc's alone
     let elsewhere = plane.narrow.interface;
     change(&mut plane, |desired| {
-        let carried = desired.rules[0].carried.as_mut().expect("carried");
+        let carried = Arc::make_mut(&mut desired.rules[0]).carried.as_mut().expect("carried");
         let hop = &mut carried.path.as_mut().expect("path").hop;
         (hop.interface, hop.gateway) = (elsewhere, Some(IpAddr::V4(GATEWAY)));
     });

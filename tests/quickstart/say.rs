@@ -18,7 +18,7 @@ pub fn problem(text: &str) {
 pub fn command(typed: &str, output: &str) {
     line(&format!("  $ {typed}"));
     for text in output.lines() {
-        line(&format!("  {text}"));
+        line(format!("  {text}").trim_end());
     }
     line("");
 }

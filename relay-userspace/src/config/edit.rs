@@ -53,13 +53,15 @@ pub fn stage(path: &Path, edit: &Edit<'_>) -> Result<Staged, EditError> {
     Staged::write(path, &changed).map_err(io_error)
 }
 
+/// Why a text was not changed.
 #[derive(Debug, PartialEq)]
-enum Refused {
+pub(super) enum Refused {
     Broken(String),
     Missing(RuleName),
 }
 
-fn change_text(text: &str, edit: &Edit<'_>) -> Result<String, Refused> {
+/// The text with the change made.
+pub(super) fn change_text(text: &str, edit: &Edit<'_>) -> Result<String, Refused> {
     let document = DeTable::parse(text).map_err(|error| Refused::Broken(error.message().to_owned()))?;
     let layout = Layout::of(text, document.get_ref());
     if layout.inline {
@@ -337,6 +339,12 @@ listen = \"127.0.0.1:9464\"
         assert!(changed.contains("name = \"c\"") && changed.contains("# all"), "{changed}");
         let changed = change_text(&changed, &Edit::Remove(&name("a"))).expect("remove");
         assert!(!changed.contains("\"a\""), "{changed}");
+    }
+
+    #[test]
+    fn an_empty_list_takes_a_rule() {
+        let changed = change_text("rule = [] # none\n", &Edit::Add(&rule("c"))).expect("add");
+        assert!(changed.starts_with("rule = [{") && changed.ends_with("] # none\n"), "{changed}");
     }
 
     #[test]

@@ -4,25 +4,23 @@
 //! Every step is recorded in the shadow as it succeeds, so applying the former state again undoes a change that failed
 //! half-way.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::MapError;
-use aya::maps::lpm_trie::Key;
 use relay_common::counters::{DropKey, DropReason, RuleCounters};
 use relay_common::net::Address;
-use relay_common::route::{Gateway, NextHop as KernelHop, RouteKey};
-use relay_common::rule::{EndpointEntry, PortEntry, RuleEntry, RuleState};
+use relay_common::rule::{PortEntry, RuleEntry, RuleState};
 use relay_common::settings::Settings;
 use relay_common::{names, tick};
 
 use super::load::Dataplane;
 use super::ports::{Listening, PortTables, lay_out};
-use super::shadow::{EndpointContent, RoutePrefix};
+use super::shadow::EndpointContent;
 use super::slots::encode_name;
-use super::{Carried, Desired, DesiredRule, KernelError, batch, maps};
-use crate::host::NextHop;
+use super::ways::endpoint_content;
+use super::{Desired, DesiredRule, KernelError, batch, maps};
 
 const HANDSHAKE: Duration = Duration::from_secs(20);
 const UDP_UNANSWERED: Duration = Duration::from_secs(30);
@@ -39,7 +37,7 @@ pub struct Applied {
     pub orphans: bool,
 }
 
-fn map_error(map: &'static str) -> impl Fn(MapError) -> KernelError {
+pub(super) fn map_error(map: &'static str) -> impl Fn(MapError) -> KernelError {
     move |source| KernelError::Map { map, source }
 }
 
@@ -50,22 +48,58 @@ impl Dataplane {
             let (wanted, most) = (desired.rules.len(), maps::RULE_SLOTS as usize);
             return Err(KernelError::TooManyRules { wanted, most });
         }
+        let mut applied = Applied::default();
+        let result = match self.kept(desired) {
+            Some(kept) => self.add_rules(desired, kept, &mut applied),
+            None => self.apply_all(desired, &mut applied),
+        };
+        self.applied = result.is_ok().then(|| desired.clone());
+        result.map(|()| applied)
+    }
+
+    /// How many rules at the start of the list the maps hold already, if all that is desired are these and more.
+    fn kept(&self, desired: &Desired) -> Option<usize> {
+        let applied = self.applied.as_ref()?;
+        let kept = applied.rules.len();
+        let same_host = applied.routes == desired.routes
+            && applied.addresses == desired.addresses
+            && applied.claims == desired.claims
+            && applied.devices == desired.devices;
+        let same_rules = kept <= desired.rules.len()
+            && applied.rules.iter().zip(&desired.rules).all(|(old, new)| Arc::ptr_eq(old, new));
+        (same_host && same_rules).then_some(kept)
+    }
+
+    /// Rules are only added: nothing else needs to be looked at.
+    fn add_rules(
+        &mut self,
+        desired: &Desired,
+        kept: usize,
+        applied: &mut Applied,
+    ) -> Result<(), KernelError> {
+        let new = &desired.rules[kept..];
+        let hops = self.write_hops(new, desired)?;
+        let endpoints = self.write_endpoints(new, &hops, &mut false)?;
+        self.write_rules(new, &endpoints, applied)?;
+        self.write_ports(desired)
+    }
+
+    fn apply_all(&mut self, desired: &Desired, applied: &mut Applied) -> Result<(), KernelError> {
         self.write_settings(desired)?;
         self.add_addresses(desired)?;
         self.write_devices(desired)?;
-        let hops = self.write_hops(desired)?;
+        let mut hops = self.write_hops(&desired.rules, desired)?;
+        self.write_route_hops(desired, &mut hops)?;
         let mut rerouted = self.write_routes(desired, &hops)?;
-        let endpoints = self.write_endpoints(desired, &hops, &mut rerouted)?;
+        let endpoints = self.write_endpoints(&desired.rules, &hops, &mut rerouted)?;
         if rerouted {
             self.raise_generations()?;
         }
-        let mut applied = Applied::default();
-        self.write_rules(desired, &endpoints, &mut applied)?;
+        self.write_rules(&desired.rules, &endpoints, applied)?;
         self.write_ports(desired)?;
-        self.end_rules(desired, &mut applied)?;
+        self.end_rules(desired, applied)?;
         self.free_ways(desired, &hops)?;
-        self.remove_addresses(desired)?;
-        Ok(applied)
+        self.remove_addresses(desired)
     }
 
     fn write_settings(&mut self, desired: &Desired) -> Result<(), KernelError> {
@@ -127,111 +161,13 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Gives every next hop in use a slot. Slots in use are never rewritten.
-    fn write_hops(&mut self, desired: &Desired) -> Result<HashMap<NextHop, u32>, KernelError> {
-        let paths = desired.rules.iter().filter_map(|rule| Some(&rule.carried.as_ref()?.path.as_ref()?.hop));
-        let mut slots = HashMap::new();
-        for hop in paths.chain(desired.routes.values()) {
-            if slots.contains_key(hop) {
-                continue;
-            }
-            let content = kernel_hop(hop, desired);
-            let most = maps::HOP_SLOTS as usize - 1;
-            let (slot, new) = self.shadow.hops.slot(&content).ok_or(KernelError::TooManyHops { most })?;
-            if new {
-                self.write_hop(slot, content)?;
-            }
-            slots.insert(hop.clone(), slot);
-        }
-        Ok(slots)
-    }
-
-    /// Writes a next hop under a generation that no flow holds for this slot.
-    fn write_hop(&mut self, slot: u32, content: KernelHop) -> Result<(), KernelError> {
-        let generation = self.shadow.generations[slot as usize].wrapping_add(1);
-        let entry = content.with_generation(generation);
-        self.maps.next_hops.set(slot, entry, 0).map_err(map_error(names::NEXT_HOPS))?;
-        self.shadow.generations[slot as usize] = generation;
-        Ok(())
-    }
-
-    /// Makes every flow look its way up again at its next packet.
-    fn raise_generations(&mut self) -> Result<(), KernelError> {
-        let hops: Vec<(u32, KernelHop)> =
-            self.shadow.hops.iter().map(|(content, slot)| (slot, *content)).collect();
-        for (slot, content) in hops {
-            self.write_hop(slot, content)?;
-        }
-        Ok(())
-    }
-
-    /// Returns whether any client's way back may have changed.
-    fn write_routes(&mut self, desired: &Desired, hops: &HashMap<NextHop, u32>) -> Result<bool, KernelError> {
-        let mut wanted = HashMap::new();
-        for (route, hop) in &desired.routes {
-            let prefix = RoutePrefix {
-                bits: RouteKey::INTERFACE_BITS + u32::from(route.prefix),
-                interface: route.interface,
-                address: Address::from(route.destination).to_wire(),
-            };
-            wanted.insert(prefix, hops.get(hop).copied().unwrap_or(0));
-        }
-        if wanted == self.shadow.routes {
-            return Ok(false);
-        }
-        for (&prefix, &index) in &wanted {
-            if self.shadow.routes.get(&prefix) != Some(&index) {
-                self.maps.routes.insert(&route_key(prefix), index, 0).map_err(map_error(names::ROUTES))?;
-                self.shadow.routes.insert(prefix, index);
-            }
-        }
-        let gone: Vec<RoutePrefix> =
-            self.shadow.routes.keys().filter(|prefix| !wanted.contains_key(prefix)).copied().collect();
-        for prefix in gone {
-            absent_is_fine(self.maps.routes.remove(&route_key(prefix))).map_err(map_error(names::ROUTES))?;
-            self.shadow.routes.remove(&prefix);
-        }
-        Ok(true)
-    }
-
-    /// Gives every backend in use a slot, and keeps its next hop current.
-    fn write_endpoints(
-        &mut self,
-        desired: &Desired,
-        hops: &HashMap<NextHop, u32>,
-        rerouted: &mut bool,
-    ) -> Result<HashMap<EndpointContent, u32>, KernelError> {
-        let mut slots = HashMap::new();
-        for carried in desired.rules.iter().filter_map(|rule| rule.carried.as_ref()) {
-            let content = endpoint_content(carried);
-            if slots.contains_key(&content) {
-                continue;
-            }
-            let most = maps::ENDPOINT_SLOTS as usize;
-            let (slot, _) =
-                self.shadow.endpoints.slot(&content).ok_or(KernelError::TooManyEndpoints { most })?;
-            let hop = carried.path.as_ref().and_then(|path| hops.get(&path.hop)).copied().unwrap_or(0);
-            let (address, source) = (Address::from(content.address), Address::from(content.source));
-            let entry = EndpointEntry::new(address, source, content.port, hop as u16, 0);
-            let old = self.shadow.endpoint_entries.get(&slot);
-            if old != Some(&entry) {
-                *rerouted |=
-                    old.is_some_and(|old| old.address() == address && old.hop_index != entry.hop_index);
-                self.maps.endpoints.set(slot, entry, 0).map_err(map_error(names::ENDPOINTS))?;
-                self.shadow.endpoint_entries.insert(slot, entry);
-            }
-            slots.insert(content, slot);
-        }
-        Ok(slots)
-    }
-
     fn write_rules(
         &mut self,
-        desired: &Desired,
+        rules: &[Arc<DesiredRule>],
         endpoints: &HashMap<EndpointContent, u32>,
         applied: &mut Applied,
     ) -> Result<(), KernelError> {
-        for rule in &desired.rules {
+        for rule in rules {
             let slot = match self.shadow.slots.get(&rule.name) {
                 Some(slot) if self.shadow.rules.contains_key(&slot) => slot,
                 _ => self.new_slot(rule)?,
@@ -368,56 +304,6 @@ impl Dataplane {
         }
         Ok(())
     }
-
-    /// Next hops and endpoints that nothing refers to any more. Their flows notice and look elsewhere.
-    fn free_ways(&mut self, desired: &Desired, hops: &HashMap<NextHop, u32>) -> Result<(), KernelError> {
-        let wanted: HashSet<EndpointContent> =
-            desired.rules.iter().filter_map(|rule| rule.carried.as_ref()).map(endpoint_content).collect();
-        for slot in self.shadow.endpoints.retain(|content| wanted.contains(content)) {
-            let nothing = EndpointEntry::new(Address::UNSPECIFIED, Address::UNSPECIFIED, 0, 0, 0);
-            self.maps.endpoints.set(slot, nothing, 0).map_err(map_error(names::ENDPOINTS))?;
-            self.shadow.endpoint_entries.remove(&slot);
-        }
-        let used: HashSet<KernelHop> = hops.keys().map(|hop| kernel_hop(hop, desired)).collect();
-        let contents: BTreeMap<u32, KernelHop> =
-            self.shadow.hops.iter().map(|(content, slot)| (slot, *content)).collect();
-        for slot in self.shadow.hops.retain(|content| used.contains(content)) {
-            // first the generation, so that flows leave; then the way itself
-            if let Some(content) = contents.get(&slot) {
-                self.write_hop(slot, *content)?;
-            }
-            self.write_hop(slot, KernelHop::default())?;
-        }
-        Ok(())
-    }
-}
-
-fn route_key(prefix: RoutePrefix) -> Key<RouteKey> {
-    Key::new(prefix.bits, RouteKey { interface: prefix.interface, address: prefix.address })
-}
-
-fn endpoint_content(carried: &Carried) -> EndpointContent {
-    EndpointContent {
-        address: carried.kernel.backend,
-        source: carried.path.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |path| path.source),
-        port: carried.kernel.first_port.unwrap_or(0),
-    }
-}
-
-fn kernel_hop(hop: &NextHop, desired: &Desired) -> KernelHop {
-    let (family, gateway) = match hop.gateway {
-        None => (Gateway::OnLink, [0; 4]),
-        Some(IpAddr::V4(gateway)) => (Gateway::V4, [Address::from(gateway).to_wire(), 0, 0, 0]),
-        Some(IpAddr::V6(gateway)) => {
-            let octets = gateway.octets();
-            let word =
-                |at: usize| u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]]);
-            (Gateway::V6, [word(0), word(4), word(8), word(12)])
-        }
-    };
-    let mut entry = KernelHop::new(hop.interface, hop.mtu, family, gateway);
-    entry.device = desired.devices.get(&hop.interface).map_or(0, |slot| slot + 1);
-    entry
 }
 
 /// Stretches of `new` that differ from `old`, with where they start.
@@ -441,7 +327,7 @@ fn changed_runs<'a>(old: &[PortEntry], new: &'a [PortEntry]) -> Vec<(usize, &'a 
 }
 
 /// Removing what is not there is what was wanted.
-fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => {

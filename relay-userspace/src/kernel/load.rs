@@ -15,7 +15,7 @@ use super::batch::Walk;
 use super::maps::{self, Maps, NameBytes, Shape};
 use super::shadow::{RoutePrefix, Shadow};
 use super::slots::decode_name;
-use super::{Unavailable, bpffs, clock, object, preflight};
+use super::{Desired, Unavailable, bpffs, clock, object, preflight};
 use crate::rule::RuleName;
 
 /// How the kernel plane is to be set up.
@@ -38,6 +38,8 @@ pub struct Dataplane {
     pub(super) maps: Maps,
     pub(super) shadow: Shadow,
     pub(super) attachments: Attachments,
+    /// What was last applied whole.
+    pub(super) applied: Option<Desired>,
     /// Jiffies per second.
     pub hz: u32,
     /// Established flows that each table really takes: a table from before a restart keeps its size.
@@ -74,7 +76,7 @@ impl Dataplane {
         let flows = MapInfo::from_pin(pins.join(names::FLOWS_TCP)).map_err(|e| Unavailable(e.to_string()))?;
         let max_flows = flows.max_entries() / 2;
         let (attachments, traced) = (Attachments::default(), traced.is_some());
-        Ok(Self { pins, ebpf, maps, shadow, attachments, hz, max_flows, adopted, traced })
+        Ok(Self { pins, ebpf, maps, shadow, attachments, applied: None, hz, max_flows, adopted, traced })
     }
 
     /// Whether the programs log packets.

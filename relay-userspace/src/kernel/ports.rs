@@ -114,14 +114,18 @@ fn lay_out_segments(
         .collect();
     bounds.sort_unstable();
     bounds.dedup();
+    let mut coming: Vec<_> = listeners.to_vec();
+    coming.sort_unstable_by_key(|(_, range, ..)| std::cmp::Reverse(range.first()));
+    let mut there: Vec<&(Protocol, PortRange, KernelOn, u32)> = Vec::new();
     for pair in bounds.windows(2) {
         let ports = PortRange::new(pair[0] as u16, (pair[1] - 1) as u16);
         let Some(ports) = ports else { continue };
-        let mut segment: Segment = listeners
-            .iter()
-            .filter(|(_, range, ..)| range.contains(ports.first()))
-            .map(|&&(_, range, on, slot)| member(on, slot, range.first()))
-            .collect();
+        there.retain(|(_, range, ..)| range.last() >= ports.first());
+        while let Some(listener) = coming.pop_if(|(_, range, ..)| range.first() <= ports.first()) {
+            there.push(listener);
+        }
+        let mut segment: Segment =
+            there.iter().map(|&&(_, range, on, slot)| member(on, slot, range.first())).collect();
         if segment.is_empty() {
             continue;
         }

@@ -133,6 +133,6 @@ mod tests {
         assert_eq!(slots.release(&name("7")), Some(7));
         assert_eq!(slots.take(&name("more")), Some(7));
         slots.swept(&[7]);
-        assert_eq!(slots.take(&name("and more")), None, "it is in use");
+        assert_eq!(slots.take(&name("and-more")), None, "it is in use");
     }
 }

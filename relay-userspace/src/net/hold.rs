@@ -82,12 +82,6 @@ impl Holder {
         }
     }
 
-    /// Lets go of the ports of all rules that are not listed.
-    pub fn retain(&mut self, wanted: &HashSet<&RuleName>) {
-        self.held.retain(|name, _| wanted.contains(name));
-        self.count = self.held.values().map(|held| held.sockets.len()).sum();
-    }
-
     /// Whether a rule's ports are all held, so that no other program can listen there.
     pub fn holds(&self, rule: &Rule) -> bool {
         self.held.get(&rule.name).is_some_and(|held| held.whole)

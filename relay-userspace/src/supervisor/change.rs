@@ -1,11 +1,12 @@
 //! Carrying out commands: try, apply, save; go back if any of it fails.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use super::command::{Action, Command, Reply};
+use super::delta::{changes, different};
 use super::shared::not_found;
 use super::state::{Prepared, Rules, State, Undo};
 use crate::api::problem::{ApiProblem, Code};
@@ -197,10 +198,10 @@ impl State {
         draining: BTreeSet<RuleName>,
         strictness: Strictness<'_>,
     ) -> Result<Prepared, ApiProblem> {
-        let changed = different(&self.rules, &rules);
+        let (changed, gone) = different(&self.rules, &rules);
         let again = matches!(strictness, Strictness::Reload);
         self.facts.resolve(&changed, again).await;
-        self.hold(&rules, &changed);
+        self.facts.hold(&changed, &gone);
         self.facts.find_paths(&changed).await;
         let planned = self.plan(&rules, &draining, again);
         if let Err(refused) = refuse_fault(&planned, strictness) {
@@ -233,7 +234,7 @@ impl State {
         draining: &BTreeSet<RuleName>,
         strictness: Strictness<'_>,
     ) -> Result<Vec<Arc<PlannedRule>>, ApiProblem> {
-        let changed = different(&self.rules, rules);
+        let (changed, _) = different(&self.rules, rules);
         self.facts.resolve(&changed, false).await;
         self.facts.find_paths(&changed).await;
         let taken = self.facts.would_be_taken(&changed);
@@ -256,15 +257,10 @@ impl State {
         self.publish();
     }
 
-    fn hold(&mut self, rules: &Rules, changed: &[Arc<Rule>]) {
-        let all: HashSet<&RuleName> = rules.iter().map(|(rule, _)| &rule.name).collect();
-        self.facts.hold(changed, &all);
-    }
-
     /// Takes the ports of the current rules again, after a change to `undone` that did not come to be.
     fn rehold(&mut self, undone: &Rules) {
-        let all: HashSet<&RuleName> = self.rules.iter().map(|(rule, _)| &rule.name).collect();
-        self.facts.hold(&different(undone, &self.rules), &all);
+        let (changed, gone) = different(undone, &self.rules);
+        self.facts.hold(&changed, &gone);
     }
 }
 
@@ -299,15 +295,6 @@ pub enum Strictness<'a> {
     Reload,
 }
 
-/// Rules of `after` that are not in `before` as they are.
-fn different(before: &Rules, after: &Rules) -> Vec<Arc<Rule>> {
-    let known: HashMap<&RuleName, &Arc<Rule>> = before.iter().map(|(rule, _)| (&rule.name, rule)).collect();
-    let same = |rule: &Arc<Rule>| {
-        known.get(&rule.name).is_some_and(|known| Arc::ptr_eq(known, rule) || *known == rule)
-    };
-    after.iter().map(|(rule, _)| rule).filter(|rule| !same(rule)).cloned().collect()
-}
-
 /// The first fault of a rule that must work as written.
 fn refuse_fault(planned: &[Arc<PlannedRule>], strictness: Strictness<'_>) -> Result<(), ApiProblem> {
     let Strictness::Rule(name) = strictness else { return Ok(()) };
@@ -337,25 +324,4 @@ fn drain_change(name: &RuleName, before: bool, after: bool) -> Option<RuleChange
     let action = if after { "draining" } else { "resumed" };
     let change = RuleChange { action: action.into(), name: name.to_string(), before: None, after: None };
     (before != after).then_some(change)
-}
-
-/// What changes between two sets of rules.
-pub fn changes(before: &Rules, after: &Rules) -> Vec<RuleChange> {
-    let old: HashMap<&RuleName, &Arc<Rule>> = before.iter().map(|(rule, _)| (&rule.name, rule)).collect();
-    let new: HashSet<&RuleName> = after.iter().map(|(rule, _)| &rule.name).collect();
-    let mut changes = Vec::new();
-    for (rule, _) in after {
-        let (action, before) = match old.get(&rule.name) {
-            None => ("added", None),
-            Some(known) if Arc::ptr_eq(known, rule) || *known == rule => continue,
-            Some(known) => ("changed", Some(encode::to_json(known))),
-        };
-        let (name, after) = (rule.name.to_string(), Some(encode::to_json(rule)));
-        changes.push(RuleChange { action: action.into(), name, before, after });
-    }
-    for (rule, _) in before.iter().filter(|(rule, _)| !new.contains(&rule.name)) {
-        let (name, before) = (rule.name.to_string(), Some(encode::to_json(rule)));
-        changes.push(RuleChange { action: "removed".into(), name, before, after: None });
-    }
-    changes
 }

@@ -17,25 +17,47 @@ pub fn desired(
     facts: &FactBook,
     claims: ClaimRange,
     devices: &BTreeMap<u32, u16>,
+    before: &Before<'_>,
 ) -> Desired {
-    let rules = planned
-        .iter()
-        .map(|planned| DesiredRule {
-            name: planned.rule.name.clone(),
-            draining: planned.draining,
-            carried: planned.kernel.as_ref().map(|kernel| Carried {
-                path: facts.paths.get(&kernel.backend).cloned(),
-                yields: !planned.rule.force && !facts.holder.holds(&planned.rule),
-                kernel: kernel.clone(),
-            }),
-        })
-        .collect();
+    let known = before.still_true(planned, facts);
+    let rules =
+        known.iter().cloned().chain(planned[known.len()..].iter().map(|planned| rule(planned, facts)));
     Desired {
-        rules,
+        revision: facts.revision,
+        rules: rules.collect(),
         routes: facts.host.client_routes(),
         addresses: facts.host.own_v4(),
         claims,
         devices: devices.clone(),
+    }
+}
+
+fn rule(planned: &PlannedRule, facts: &FactBook) -> Arc<DesiredRule> {
+    Arc::new(DesiredRule {
+        name: planned.rule.name.clone(),
+        draining: planned.draining,
+        carried: planned.kernel.as_ref().map(|kernel| Carried {
+            path: facts.paths.get(&kernel.backend).cloned(),
+            yields: !planned.rule.force && !facts.holder.holds(&planned.rule),
+            kernel: kernel.clone(),
+        }),
+    })
+}
+
+/// What was desired before, and the plan that it came from.
+pub struct Before<'a> {
+    pub planned: &'a [Arc<PlannedRule>],
+    pub desired: &'a Desired,
+}
+
+impl Before<'_> {
+    /// The rules at the start of the list for which nothing has changed.
+    fn still_true(&self, planned: &[Arc<PlannedRule>], facts: &FactBook) -> &[Arc<DesiredRule>] {
+        if self.desired.revision != facts.revision || self.desired.rules.len() != self.planned.len() {
+            return &[];
+        }
+        let same = self.planned.iter().zip(planned).take_while(|(old, new)| Arc::ptr_eq(old, new)).count();
+        &self.desired.rules[..same]
     }
 }
 

@@ -1,6 +1,6 @@
 //! What plans depend on, gathered from the host: addresses and routes, resolved names, who else has which port.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,8 @@ pub struct FactBook {
     pub taken: BTreeMap<RuleName, String>,
     pub paths: BTreeMap<Ipv4Addr, Path>,
     pub holder: Holder,
+    /// Raised when the host looks different, so that what was derived from it before is out of date.
+    pub revision: u64,
 }
 
 impl FactBook {
@@ -37,6 +39,7 @@ impl FactBook {
             taken: BTreeMap::new(),
             paths: BTreeMap::new(),
             holder: Holder::default(),
+            revision: 0,
         })
     }
 
@@ -67,10 +70,12 @@ impl FactBook {
         }
     }
 
-    /// Takes or lets go of the ports of rules that have changed.
-    pub fn hold<'a>(&mut self, rules: impl IntoIterator<Item = &'a Arc<Rule>>, all: &HashSet<&RuleName>) {
-        self.holder.retain(all);
-        self.taken.retain(|name, _| all.contains(name));
+    /// Takes the ports of rules that have changed, and lets go of those that are no longer wanted.
+    pub fn hold<'a>(&mut self, rules: impl IntoIterator<Item = &'a Arc<Rule>>, gone: &[RuleName]) {
+        for name in gone {
+            self.holder.release(name);
+            self.taken.remove(name);
+        }
         let mut list = SocketList::default();
         for rule in rules {
             let conflict = if rule.enabled {
@@ -122,6 +127,7 @@ impl FactBook {
         let backends = self.backends(rules);
         let paths = paths::find(&self.handle, &host, &backends).await;
         let changed = host != self.host || paths != self.paths;
+        self.revision += u64::from(changed);
         self.host = host;
         self.paths = paths;
         Ok(changed)

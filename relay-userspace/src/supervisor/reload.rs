@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::change::{Done, Strictness, changes, complain};
+use super::change::{Done, Strictness, complain};
+use super::delta::changes;
 use super::state::{Pending, Rules, State};
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::ChangeView;

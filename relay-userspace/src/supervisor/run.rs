@@ -56,9 +56,10 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     let mut tracing_task = JoinSet::new();
     start_trace(&mut state, &mut tracing_task);
     let rounds = start_census(&mut state);
-    service.ready(&summary(&state));
-    log_start(&state);
+    // signals are heard before anybody is told that they may be sent
     let mut events = Events::new(inbox, monitor, rounds)?;
+    log_start(&state);
+    service.ready(&summary(&state));
     events.serve(&mut state, &service).await;
     service.stopping();
     servers.shutdown().await;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::delta;
 use super::desire;
 use super::explain;
 use super::facts::FactBook;
@@ -87,23 +88,27 @@ impl State {
             resolved: &self.facts.resolved,
             taken: &self.facts.taken,
         };
-        let known: HashMap<&RuleName, &Arc<PlannedRule>> = if all {
-            HashMap::new()
-        } else {
-            self.planned.iter().map(|planned| (&planned.rule.name, planned)).collect()
+        let plan = |(rule, origin): &(Arc<Rule>, Origin)| {
+            Arc::new(plan::rule(rule, origin, draining.contains(&rule.name), &facts))
         };
-        rules
-            .iter()
-            .map(|(rule, origin)| {
-                let drains = draining.contains(&rule.name);
-                match known.get(&rule.name) {
-                    Some(known) if Arc::ptr_eq(&known.rule, rule) && known.draining == drains => {
-                        (*known).clone()
-                    }
-                    _ => Arc::new(plan::rule(rule, origin, drains, &facts)),
-                }
-            })
-            .collect()
+        if all || self.planned.len() != self.rules.len() {
+            return rules.iter().map(plan).collect();
+        }
+        let turned: Vec<&RuleName> = self.draining.symmetric_difference(draining).collect();
+        let same = |before: &(Arc<Rule>, Origin), after: &(Arc<Rule>, Origin)| {
+            Arc::ptr_eq(&before.0, &after.0) && !turned.contains(&&before.0.name)
+        };
+        let (old, new) = delta::middles(&self.rules, rules, same);
+        let known: HashMap<&RuleName, &Arc<PlannedRule>> =
+            self.planned[old.clone()].iter().map(|planned| (&planned.rule.name, planned)).collect();
+        let middle = rules[new].iter().map(|rule| match known.get(&rule.0.name) {
+            Some(known) if Arc::ptr_eq(&known.rule, &rule.0) && !turned.contains(&&rule.0.name) => {
+                (*known).clone()
+            }
+            _ => plan(rule),
+        });
+        let (start, end) = (&self.planned[..old.start], &self.planned[old.end..]);
+        start.iter().cloned().chain(middle).chain(end.iter().cloned()).collect()
     }
 
     /// Whether XDP is attached anywhere.
@@ -115,7 +120,8 @@ impl State {
 
     /// Brings a plan into the kernel; on failure what was there before comes back.
     pub fn apply(&mut self, planned: &[Arc<PlannedRule>]) -> Result<Desired, KernelError> {
-        let desired = desire::desired(planned, &self.facts, self.claims, &self.devices);
+        let before = desire::Before { planned: &self.planned, desired: &self.desired };
+        let desired = desire::desired(planned, &self.facts, self.claims, &self.devices, &before);
         let Ok(kernel) = &mut self.kernel else { return Ok(desired) };
         if self.down {
             return Ok(desired);

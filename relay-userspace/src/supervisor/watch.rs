@@ -150,7 +150,6 @@ impl State {
     /// A port that was in use may be free by now.
     fn retake(&mut self) {
         let before = self.facts.taken.clone();
-        let all = self.rules.iter().map(|(rule, _)| &rule.name).collect();
         let blocked: Vec<Arc<Rule>> = self
             .rules
             .iter()
@@ -158,7 +157,7 @@ impl State {
             .filter(|rule| before.contains_key(&rule.name))
             .cloned()
             .collect();
-        self.facts.hold(&blocked, &all);
+        self.facts.hold(&blocked, &[]);
         if self.facts.taken.keys().ne(before.keys()) {
             self.replan("a port has become free");
         }

@@ -1,0 +1,255 @@
+//! What must hold for every configuration, not just for those that somebody thought of.
+
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::{Map, Value as Json};
+
+use super::edit::{Edit, change_text};
+use super::files::Config;
+use super::node::{Node, Value};
+use super::problem::{Problems, Source};
+use super::{decode, encode, quantity};
+use crate::rule::{Backend, Listener, PlaneChoice, PortRange, Protocols, Rule, RuleName, Timeouts, overlap};
+
+fn names() -> impl Strategy<Value = RuleName> {
+    "[A-Za-z0-9._-]{1,64}".prop_map(|text| RuleName::parse(&text).expect("a name"))
+}
+
+fn ranges() -> impl Strategy<Value = PortRange> {
+    (1..=u16::MAX, 1..=u16::MAX).prop_map(|(a, b)| PortRange::new(a.min(b), a.max(b)).expect("a range"))
+}
+
+fn listeners() -> impl Strategy<Value = Listener> {
+    let address = prop_oneof![
+        Just(String::new()),
+        Just("0.0.0.0".to_owned()),
+        Just("[::]".to_owned()),
+        any::<std::net::Ipv4Addr>().prop_map(|address| address.to_string()),
+        any::<std::net::Ipv6Addr>().prop_map(|address| format!("[{address}]")),
+        "[a-z][a-z0-9.@_-]{0,14}".prop_map(|name| format!("%{name}")),
+    ];
+    (address, ranges()).prop_map(|(on, ports)| Listener::parse(&format!("{on}:{ports}")).expect("a listener"))
+}
+
+fn backends() -> impl Strategy<Value = Backend> {
+    let host = prop_oneof![
+        any::<std::net::Ipv4Addr>().prop_map(|address| address.to_string()),
+        any::<std::net::Ipv6Addr>().prop_map(|address| format!("[{address}]")),
+        "[a-z]([a-z0-9_-]{0,20}[a-z0-9])?(\\.[a-z]{1,10}){0,3}",
+    ];
+    host.prop_map(|host| Backend::parse(&host).expect("a backend"))
+}
+
+fn durations() -> impl Strategy<Value = Duration> {
+    (1..=10_000_000_000u64).prop_map(Duration::from_millis)
+}
+
+prop_compose! {
+    fn rules()(
+        name in names(),
+        note in proptest::option::of("[^\\p{C}]{1,128}"),
+        enabled: bool,
+        listen in vec(listeners(), 1..4),
+        protocols in proptest::sample::select(&Protocols::ALL[..]),
+        to in backends(),
+        plane in proptest::sample::select(&PlaneChoice::ALL[..]),
+        force: bool,
+        times in (durations(), durations(), durations()),
+    ) -> Rule {
+        let timeouts = Timeouts { tcp_idle: times.0, half_close: times.1, udp: times.2 };
+        Rule { name, note, enabled, listen, protocols, to: vec![to], plane, force, timeouts }
+    }
+}
+
+fn parse(text: &str) -> Result<Config, Problems> {
+    let sources = vec![Source { path: "relay.toml".into(), text: text.to_owned() }];
+    Config::parse(Problems { sources, list: Vec::new() })
+}
+
+fn rule_of(text: &str) -> Rule {
+    let config = parse(text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+    config.rules.first().map(|(rule, _)| (**rule).clone()).expect("a rule")
+}
+
+/// Overlaps within one rule are refused; everything here is about the rest.
+fn is_alone(rule: &Rule) -> bool {
+    overlap::find([rule]).is_empty()
+}
+
+/// Some TOML, most of it almost a configuration.
+fn almost_toml() -> impl Strategy<Value = String> {
+    let words = [
+        "[[rule]]",
+        "[rule]",
+        "[daemon]",
+        "[log]",
+        "[metrics]",
+        "[rule.timeout]",
+        "rule",
+        "name",
+        "listen",
+        "to",
+        "protocol",
+        "timeout",
+        "udp",
+        "enabled",
+        "quota",
+        "addr",
+        "=",
+        "=",
+        "=",
+        "\"",
+        "'",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ".",
+        "\n",
+        "\n",
+        " ",
+        "#",
+        "\"x\"",
+        "\":80\"",
+        "\"203.0.113.2:80\"",
+        "\"tcp\"",
+        "true",
+        "1",
+        "-1",
+        "1.5",
+        "1e999",
+        "99999999999999999999",
+        "0x1f",
+        "1979-05-27",
+        "nan",
+        "\"5s\"",
+        "\"香港\"",
+        "\u{0}",
+        "\r\n",
+        "\t",
+        "\"\"\"",
+    ];
+    vec(proptest::sample::select(words.to_vec()), 0..40).prop_map(|words| words.concat())
+}
+
+fn json() -> impl Strategy<Value = Json> {
+    let keys = proptest::sample::select(vec![
+        "name", "listen", "to", "timeout", "udp", "addr", "note", "plane", "zz",
+    ]);
+    let leaf = prop_oneof![
+        Just(Json::Null),
+        any::<bool>().prop_map(Json::from),
+        any::<u64>().prop_map(Json::from),
+        any::<f64>().prop_map(Json::from),
+        ".{0,10}".prop_map(Json::from),
+        Just(Json::from(":80")),
+    ];
+    leaf.prop_recursive(3, 24, 4, move |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..4).prop_map(Json::from),
+            vec((keys.clone(), inner), 0..6).prop_map(|entries| {
+                Json::Object(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+            }),
+        ]
+    })
+}
+
+const COMMENTED: &str = "# mine\n\n[log] # log\nlevel = 'info' # quiet\n\n# about a\n[[rule]] # here\nname = 'a' # keep\n\
+                         listen = [ \":1\", # one\n]\nto = \"192.0.2.1\"\n[rule.timeout] # times\nudp = \"5s\" # short\n\n";
+
+/// Every comment of [`COMMENTED`].
+fn comments(text: &str) -> Vec<&str> {
+    text.lines().filter_map(|line| line.find('#').map(|start| &line[start..])).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn a_rule_survives_the_file_and_the_api(rule in rules().prop_filter("overlaps itself", is_alone)) {
+        prop_assert_eq!(&rule_of(&encode::to_toml(&rule)), &rule);
+        let node = Node::from_json(Json::Object(encode::to_json(&rule)));
+        let Value::Table(table) = &node.value else { panic!("not a table") };
+        let mut problems = Problems::default();
+        let decoded = decode::rule(table, None, None, &mut problems);
+        prop_assert_eq!(decoded.as_ref(), Some(&rule), "{}", problems);
+    }
+
+    #[test]
+    fn texts_read_back_as_what_they_print(listener in listeners(), backend in backends(), time in durations()) {
+        prop_assert_eq!(Listener::parse(&listener.to_string()), Ok(listener));
+        prop_assert_eq!(Backend::parse(&backend.to_string()), Ok(backend));
+        prop_assert_eq!(quantity::parse_duration(&quantity::format_duration(time)), Some(time));
+    }
+
+    #[test]
+    fn nothing_typed_makes_the_parsers_panic(text in "\\PC{0,30}|[0-9.:%\\[\\]*a-f-]{0,24}") {
+        let _any_answer = (Listener::parse(&text), Backend::parse(&text), quantity::parse_duration(&text));
+        let _any_name = RuleName::parse(&text);
+    }
+
+    #[test]
+    fn nothing_in_a_file_makes_the_reader_panic(text in almost_toml(), noise in "\\PC{0,60}") {
+        for text in [text, noise] {
+            if let Err(problems) = parse(&text) {
+                prop_assert!(!problems.is_empty());
+                prop_assert!(!problems.to_string().is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_in_a_request_makes_the_decoder_panic(body in json()) {
+        let node = Node::from_json(body);
+        if let Value::Table(table) = &node.value {
+            let mut problems = Problems::default();
+            let rule = decode::rule(table, None, None, &mut problems);
+            prop_assert_eq!(rule.is_none(), !problems.is_empty());
+        }
+    }
+
+    #[test]
+    fn an_edit_changes_its_rule_and_nothing_else(
+        rule in rules().prop_filter("overlaps itself", is_alone),
+        udp in durations(),
+        note in "[^\\p{C}#]{1,40}",
+    ) {
+        prop_assume!(rule.name.as_str() != "a");
+        let name = RuleName::parse("a").expect("name");
+        // a rule that takes no port of the other one, whatever it is
+        let rule = Rule { enabled: false, ..rule };
+        let added = change_text(COMMENTED, &Edit::Add(&rule)).expect("add");
+        prop_assert!(added.starts_with(COMMENTED));
+        let udp_text = quantity::format_duration(udp);
+        let fields: Map<String, Json> =
+            Map::from_iter([("note".into(), Json::from(note.as_str())), ("timeout".into(), serde_json::json!({ "udp": udp_text }))]);
+        let set = change_text(&added, &Edit::Set(&name, &fields)).expect("set");
+        let config = parse(&set).unwrap_or_else(|problems| panic!("{problems}\n{set}"));
+        prop_assert_eq!(&*config.rules[1].0, &rule);
+        prop_assert_eq!(config.rules[0].0.note.as_deref(), Some(note.as_str()));
+        prop_assert_eq!(config.rules[0].0.timeouts.udp, udp);
+        prop_assert_eq!(&comments(&set)[..comments(COMMENTED).len()], &comments(COMMENTED)[..]);
+        let removed = change_text(&added, &Edit::Remove(&rule.name)).expect("remove");
+        prop_assert_eq!(removed.trim_end(), COMMENTED.trim_end());
+    }
+
+    #[test]
+    fn overlaps_are_found_whoever_comes_first(a in rules(), b in rules()) {
+        let (a, b) = (Rule { enabled: true, ..a }, Rule { enabled: true, ..b });
+        let clash = |first: &Rule, second: &Rule| {
+            overlap::find([first, second]).iter().any(|found| found.first.0 != found.second.0)
+        };
+        prop_assert_eq!(clash(&a, &b), clash(&b, &a));
+        // against the definition: some pair of listeners, some protocol, some address and port in common
+        let found = overlap::find_with(&[&a, &b], 0).iter().any(|found| found.first.0 != found.second.0);
+        prop_assert_eq!(found, clash(&a, &b));
+        if clash(&a, &b) {
+            let shared = |ours: &Listener| b.listen.iter().any(|theirs| ours.ports.overlaps(theirs.ports));
+            prop_assert!(a.listen.iter().any(shared));
+            prop_assert!(a.protocols.iter().any(|protocol| b.protocols.has(protocol)));
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Ways through the maps: next hops, the routes that clients are reached by, endpoints. The part of an apply that knows
+//! how flows find out that their way has changed.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use aya::maps::lpm_trie::Key;
+use relay_common::names;
+use relay_common::net::Address;
+use relay_common::route::{Gateway, NextHop as KernelHop, RouteKey};
+use relay_common::rule::EndpointEntry;
+
+use super::apply::{absent_is_fine, map_error};
+use super::load::Dataplane;
+use super::shadow::{EndpointContent, RoutePrefix};
+use super::{Carried, Desired, DesiredRule, KernelError, maps};
+use crate::host::NextHop;
+
+impl Dataplane {
+    /// Gives every next hop that rules use a slot. Slots in use are never rewritten.
+    pub(super) fn write_hops(
+        &mut self,
+        rules: &[Arc<DesiredRule>],
+        desired: &Desired,
+    ) -> Result<HashMap<NextHop, u32>, KernelError> {
+        let mut slots = HashMap::new();
+        for rule in rules {
+            if let Some(path) = rule.carried.as_ref().and_then(|carried| carried.path.as_ref()) {
+                self.take_hop(&path.hop, desired, &mut slots)?;
+            }
+        }
+        Ok(slots)
+    }
+
+    /// The same for those that clients are reached by.
+    pub(super) fn write_route_hops(
+        &mut self,
+        desired: &Desired,
+        slots: &mut HashMap<NextHop, u32>,
+    ) -> Result<(), KernelError> {
+        desired.routes.values().try_for_each(|hop| self.take_hop(hop, desired, slots))
+    }
+
+    fn take_hop(
+        &mut self,
+        hop: &NextHop,
+        desired: &Desired,
+        slots: &mut HashMap<NextHop, u32>,
+    ) -> Result<(), KernelError> {
+        if slots.contains_key(hop) {
+            return Ok(());
+        }
+        let content = kernel_hop(hop, desired);
+        let most = maps::HOP_SLOTS as usize - 1;
+        let (slot, new) = self.shadow.hops.slot(&content).ok_or(KernelError::TooManyHops { most })?;
+        if new {
+            self.write_hop(slot, content)?;
+        }
+        slots.insert(hop.clone(), slot);
+        Ok(())
+    }
+
+    /// Writes a next hop under a generation that no flow holds for this slot.
+    fn write_hop(&mut self, slot: u32, content: KernelHop) -> Result<(), KernelError> {
+        let generation = self.shadow.generations[slot as usize].wrapping_add(1);
+        let entry = content.with_generation(generation);
+        self.maps.next_hops.set(slot, entry, 0).map_err(map_error(names::NEXT_HOPS))?;
+        self.shadow.generations[slot as usize] = generation;
+        Ok(())
+    }
+
+    /// Makes every flow look its way up again at its next packet.
+    pub(super) fn raise_generations(&mut self) -> Result<(), KernelError> {
+        let hops: Vec<(u32, KernelHop)> =
+            self.shadow.hops.iter().map(|(content, slot)| (slot, *content)).collect();
+        for (slot, content) in hops {
+            self.write_hop(slot, content)?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether any client's way back may have changed.
+    pub(super) fn write_routes(
+        &mut self,
+        desired: &Desired,
+        hops: &HashMap<NextHop, u32>,
+    ) -> Result<bool, KernelError> {
+        let mut wanted = HashMap::new();
+        for (route, hop) in &desired.routes {
+            let prefix = RoutePrefix {
+                bits: RouteKey::INTERFACE_BITS + u32::from(route.prefix),
+                interface: route.interface,
+                address: Address::from(route.destination).to_wire(),
+            };
+            wanted.insert(prefix, hops.get(hop).copied().unwrap_or(0));
+        }
+        if wanted == self.shadow.routes {
+            return Ok(false);
+        }
+        for (&prefix, &index) in &wanted {
+            if self.shadow.routes.get(&prefix) != Some(&index) {
+                self.maps.routes.insert(&route_key(prefix), index, 0).map_err(map_error(names::ROUTES))?;
+                self.shadow.routes.insert(prefix, index);
+            }
+        }
+        let gone: Vec<RoutePrefix> =
+            self.shadow.routes.keys().filter(|prefix| !wanted.contains_key(prefix)).copied().collect();
+        for prefix in gone {
+            absent_is_fine(self.maps.routes.remove(&route_key(prefix))).map_err(map_error(names::ROUTES))?;
+            self.shadow.routes.remove(&prefix);
+        }
+        Ok(true)
+    }
+
+    /// Gives every backend in use a slot, and keeps its next hop current.
+    pub(super) fn write_endpoints(
+        &mut self,
+        rules: &[Arc<DesiredRule>],
+        hops: &HashMap<NextHop, u32>,
+        rerouted: &mut bool,
+    ) -> Result<HashMap<EndpointContent, u32>, KernelError> {
+        let mut slots = HashMap::new();
+        for carried in rules.iter().filter_map(|rule| rule.carried.as_ref()) {
+            let content = endpoint_content(carried);
+            if slots.contains_key(&content) {
+                continue;
+            }
+            let most = maps::ENDPOINT_SLOTS as usize;
+            let (slot, _) =
+                self.shadow.endpoints.slot(&content).ok_or(KernelError::TooManyEndpoints { most })?;
+            let hop = carried.path.as_ref().and_then(|path| hops.get(&path.hop)).copied().unwrap_or(0);
+            let (address, source) = (Address::from(content.address), Address::from(content.source));
+            let entry = EndpointEntry::new(address, source, content.port, hop as u16, 0);
+            let old = self.shadow.endpoint_entries.get(&slot);
+            if old != Some(&entry) {
+                *rerouted |=
+                    old.is_some_and(|old| old.address() == address && old.hop_index != entry.hop_index);
+                self.maps.endpoints.set(slot, entry, 0).map_err(map_error(names::ENDPOINTS))?;
+                self.shadow.endpoint_entries.insert(slot, entry);
+            }
+            slots.insert(content, slot);
+        }
+        Ok(slots)
+    }
+
+    /// Next hops and endpoints that nothing refers to any more. Their flows notice and look elsewhere.
+    pub(super) fn free_ways(
+        &mut self,
+        desired: &Desired,
+        hops: &HashMap<NextHop, u32>,
+    ) -> Result<(), KernelError> {
+        let wanted: HashSet<EndpointContent> =
+            desired.rules.iter().filter_map(|rule| rule.carried.as_ref()).map(endpoint_content).collect();
+        for slot in self.shadow.endpoints.retain(|content| wanted.contains(content)) {
+            let nothing = EndpointEntry::new(Address::UNSPECIFIED, Address::UNSPECIFIED, 0, 0, 0);
+            self.maps.endpoints.set(slot, nothing, 0).map_err(map_error(names::ENDPOINTS))?;
+            self.shadow.endpoint_entries.remove(&slot);
+        }
+        let used: HashSet<KernelHop> = hops.keys().map(|hop| kernel_hop(hop, desired)).collect();
+        let contents: BTreeMap<u32, KernelHop> =
+            self.shadow.hops.iter().map(|(content, slot)| (slot, *content)).collect();
+        for slot in self.shadow.hops.retain(|content| used.contains(content)) {
+            // first the generation, so that flows leave; then the way itself
+            if let Some(content) = contents.get(&slot) {
+                self.write_hop(slot, *content)?;
+            }
+            self.write_hop(slot, KernelHop::default())?;
+        }
+        Ok(())
+    }
+}
+
+fn route_key(prefix: RoutePrefix) -> Key<RouteKey> {
+    Key::new(prefix.bits, RouteKey { interface: prefix.interface, address: prefix.address })
+}
+
+pub(super) fn endpoint_content(carried: &Carried) -> EndpointContent {
+    EndpointContent {
+        address: carried.kernel.backend,
+        source: carried.path.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |path| path.source),
+        port: carried.kernel.first_port.unwrap_or(0),
+    }
+}
+
+fn kernel_hop(hop: &NextHop, desired: &Desired) -> KernelHop {
+    let (family, gateway) = match hop.gateway {
+        None => (Gateway::OnLink, [0; 4]),
+        Some(IpAddr::V4(gateway)) => (Gateway::V4, [Address::from(gateway).to_wire(), 0, 0, 0]),
+        Some(IpAddr::V6(gateway)) => {
+            let octets = gateway.octets();
+            let word =
+                |at: usize| u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]]);
+            (Gateway::V6, [word(0), word(4), word(8), word(12)])
+        }
+    };
+    let mut entry = KernelHop::new(hop.interface, hop.mtu, family, gateway);
+    entry.device = desired.devices.get(&hop.interface).map_or(0, |slot| slot + 1);
+    entry
+}

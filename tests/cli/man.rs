@@ -1,0 +1,100 @@
+//! Man pages: written whole, understood by groff, and complete.
+
+use std::fs;
+use std::process::Command;
+
+use harness::daemon::{Said, binary};
+use harness::world;
+use relay::config::{Config, Problems, problem::Source};
+
+fn pages() -> tempfile::TempDir {
+    let folder = world::folder();
+    let output = Command::new(binary("relayctl")).arg("man").arg(folder.path()).output().expect("relayctl");
+    let said = Said::from(output);
+    assert_eq!(said.code, 0, "{said:?}");
+    folder
+}
+
+#[test]
+fn every_command_has_its_page() {
+    let folder = pages();
+    let page =
+        |name: &str| fs::read_to_string(folder.path().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    assert!(page("relayd.8").contains(".TH relayd 8"), "{}", page("relayd.8"));
+    assert!(page("relay.toml.5").contains("relay.toml"));
+    let commands = [
+        "add",
+        "set",
+        "rm",
+        "list",
+        "show",
+        "enable",
+        "disable",
+        "drain",
+        "explain",
+        "check",
+        "diff",
+        "apply",
+        "confirm",
+        "reload",
+        "status",
+        "down",
+        "completion",
+    ];
+    for command in commands {
+        assert!(page(&format!("relayctl-{command}.1")).contains(".SH SYNOPSIS"), "{command}");
+        assert!(page("relayctl.1").contains(&format!("relayctl\\-{command}")), "{command}");
+    }
+}
+
+/// Keys that the page describes: the words of its `.It Ic` and `.TP` entries.
+fn described(page: &str) -> Vec<String> {
+    let entries = page.lines().filter_map(|line| line.strip_prefix(".It Ic "));
+    entries.map(|entry| entry.split(' ').next().unwrap_or("").to_owned()).collect()
+}
+
+/// Keys that relayd knows, as it lists them itself when it meets one that it does not.
+fn known(text: &str, of: &str) -> Vec<String> {
+    let sources = vec![Source { path: "x".into(), text: text.to_owned() }];
+    let problems = Config::parse(Problems { sources, list: Vec::new() }).expect_err("unknown keys");
+    let all: Vec<String> = problems.list.iter().filter_map(|problem| problem.help.clone()).collect();
+    let lists: Vec<&str> = all.iter().filter_map(|help| help.strip_prefix("known are ")).collect();
+    assert_eq!(lists.len(), 1, "{of}: {problems}");
+    lists[0].split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn every_key_of_the_file_is_described() {
+    let page = include_str!("../../relay-userspace/packaging/relay.toml.5");
+    let described = described(page);
+    let rule = "[[rule]]\nname = \"x\"\nlisten = \"1\"\nto = \"203.0.113.2\"\n";
+    for (table, text) in [
+        ("daemon", "[daemon]\nzzzzzzzzzz = 1\n".to_owned()),
+        ("log", "[log]\nzzzzzzzzzz = 1\n".to_owned()),
+        ("metrics", "[metrics]\nzzzzzzzzzz = 1\n".to_owned()),
+        ("rule", format!("{rule}zzzzzzzzzz = 1\n")),
+        ("timeout", format!("{rule}timeout.zzzzzzzzzz = 1\n")),
+        ("backend", rule.replace("\"203.0.113.2\"", "{ addr = \"203.0.113.2\", zzzzzzzzzz = 1 }")),
+    ] {
+        let keys = known(&text, table);
+        assert!(!keys.is_empty());
+        for key in keys {
+            let built = is_built(table, &key, &text);
+            assert_eq!(described.contains(&key), built, "{table}: {key} is built: {built}");
+        }
+    }
+}
+
+/// Whether a key has a meaning yet.
+fn is_built(table: &str, key: &str, text: &str) -> bool {
+    // a default that already means what it says is described as well
+    let text = text.replace("zzzzzzzzzz = 1", &format!("{key} = {{ a = 1 }}"));
+    let sources = vec![Source { path: "x".into(), text }];
+    match Config::parse(Problems { sources, list: Vec::new() }) {
+        Ok(_) => true,
+        Err(problems) => {
+            assert!(!problems.to_string().contains(&format!("there is no key `{key}`")), "{table}");
+            !problems.to_string().contains("is not built yet")
+        }
+    }
+}

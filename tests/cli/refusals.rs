@@ -1,0 +1,337 @@
+//! Bad input: each kind with its own error, its remedy and its exit code, and nothing that worked stops working.
+
+use std::fs;
+
+use harness::daemon::settings;
+use harness::programs::{Stranger, relayd};
+use harness::traffic::{Client, tcp_server};
+use harness::world::RELAY;
+use harness::{Daemon, World, eventually};
+
+const WEB: &str = "[[rule]]\nname = \"web\"\nlisten = \":80\"\nto = \"203.0.113.2:80\"\n";
+
+fn works(world: &World) {
+    Client::connect(&world.client, (RELAY, 80)).and_then(Client::seen_as).expect("the old rule works");
+}
+
+/// A mistake in a command: what is typed, how it ends, what is said.
+type Mistake = (&'static [&'static str], i32, &'static [&'static str]);
+
+const MISTAKES: &[Mistake] = &[
+    (
+        &["add", "192.0.2.7:90", "203.0.113.2"],
+        1,
+        &["192.0.2.7 is not an address of this host", "`ip address`"],
+    ),
+    (&["add", "[2001:db8::7]:90", "203.0.113.2"], 1, &["2001:db8::7 is not an address of this host"]),
+    (&["add", "%eth9:90", "203.0.113.2"], 1, &["there is no interface eth9"]),
+    (&["add", "90", "198.51.100.1"], 1, &["it would feed itself", "198.51.100.1", ":90"]),
+    (&["add", "80-90", "127.0.0.1:85", "--name", "x", "--set", "listen=81-90"], 1, &["it would feed itself"]),
+    (&["add", "90", "nosuch.invalid"], 1, &["nosuch.invalid does not resolve"]),
+    (&["add", "[::]:90", "203.0.113.2", "--plane", "kernel"], 1, &["cannot carry it", "no IPv4 listener"]),
+    (
+        &["add", "90", "127.0.0.1:91", "--plane", "kernel"],
+        1,
+        &["a backend on this host needs the user plane"],
+    ),
+    (
+        &["add", "80", "203.0.113.2"],
+        1,
+        &["\":80\" overlaps rule \"web\" (\":80\") in port 80/tcp", "other ports"],
+    ),
+    (&["add", "70-90", "203.0.113.2"], 1, &["\":70-90\" overlaps rule \"web\""]),
+    (&["add", "90,90", "203.0.113.2"], 1, &["\":90\" overlaps \":90\" of the same rule"]),
+    (&["add", "90", "203.0.113.2", "--name", "web"], 1, &["there is a rule \"web\" already", "relayctl set"]),
+    (
+        &["add", "90", "203.0.113.2", "--name", "two words"],
+        4,
+        &["\"two words\" is not a rule name", "A-Z a-z"],
+    ),
+    (&["add", "0", "203.0.113.2"], 4, &["\"0\" is not a listener", "from 1 to 65535", "write \":8388\""]),
+    (&["add", "90-80", "203.0.113.2"], 4, &["the range of ports ends before it starts"]),
+    (&["add", "host:80", "203.0.113.2"], 4, &["that is no IPv4 address"]),
+    (
+        &["add", "90", "203.0.113.300"],
+        4,
+        &["\"203.0.113.300\" is not a backend", "write \"203.0.113.10:8388\""],
+    ),
+    (&["add", "90", "203.0.113.2:x"], 4, &["the port is not a number"]),
+    (
+        &["add", "90-99", "203.0.113.2:65530"],
+        4,
+        &["the 10 ports of \":90-99\" do not fit above port 65530", "65526"],
+    ),
+    (&["add", "90-99", "203.0.113.2:1-5"], 4, &["the ranges differ in width", "10 ports", "5"]),
+    (&["add", "90", "203.0.113.2", "203.0.113.3"], 4, &["several backends for one rule are not built yet"]),
+    (&["add", "90", "203.0.113.2", "--protocol", "sctp"], 4, &["\"tcp\", \"udp\" or \"tcp+udp\""]),
+    (&["add", "90", "203.0.113.2", "--balance", "iphash"], 4, &["\"iphash\" is not built yet", "roundrobin"]),
+    (
+        &["add", "90", "203.0.113.2", "--set", "quota.limit=5GB"],
+        4,
+        &["quota", "is not built yet", "leave `quota` out"],
+    ),
+    (&["add", "90", "203.0.113.2", "--set", "timeout.udp=5"], 4, &["\"5\" is not a duration", "\"5s\""]),
+    (&["add", "90", "203.0.113.2", "--set", "timeout.udp=0s"], 4, &["\"0s\" is no time at all"]),
+    (&["set", "web", "listen=:443", "plain=true"], 4, &["there is no key `plain`", "did you mean `plane`?"]),
+];
+
+#[test]
+fn mistakes_in_commands_are_explained_and_change_nothing() {
+    let world = World::new();
+    let daemon = world.start(WEB);
+    let _server = tcp_server(&world.backend, 80);
+    let file = fs::read_to_string(&daemon.config).expect("config");
+    for (args, code, parts) in MISTAKES {
+        let said = daemon.ctl.fails(*code, args);
+        for part in *parts {
+            assert!(said.contains(part), "{args:?}: {part:?} is not in {said}");
+        }
+    }
+    assert_eq!(fs::read_to_string(&daemon.config).expect("config"), file);
+    assert_eq!(daemon.ctl.json(&["list"]).as_array().map(Vec::len), Some(1));
+    works(&world);
+}
+
+const BROKEN: &str = r#"[daemn]
+[log]
+level = "loud"
+colour = 1
+[dns]
+servers = []
+[[rule]]
+name = "a b"
+listen = ":0"
+to = ""
+[[rule]]
+name = "c"
+listen = [":80", 81, true]
+to = "1.2.3.4:80"
+balance = "iphash"
+	protocl = "tcp"
+timeout = { udp = "0s", connect = "5s" }
+[[rule]]
+name = "c"
+listen = ":90-100"
+to = { addr = "1.2.3.4:65530", weigth = 2 }
+[[rule]]
+listen = "东京:90"
+"#;
+
+/// Line and column of each mistake, and what is said about it.
+const EXPECTED: &[(&str, &str)] = &[
+    ("1:2", "there is no table `daemn`; did you mean `daemon`?"),
+    ("3:9", "log: level: \"loud\" is not known here; it is one of \"error\", \"warn\""),
+    ("4:1", "log: there is no key `colour`; known are level, format"),
+    ("5:2", "`dns` is not built yet; leave it out"),
+    ("8:8", "name: \"a b\" is not a rule name; a name is 1 to 64"),
+    ("9:10", "rule \"a b\": listen: \":0\" is not a listener"),
+    ("10:6", "rule \"a b\": to: \"\" is not a backend: there is no address"),
+    ("13:22", "rule \"c\": listen: true is a true or false, not a text"),
+    (
+        "15:1",
+        "rule \"c\": balance: \"iphash\" is not built yet; leave `balance` out, or set it to roundrobin",
+    ),
+    ("16:2", "rule \"c\": there is no key `protocl`; did you mean `protocol`?"),
+    ("17:19", "rule \"c\": timeout: udp: \"0s\" is no time at all"),
+    ("17:25", "rule \"c\": timeout: connect: \"5s\" is not built yet"),
+    ("19:8", "two rules are called \"c\"; the other one is at"),
+    (
+        "21:6",
+        "rule \"c\": to: the 11 ports of \":90-100\" do not fit above port 65530; the highest start is 65525",
+    ),
+    ("21:32", "rule \"c\": to: there is no key `weigth`; did you mean `weight`?"),
+    ("22:1", "rule: the rule has no name"),
+    ("22:1", "rule: to: the rule has no backend"),
+    ("23:10", "rule: listen: \"东京:90\" is not a listener"),
+];
+
+#[test]
+fn all_mistakes_of_a_file_are_shown_at_once_where_they_are() {
+    let world = World::new();
+    let path = world.folder().join("relay.toml");
+    fs::write(&path, BROKEN).expect("config");
+    let shown = path.display().to_string();
+    let said = relayd(&world.relay, world.folder(), &["-c", &shown, "-t"]);
+    assert_eq!(said.code, 4, "{said:?}");
+    let heads: Vec<&str> = said
+        .err
+        .lines()
+        .map(|line| line.trim_start_matches("relayd: "))
+        .filter(|l| l.starts_with(&shown))
+        .collect();
+    assert_eq!(heads.len(), EXPECTED.len(), "{}", said.err);
+    for (head, (place, text)) in heads.iter().zip(EXPECTED) {
+        assert!(head.starts_with(&format!("{shown}:{place}: {text}")), "{place} {text}:\n{head}");
+    }
+    // the line itself, and a mark below the value, whatever stands before it
+    assert!(said.err.contains("\n16 | \tprotocl = \"tcp\"\n   | \t^^^^^^^\n"), "{}", said.err);
+    assert!(said.err.contains("23 | listen = \"东京:90\"\n   |          ^^^^^^^"), "{}", said.err);
+}
+
+#[test]
+fn overlaps_and_names_are_found_across_files() {
+    let world = World::new();
+    let daemon = world.start(WEB);
+    let _server = tcp_server(&world.backend, 80);
+    let conf_d = world.folder().join("conf.d");
+    fs::create_dir(&conf_d).expect("folder");
+    let rules = format!(
+        "[log]\nlevel = \"info\"\n{}{}",
+        WEB.replace("80\"\nto", "81\"\nto"),
+        WEB.replace("web", "y")
+    );
+    fs::write(conf_d.join("a.toml"), rules).expect("file");
+    let said = daemon.ctl.fails(4, &["reload"]);
+    let main = daemon.config.display();
+    for part in [
+        "conf.d/a.toml:4:8: two rules are called \"web\"".to_owned(),
+        format!(
+            "conf.d/a.toml:8:8: rule \"y\": listen: \":80\" overlaps rule \"web\" (\":80\") in port 80/tcp; the other one is at {main}:9"
+        ),
+    ] {
+        assert!(said.contains(&part), "{part}: {said}");
+    }
+    fs::write(conf_d.join("b.toml"), "[log]\nlevel = \"warn\"\n").expect("file");
+    assert!(daemon.ctl.fails(4, &["reload"]).contains("`[log]` stands in two files; keep one of them"));
+    works(&world);
+}
+
+fn port_in_use(daemon: &Daemon, listen: &str, by: &str) {
+    let said = daemon.ctl.fails(1, &["add", listen, "203.0.113.2", "--protocol", "tcp"]);
+    assert!(said.contains(&format!("is in use by {by}")), "{listen}: {said}");
+    assert!(said.contains("stop it, choose another port, or set force = true"), "{said}");
+}
+
+#[test]
+fn a_port_in_use_names_the_program() {
+    let world = World::new();
+    let daemon = world.start(WEB);
+    let _server = tcp_server(&world.backend, 80);
+    let nginx = Stranger::listen(&world.relay, &daemon.ctl, world.folder(), "nginx", 8080);
+    let by = format!("nginx (pid {})", nginx.pid());
+    eventually("the program has its name", || {
+        fs::read_to_string(format!("/proc/{}/comm", nginx.pid())).is_ok_and(|name| name.trim() == "nginx")
+    });
+    for listen in ["8080", "198.51.100.1:8080", "%uplink:8080", "8000-9000"] {
+        port_in_use(&daemon, listen, &by);
+    }
+    daemon.ctl.ok(&["add", "8080", "203.0.113.2", "--protocol", "udp", "--name", "udp"]);
+    daemon.ctl.ok(&["add", "8080", "203.0.113.2:80", "--protocol", "tcp", "--name", "tcp", "--force"]);
+    Client::connect(&world.client, (RELAY, 8080)).and_then(Client::seen_as).expect("taken by force");
+    works(&world);
+}
+
+#[test]
+fn a_range_over_sshd_is_refused() {
+    let world = World::new();
+    let daemon = world.start(WEB);
+    let sshd = Stranger::listen(&world.relay, &daemon.ctl, world.folder(), "sshd", 22);
+    let by = format!("sshd (pid {})", sshd.pid());
+    eventually("sshd has its name", || {
+        fs::read_to_string(format!("/proc/{}/comm", sshd.pid())).is_ok_and(|name| name.trim() == "sshd")
+    });
+    for listen in ["1-79", "22", "20-25", "198.51.100.1:1-79"] {
+        port_in_use(&daemon, listen, &by);
+    }
+    assert_eq!(daemon.ctl.json(&["list"]).as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn a_rule_whose_port_is_taken_at_the_start_waits_for_it() {
+    let world = World::new();
+    let other = world.relay.run(|| std::net::TcpListener::bind("0.0.0.0:81")).expect("bind");
+    let both = format!("{WEB}{}", WEB.replace("web", "late").replace(":80\"\nto", ":81\"\nto"));
+    let daemon = world.start(&both);
+    let _server = tcp_server(&world.backend, 80);
+    works(&world);
+    let late = daemon.ctl.rule("late");
+    assert_eq!(late["state"], "error");
+    assert!(
+        late["faults"][0].as_str().is_some_and(|fault| fault.contains("port 81/tcp is in use by")),
+        "{late}"
+    );
+    drop(other);
+    eventually("the port is free", || daemon.ctl.rule("late")["state"] == "active");
+    Client::connect(&world.client, (RELAY, 81)).and_then(Client::seen_as).expect("it works by itself now");
+}
+
+#[test]
+fn relayd_starts_with_rules_that_cannot_work() {
+    let world = World::new();
+    let rule = |name: &str, listen: &str, to: &str| {
+        format!("[[rule]]\nname = {name:?}\nlisten = {listen:?}\nto = {to:?}\n")
+    };
+    let rules = [
+        WEB.to_owned(),
+        rule("address", "192.0.2.7:81", "203.0.113.2"),
+        rule("interface", "%eth9:82", "203.0.113.2"),
+        rule("loop", ":83", "198.51.100.1:83"),
+        rule("name", ":84", "nosuch.invalid"),
+        rule("route", ":85", "192.0.2.200"),
+        rule("v6", "[::]:86", "203.0.113.2"),
+        rule("v6-backend", ":87", "[2001:db8::1]:80"),
+        rule("local", ":88", "localhost:80"),
+        rule("must", "[::]:89", "203.0.113.2") + "plane = \"kernel\"\n",
+    ]
+    .concat();
+    let mut daemon = world.start(&rules);
+    let _server = tcp_server(&world.backend, 80);
+    works(&world);
+    let ctl = daemon.ctl.clone();
+    let state = |name: &str| ctl.rule(name)["state"].as_str().unwrap_or("").to_owned();
+    let expected = [
+        ("web", "active"),
+        ("address", "error"),
+        ("interface", "error"),
+        ("loop", "error"),
+        ("name", "error"),
+        ("route", "degraded"),
+        ("v6", "degraded"),
+        ("v6-backend", "degraded"),
+        ("local", "degraded"),
+        ("must", "error"),
+    ];
+    for (name, wanted) in expected {
+        assert_eq!(state(name), wanted, "{name}");
+    }
+    assert_eq!(daemon.ctl.rule("local")["to"][0]["resolved"], "127.0.0.1", "names are resolved at load");
+    let list = daemon.ctl.ok(&["list"]);
+    for reason in [
+        "address: 192.0.2.7 is not an address of this host",
+        "route: there is no route to 192.0.2.200",
+        "v6-backend: IPv4 none: an IPv6 backend needs the user plane",
+        "must: plane = \"kernel\", but the kernel plane cannot carry it: it has no IPv4 listener",
+    ] {
+        assert!(list.contains(reason), "{reason}: {list}");
+    }
+    let log = daemon.log();
+    assert!(log.contains("WARN rule address: 192.0.2.7 is not an address of this host"), "{log}");
+    // what is missing may come
+    world.relay.add_address("uplink", [192, 0, 2, 7].into(), 32);
+    eventually("the address is there", || state("address") == "active");
+}
+
+#[test]
+fn files_that_are_no_configuration() {
+    let world = World::new();
+    let folder = world.folder();
+    let cases: [(&str, &[u8], &str); 6] = [
+        ("toml", b"[[rule]\nname = 1\n", ":1:8: this is not TOML: unclosed array table"),
+        ("latin", b"# caf\xe9\n", "cannot be read: stream did not contain valid UTF-8"),
+        ("table", b"[rule]\nname = \"x\"\n", ":1:1: rule: rules are written as `[[rule]]`"),
+        ("list", b"rule = [1]\n", "rules are written as `[[rule]]`"),
+        ("daemon", b"daemon = 1\n", "daemon: 1 is a whole number, not a table"),
+        ("flows", b"[daemon]\nmax_flows = 1\nsocket = \"x\"\n", "a whole number from 64 to"),
+    ];
+    for (name, text, says) in cases {
+        let path = folder.join(format!("{name}.toml"));
+        fs::write(&path, text).expect("file");
+        let said = relayd(&world.relay, folder, &["-c", &path.display().to_string(), "-t"]);
+        assert_eq!(said.code, 4, "{name}: {said:?}");
+        assert!(said.err.contains(says), "{name}: {}", said.err);
+    }
+    fs::write(folder.join("relay.toml"), settings(folder, "")).expect("file");
+    fs::write(folder.join("conf.d"), "a file").expect("file");
+    let said = relayd(&world.relay, folder, &["-c", "relay.toml", "-t"]);
+    assert!(said.code == 4 && said.err.contains("conf.d: cannot be read"), "{said:?}");
+}

@@ -1,0 +1,44 @@
+//! Other programs: relayd runs that end by themselves, and strangers that have a port.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::daemon::{Ctl, Said, binary};
+use crate::netns::NetNs;
+
+/// Runs relayd where it is expected to end by itself: `--check`, mistakes.
+pub fn relayd(ns: &NetNs, folder: &Path, args: &[&str]) -> Said {
+    let mut command = Command::new(binary("relayd"));
+    command.args(args).current_dir(folder).stdin(Stdio::null());
+    command.env_remove("NOTIFY_SOCKET").env_remove("JOURNAL_STREAM");
+    Said::from(ns.run(|| command.output()).expect("relayd starts"))
+}
+
+/// A process of a certain name that listens on a TCP port. Ends with its value.
+pub struct Stranger(Child);
+
+impl Stranger {
+    /// Its program is a copy of relayctl that watches relayd; what matters is its name, and the socket that it has.
+    pub fn listen(ns: &NetNs, ctl: &Ctl, folder: &Path, name: &str, port: u16) -> Self {
+        let listener = ns.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))).expect("bind");
+        let program = folder.join(name);
+        std::fs::copy(binary("relayctl"), &program).expect("copy");
+        let mut command = Command::new(program);
+        command.arg("--socket").arg(&ctl.socket).args(["status", "--watch"]);
+        command.stdin(OwnedFd::from(listener)).stdout(Stdio::null());
+        Self(command.spawn().expect("it starts"))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _already_gone = self.0.kill();
+        let _status = self.0.wait();
+    }
+}
