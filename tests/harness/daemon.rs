@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::netns::NetNs;
+use crate::patience;
 
 /// Where the built programs are.
 pub fn binary(name: &str) -> PathBuf {
@@ -89,7 +90,7 @@ impl Daemon {
     fn wait_ready(&mut self) {
         let start = Instant::now();
         loop {
-            match self.told.recv_timeout(READY) {
+            match self.told.recv_timeout(patience(READY)) {
                 Ok(message) if message.contains("READY=1") => return,
                 Ok(_) if start.elapsed() < READY => {}
                 Ok(_) => panic!("relayd is not ready within {READY:?}\n{}", self.log()),
@@ -206,6 +207,11 @@ pub struct Said {
 }
 
 impl Ctl {
+    /// For a relayd that somebody else has started; commands run in the folder.
+    pub fn new(socket: impl Into<PathBuf>, folder: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into(), folder: folder.into() }
+    }
+
     pub fn run(&self, args: &[&str]) -> Said {
         let mut command = Command::new(binary("relayctl"));
         let output = command.arg("--socket").arg(&self.socket).args(args).current_dir(&self.folder).output();

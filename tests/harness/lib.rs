@@ -31,9 +31,16 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// Waits until something is so, for at most so long.
 pub fn within(limit: Duration, what: &str, is_so: &mut dyn FnMut() -> bool) {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), patience(limit));
     while !is_so() {
         assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// How long to wait here for what takes at most so long on an ordinary machine. RELAY_SLOWNESS says how many times
+/// slower this one is, such as one that is emulated.
+pub fn patience(limit: Duration) -> Duration {
+    let slowness = std::env::var("RELAY_SLOWNESS").ok().and_then(|text| text.parse().ok());
+    limit.saturating_mul(slowness.unwrap_or(1))
 }

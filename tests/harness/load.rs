@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::netns::NetNs;
+use crate::patience;
 use crate::traffic::{Client, Datagrams, text};
 
 /// What the load has seen so far.
@@ -85,7 +86,7 @@ impl Load {
     /// Adds a datagram every few milliseconds, each of which must come back.
     pub fn with_datagrams(mut self, ns: &NetNs, to: (Ipv4Addr, u16)) -> Self {
         let socket = Datagrams::new(ns, to);
-        socket.0.set_read_timeout(Some(Duration::from_millis(500))).expect("timeout");
+        socket.0.set_read_timeout(Some(patience(Duration::from_millis(500)))).expect("timeout");
         let payload = text(200);
         self.add(
             ns,
@@ -135,7 +136,11 @@ impl Load {
         let (start, until) = (Instant::now(), self.rounds() + rounds);
         while self.rounds() < until {
             self.assert_unharmed();
-            assert!(start.elapsed() < Duration::from_secs(20), "the load stands still: {:?}", self.seen);
+            assert!(
+                start.elapsed() < patience(Duration::from_secs(20)),
+                "the load stands still: {:?}",
+                self.seen
+            );
             thread::sleep(Duration::from_millis(5));
         }
     }

@@ -34,6 +34,11 @@ impl NetNs {
         ns
     }
 
+    /// The namespace that we are in.
+    pub fn own(name: &'static str) -> Self {
+        Self { file: File::open("/proc/thread-self/ns/net").expect("own namespace"), name }
+    }
+
     /// Another handle of the same namespace.
     pub fn another(&self) -> Self {
         Self { file: self.file.try_clone().expect("namespace"), name: self.name }

@@ -1,14 +1,16 @@
-//! Development tasks: building the eBPF objects and the binaries, the quickstart, the tests, the benchmark.
+//! Development tasks: building the eBPF objects and the binaries, installing them, the quickstart, the tests, the benchmark.
 
 mod bench;
 mod build;
 mod cargo;
 mod ebpf;
+mod install;
 mod lint;
 mod quickstart;
 mod test;
 mod tidy;
 mod tools;
+mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,6 +37,8 @@ enum Task {
         #[arg(last = true)]
         relayd: Vec<String>,
     },
+    /// Build everything and install it: programs, systemd units, user, man pages, completions
+    Install(install::Options),
     /// Run the tests: units, packets, namespaces
     Test {
         /// Only what is fast: units and packets
@@ -43,6 +47,8 @@ enum Task {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
+    /// Run Relay on older kernels under qemu: cargo xtask vm [5.10|6.1|6.12]...
+    Vm(vm::Options),
     /// Check formatting, lints and the shape of the tree
     Lint,
     /// Measure Relay beside what users run today: cargo xtask bench -- [--rounds N] [PART...]
@@ -58,7 +64,9 @@ fn main() -> ExitCode {
         Task::BuildEbpf => ebpf::build().map(|objects| ebpf::print_sizes(&objects)),
         Task::Build => build::release(),
         Task::Run { relayd } => quickstart::run(&relayd),
+        Task::Install(options) => install::run(&options),
         Task::Test { quick, filter } => test::run(quick, filter.as_deref()),
+        Task::Vm(options) => vm::run(&options),
         Task::Lint => lint::run(),
         Task::Bench { args } => bench::run(&args),
     };

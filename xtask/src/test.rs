@@ -1,7 +1,7 @@
 //! The tests, in rings: units, packets through the programs, namespaces with real traffic.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
@@ -44,15 +44,18 @@ fn built_rings(rings: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
         bail!("the tests do not build");
     }
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let folder = target_dir().join("debug/deps");
     rings
         .iter()
-        .map(|ring| executable(&text, ring).with_context(|| format!("cargo built no {ring} test")))
+        .map(|ring| {
+            executable(&text, &folder.join(ring)).with_context(|| format!("cargo built no {ring} test"))
+        })
         .collect()
 }
 
-/// The path of a test program among cargo's messages.
-fn executable(messages: &str, ring: &str) -> Option<PathBuf> {
-    let prefix = target_dir().join("debug/deps").join(ring).display().to_string();
+/// The path of a test program among cargo's messages, by how it begins.
+pub fn executable(messages: &str, beginning: &Path) -> Option<PathBuf> {
+    let prefix = beginning.display().to_string();
     messages.lines().find_map(|line| {
         let path = line.split("\"executable\":\"").nth(1)?.split('"').next()?;
         (path.starts_with(&format!("{prefix}-")) && fs::metadata(path).is_ok()).then(|| path.into())

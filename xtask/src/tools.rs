@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
@@ -35,6 +36,41 @@ pub fn run_quietly(command: &mut Command) -> anyhow::Result<String> {
         bail!("{command:?} failed ({})", output.status);
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// What a program prints, as bytes.
+pub fn output_of(command: &mut Command) -> anyhow::Result<Vec<u8>> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot start {program}"))?;
+    if !output.status.success() {
+        bail!("{command:?} failed ({})", output.status);
+    }
+    Ok(output.stdout)
+}
+
+/// Fails with the packages to install if programs are missing.
+pub fn need_programs(programs: &[(&str, &str)]) -> anyhow::Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = |name: &str| {
+        std::env::split_paths(&path)
+            .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")])
+            .any(|folder| folder.join(name).exists())
+    };
+    let missing: Vec<_> = programs.iter().filter(|(name, _)| !is_there(name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = missing.iter().map(|(name, _)| *name).collect();
+    let packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
+    bail!(
+        "not installed: {}; type\n  apt-get install --no-install-recommends {}",
+        names.join(", "),
+        packages.join(" ")
+    );
 }
 
 /// Goes on as another program, which then gets the signals and gives the exit code.

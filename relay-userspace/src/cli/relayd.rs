@@ -155,3 +155,36 @@ pub fn dump(config: &Config) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../packaging/relay.toml");
+
+    fn checked(text: &str) -> Launch {
+        let folder = tempfile::tempdir().expect("folder");
+        let file = folder.path().join("relay.toml");
+        std::fs::write(&file, text).expect("write");
+        let args = ["relayd", "--check", "--config"].map(std::ffi::OsString::from);
+        let args = Args::try_parse_from(args.into_iter().chain([file.into()])).expect("arguments");
+        args.launch().expect("valid")
+    }
+
+    #[test]
+    fn the_example_is_valid_with_and_without_what_it_has_in_comments() {
+        assert!(checked(EXAMPLE).config.rules.is_empty());
+        let setting = |line: &str| {
+            line.starts_with("[[") || line.split_once(" = ").is_some_and(|(key, _)| !key.trim().contains(' '))
+        };
+        let whole: String = EXAMPLE
+            .lines()
+            .map(|line| line.strip_prefix("# ").filter(|rest| setting(rest)).unwrap_or(line))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let Launch { config, .. } = checked(&whole);
+        let names: Vec<_> = config.rules.iter().map(|(rule, _)| rule.name.as_str()).collect();
+        assert_eq!(names, ["tokyo", "games"]);
+        assert!(config.settings.metrics.is_some() && config.settings.max_flows.is_some(), "{whole}");
+    }
+}
