@@ -13,6 +13,7 @@ mod fragment;
 mod icmp;
 mod maps;
 mod mss;
+mod neighbour;
 mod open;
 mod packet;
 mod rewrite;

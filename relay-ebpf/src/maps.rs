@@ -12,6 +12,7 @@ use relay_common::route::{NextHop, RouteKey};
 use relay_common::rule::{EndpointEntry, ListenerEntry, ListenerKey, PORT_TABLE, PortEntry, RuleEntry};
 use relay_common::settings::{IcmpBudget, Pressure, Settings};
 
+use crate::neighbour::{KNOWN, Known};
 use crate::slow::Packet;
 
 const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
@@ -64,6 +65,9 @@ static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 /// The packet that this CPU's slow path is at.
 #[btf_map]
 static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
+/// What this CPU knows of neighbours.
+#[btf_map]
+static NEIGHBOURS: PerCpuArray<Known, KNOWN> = PerCpuArray::new();
 
 /// Jiffies per tick, as a power of two.
 #[unsafe(no_mangle)]
@@ -232,6 +236,11 @@ pub(crate) fn icmp_budget() -> Option<Entry<IcmpBudget>> {
 #[inline(always)]
 pub(crate) fn unproven_first() -> Option<Entry<u32>> {
     entry(UNPROVEN_FIRST.get_ptr_mut(0))
+}
+
+#[inline(always)]
+pub(crate) fn neighbour(slot: u32) -> Option<Entry<Known>> {
+    entry(NEIGHBOURS.get_ptr_mut(slot))
 }
 
 #[inline(always)]

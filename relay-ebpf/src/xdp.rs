@@ -2,21 +2,15 @@
 //!
 //! Nothing is touched before everything is decided; what cannot be finished here is passed to tc as it came.
 
-use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup, bpf_fib_lookup__bindgen_ty_1,
-    bpf_fib_lookup__bindgen_ty_2, bpf_fib_lookup__bindgen_ty_3, bpf_fib_lookup__bindgen_ty_4,
-    bpf_fib_lookup__bindgen_ty_5, xdp_md,
-};
-use aya_ebpf::helpers::bpf_fib_lookup;
+use aya_ebpf::bindings::xdp_md;
 use relay_common::counters::DropReason;
 use relay_common::flow::FlowEntry;
 use relay_common::net::Protocol;
 
 use crate::established::{self, Frame, Hit};
+use crate::neighbour::{self, Macs};
 use crate::packet::{self, Bytes, ETHERNET, Ipv4Tcp};
 use crate::{Outcome, count, maps, rewrite};
-
-const AF_INET: u8 = 2;
 
 #[derive(Clone, Copy)]
 struct XdpFrame {
@@ -89,50 +83,8 @@ pub(crate) fn run(md: *mut xdp_md) -> Outcome {
     if hit.next_hop.device == 0 {
         return Outcome::Miss;
     }
-    let Some(macs) = neighbour(frame, &hit) else { return Outcome::Miss };
+    let Some(macs) = neighbour::find(md, frame.interface(), &hit) else { return Outcome::Miss };
     forward(bytes, ethernet, hit, macs)
-}
-
-/// Link addresses for the way out: destination and source, as three words each.
-struct Macs {
-    destination: [u16; 3],
-    source: [u16; 3],
-}
-
-/// The kernel's idea of the way out; `None` where it has no neighbour yet or disagrees with ours.
-#[inline(always)]
-fn neighbour(frame: XdpFrame, hit: &Hit) -> Option<Macs> {
-    let to = hit.flow.translation();
-    let mut lookup = FibLookup {
-        family: AF_INET,
-        l4_protocol: hit.protocol.number(),
-        sport: 0,
-        dport: 0,
-        __bindgen_anon_1: bpf_fib_lookup__bindgen_ty_1 { tot_len: 0 },
-        ifindex: frame.interface(),
-        __bindgen_anon_2: bpf_fib_lookup__bindgen_ty_2 { flowinfo: 0 },
-        __bindgen_anon_3: bpf_fib_lookup__bindgen_ty_3 { ipv6_src: [to.source.to_wire(), 0, 0, 0] },
-        __bindgen_anon_4: bpf_fib_lookup__bindgen_ty_4 { ipv6_dst: [to.destination.to_wire(), 0, 0, 0] },
-        __bindgen_anon_5: bpf_fib_lookup__bindgen_ty_5 { tbid: 0 },
-        smac: [0; 6],
-        dmac: [0; 6],
-    };
-    let size = size_of::<FibLookup>() as i32;
-    // SAFETY: the helper reads and writes `size` bytes of the live `lookup`.
-    let code = unsafe { bpf_fib_lookup(frame.md.cast(), &mut lookup, size, 0) };
-    if code != i64::from(BPF_FIB_LKUP_RET_SUCCESS) || lookup.ifindex != hit.next_hop.interface {
-        return None;
-    }
-    Some(Macs { destination: words(lookup.dmac), source: words(lookup.smac) })
-}
-
-#[inline(always)]
-fn words(mac: [u8; 6]) -> [u16; 3] {
-    [
-        u16::from_ne_bytes([mac[0], mac[1]]),
-        u16::from_ne_bytes([mac[2], mac[3]]),
-        u16::from_ne_bytes([mac[4], mac[5]]),
-    ]
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use harness::lab::{enable_gro, set_tx_checksum};
 use harness::traffic::{Client, Datagrams, tcp_server, text, udp_server};
-use harness::world::RELAY;
+use harness::world::{BACKEND, RELAY};
 use harness::{Daemon, Load, World, hooks};
 
 const RULE: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\n";
@@ -82,6 +82,23 @@ fn a_smaller_mtu_is_left_to_tc() {
         daemon.ctl.json(&["explain", "web"]).to_string().contains("1400")
     });
     Client::connect(&world.client, (RELAY, 8080)).and_then(|client| client.upload(2 << 20)).expect("upload");
+}
+
+#[test]
+fn a_neighbour_takes_another_link_address() {
+    let (world, _daemon) = world();
+    let _server = udp_server(&world.backend, 80);
+    let socket = Datagrams::new(&world.client, (RELAY, 8080));
+    for _ in 0..3 {
+        socket.echo(&text(100)).expect("echo");
+    }
+    let mac = [2, 0, 0, 0, 7, 7];
+    world.backend.set_mac("backend", mac);
+    world.relay.neighbour("inside", BACKEND, mac);
+    harness::eventually("packets go to the new address", || socket.echo(&text(100)).is_ok());
+    for _ in 0..3 {
+        socket.echo(&text(100)).expect("and stay there");
+    }
 }
 
 #[test]
