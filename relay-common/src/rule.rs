@@ -140,6 +140,14 @@ impl RuleEntry {
         }
     }
 
+    /// The same rule without new flows; the ones it has go on.
+    pub const fn without_new_flows(self) -> Self {
+        if self.state == RuleState::Off as u32 {
+            return self;
+        }
+        Self { state: RuleState::Draining as u32, ..self }
+    }
+
     /// The same rule, switched off; its flows belong to the generation before.
     pub const fn switched_off(self) -> Self {
         if self.state == RuleState::Off as u32 {

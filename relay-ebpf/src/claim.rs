@@ -76,16 +76,20 @@ fn insert(packet: &Packet, client: &FlowEntry, half: &FlowEntry, settings: &Sett
     if maps::established(packet.protocol, key).is_some() {
         return false;
     }
-    if maps::claim(key, half) == Err(Refused::Taken) {
-        let Some(occupant) = maps::unproven(key) else { return false };
-        let client = occupant.opposite(packet.protocol);
-        if client != packet.key && !may_take(packet, occupant, settings, forced) {
-            return false;
-        }
-        maps::forget_unproven(&client);
-        maps::forget_unproven(key);
-        if maps::claim(key, half).is_err() {
-            return false;
+    match maps::claim(key, half) {
+        Ok(()) => {}
+        Err(Refused::Full) => return false,
+        Err(Refused::Taken) => {
+            let Some(occupant) = maps::unproven(key) else { return false };
+            let client = occupant.opposite(packet.protocol);
+            if client != packet.key && !may_take(packet, occupant, settings, forced) {
+                return false;
+            }
+            maps::forget_unproven(&client);
+            maps::forget_unproven(key);
+            if maps::claim(key, half).is_err() {
+                return false;
+            }
         }
     }
     // a flow on its way from one table to the other is in both for a moment, never in neither

@@ -202,10 +202,10 @@ fn step(skb: Skb, packet: &mut Packet) -> Action {
     if !live {
         return unproven::step(packet, flow);
     }
-    flow.seen = packet.now;
     match packet.protocol {
         Protocol::Tcp => track::step(packet, flow),
         Protocol::Udp => {
+            flow.seen = packet.now;
             flow.set_flags(flow.flags().without(FlowFlags::DYING.with(FlowFlags::SLOW)));
             Action::Forward
         }

@@ -12,11 +12,15 @@ use crate::slow::{Action, Packet};
 #[inline(always)]
 pub(crate) fn step(packet: &Packet, flow: &mut FlowEntry) -> Action {
     let key = flow.opposite(Protocol::Tcp);
-    let Some(other) = maps::established(Protocol::Tcp, &key) else { return Action::Forward };
+    let Some(other) = maps::established(Protocol::Tcp, &key) else {
+        flow.seen = packet.now;
+        return Action::Forward;
+    };
     if packet.is_syn() && is_dead(packet.now, flow, other) {
         forget(packet, flow);
         return Action::Open;
     }
+    flow.seen = packet.now;
     let (mut own_flags, mut other_flags) = (flow.flags(), other.flags());
     if packet.has(tcp::RST) {
         flow.set_flags(own_flags.with(FlowFlags::RESET).with(FlowFlags::SLOW));

@@ -113,13 +113,17 @@ impl HostView {
 
     /// Interfaces that the programs belong on: the named ones, or all that have an address or lead somewhere and are
     /// not ports of something else.
-    pub fn interfaces(&self, named: Option<&[String]>) -> Vec<&Link> {
+    ///
+    /// `attached`: those that have them already keep them while they are down or without an address for a moment. The
+    /// first packets after that must not meet the stack.
+    pub fn interfaces(&self, named: Option<&[String]>, attached: impl Fn(u32) -> bool) -> Vec<&Link> {
         self.links
             .values()
-            .filter(|link| link.up && link.kind != LinkKind::Loopback)
+            .filter(|link| link.kind != LinkKind::Loopback && (link.up || attached(link.index)))
             .filter(|link| match named {
                 Some(names) => names.iter().any(|name| **name == *link.name),
-                None => link.master.is_none_or(|_| self.has_address(link.index)) && self.is_used(link.index),
+                None if link.master.is_some() => self.has_address(link.index),
+                None => self.is_used(link.index) || attached(link.index),
             })
             .collect()
     }
@@ -227,10 +231,13 @@ mod tests {
             let address = Ipv4Addr::new(192, 0, 2, last).into();
             view.addresses.insert(HostAddress { address, interface });
         }
-        let names = |named: Option<&[String]>| -> Vec<Box<str>> {
-            view.interfaces(named).iter().map(|link| link.name.clone()).collect()
+        let names = |named: Option<&[String]>, attached: &[u32]| -> Vec<Box<str>> {
+            let there = view.interfaces(named, |index| attached.contains(&index));
+            there.iter().map(|link| link.name.clone()).collect()
         };
-        assert_eq!(names(None), ["eth1", "br0", "tun0"].map(Box::from));
-        assert_eq!(names(Some(&["eth0".into()])), ["eth0"].map(Box::from));
+        assert_eq!(names(None, &[]), ["eth1", "br0", "tun0"].map(Box::from));
+        assert_eq!(names(Some(&["eth0".into()]), &[]), ["eth0"].map(Box::from));
+        // what has them keeps them, unless it has become a port of something else
+        assert_eq!(names(None, &[2, 6]), ["eth1", "br0", "tun0", "unused"].map(Box::from));
     }
 }

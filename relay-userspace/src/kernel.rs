@@ -73,7 +73,8 @@ pub struct Desired {
 #[derive(Clone, Debug, PartialEq)]
 pub struct DesiredRule {
     pub name: RuleName,
-    /// `None`: not carried here; its flows end.
+    pub enabled: bool,
+    /// `None`: not carried here. What keeps it from being carried may pass, so its flows only end if it is disabled.
     pub carried: Option<Carried>,
     pub draining: bool,
 }

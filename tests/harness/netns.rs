@@ -118,6 +118,13 @@ impl NetNs {
         });
     }
 
+    pub fn down(&self, interface: &str) {
+        let index = self.index(interface);
+        self.netlink(async move |handle| {
+            handle.link().set(LinkUnspec::new_with_index(index).down().build()).execute().await
+        });
+    }
+
     pub fn set_mtu(&self, interface: &str, mtu: u32) {
         let index = self.index(interface);
         self.netlink(async move |handle| {

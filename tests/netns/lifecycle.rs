@@ -1,6 +1,7 @@
 //! relayd comes, goes, dies and changes its rules; traffic does not notice.
 
 use std::fs;
+use std::net::TcpListener;
 
 use harness::traffic::{Client, tcp_server, text, udp_server};
 use harness::world::RELAY;
@@ -153,6 +154,25 @@ fn rules_removed_while_relayd_was_dead_are_gone_when_it_is_back() {
     let refused = Client::connect(&world.client, (RELAY, 9090)).expect_err("its rule is gone");
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     Client::connect(&world.client, (RELAY, 8080)).and_then(Client::seen_as).expect("the other one is there");
+}
+
+#[test]
+fn a_fault_ends_no_flow() {
+    let world = World::new();
+    let mut daemon = world.start(RULES);
+    let _server = tcp_server(&world.backend, 80);
+    let load = Load::new().with_connections(&world.client, (RELAY, 8080), 5);
+    load.run_on(50);
+    daemon.kill();
+    let squatter = world.relay.run(|| TcpListener::bind((RELAY, 8080))).expect("the port is free meanwhile");
+    daemon.start_again(&world.relay);
+    assert_eq!(daemon.ctl.rule("web")["state"], "error");
+    load.run_on(200);
+    drop(squatter);
+    eventually("the rule has its port back", || daemon.ctl.rule("web")["state"] == "active");
+    load.run_on(50);
+    load.finish();
+    Client::connect(&world.client, (RELAY, 8080)).and_then(Client::seen_as).expect("new flows too");
 }
 
 #[test]

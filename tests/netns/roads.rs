@@ -52,6 +52,26 @@ fn an_interface_that_is_deleted_and_made_again() {
 }
 
 #[test]
+fn an_interface_that_goes_down_and_comes_back() {
+    let world = World::new();
+    let here = "[[rule]]\nname = \"here\"\nlisten = \"198.51.100.1:9090\"\nto = \"203.0.113.2:90\"\n";
+    let daemon = world.start(&format!("{RULE}{here}"));
+    let _server = tcp_server(&world.backend, 80);
+    let mut client =
+        Client::connect(&world.client, (RELAY, 8080)).and_then(Client::start_echo).expect("connect");
+    client.echo(&text(100)).expect("echo");
+    world.relay.down("uplink");
+    world.relay.delete_address("uplink", RELAY);
+    // a rule of its own address shows that relayd has noticed
+    eventually("relayd has noticed", || daemon.ctl.rule("here")["state"] == "error");
+    assert_eq!(world.tc_programs("uplink"), 1);
+    world.relay.add_address("uplink", RELAY, 24);
+    world.relay.up("uplink");
+    // at once: the programs were there all along
+    client.echo(&text(1000)).expect("the connection goes on");
+}
+
+#[test]
 fn a_route_that_is_replaced_takes_running_flows_along() {
     let world = World::new();
     second_cable(&world);

@@ -151,6 +151,7 @@ impl Dataplane {
 
     /// XDP's devices. One that is gone has left the map by itself.
     fn write_devices(&mut self, desired: &Desired) -> Result<(), KernelError> {
+        self.shadow.devices.retain(|slot, interface| desired.devices.get(interface) == Some(slot));
         for (&interface, &slot) in &desired.devices {
             if self.shadow.devices.get(&slot) != Some(&interface) {
                 let set = self.maps.devices.set(slot.into(), interface, None, 0);
@@ -193,7 +194,7 @@ impl Dataplane {
         endpoints: &HashMap<EndpointContent, u32>,
     ) -> RuleEntry {
         let Some(carried) = &rule.carried else {
-            return old.switched_off();
+            return if rule.enabled { old.without_new_flows() } else { old.switched_off() };
         };
         let state = if rule.draining { RuleState::Draining } else { RuleState::Active };
         let endpoint = endpoints.get(&endpoint_content(carried)).copied().unwrap_or(0);

@@ -102,8 +102,7 @@ impl Dataplane {
             .filter(|(_, attachment)| match attachment.tc {
                 Ok(TcKind::Tcx) => !has_tcx(&attachment.name, &ids),
                 Ok(TcKind::Clsact) => !has_filter(&attachment.name),
-                // worth another try
-                Err(_) => true,
+                Err(_) => false,
             })
             .map(|(&index, attachment)| (index, attachment.name.clone()))
             .collect();
@@ -111,6 +110,11 @@ impl Dataplane {
             self.attachments.remove(index);
         }
         lost.into_iter().map(|(_, name)| name.into()).collect()
+    }
+
+    /// Whether some interface could not be attached to, which is worth another try.
+    pub fn is_ailing(&self) -> bool {
+        self.attachments.values().any(|attachment| attachment.tc.is_err())
     }
 
     fn pin(&self, hook: &str, index: u32) -> PathBuf {

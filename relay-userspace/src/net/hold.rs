@@ -47,19 +47,15 @@ impl Holder {
         let mut held = self.held.remove(&rule.name).unwrap_or_default().sockets;
         self.count -= held.len();
         held.retain(|claim, _| wanted.contains(claim));
-        let (mut conflict, claims) = (None, wanted.len());
+        let claims = wanted.len();
         if self.count + wanted.len() <= MOST_SOCKETS {
             for claim in wanted {
                 if held.contains_key(&claim) {
                     continue;
                 }
-                match bound(&claim) {
-                    Ok(socket) => {
-                        held.insert(claim, socket);
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => conflict = Some(claim),
-                    // not our address (yet), no right to low ports: the rule can still be carried
-                    Err(_) => {}
+                // in use, not our address (yet), no right to low ports: the socket list tells which
+                if let Ok(socket) = bound(&claim) {
+                    held.insert(claim, socket);
                 }
             }
         }
@@ -69,7 +65,7 @@ impl Holder {
         let whole = single && held.len() == claims;
         self.held.insert(rule.name.clone(), Held { sockets: held, whole });
         // a local connection that happens to use a port is no listener, so a failed bind alone proves nothing
-        if rule.force || (single && counted && conflict.is_none()) {
+        if rule.force || (whole && counted) {
             return None;
         }
         list.conflict(rule, host, self)

@@ -45,7 +45,11 @@ impl Ledger {
         }
         if !self.old.contains_key(name) {
             self.old.insert(name.to_owned(), current);
-            self.write()?;
+            if let Err(error) = self.write() {
+                // what is not written down must not be changed, at the next attempt either
+                self.old.remove(name);
+                return Err(error);
+            }
         }
         fs::write(path, value)
     }

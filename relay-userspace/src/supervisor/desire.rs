@@ -7,7 +7,7 @@ use super::facts::FactBook;
 use crate::config::settings::{Hook, Settings};
 use crate::host::ClaimRange;
 use crate::host::HostView;
-use crate::kernel::attach::Target;
+use crate::kernel::attach::{Attachments, Target};
 use crate::kernel::{Carried, Desired, DesiredRule};
 use crate::plan::PlannedRule;
 
@@ -35,6 +35,7 @@ pub fn desired(
 fn rule(planned: &PlannedRule, facts: &FactBook) -> Arc<DesiredRule> {
     Arc::new(DesiredRule {
         name: planned.rule.name.clone(),
+        enabled: planned.rule.enabled,
         draining: planned.draining,
         carried: planned.kernel.as_ref().map(|kernel| Carried {
             path: facts.paths.get(&kernel.backend).cloned(),
@@ -62,8 +63,8 @@ impl Before<'_> {
 }
 
 /// Where the programs belong.
-pub fn targets(host: &HostView, settings: &Settings) -> Vec<Target> {
-    host.interfaces(settings.interfaces.as_deref())
+pub fn targets(host: &HostView, settings: &Settings, attached: &Attachments) -> Vec<Target> {
+    host.interfaces(settings.interfaces.as_deref(), |index| attached.contains_key(&index))
         .into_iter()
         .map(|link| Target {
             index: link.index,

@@ -1,6 +1,6 @@
 //! Whole configurations: reload, apply with its confirmation, diff.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +18,11 @@ use crate::rule::{Rule, RuleName};
 impl State {
     /// Reads the configuration again. One that is wrong changes nothing.
     pub async fn reload(&mut self) -> Done {
+        if self.pending.is_some() {
+            let text = "not reloaded: an apply waits for its confirmation; confirm it or let it lapse first";
+            tracing::error!("{text}");
+            return Err(ApiProblem::new(Code::NotPossible, text));
+        }
         self.reloaded = Some(Instant::now());
         let result = match self.read_config() {
             Err(problems) => Err(ApiProblem::from(problems)),
@@ -42,12 +47,17 @@ impl State {
         let mut view = ChangeView { changes: changes(&self.rules, &config.rules), ..ChangeView::default() };
         view.notes.extend(settings_note(&self.settings, &config.settings));
         let rules = self.keep_known(config.rules);
-        let names: HashSet<&RuleName> = rules.iter().map(|(rule, _)| &rule.name).collect();
-        let draining = self.draining.iter().filter(|name| names.contains(name)).cloned().collect();
+        let draining = self.still_draining(&rules);
         self.switch(rules, draining, Strictness::Reload).await?;
         complain(&mut view, self.planned.iter());
         self.publish();
         Ok(view)
+    }
+
+    /// Drain marks of rules that stay.
+    fn still_draining(&self, rules: &Rules) -> BTreeSet<RuleName> {
+        let names: HashSet<&RuleName> = rules.iter().map(|(rule, _)| &rule.name).collect();
+        self.draining.iter().filter(|name| names.contains(name)).cloned().collect()
     }
 
     /// Rules that are equal to current ones become those, so that nothing about them is done again.
@@ -82,7 +92,7 @@ impl State {
             self.bring_up();
         }
         let rules = self.keep_known(config.rules);
-        let draining = self.draining.clone();
+        let draining = self.still_draining(&rules);
         let not_saved = |error: std::io::Error| {
             let text = format!("not saved, and nothing changed: {}: {error}", path.display());
             ApiProblem::new(Code::NotSaved, text)
@@ -128,6 +138,8 @@ impl State {
         if let Some(pending) = self.pending.take() {
             tracing::warn!("the apply was not confirmed in time and is undone");
             self.go_back(pending.before);
+            // the host may have changed meanwhile
+            self.replan("the apply was not confirmed");
             self.shared.tell("apply", None, "configuration not confirmed, undone");
         }
     }

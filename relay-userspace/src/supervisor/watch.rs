@@ -1,6 +1,6 @@
 //! Following the host: interfaces that come and go, addresses and routes that change, hooks that somebody removes.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::desire;
@@ -8,6 +8,7 @@ use super::state::State;
 use crate::api::view::DownView;
 use crate::config::settings::Hook;
 use crate::host::{Link, LinkKind};
+use crate::kernel::maps::DEVICE_SLOTS;
 use crate::kernel::{attach, detach};
 use crate::net::{sysctl, xdp_features};
 use crate::rule::{Rule, RuleName};
@@ -76,8 +77,8 @@ impl State {
         if self.down {
             return;
         }
-        let targets = desire::targets(&self.facts.host, &self.settings);
         let Ok(kernel) = &mut self.kernel else { return };
+        let targets = desire::targets(&self.facts.host, &self.settings, kernel.attachments());
         let before = kernel.attachments().clone();
         let after = kernel.attach(&targets).clone();
         for (index, attachment) in &after {
@@ -121,11 +122,17 @@ impl State {
             let ethernet = links.get(&index).is_some_and(|link: &Link| link.kind == LinkKind::Ethernet);
             ethernet && xdp_features::takes_redirects(index).unwrap_or_else(|| has_known_driver(name))
         };
-        let devices: BTreeMap<u32, u16> = (0u16..)
-            .zip(ready.iter().filter(|(index, name)| takes(*index, name)))
-            .map(|(slot, (index, _))| (*index, slot))
-            .collect();
-        self.devices = devices;
+        let usable: BTreeSet<u32> =
+            ready.iter().filter(|(index, name)| takes(*index, name)).map(|(index, _)| *index).collect();
+        // next hops in use refer to slots, so a device keeps its own
+        self.devices.retain(|index, _| usable.contains(index));
+        for index in usable {
+            let taken: BTreeSet<u16> = self.devices.values().copied().collect();
+            let free = (0..DEVICE_SLOTS).find(|slot| !taken.contains(slot));
+            if let (false, Some(slot)) = (self.devices.contains_key(&index), free) {
+                self.devices.insert(index, slot);
+            }
+        }
     }
 
     /// Looks whether everything is still in place, and mends what is not.
@@ -141,6 +148,8 @@ impl State {
             self.shared.tell("interface", None, text);
             self.attach();
             self.publish();
+        } else if kernel.is_ailing() {
+            self.attach();
         }
         if !self.facts.taken.is_empty() {
             self.retake();
@@ -180,6 +189,9 @@ impl State {
         self.down = true;
         self.shared.census.stop();
         self.shared.set_meter(None);
+        // slots and sweeps are counted anew with the next maps
+        self.resting.clear();
+        self.sweeps = 0;
         let sysctls = self.ledger.names().map(ToOwned::to_owned).collect();
         self.kernel = Err(crate::kernel::Unavailable("detached by `relayctl down`".into()));
         let removed = detach::detach_all(&self.settings.bpf_dir, &interfaces);
