@@ -179,6 +179,9 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
     let blocked = faults.iter().any(|fault| matches!(fault, Fault::PortInUse(_) | Fault::SelfLoop(..)));
     let verdict = match carried_v4(rule, address, facts) {
         Ok(_) if blocked => Err("see the fault".to_owned()),
+        Ok(_) if listeners.is_empty() && rule.listen.iter().any(on_loopback) => {
+            Err(format!("connections of this host to itself need the user plane: {USER_PLANE}"))
+        }
         Ok(_) if listeners.is_empty() => Err("it has no IPv4 listener".to_owned()),
         verdict => verdict,
     };
@@ -250,12 +253,18 @@ fn backend(rule: &Rule, facts: &Facts<'_>, faults: &mut Vec<Fault>) -> Option<Ip
     }
 }
 
+fn on_loopback(listener: &Listener) -> bool {
+    matches!(listener.on, ListenOn::Address(address) if address.is_loopback())
+}
+
 fn listeners(rule: &Rule, facts: &Facts<'_>, faults: &mut Vec<Fault>) -> Vec<KernelListener> {
     let mut found = Vec::new();
     for Listener { on, ports } in &rule.listen {
         let on = match on {
             ListenOn::Everywhere | ListenOn::EverywhereV4 => KernelOn::Everywhere,
             ListenOn::EverywhereV6 => continue,
+            // only this host talks to those, and its packets do not pass an interface
+            ListenOn::Address(address) if address.is_loopback() => continue,
             ListenOn::Address(address) if !facts.host.is_own(*address) => {
                 faults.push(Fault::AddressNotHere(*address));
                 continue;
@@ -350,6 +359,7 @@ mod tests {
     fn what_it_cannot_carry_says_why() {
         for (listen, to, reason) in [
             ("[::]:80", "203.0.113.10:80", "no IPv4 listener"),
+            ("127.0.0.1:80", "203.0.113.10:80", "of this host to itself"),
             (":80", "[2001:db8::1]:80", "IPv6 backend"),
             (":80", "127.0.0.1:81", "on this host"),
             (":80", "192.0.2.1:81", "on this host"),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -46,6 +47,7 @@ const COMMANDS: usize = 64;
 pub async fn run(launch: Launch) -> anyhow::Result<()> {
     let service = Service::from_environment();
     let settings = launch.config.settings.clone();
+    raise_descriptors();
     make_folder(&settings)?;
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let shared = Arc::new(Shared::new(commands));
@@ -66,6 +68,13 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     let left = if state.kernel.is_ok() { "; the kernel plane goes on forwarding" } else { "" };
     tracing::info!("stopped{left}");
     Ok(())
+}
+
+/// Every held port is a descriptor, and a shell's limit of 1,024 is soon reached.
+fn raise_descriptors() {
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _stays_as_it_was = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
 }
 
 fn make_folder(settings: &Settings) -> anyhow::Result<()> {
