@@ -6,9 +6,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use harness::netns::cable;
 use harness::traffic::{Client, Datagrams, tcp_server, text, udp_server};
-use harness::world::{BACKEND, CLIENT, RELAY, RELAY_INSIDE};
+use harness::world::{RELAY, around};
 use harness::{Ctl, NetNs, eventually};
 
 const CONFIG: &str = "/etc/relay/relay.toml";
@@ -18,7 +17,9 @@ const RESERVED_PORTS: &str = "net/ipv4/ip_local_reserved_ports";
 /// Panics if anything is not as it should be.
 pub fn check() {
     units_are_clean();
-    let (relay, client, backend) = network();
+    // a client and a backend, each on a cable to this machine
+    let relay = NetNs::own("relay");
+    let (client, backend) = around(&relay);
     let _servers = (tcp_server(&backend, 80), udp_server(&backend, 80));
     let ctl = Ctl::new("/run/relay/relay.sock", "/tmp");
     // leaves too few ports for flows: relayd reserves some
@@ -48,20 +49,6 @@ fn units_are_clean() {
     let exposure = line.split_whitespace().find_map(|word| word.parse::<f32>().ok()).expect("exposure");
     assert!(exposure <= 2.0, "{line}");
     crate::say(&format!("exposure {exposure}"));
-}
-
-/// A client and a backend, each on a cable to this machine.
-fn network() -> (NetNs, NetNs, NetNs) {
-    let (relay, client, backend) = (NetNs::own("relay"), NetNs::new("client"), NetNs::new("backend"));
-    cable((&client, "client"), (&relay, "uplink"));
-    cable((&backend, "backend"), (&relay, "inside"));
-    client.add_address("client", CLIENT, 24);
-    relay.add_address("uplink", RELAY, 24);
-    relay.add_address("inside", RELAY_INSIDE, 24);
-    backend.add_address("backend", BACKEND, 24);
-    client.default_route(RELAY, "client");
-    backend.default_route(RELAY_INSIDE, "backend");
-    (relay, client, backend)
 }
 
 fn starts_as_its_user() {

@@ -3,20 +3,22 @@
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use futures_util::TryStreamExt as _;
 use netlink_packet_route::link::LinkAttribute;
 use nix::sched::{CloneFlags, setns, unshare};
-use rtnetlink::{
-    Handle, LinkBridge, LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
-};
+use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-/// A network namespace. It has no name and goes when nothing uses it any more.
+/// A network namespace. It has no name and goes when nothing uses it any more; before, it makes sure that nobody in it
+/// has seen a bad checksum.
 #[derive(Debug)]
 pub struct NetNs {
     file: File,
     pub name: &'static str,
+    /// Bad checksums that the test itself has made; `None`: somebody else looks.
+    expected_checksum_errors: Option<AtomicU64>,
 }
 
 impl NetNs {
@@ -28,7 +30,7 @@ impl NetNs {
         })
         .join()
         .expect("namespace thread");
-        let ns = Self { file, name };
+        let ns = Self { file, name, expected_checksum_errors: Some(AtomicU64::new(0)) };
         ns.up("lo");
         ns.sysctl("net/ipv4/ip_forward", "0");
         ns
@@ -36,12 +38,14 @@ impl NetNs {
 
     /// The namespace that we are in.
     pub fn own(name: &'static str) -> Self {
-        Self { file: File::open("/proc/thread-self/ns/net").expect("own namespace"), name }
+        let file = File::open("/proc/thread-self/ns/net").expect("own namespace");
+        Self { file, name, expected_checksum_errors: None }
     }
 
     /// Another handle of the same namespace.
     pub fn another(&self) -> Self {
-        Self { file: self.file.try_clone().expect("namespace"), name: self.name }
+        let file = self.file.try_clone().expect("namespace");
+        Self { file, name: self.name, expected_checksum_errors: None }
     }
 
     /// Runs something inside, on a thread of its own. Sockets and processes made there stay there.
@@ -142,10 +146,6 @@ impl NetNs {
 
     pub fn add_bridge(&self, name: &str) {
         self.netlink(async |handle| handle.link().add(LinkBridge::new(name).up().build()).execute().await);
-    }
-
-    pub fn add_dummy(&self, name: &str) {
-        self.netlink(async |handle| handle.link().add(LinkDummy::new(name).up().build()).execute().await);
     }
 
     pub fn delete_link(&self, interface: &str) {
@@ -259,6 +259,18 @@ impl NetNs {
         found.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
     }
 
+    /// Bad checksums seen so far.
+    pub fn checksum_errors(&self) -> u64 {
+        ["Tcp", "Udp", "Icmp"].into_iter().map(|group| self.snmp(group, "InCsumErrors")).sum()
+    }
+
+    /// Says that the bad checksums so far were meant to be.
+    pub fn accept_checksum_errors(&self) {
+        if let Some(expected) = &self.expected_checksum_errors {
+            expected.store(self.checksum_errors(), Ordering::Relaxed);
+        }
+    }
+
     /// Packets or bytes of an interface: `rx_packets`, `tx_bytes`, ... from `/proc/net/dev`.
     pub fn traffic(&self, interface: &str) -> LinkTraffic {
         let text = self.run(|| std::fs::read_to_string("/proc/thread-self/net/dev")).expect("dev");
@@ -267,6 +279,17 @@ impl NetNs {
             line.unwrap_or("").split_whitespace().filter_map(|number| number.parse().ok()).collect();
         let at = |index: usize| numbers.get(index).copied().unwrap_or(0);
         LinkTraffic { rx_bytes: at(0), rx_packets: at(1), tx_bytes: at(8), tx_packets: at(9) }
+    }
+}
+
+impl Drop for NetNs {
+    fn drop(&mut self) {
+        if let Some(expected) = &self.expected_checksum_errors
+            && !thread::panicking()
+        {
+            let expected = expected.load(Ordering::Relaxed);
+            assert_eq!(self.checksum_errors(), expected, "bad checksums arrived at the {}", self.name);
+        }
     }
 }
 

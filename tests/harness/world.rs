@@ -16,30 +16,21 @@ pub const RELAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 pub const RELAY_INSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 pub const BACKEND: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 
-/// Client, relay and backend. When it goes, it makes sure that nobody has seen a bad checksum.
+/// Client, relay and backend.
 pub struct World {
     pub client: NetNs,
     pub relay: NetNs,
     pub backend: NetNs,
     folder: TempDir,
-    /// Checksum errors that the test itself has made.
-    pub expected_checksum_errors: u64,
 }
 
 impl World {
     /// Interfaces: `client`, `uplink` and `inside` at the relay, `backend`.
     pub fn new() -> Self {
         private_mounts();
-        let (client, relay, backend) = (NetNs::new("client"), NetNs::new("relay"), NetNs::new("backend"));
-        cable((&client, "client"), (&relay, "uplink"));
-        cable((&backend, "backend"), (&relay, "inside"));
-        client.add_address("client", CLIENT, 24);
-        relay.add_address("uplink", RELAY, 24);
-        relay.add_address("inside", RELAY_INSIDE, 24);
-        backend.add_address("backend", BACKEND, 24);
-        client.default_route(RELAY, "client");
-        backend.default_route(RELAY_INSIDE, "backend");
-        Self { client, relay, backend, folder: folder(), expected_checksum_errors: 0 }
+        let relay = NetNs::new("relay");
+        let (client, backend) = around(&relay);
+        Self { client, relay, backend, folder: folder() }
     }
 
     /// Starts relayd at the relay with these rules.
@@ -63,32 +54,32 @@ impl World {
 
     /// Bad checksums seen by any of the three.
     pub fn checksum_errors(&self) -> u64 {
-        [&self.client, &self.relay, &self.backend]
-            .into_iter()
-            .map(|ns| {
-                ns.snmp("Tcp", "InCsumErrors")
-                    + ns.snmp("Udp", "InCsumErrors")
-                    + ns.snmp("Icmp", "InCsumErrors")
-            })
-            .sum()
+        [&self.client, &self.relay, &self.backend].into_iter().map(NetNs::checksum_errors).sum()
     }
+
+    /// Says that the bad checksums so far were meant to be.
+    pub fn accept_checksum_errors(&self) {
+        [&self.client, &self.relay, &self.backend].into_iter().for_each(NetNs::accept_checksum_errors);
+    }
+}
+
+/// A client and a backend, each on a cable to the relay.
+pub fn around(relay: &NetNs) -> (NetNs, NetNs) {
+    let (client, backend) = (NetNs::new("client"), NetNs::new("backend"));
+    cable((&client, "client"), (relay, "uplink"));
+    cable((&backend, "backend"), (relay, "inside"));
+    client.add_address("client", CLIENT, 24);
+    relay.add_address("uplink", RELAY, 24);
+    relay.add_address("inside", RELAY_INSIDE, 24);
+    backend.add_address("backend", BACKEND, 24);
+    client.default_route(RELAY, "client");
+    backend.default_route(RELAY_INSIDE, "backend");
+    (client, backend)
 }
 
 impl Default for World {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            assert_eq!(
-                self.checksum_errors(),
-                self.expected_checksum_errors,
-                "packets with bad checksums arrived"
-            );
-        }
     }
 }
 

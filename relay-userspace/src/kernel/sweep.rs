@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use aya::TestRunOptions;
-use aya::maps::{HashMap as MapHashMap, MapData};
+use aya::maps::MapData;
 use aya::programs::{SchedClassifier, TestRun as _};
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
 use relay_common::net::Protocol;
@@ -196,15 +196,4 @@ fn limit(protocol: Protocol, rule: &RuleEntry, flags: FlowFlags) -> u32 {
         Protocol::Tcp if flags.has_any(FlowFlags::SLOW) => 1,
         Protocol::Tcp => rule.tcp_idle,
     }
-}
-
-/// How full an established table is, 0 to 1.
-pub fn fill(flows: u64, max_flows: u32) -> f64 {
-    flows as f64 / f64::from(max_flows.max(1))
-}
-
-/// Keys in a map, for tests and tools.
-pub fn keys(pins: &Path, name: &str) -> Result<Vec<FlowKey>, Unavailable> {
-    let map: MapHashMap<MapData, FlowKey, FlowEntry> = maps::open(pins, name)?;
-    Ok(map.keys().flatten().collect())
 }
