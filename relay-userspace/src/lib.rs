@@ -18,6 +18,7 @@ pub mod host;
 pub mod kernel;
 pub mod net;
 pub mod plan;
+pub mod proxy;
 #[cfg(test)]
 mod readme;
 pub mod rule;

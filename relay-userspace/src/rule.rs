@@ -131,20 +131,39 @@ impl PlaneChoice {
     }
 }
 
-/// How long a flow may stay silent.
+/// How long flows and sessions may take, and stay silent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Timeouts {
+    /// For each address of a backend.
+    pub connect: Duration,
     pub tcp_idle: Duration,
     pub half_close: Duration,
     pub udp: Duration,
+    pub keepalive: Keepalive,
+}
+
+/// How the kernel asks a silent TCP peer whether it is still there (`TCP_KEEPIDLE`, `TCP_KEEPINTVL`, `TCP_KEEPCNT`).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Keepalive {
+    pub idle: Duration,
+    pub interval: Duration,
+    pub count: u8,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(15), interval: Duration::from_secs(15), count: 3 }
+    }
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
+            connect: Duration::from_secs(5),
             tcp_idle: Duration::from_secs(125 * 60),
             half_close: Duration::from_secs(60),
             udp: Duration::from_secs(180),
+            keepalive: Keepalive::default(),
         }
     }
 }

@@ -58,7 +58,7 @@ prop_compose! {
         force: bool,
         times in (durations(), durations(), durations()),
     ) -> Rule {
-        let timeouts = Timeouts { tcp_idle: times.0, half_close: times.1, udp: times.2 };
+        let timeouts = Timeouts { tcp_idle: times.0, half_close: times.1, udp: times.2, ..Timeouts::default() };
         Rule { name, note, enabled, listen, protocols, to: vec![to], plane, force, timeouts }
     }
 }

@@ -1,0 +1,9 @@
+//! The user plane: sessions that relayd carries itself, on worker threads of its own.
+//!
+//! It knows rules as plain values and sockets that were bound for them; nothing of the kernel plane, the supervisor or
+//! the API.
+
+pub mod counters;
+pub mod service;
+pub mod tcp;
+pub mod udp;

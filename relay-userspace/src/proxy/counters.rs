@@ -1,0 +1,117 @@
+//! What the user plane counts for a rule: shared by all its workers, read by the API.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Why a session was refused or cut short. The names are the API's and the metrics'.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refusal {
+    /// The backend has no address (yet).
+    NoBackend,
+    /// No address of the backend accepted the connection.
+    BackendRefused,
+    /// No address of the backend answered in time.
+    BackendTimeout,
+    /// relayd has no file descriptor left.
+    Descriptors,
+    /// A datagram could not be sent on.
+    Unsendable,
+    /// A datagram from somebody else than the backend.
+    Stranger,
+}
+
+impl Refusal {
+    pub const ALL: [Self; 6] = [
+        Self::NoBackend,
+        Self::BackendRefused,
+        Self::BackendTimeout,
+        Self::Descriptors,
+        Self::Unsendable,
+        Self::Stranger,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoBackend => "no_backend",
+            Self::BackendRefused => "backend_refused",
+            Self::BackendTimeout => "backend_timeout",
+            Self::Descriptors => "descriptors",
+            Self::Unsendable => "unsendable",
+            Self::Stranger => "stranger",
+        }
+    }
+}
+
+/// Payload carried one way. `packets`: datagrams; TCP has none to count.
+#[derive(Debug, Default)]
+pub struct Carried {
+    bytes: AtomicU64,
+    packets: AtomicU64,
+}
+
+impl Carried {
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub fn packets(&self) -> u64 {
+        self.packets.load(Ordering::Relaxed)
+    }
+
+    pub fn add_bytes(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub fn add_packets(&self, packets: u64, bytes: u64) {
+        self.packets.fetch_add(packets, Ordering::Relaxed);
+        self.add_bytes(bytes);
+    }
+}
+
+/// The counters of one rule.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Client to backend.
+    pub ingress: Carried,
+    /// Backend to client.
+    pub egress: Carried,
+    active: AtomicU64,
+    total: AtomicU64,
+    refused: [AtomicU64; Refusal::ALL.len()],
+}
+
+impl Counters {
+    /// Sessions under way.
+    pub fn active(&self) -> u64 {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// Sessions ever begun.
+    pub fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    pub fn refused(&self, reason: Refusal) -> u64 {
+        self.refused[reason as usize].load(Ordering::Relaxed)
+    }
+
+    pub fn refuse(&self, reason: Refusal) {
+        self.refused[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a session, which is active until the guard is dropped.
+    pub fn begin(&self) -> Active<'_> {
+        self.total.fetch_add(1, Ordering::Relaxed);
+        self.active.fetch_add(1, Ordering::Relaxed);
+        Active(self)
+    }
+}
+
+/// A session under way.
+#[derive(Debug)]
+pub struct Active<'a>(&'a Counters);
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,81 @@
+//! A rule as the workers see it.
+
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::counters::Counters;
+use crate::rule::{RuleName, Timeouts};
+
+/// What every listener of a rule shares.
+#[derive(Debug)]
+pub struct Service {
+    pub rule: RuleName,
+    pub counters: Counters,
+    target: RwLock<Arc<Target>>,
+}
+
+/// Where sessions go. New sessions take the latest; old ones keep what they began with.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Target {
+    /// The backend's addresses in the order to try them; empty while its name does not resolve.
+    pub addresses: Vec<IpAddr>,
+    pub ports: PortMap,
+    pub timeouts: Timeouts,
+    /// Who may answer a UDP client.
+    pub udp_nat: UdpNat,
+}
+
+/// Which port of the backend a listener's port leads to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PortMap {
+    Same,
+    /// The listener's port `from` leads to `to`, the next one to the next.
+    Shift {
+        from: u16,
+        to: u16,
+    },
+}
+
+impl PortMap {
+    /// Rules are checked to fit, so this never leaves the range of ports.
+    pub const fn of(self, port: u16) -> u16 {
+        match self {
+            Self::Same => port,
+            Self::Shift { from, to } => to.wrapping_add(port.wrapping_sub(from)),
+        }
+    }
+}
+
+/// Whose datagrams a UDP client gets.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum UdpNat {
+    /// The backend's alone.
+    #[default]
+    Restricted,
+    /// Anybody's who finds the port.
+    FullCone,
+}
+
+/// What a listener's sessions should be doing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Phase {
+    Serve,
+    /// Accept nothing more; end when the last session has ended.
+    Drain,
+    /// End now.
+    End,
+}
+
+impl Service {
+    pub fn new(rule: RuleName, target: Target) -> Self {
+        Self { rule, counters: Counters::default(), target: RwLock::new(Arc::new(target)) }
+    }
+
+    pub fn target(&self) -> Arc<Target> {
+        self.target.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn retarget(&self, target: Target) {
+        *self.target.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(target);
+    }
+}

@@ -1,0 +1,1 @@
+//! TCP sessions: accept, connect, carry both ways.

@@ -1,0 +1,1 @@
+//! UDP sessions: one socket towards the backend for each client.
