@@ -322,17 +322,10 @@ mod tests {
     }
 
     fn planned_with(listen: &str, to: &str, plane: PlaneChoice, kernel: Result<Hook, &str>) -> PlannedRule {
-        let rule = Arc::new(Rule {
-            name: RuleName::parse("r").expect("name"),
-            note: None,
-            enabled: true,
-            listen: vec![Listener::parse(listen).expect(listen)],
-            protocols: Protocols::Both,
-            to: vec![Backend::parse(to).expect(to)],
-            plane,
-            force: false,
-            timeouts: Timeouts::default(),
-        });
+        let name = RuleName::parse("r").expect("name");
+        let listeners = vec![Listener::parse(listen).expect(listen)];
+        let backends = vec![Backend::parse(to).expect(to)];
+        let rule = Arc::new(Rule { plane, ..Rule::new(name, listeners, backends) });
         let unresolved = Err("no such host".to_owned());
         let resolved = BTreeMap::from([(Host::Name("gone.example".into()), unresolved)]);
         let hop = NextHop { interface: 2, gateway: None, mtu: 1500 };

@@ -27,12 +27,29 @@ pub struct Rule {
     /// Never empty.
     pub to: Vec<Backend>,
     pub plane: PlaneChoice,
+    pub udp_nat: UdpNat,
     /// Take ports that other programs listen on.
     pub force: bool,
     pub timeouts: Timeouts,
 }
 
 impl Rule {
+    /// A rule with everything else at its default.
+    pub fn new(name: RuleName, listen: Vec<Listener>, to: Vec<Backend>) -> Self {
+        Self {
+            name,
+            note: None,
+            enabled: true,
+            listen,
+            protocols: Protocols::default(),
+            to,
+            plane: PlaneChoice::default(),
+            udp_nat: UdpNat::default(),
+            force: false,
+            timeouts: Timeouts::default(),
+        }
+    }
+
     /// How many ports the rule takes, per protocol and family.
     pub fn ports(&self) -> u32 {
         self.listen.iter().map(|listener| listener.ports.len()).sum()
@@ -131,6 +148,31 @@ impl PlaneChoice {
     }
 }
 
+/// Whose datagrams a UDP client of the user plane gets.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum UdpNat {
+    /// The backend's alone.
+    #[default]
+    Restricted,
+    /// Anybody's who finds the port.
+    FullCone,
+}
+
+impl UdpNat {
+    pub const ALL: [Self; 2] = [Self::Restricted, Self::FullCone];
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|nat| nat.as_str() == text)
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Restricted => "restricted",
+            Self::FullCone => "fullcone",
+        }
+    }
+}
+
 /// How long flows and sessions may take, and stay silent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Timeouts {
@@ -148,6 +190,11 @@ pub struct Keepalive {
     pub idle: Duration,
     pub interval: Duration,
     pub count: u8,
+}
+
+impl Keepalive {
+    /// The kernel takes whole seconds up to this (`MAX_TCP_KEEPIDLE` in include/net/tcp.h).
+    pub const LONGEST: Duration = Duration::from_secs(32_767);
 }
 
 impl Default for Keepalive {

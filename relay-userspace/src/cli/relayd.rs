@@ -9,7 +9,7 @@ use super::Misuse;
 use crate::config::files::Config;
 use crate::config::problem::Problems;
 use crate::config::{Origin, decode, encode};
-use crate::rule::{Backend, Listener, PlaneChoice, Protocols, Rule, RuleName, Timeouts};
+use crate::rule::{Backend, Listener, Rule, RuleName};
 use crate::supervisor::Launch;
 
 const DEFAULT_CONFIG: &str = "/etc/relay/relay.toml";
@@ -117,17 +117,7 @@ fn typed_rule(listen: &str, to: &str, problems: &mut Problems) -> Option<Rule> {
         return None;
     }
     let name = RuleName::parse(&listener.ports.to_string())?;
-    Some(Rule {
-        name,
-        note: None,
-        enabled: true,
-        listen: vec![listener],
-        protocols: Protocols::Both,
-        to: vec![backend],
-        plane: PlaneChoice::Auto,
-        force: false,
-        timeouts: Timeouts::default(),
-    })
+    Some(Rule::new(name, vec![listener], vec![backend]))
 }
 
 /// What a configuration comes to: every setting with its value, then every rule.

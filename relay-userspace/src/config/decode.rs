@@ -6,7 +6,7 @@ use super::fields::{Fields, Later};
 use super::node::{Node, Span, Table, Value};
 use super::problem::Problems;
 use crate::rule::backend::BackendPorts;
-use crate::rule::{Backend, Listener, PlaneChoice, Protocols, Rule, RuleName, Timeouts};
+use crate::rule::{Backend, Keepalive, Listener, PlaneChoice, Protocols, Rule, RuleName, Timeouts, UdpNat};
 
 const NOTE_LENGTH: usize = 128;
 
@@ -15,7 +15,6 @@ const LATER: &[Later] = &[
     Later { key: "group", default: None },
     Later { key: "balance", default: Some("roundrobin") },
     Later { key: "on_down", default: Some("keep") },
-    Later { key: "udp_nat", default: Some("restricted") },
     Later { key: "count_ports", default: Some("false") },
     Later { key: "check", default: None },
     Later { key: "accept", default: None },
@@ -26,11 +25,7 @@ const LATER: &[Later] = &[
     Later { key: "limit", default: None },
 ];
 
-const LATER_TIMEOUTS: &[Later] = &[
-    Later { key: "connect", default: None },
-    Later { key: "handshake", default: None },
-    Later { key: "keepalive", default: None },
-];
+const LATER_TIMEOUTS: &[Later] = &[Later { key: "handshake", default: None }];
 
 const LATER_BACKEND: &[Later] =
     &[Later { key: "weight", default: Some("1") }, Later { key: "priority", default: Some("0") }];
@@ -56,6 +51,8 @@ pub fn rule(
         fields.word("protocol", &["tcp", "udp", "tcp+udp"], Protocols::parse, problems).unwrap_or_default();
     let plane =
         fields.word("plane", &["auto", "kernel", "user"], PlaneChoice::parse, problems).unwrap_or_default();
+    let udp_nat =
+        fields.word("udp_nat", &["restricted", "fullcone"], UdpNat::parse, problems).unwrap_or_default();
     let timeouts = timeouts(&mut fields, problems);
     fields.finish(LATER, problems);
     if problems.list.len() > before {
@@ -66,7 +63,7 @@ pub fn rule(
         (None, Some(fallback)) => fallback(listen.first()?),
         (None, None) => return None,
     };
-    Some(Rule { name, note, enabled, listen, protocols, to, plane, force, timeouts })
+    Some(Rule { name, note, enabled, listen, protocols, to, plane, udp_nat, force, timeouts })
 }
 
 fn name(fields: &mut Fields<'_>, optional: bool, problems: &mut Problems) -> Option<RuleName> {
@@ -228,9 +225,34 @@ fn timeouts(fields: &mut Fields<'_>, problems: &mut Problems) -> Timeouts {
             *slot = duration;
         }
     };
+    set("connect", &mut timeouts.connect);
     set("tcp_idle", &mut timeouts.tcp_idle);
     set("half_close", &mut timeouts.half_close);
     set("udp", &mut timeouts.udp);
+    timeouts.keepalive = keepalive(&mut inner, problems);
     inner.finish(LATER_TIMEOUTS, problems);
     timeouts
+}
+
+fn keepalive(fields: &mut Fields<'_>, problems: &mut Problems) -> Keepalive {
+    let mut keepalive = Keepalive::default();
+    let Some(node) = fields.take("keepalive") else { return keepalive };
+    let Value::Table(table) = &node.value else {
+        fields.wrong_kind("keepalive", node, "a table", problems);
+        return keepalive;
+    };
+    let mut inner = Fields::new(table, node.span.clone(), fields.subject_of("keepalive"));
+    let mut set = |key, slot: &mut Duration| {
+        if let Some(duration) = inner.seconds(key, Keepalive::LONGEST, problems) {
+            *slot = duration;
+        }
+    };
+    set("idle", &mut keepalive.idle);
+    set("interval", &mut keepalive.interval);
+    if let Some(count) = inner.integer("count", 1..=127, problems).and_then(|count| u8::try_from(count).ok())
+    {
+        keepalive.count = count;
+    }
+    inner.finish(&[], problems);
+    keepalive
 }

@@ -232,7 +232,7 @@ fn merge(table: &mut dyn TableLike, fields: &Map<String, Json>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rule::{Backend, Listener, PlaneChoice, Protocols, Timeouts};
+    use crate::rule::{Backend, Listener};
     use serde_json::json;
 
     const FILE: &str = "\
@@ -311,17 +311,9 @@ listen = \"127.0.0.1:9464\"
     }
 
     fn rule(text: &str) -> Rule {
-        Rule {
-            name: name(text),
-            note: None,
-            enabled: true,
-            listen: vec![Listener::parse(":443").expect("listener")],
-            protocols: Protocols::Both,
-            to: vec![Backend::parse("10.0.0.9:443").expect("backend")],
-            plane: PlaneChoice::Auto,
-            force: false,
-            timeouts: Timeouts::default(),
-        }
+        let listener = Listener::parse(":443").expect("listener");
+        let backend = Backend::parse("10.0.0.9:443").expect("backend");
+        Rule::new(name(text), vec![listener], vec![backend])
     }
 
     #[test]

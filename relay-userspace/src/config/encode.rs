@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value as Json, json};
 
 use super::quantity::format_duration;
-use crate::rule::{PlaneChoice, Rule, Timeouts};
+use crate::rule::{Keepalive, PlaneChoice, Rule, Timeouts, UdpNat};
 
 /// The rule as an API body; what is at its default is left out, but for the identity of the rule.
 pub fn to_json(rule: &Rule) -> Map<String, Json> {
@@ -22,6 +22,9 @@ pub fn to_json(rule: &Rule) -> Map<String, Json> {
     map.insert("to".into(), one_or_list(rule.to.iter().map(ToString::to_string).collect()));
     if rule.plane != PlaneChoice::Auto {
         map.insert("plane".into(), json!(rule.plane.as_str()));
+    }
+    if rule.udp_nat != UdpNat::default() {
+        map.insert("udp_nat".into(), json!(rule.udp_nat.as_str()));
     }
     if rule.force {
         map.insert("force".into(), json!(true));
@@ -41,6 +44,7 @@ fn timeouts(timeouts: &Timeouts) -> Map<String, Json> {
     let defaults = Timeouts::default();
     let mut map = Map::new();
     for (key, value, default) in [
+        ("connect", timeouts.connect, defaults.connect),
         ("tcp_idle", timeouts.tcp_idle, defaults.tcp_idle),
         ("half_close", timeouts.half_close, defaults.half_close),
         ("udp", timeouts.udp, defaults.udp),
@@ -48,6 +52,26 @@ fn timeouts(timeouts: &Timeouts) -> Map<String, Json> {
         if value != default {
             map.insert(key.into(), json!(format_duration(value)));
         }
+    }
+    let keepalive = keepalive(timeouts.keepalive);
+    if !keepalive.is_empty() {
+        map.insert("keepalive".into(), Json::Object(keepalive));
+    }
+    map
+}
+
+fn keepalive(keepalive: Keepalive) -> Map<String, Json> {
+    let defaults = Keepalive::default();
+    let mut map = Map::new();
+    for (key, value, default) in
+        [("idle", keepalive.idle, defaults.idle), ("interval", keepalive.interval, defaults.interval)]
+    {
+        if value != default {
+            map.insert(key.into(), json!(format_duration(value)));
+        }
+    }
+    if keepalive.count != defaults.count {
+        map.insert("count".into(), json!(keepalive.count));
     }
     map
 }

@@ -86,6 +86,26 @@ impl<'a> Fields<'a> {
         None
     }
 
+    /// A duration of whole seconds, up to `longest`.
+    pub fn seconds(
+        &mut self,
+        key: &'static str,
+        longest: Duration,
+        problems: &mut Problems,
+    ) -> Option<Duration> {
+        let at = self.entries.iter().flatten().find(|entry| entry.key == key).map(|entry| &entry.node);
+        let duration = self.duration(key, problems)?;
+        if duration.subsec_nanos() == 0 && duration <= longest {
+            return Some(duration);
+        }
+        if let Some(node) = at {
+            let help = format!("the kernel takes whole seconds up to {}", longest.as_secs());
+            let message = format!("{} is not possible here", node.shown());
+            problems.at(node, &self.subject_of(key), message, Some(&help));
+        }
+        None
+    }
+
     /// One of a few words.
     pub fn word<T>(
         &mut self,

@@ -11,7 +11,10 @@ use super::files::Config;
 use super::node::{Node, Value};
 use super::problem::{Problems, Source};
 use super::{decode, encode, quantity};
-use crate::rule::{Backend, Listener, PlaneChoice, PortRange, Protocols, Rule, RuleName, Timeouts, overlap};
+use crate::rule::{
+    Backend, Keepalive, Listener, PlaneChoice, PortRange, Protocols, Rule, RuleName, Timeouts, UdpNat,
+    overlap,
+};
 
 fn names() -> impl Strategy<Value = RuleName> {
     "[A-Za-z0-9._-]{1,64}".prop_map(|text| RuleName::parse(&text).expect("a name"))
@@ -55,11 +58,16 @@ prop_compose! {
         protocols in proptest::sample::select(&Protocols::ALL[..]),
         to in backends(),
         plane in proptest::sample::select(&PlaneChoice::ALL[..]),
+        udp_nat in proptest::sample::select(&UdpNat::ALL[..]),
         force: bool,
-        times in (durations(), durations(), durations()),
+        times in (durations(), durations(), durations(), durations()),
+        keepalive in (1..=32_767u64, 1..=32_767u64, 1..=127u8),
     ) -> Rule {
-        let timeouts = Timeouts { tcp_idle: times.0, half_close: times.1, udp: times.2, ..Timeouts::default() };
-        Rule { name, note, enabled, listen, protocols, to: vec![to], plane, force, timeouts }
+        let seconds = Duration::from_secs;
+        let keepalive =
+            Keepalive { idle: seconds(keepalive.0), interval: seconds(keepalive.1), count: keepalive.2 };
+        let timeouts = Timeouts { connect: times.0, tcp_idle: times.1, half_close: times.2, udp: times.3, keepalive };
+        Rule { name, note, enabled, listen, protocols, to: vec![to], plane, udp_nat, force, timeouts }
     }
 }
 

@@ -178,21 +178,14 @@ fn meets(ours: Ipv4Addr, theirs: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rule::{Backend, PlaneChoice, Protocols, Timeouts};
+    use crate::rule::{Backend, Protocols};
     use std::net::TcpListener;
 
     fn rule(listen: String, force: bool) -> Rule {
-        Rule {
-            name: RuleName::parse("r").expect("name"),
-            note: None,
-            enabled: true,
-            listen: vec![Listener::parse(&listen).expect("listener")],
-            protocols: Protocols::Tcp,
-            to: vec![Backend::parse("203.0.113.9").expect("backend")],
-            plane: PlaneChoice::Auto,
-            force,
-            timeouts: Timeouts::default(),
-        }
+        let name = RuleName::parse("r").expect("name");
+        let listener = Listener::parse(&listen).expect("listener");
+        let backend = Backend::parse("203.0.113.9").expect("backend");
+        Rule { protocols: Protocols::Tcp, force, ..Rule::new(name, vec![listener], vec![backend]) }
     }
 
     fn take(holder: &mut Holder, rule: &Rule) -> Option<String> {

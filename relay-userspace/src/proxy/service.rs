@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::counters::Counters;
+pub use crate::rule::UdpNat;
 use crate::rule::{RuleName, Timeouts};
 
 /// What every listener of a rule shares.
@@ -44,16 +45,6 @@ impl PortMap {
             Self::Shift { from, to } => to.wrapping_add(port.wrapping_sub(from)),
         }
     }
-}
-
-/// Whose datagrams a UDP client gets.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum UdpNat {
-    /// The backend's alone.
-    #[default]
-    Restricted,
-    /// Anybody's who finds the port.
-    FullCone,
 }
 
 /// What a listener's sessions should be doing.

@@ -109,20 +109,12 @@ fn clash(a: &ListenOn, b: &ListenOn) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rule::{Backend, PlaneChoice, Protocols, RuleName, Timeouts};
+    use crate::rule::{Backend, Protocols, RuleName};
 
     fn rule(listen: &[&str], protocols: Protocols) -> Rule {
-        Rule {
-            name: RuleName::parse("r").expect("name"),
-            note: None,
-            enabled: true,
-            listen: listen.iter().map(|text| Listener::parse(text).expect(text)).collect(),
-            protocols,
-            to: vec![Backend::parse("10.0.0.9:80").expect("backend")],
-            plane: PlaneChoice::Auto,
-            force: false,
-            timeouts: Timeouts::default(),
-        }
+        let name = RuleName::parse("r").expect("name");
+        let listen = listen.iter().map(|text| Listener::parse(text).expect(text)).collect();
+        Rule { protocols, ..Rule::new(name, listen, vec![Backend::parse("10.0.0.9:80").expect("backend")]) }
     }
 
     fn count(listens: &[&[&str]]) -> usize {
