@@ -106,8 +106,16 @@ impl Tables {
     }
 
     pub(super) fn insert(&mut self, table: Table, key: &FlowKey, half: &FlowEntry) {
+        self.flow_table(table).insert(key, half, 0).expect("insert");
+    }
+
+    pub(super) fn remove(&mut self, table: Table, key: &FlowKey) {
+        self.flow_table(table).remove(key).expect("remove");
+    }
+
+    fn flow_table(&mut self, table: Table) -> &mut HashMap<MapData, FlowKey, FlowEntry> {
         let (_, map) = self.flows.iter_mut().find(|(known, _)| *known == table).expect("a flow table");
-        map.insert(key, half, 0).expect("insert");
+        map
     }
 
     /// Flow halves with their keys.
