@@ -133,12 +133,13 @@ impl Plane {
         let resting = self.dataplane.resting();
         // the flows of rules that are gone go with the product's own sweep
         while self.sweep().deleted > 0 {}
-        self.dataplane.free_slots(&resting);
+        self.dataplane.free_slots(&resting).expect("free slots");
         self.tables.clear_rest();
         let left = self.counts();
         for table in [Table::Tcp, Table::Udp, Table::Unproven] {
             assert_eq!(left.entries(table), 0, "{table:?} after a sweep");
         }
+        assert_eq!(left.ended_rules(), 0, "drops of ended rules after a sweep");
         self.apply(rules, &[]);
     }
 

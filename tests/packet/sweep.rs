@@ -1,5 +1,5 @@
-//! Halves of flows that have lost their other half: swept when they are silent, so that they keep no source port, and
-//! never taken for those of a live flow.
+//! What is swept: halves of flows that have lost their other half, when they are silent, and never a live flow's; and
+//! what ended rules have counted.
 
 use harness::packet::{ACK, Packet, Segment};
 use harness::plane::{Plane, Table};
@@ -143,4 +143,18 @@ fn a_half_that_is_used_stays() {
     grow_old(&mut plane);
     assert_eq!(sweep(&mut plane), 1);
     assert!(!is_live(&plane, &client));
+}
+
+/// There is room for so many reasons of so many rules only.
+#[test]
+fn what_an_ended_rule_has_dropped_is_forgotten() {
+    let mut plane = plane(WEB);
+    plane.apply(WEB, &["web"]);
+    let packet = Conversation::usual(44_040).client_udp(b"too late");
+    row(&plane, "draining", plane.client, &packet, Drop, "web: draining 1");
+    plane.apply("", &[]);
+    assert_eq!(plane.counts().ended_rules(), 1, "its flows may yet be refused");
+    let resting = plane.dataplane.resting();
+    plane.dataplane.free_slots(&resting).expect("free slots");
+    assert_eq!(plane.counts().ended_rules(), 0);
 }
