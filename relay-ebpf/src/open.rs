@@ -29,8 +29,9 @@ pub(crate) fn run(skb: Skb, packet: &mut Packet) -> Action {
     packet.rule = listening.rule;
     let Some(rule) = maps::rule(listening.rule) else { return Action::Pass };
     match (rule.state(), packet.protocol) {
-        (RuleState::Active, _) => admit(skb, packet, &listening, rule),
         (RuleState::Off, _) | (RuleState::Draining, Protocol::Tcp) => Action::Pass,
+        _ if rule.yields != 0 && skb.has_local_socket(&packet.key, packet.protocol) => Action::Pass,
+        (RuleState::Active, _) => admit(skb, packet, &listening, rule),
         (RuleState::Draining, Protocol::Udp) => refuse(packet, DropReason::Draining),
     }
 }
@@ -66,9 +67,6 @@ fn admit(skb: Skb, packet: &mut Packet, listening: &Listening, rule: &RuleEntry)
     let Some(endpoint) = maps::endpoint(rule.endpoint) else { return Action::Pass };
     if !packet.key.source().is_valid_source() || maps::own_address(packet.key.source().to_wire()).is_some() {
         return refuse(packet, DropReason::BadSource);
-    }
-    if rule.yields != 0 && skb.has_local_socket(&packet.key, packet.protocol) {
-        return Action::Pass;
     }
     if is_full(packet) {
         return refuse(packet, DropReason::TableFull);
