@@ -1,5 +1,6 @@
 //! What the host looks like to Relay: links, addresses, routes. Plain values, filled in from netlink.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -166,6 +167,19 @@ pub struct ClientRoute {
     pub interface: u32,
     pub destination: Ipv4Addr,
     pub prefix: u8,
+}
+
+/// Why relayd cannot listen for clients of a family; `None`: it can.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Lacks {
+    pub ipv4: Option<Cow<'static, str>>,
+    pub ipv6: Option<Cow<'static, str>>,
+}
+
+impl Lacks {
+    pub const fn is_nothing(&self) -> bool {
+        self.ipv4.is_none() && self.ipv6.is_none()
+    }
 }
 
 #[cfg(test)]

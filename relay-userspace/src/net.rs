@@ -2,10 +2,12 @@
 //!
 //! The only module that knows rtnetlink. Nothing here decides anything.
 
+pub mod claim;
 pub mod diag;
 pub mod hold;
 pub mod monitor;
 pub mod paths;
+pub mod socket_list;
 pub mod sysctl;
 pub mod view;
 pub mod xdp_features;

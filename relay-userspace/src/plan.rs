@@ -1,13 +1,17 @@
 //! Which plane carries each rule, and why not a faster one. Pure: facts in, plan out.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use crate::config::Origin;
 use crate::config::settings::Hook;
-use crate::host::{HostView, Path};
-use crate::rule::{Host, ListenOn, Listener, PlaneChoice, PortRange, Protocols, Rule, RuleName, Timeouts};
+use crate::host::{HostView, Lacks, Path};
+use crate::proxy::service::{PortMap, Target};
+use crate::rule::{
+    Host, ListenOn, Listener, PlaneChoice, PortRange, Protocols, Rule, RuleName, Timeouts, UdpNat,
+};
 
 /// What the plan depends on besides the rules.
 #[derive(Debug)]
@@ -21,6 +25,10 @@ pub struct Facts<'a> {
     pub resolved: &'a BTreeMap<Host, Result<IpAddr, String>>,
     /// Listeners that cannot be had, by rule name: another program has the port.
     pub taken: &'a BTreeMap<RuleName, String>,
+    /// What keeps relayd from listening for a rule's clients.
+    pub lacks: &'a HashMap<RuleName, Lacks>,
+    /// `relayctl down`: nobody carries anything.
+    pub down: bool,
 }
 
 /// A rule and who carries it.
@@ -36,12 +44,16 @@ pub struct PlannedRule {
     pub faults: Vec<Fault>,
     /// The part that the kernel plane carries.
     pub kernel: Option<Arc<KernelRule>>,
+    /// The part that the user plane carries.
+    pub user: Option<Arc<UserRule>>,
 }
 
 /// Who carries one address family of a rule.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Carriage {
     Kernel(Hook),
+    /// relayd itself, and why not the kernel.
+    User(String),
     /// Nobody, and why.
     None(String),
 }
@@ -83,6 +95,32 @@ pub struct KernelRule {
     /// Where a listener's first port goes; `None`: ports stay as they are.
     pub first_port: Option<u16>,
     pub timeouts: Timeouts,
+}
+
+/// What the user plane needs to know of a rule.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UserRule {
+    /// The families of clients that it listens for. IPv4 also where the kernel carries it: packets of the host to itself
+    /// pass no interface.
+    pub ipv4: bool,
+    pub ipv6: bool,
+    /// The backend's addresses in the order to try them.
+    pub addresses: Vec<IpAddr>,
+    /// Where a listener's first port goes; `None`: ports stay as they are.
+    pub first_port: Option<u16>,
+    pub timeouts: Timeouts,
+    pub udp_nat: UdpNat,
+}
+
+impl UserRule {
+    /// Where clients of one listener go.
+    pub fn target(&self, listener: &Listener) -> Target {
+        let ports = match self.first_port {
+            None => PortMap::Same,
+            Some(to) => PortMap::Shift { from: listener.ports.first(), to },
+        };
+        Target { addresses: self.addresses.clone(), ports, timeouts: self.timeouts, udp_nat: self.udp_nat }
+    }
 }
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -128,11 +166,15 @@ impl PlannedRule {
         matches!(self.state(), RuleState::Degraded | RuleState::Error)
     }
 
+    fn is_carried(&self) -> bool {
+        self.kernel.is_some() || self.user.is_some()
+    }
+
     pub fn state(&self) -> RuleState {
         match () {
             () if !self.rule.enabled => RuleState::Disabled,
-            () if self.kernel.is_none() && !self.faults.is_empty() => RuleState::Error,
-            () if self.kernel.is_none() || !self.faults.is_empty() => RuleState::Degraded,
+            () if !self.is_carried() && !self.faults.is_empty() => RuleState::Error,
+            () if !self.is_carried() || !self.faults.is_empty() => RuleState::Degraded,
             () if self.draining => RuleState::Draining,
             () => RuleState::Active,
         }
@@ -150,7 +192,7 @@ impl PlannedRule {
             (Some(fault), _, _) => fault.to_string(),
             (None, Carriage::None(_), Carriage::None(reason)) if !self.hears_ipv4() => reason.clone(),
             (None, Carriage::None(reason), _) => reason.clone(),
-            (None, Carriage::Kernel(_), _) => return None,
+            (None, Carriage::Kernel(_) | Carriage::User(_), _) => return None,
         };
         let state = if state == RuleState::Error { "does not work" } else { "is degraded" };
         Some(format!("rule \"{}\" {state}: {why}", self.rule.name))
@@ -161,7 +203,8 @@ impl PlannedRule {
     }
 }
 
-const USER_PLANE: &str = "the user plane is not built yet";
+/// What `relayctl down` leaves.
+pub const DETACHED: &str = "relayd is detached (`relayctl reload` attaches again)";
 
 /// Plans one rule.
 pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>) -> PlannedRule {
@@ -171,74 +214,154 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
     if let Some(text) = facts.taken.get(&rule.name) {
         faults.push(Fault::PortInUse(text.clone()));
     }
-    if let Some(IpAddr::V4(address)) = address
+    if let Some(address) = address
         && let Some(fault) = self_loop(rule, address, facts.host)
     {
         faults.push(fault);
     }
-    let blocked = faults.iter().any(|fault| matches!(fault, Fault::PortInUse(_) | Fault::SelfLoop(..)));
-    let verdict = match carried_v4(rule, address, facts) {
-        Ok(_) if blocked => Err("see the fault".to_owned()),
-        Ok(_) if listeners.is_empty() && rule.listen.iter().any(on_loopback) => {
-            Err(format!("connections of this host to itself need the user plane: {USER_PLANE}"))
-        }
-        Ok(_) if listeners.is_empty() => Err("it has no IPv4 listener".to_owned()),
-        verdict => verdict,
+    let mut planned = PlannedRule {
+        rule: rule.clone(),
+        origin: origin.clone(),
+        draining,
+        ipv4: Carriage::None(String::new()),
+        ipv6: Carriage::None(String::new()),
+        faults,
+        kernel: None,
+        user: None,
     };
-    let (ipv4, kernel) = match verdict {
-        Ok((hook, backend)) => {
-            if !facts.paths.contains_key(&backend) {
-                faults.push(Fault::NoRoute(backend));
-            }
-            let kernel = KernelRule {
+    let user = user_plane(&planned, address, facts);
+    let lacks = facts.lacks.get(&rule.name).cloned().unwrap_or_default();
+    let user_v4 = user_for(&user, lacks.ipv4);
+    planned.ipv4 = ipv4(&mut planned, listeners, address, user_v4, facts);
+    planned.ipv6 = ipv6(rule, user_for(&user, lacks.ipv6));
+    if rule.plane == PlaneChoice::Kernel
+        && let Carriage::None(reason) = &planned.ipv4
+        && rule.enabled
+        && planned.faults.is_empty()
+    {
+        planned.faults.push(Fault::KernelImpossible(reason.clone()));
+    }
+    if let Ok(user) = user {
+        // of IPv4 clients that the kernel carries, those on this host itself
+        let ipv4 = !matches!(planned.ipv4, Carriage::None(_));
+        let ipv6 = matches!(planned.ipv6, Carriage::User(_));
+        planned.user = (ipv4 || ipv6).then(|| Arc::new(UserRule { ipv4, ipv6, ..user }));
+    }
+    planned
+}
+
+fn hears(rule: &Rule, family: impl Fn(&ListenOn) -> bool) -> bool {
+    rule.listen.iter().any(|listener| family(&listener.on))
+}
+
+/// Who carries IPv4 clients. Fills in the kernel's part.
+fn ipv4(
+    planned: &mut PlannedRule,
+    listeners: Vec<KernelListener>,
+    address: Option<IpAddr>,
+    user: Result<(), String>,
+    facts: &Facts<'_>,
+) -> Carriage {
+    let rule = &planned.rule;
+    if !hears(rule, ListenOn::takes_ipv4) {
+        return Carriage::None("it has no IPv4 listener".into());
+    }
+    match (kernel_plane(rule, &listeners, address, facts), user) {
+        (Ok(_), _) if is_blocked(&planned.faults) => Carriage::None("see the fault".into()),
+        (Ok((hook, backend)), _) => {
+            planned.kernel = Some(Arc::new(KernelRule {
                 protocols: rule.protocols,
                 listeners,
                 backend,
                 first_port: rule.to.first().and_then(crate::rule::Backend::first_port),
                 timeouts: rule.timeouts,
-            };
-            (Carriage::Kernel(hook), Some(Arc::new(kernel)))
-        }
-        Err(reason) => {
-            if rule.plane == PlaneChoice::Kernel && rule.enabled && faults.is_empty() {
-                faults.push(Fault::KernelImpossible(reason.clone()));
+            }));
+            if !facts.paths.contains_key(&backend) {
+                planned.faults.push(Fault::NoRoute(backend));
             }
-            (Carriage::None(reason), None)
+            Carriage::Kernel(hook)
         }
-    };
-    let ipv6 = Carriage::None(ipv6_reason(rule));
-    PlannedRule { rule: rule.clone(), origin: origin.clone(), draining, ipv4, ipv6, faults, kernel }
-}
-
-fn ipv6_reason(rule: &Rule) -> String {
-    if !rule.listen.iter().any(|listener| listener.on.takes_ipv6()) {
-        return "it has no IPv6 listener".into();
+        (Err(reason), _) if rule.plane == PlaneChoice::Kernel => Carriage::None(reason),
+        (Err(reason), Ok(())) => Carriage::User(reason),
+        (Err(_), Err(reason)) => Carriage::None(reason),
     }
-    format!("IPv6 clients need the user plane: {USER_PLANE}")
 }
 
-/// Whether the kernel plane can carry IPv4 clients to this address.
-fn carried_v4(rule: &Rule, address: Option<IpAddr>, facts: &Facts<'_>) -> Result<(Hook, Ipv4Addr), String> {
+/// Who carries IPv6 clients.
+fn ipv6(rule: &Rule, user: Result<(), String>) -> Carriage {
+    if !hears(rule, ListenOn::takes_ipv6) {
+        return Carriage::None("it has no IPv6 listener".into());
+    }
+    match user {
+        Ok(()) if rule.plane == PlaneChoice::User => Carriage::User("plane = \"user\"".into()),
+        Ok(()) => Carriage::User("the kernel plane carries IPv4 clients only".into()),
+        Err(reason) => Carriage::None(reason),
+    }
+}
+
+/// Whether the user plane can carry one family.
+fn user_for(user: &Result<UserRule, String>, lack: Option<Cow<'static, str>>) -> Result<(), String> {
+    match (user, lack) {
+        (Err(reason), _) => Err(reason.clone()),
+        (Ok(_), Some(lack)) => Err(lack.into_owned()),
+        (Ok(_), None) => Ok(()),
+    }
+}
+
+/// The backend, if the kernel plane can carry IPv4 clients to it; or why not.
+fn kernel_plane(
+    rule: &Rule,
+    listeners: &[KernelListener],
+    address: Option<IpAddr>,
+    facts: &Facts<'_>,
+) -> Result<(Hook, Ipv4Addr), String> {
     if !rule.enabled {
         return Err("the rule is disabled".into());
     }
-    if !rule.listen.iter().any(|listener| listener.on.takes_ipv4()) {
-        return Err("it has no IPv4 listener".into());
-    }
     if rule.plane == PlaneChoice::User {
-        return Err(format!("plane = \"user\": {USER_PLANE}"));
+        return Err("plane = \"user\"".into());
     }
-    match address {
-        None => Err("the backend does not resolve".into()),
-        Some(IpAddr::V6(_)) => Err(format!("an IPv6 backend needs the user plane: {USER_PLANE}")),
-        Some(address @ IpAddr::V4(_)) if facts.host.is_own(address) => {
-            Err(format!("a backend on this host needs the user plane: {USER_PLANE}"))
-        }
-        Some(IpAddr::V4(address)) => match facts.kernel {
-            Ok(hook) => Ok((hook, address)),
-            Err(reason) => Err(reason.to_owned()),
-        },
+    let address = match address {
+        None => return Err("the backend does not resolve".into()),
+        Some(IpAddr::V6(_)) => return Err("the backend is IPv6".into()),
+        Some(address) if facts.host.is_own(address) => return Err("the backend is on this host".into()),
+        Some(IpAddr::V4(address)) => address,
+    };
+    if listeners.is_empty() {
+        return Err("its listeners are for connections of this host to itself".into());
     }
+    facts.kernel.map(|hook| (hook, address)).map_err(ToOwned::to_owned)
+}
+
+/// Where the user plane would send clients; or why it cannot carry the rule.
+fn user_plane(planned: &PlannedRule, address: Option<IpAddr>, facts: &Facts<'_>) -> Result<UserRule, String> {
+    let rule = &planned.rule;
+    if !rule.enabled {
+        return Err("the rule is disabled".into());
+    }
+    if facts.down {
+        return Err(DETACHED.into());
+    }
+    if rule.plane == PlaneChoice::Kernel {
+        return Err("plane = \"kernel\"".into());
+    }
+    let Some(address) = address else { return Err("the backend does not resolve".into()) };
+    if is_blocked(&planned.faults) {
+        return Err("see the fault".into());
+    }
+    let first_port = rule.to.first().and_then(crate::rule::Backend::first_port);
+    Ok(UserRule {
+        ipv4: false,
+        ipv6: false,
+        addresses: vec![address],
+        first_port,
+        timeouts: rule.timeouts,
+        udp_nat: rule.udp_nat,
+    })
+}
+
+fn is_blocked(faults: &[Fault]) -> bool {
+    faults.iter().any(|fault| matches!(fault, Fault::PortInUse(_) | Fault::SelfLoop(..)))
 }
 
 fn backend(rule: &Rule, facts: &Facts<'_>, faults: &mut Vec<Fault>) -> Option<IpAddr> {
@@ -251,10 +374,6 @@ fn backend(rule: &Rule, facts: &Facts<'_>, faults: &mut Vec<Fault>) -> Option<Ip
         }
         (_, None) => None,
     }
-}
-
-fn on_loopback(listener: &Listener) -> bool {
-    matches!(listener.on, ListenOn::Address(address) if address.is_loopback())
 }
 
 fn listeners(rule: &Rule, facts: &Facts<'_>, faults: &mut Vec<Fault>) -> Vec<KernelListener> {
@@ -285,9 +404,9 @@ fn listeners(rule: &Rule, facts: &Facts<'_>, faults: &mut Vec<Fault>) -> Vec<Ker
 }
 
 /// A backend that is the rule's own listener: every packet would come back, one hop older.
-fn self_loop(rule: &Rule, backend: Ipv4Addr, host: &HostView) -> Option<Fault> {
+fn self_loop(rule: &Rule, backend: IpAddr, host: &HostView) -> Option<Fault> {
     let to = rule.to.first()?;
-    if !host.is_own(IpAddr::V4(backend)) {
+    if !host.is_own(backend) {
         return None;
     }
     let target = |listener: &Listener| {
@@ -296,9 +415,12 @@ fn self_loop(rule: &Rule, backend: Ipv4Addr, host: &HostView) -> Option<Fault> {
         PortRange::new(first, u16::try_from(last).unwrap_or(u16::MAX))
     };
     let hears = |on: &ListenOn| match on {
-        ListenOn::Everywhere | ListenOn::EverywhereV4 | ListenOn::Interface(_) => true,
-        ListenOn::Address(address) => *address == IpAddr::V4(backend),
-        ListenOn::EverywhereV6 => false,
+        ListenOn::Everywhere => true,
+        ListenOn::EverywhereV4 => backend.is_ipv4(),
+        ListenOn::EverywhereV6 => backend.is_ipv6(),
+        ListenOn::Address(address) => *address == backend,
+        // what the host sends to itself comes in on the loopback interface
+        ListenOn::Interface(_) => !backend.is_loopback(),
     };
     for from in &rule.listen {
         let ports = target(from)?;

@@ -7,3 +7,4 @@ pub mod counters;
 pub mod service;
 pub mod tcp;
 pub mod udp;
+pub mod workers;

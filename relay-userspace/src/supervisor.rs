@@ -10,6 +10,7 @@ pub mod explain;
 pub mod facts;
 mod reload;
 pub mod run;
+pub mod serving;
 pub mod shared;
 pub mod state;
 pub mod watch;

@@ -7,11 +7,11 @@ use super::counters::Counters;
 pub use crate::rule::UdpNat;
 use crate::rule::{RuleName, Timeouts};
 
-/// What every listener of a rule shares.
+/// A listener of a rule, as far as it can change while it is served.
 #[derive(Debug)]
 pub struct Service {
     pub rule: RuleName,
-    pub counters: Counters,
+    pub counters: Arc<Counters>,
     target: RwLock<Arc<Target>>,
 }
 
@@ -58,8 +58,8 @@ pub enum Phase {
 }
 
 impl Service {
-    pub fn new(rule: RuleName, target: Target) -> Self {
-        Self { rule, counters: Counters::default(), target: RwLock::new(Arc::new(target)) }
+    pub fn new(rule: RuleName, counters: Arc<Counters>, target: Target) -> Self {
+        Self { rule, counters, target: RwLock::new(Arc::new(target)) }
     }
 
     pub fn target(&self) -> Arc<Target> {

@@ -1,1 +1,15 @@
 //! TCP sessions: accept, connect, carry both ways.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::service::{Phase, Service};
+
+pub async fn serve(
+    _socket: std::net::TcpListener,
+    _service: Arc<Service>,
+    mut phase: watch::Receiver<Phase>,
+) {
+    let _gone = phase.wait_for(|phase| *phase != Phase::Serve).await;
+}

@@ -23,6 +23,7 @@ pub fn explain(planned: &PlannedRule, view: RuleView, facts: &Facts) -> ExplainV
     for (family, carriage) in [("IPv4", &planned.ipv4), ("IPv6", &planned.ipv6)] {
         lines.push(match carriage {
             Carriage::Kernel(hook) => format!("{family} clients: the kernel plane, at {}", hook_name(*hook)),
+            Carriage::User(reason) => format!("{family} clients: the user plane, since {reason}"),
             Carriage::None(reason) => format!("{family} clients: not carried, since {reason}"),
         });
     }

@@ -11,7 +11,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::host::{HostView, Path};
-use crate::net::hold::{Holder, SocketList};
+use crate::net::hold::Holder;
+use crate::net::socket_list::SocketList;
 use crate::net::{paths, view};
 use crate::rule::{Host, Rule, RuleName};
 

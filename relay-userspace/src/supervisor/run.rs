@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -17,6 +19,7 @@ use super::census;
 use super::change::Strictness;
 use super::command::Command;
 use super::facts::FactBook;
+use super::serving::Serving;
 use super::shared::Shared;
 use super::state::{Rules, State};
 use crate::api::server;
@@ -41,6 +44,8 @@ pub struct Launch {
 
 /// How often everything is looked over.
 const MEND: Duration = Duration::from_secs(2);
+/// What sessions of the user plane get to finish when relayd stops.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 const COMMANDS: usize = 64;
 
 /// Runs relayd until it is told to stop. The kernel plane goes on without it.
@@ -65,6 +70,9 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     events.serve(&mut state, &service).await;
     service.stopping();
     servers.shutdown().await;
+    if let Some(serving) = state.serving.take() {
+        serving.stop(LAST_WORDS);
+    }
     let left = if state.kernel.is_ok() { "; the kernel plane goes on forwarding" } else { "" };
     tracing::info!("stopped{left}");
     Ok(())
@@ -91,6 +99,7 @@ async fn start_state(
 ) -> anyhow::Result<State> {
     let facts = FactBook::new(monitor.handle.clone()).await.context("cannot read the host's network")?;
     let kernel = open_kernel(&settings, launch.trace, service);
+    let serving = start_serving();
     let ledger = Ledger::open(&settings.state_dir);
     let draining = kernel.as_ref().map(|kernel| kernel.draining().cloned().collect()).unwrap_or_default();
     let mut state = State {
@@ -103,6 +112,7 @@ async fn start_state(
         planned: Vec::new(),
         facts,
         kernel,
+        serving,
         desired: Desired::default(),
         claims: crate::host::ClaimRange::default(),
         devices: std::collections::BTreeMap::new(),
@@ -131,6 +141,11 @@ async fn start_state(
     }
     state.publish();
     Ok(state)
+}
+
+fn start_serving() -> Option<Serving> {
+    let workers = thread::available_parallelism().map_or(1, NonZero::get);
+    Serving::start(workers).map_err(|error| tracing::error!("no user plane: {error}")).ok()
 }
 
 fn open_kernel(

@@ -8,6 +8,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::census::CensusTaker;
 use super::command::{Action, Command, Reply};
+use super::serving::CountersByRule;
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::{
     BackendView, CountersView, EventView, FlowsView, InterfaceView, KernelView, PlaneView, PlanesView,
@@ -16,6 +17,7 @@ use crate::api::view::{
 use crate::config::settings::Hook;
 use crate::kernel::meter::{Drops, Meter, Totals};
 use crate::plan::{Carriage, PlannedRule};
+use crate::proxy::counters::{Counters, Refusal};
 use crate::rule::{Host, RuleName};
 
 /// The state at one moment.
@@ -25,6 +27,8 @@ pub struct Snapshot {
     pub by_name: HashMap<RuleName, usize>,
     /// Slots in the kernel's tables.
     pub slots: HashMap<RuleName, u32>,
+    /// What the user plane counts.
+    pub sessions: Arc<CountersByRule>,
     /// What names have resolved to, for display.
     pub resolved: HashMap<Host, Result<std::net::IpAddr, String>>,
     pub kernel: KernelView,
@@ -140,13 +144,17 @@ impl Shared {
             _ => Totals::default(),
         };
         let active = slot.and_then(|slot| self.census.active(slot)).unwrap_or(0);
-        CountersView {
+        let mut view = CountersView {
             unit: "ip".into(),
             ingress: TrafficView { packets: totals.ingress.packets, bytes: totals.ingress.bytes },
             egress: TrafficView { packets: totals.egress.packets, bytes: totals.egress.bytes },
             flows: FlowsView { active, total: totals.flows },
             drops: totals.drops.iter().map(|(reason, &count)| (reason.as_str().into(), count)).collect(),
+        };
+        if let Some(sessions) = snapshot.sessions.get(name) {
+            add_sessions(&mut view, sessions);
         }
+        view
     }
 
     pub async fn status(&self) -> StatusView {
@@ -183,6 +191,25 @@ impl Shared {
     }
 }
 
+/// What the user plane has carried is known by its payload.
+fn add_sessions(view: &mut CountersView, sessions: &Counters) {
+    if sessions.total() > 0 {
+        view.unit = if view.flows.total == 0 { "payload" } else { "mixed" }.into();
+    }
+    for (traffic, carried) in [(&mut view.ingress, &sessions.ingress), (&mut view.egress, &sessions.egress)] {
+        traffic.packets += carried.packets();
+        traffic.bytes += carried.bytes();
+    }
+    view.flows.active += sessions.active();
+    view.flows.total += sessions.total();
+    for reason in Refusal::ALL {
+        let count = sessions.refused(reason);
+        if count > 0 {
+            *view.drops.entry(reason.as_str().into()).or_default() += count;
+        }
+    }
+}
+
 pub fn not_found(name: &RuleName) -> ApiProblem {
     ApiProblem::new(Code::RuleNotFound, format!("there is no rule \"{name}\"; `relayctl list` shows all"))
 }
@@ -192,6 +219,9 @@ fn plane_view(carriage: &Carriage) -> PlaneView {
         Carriage::Kernel(hook) => {
             let hook = if *hook == Hook::Xdp { "xdp" } else { "tc" };
             PlaneView { plane: "kernel".into(), hook: Some(hook.into()), reason: None }
+        }
+        Carriage::User(reason) => {
+            PlaneView { plane: "user".into(), hook: None, reason: Some(reason.clone()) }
         }
         Carriage::None(reason) => {
             PlaneView { plane: "none".into(), hook: None, reason: Some(reason.clone()) }

@@ -9,6 +9,7 @@ use super::delta;
 use super::desire;
 use super::explain;
 use super::facts::FactBook;
+use super::serving::Serving;
 use super::shared::{Shared, Snapshot};
 use crate::api::view::{InterfaceView, KernelView};
 use crate::config::settings::{Hook, Settings};
@@ -34,6 +35,8 @@ pub struct State {
     pub planned: Vec<Arc<PlannedRule>>,
     pub facts: FactBook,
     pub kernel: Result<Dataplane, Unavailable>,
+    /// The user plane; `None`: its threads could not be started.
+    pub serving: Option<Serving>,
     /// What was last brought into the kernel.
     pub desired: Desired,
     pub claims: ClaimRange,
@@ -77,7 +80,7 @@ impl State {
     pub fn plan(&self, rules: &Rules, draining: &BTreeSet<RuleName>, all: bool) -> Vec<Arc<PlannedRule>> {
         let hook = match &self.kernel {
             Ok(_) if self.settings.hook == Hook::Xdp && self.xdp_runs() => Ok(Hook::Xdp),
-            Ok(_) if self.down => Err("relayd is detached (`relayctl reload` attaches again)"),
+            Ok(_) if self.down => Err(plan::DETACHED),
             Ok(_) => Ok(Hook::Tc),
             Err(unavailable) => Err(unavailable.0.as_str()),
         };
@@ -87,6 +90,8 @@ impl State {
             paths: &self.facts.paths,
             resolved: &self.facts.resolved,
             taken: &self.facts.taken,
+            lacks: self.facts.holder.lacks(),
+            down: self.down,
         };
         let plan = |(rule, origin): &(Arc<Rule>, Origin)| {
             Arc::new(plan::rule(rule, origin, draining.contains(&rule.name), &facts))
@@ -118,8 +123,16 @@ impl State {
         })
     }
 
-    /// Brings a plan into the kernel; on failure what was there before comes back.
+    /// Brings a plan into both planes; on failure what was there before comes back.
     pub fn apply(&mut self, planned: &[Arc<PlannedRule>]) -> Result<Desired, KernelError> {
+        let desired = self.apply_kernel(planned)?;
+        if let Some(serving) = &mut self.serving {
+            serving.apply(planned, &mut self.facts.holder);
+        }
+        Ok(desired)
+    }
+
+    fn apply_kernel(&mut self, planned: &[Arc<PlannedRule>]) -> Result<Desired, KernelError> {
         let before = desire::Before { planned: &self.planned, desired: &self.desired };
         let desired = desire::desired(planned, &self.facts, self.claims, &self.devices, &before);
         let Ok(kernel) = &mut self.kernel else { return Ok(desired) };
@@ -185,6 +198,7 @@ impl State {
             rules: self.planned.clone(),
             by_name,
             slots,
+            sessions: self.serving.as_ref().map(Serving::counters).unwrap_or_default(),
             resolved: self
                 .facts
                 .resolved

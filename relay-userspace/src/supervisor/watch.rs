@@ -199,6 +199,9 @@ impl State {
         let mut failed = removed.failed;
         failed.extend(self.ledger.restore());
         self.planned = self.plan(&self.rules, &self.draining, true);
+        if let Some(serving) = &mut self.serving {
+            serving.apply(&[], &mut self.facts.holder);
+        }
         tracing::info!("detached: {} hooks, {} pins", hooks, removed.maps);
         self.shared.tell("down", None, "everything is detached");
         self.publish();

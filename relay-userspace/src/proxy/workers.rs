@@ -1,0 +1,105 @@
+//! Worker threads: each carries its share of every listener.
+
+use std::io;
+use std::net::{TcpListener, UdpSocket};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tokio::runtime;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::service::{Phase, Service};
+use super::{tcp, udp};
+
+/// The threads of the user plane.
+#[derive(Debug)]
+pub struct Workers {
+    workers: Vec<Worker>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    orders: mpsc::UnboundedSender<Order>,
+    thread: JoinHandle<()>,
+}
+
+/// A listening TCP socket or a bound UDP socket, non-blocking.
+#[derive(Debug)]
+pub enum Listening {
+    Tcp(TcpListener),
+    Udp(UdpSocket),
+}
+
+struct Order {
+    socket: Listening,
+    service: Arc<Service>,
+    phase: watch::Receiver<Phase>,
+}
+
+/// How often somebody who stops looks whether the workers have finished.
+const LOOK: Duration = Duration::from_millis(5);
+
+impl Workers {
+    pub fn start(count: usize) -> io::Result<Self> {
+        let workers = (0..count).map(Worker::start).collect::<io::Result<_>>()?;
+        Ok(Self { workers })
+    }
+
+    pub fn count(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Has worker number `worker` (counted round) carry what comes in on a socket, until `phase` ends it.
+    pub fn serve(
+        &self,
+        worker: usize,
+        socket: Listening,
+        service: Arc<Service>,
+        phase: watch::Receiver<Phase>,
+    ) {
+        let worker = &self.workers[worker % self.workers.len()];
+        let _only_at_the_end = worker.orders.send(Order { socket, service, phase });
+    }
+
+    /// Waits until all sessions have ended, which their phases must have been told to; at most so long.
+    pub fn stop(self, within: Duration) {
+        let until = Instant::now() + within;
+        let threads: Vec<JoinHandle<()>> = self.workers.into_iter().map(|worker| worker.thread).collect();
+        while threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < until {
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+impl Worker {
+    fn start(number: usize) -> io::Result<Self> {
+        let (orders, inbox) = mpsc::unbounded_channel();
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || runtime.block_on(work(inbox)))?;
+        Ok(Self { orders, thread })
+    }
+}
+
+/// Ends when there are no more orders to come and all listeners have ended.
+async fn work(mut orders: mpsc::UnboundedReceiver<Order>) {
+    let mut listeners = JoinSet::new();
+    loop {
+        tokio::select! {
+            order = orders.recv() => match order {
+                None => break,
+                Some(Order { socket: Listening::Tcp(listener), service, phase }) => {
+                    listeners.spawn(tcp::serve(listener, service, phase));
+                }
+                Some(Order { socket: Listening::Udp(socket), service, phase }) => {
+                    listeners.spawn(udp::serve(socket, service, phase));
+                }
+            },
+            Some(_) = listeners.join_next() => {}
+        }
+    }
+    while listeners.join_next().await.is_some() {}
+}
