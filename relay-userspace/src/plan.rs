@@ -233,7 +233,7 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
     let lacks = facts.lacks.get(&rule.name).cloned().unwrap_or_default();
     let user_v4 = user_for(&user, lacks.ipv4);
     planned.ipv4 = ipv4(&mut planned, listeners, address, user_v4, facts);
-    planned.ipv6 = ipv6(rule, user_for(&user, lacks.ipv6));
+    planned.ipv6 = ipv6(rule, user_for(&user, lacks.ipv6), facts);
     if rule.plane == PlaneChoice::Kernel
         && let Carriage::None(reason) = &planned.ipv4
         && rule.enabled
@@ -250,8 +250,18 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
     planned
 }
 
-fn hears(rule: &Rule, family: impl Fn(&ListenOn) -> bool) -> bool {
-    rule.listen.iter().any(|listener| family(&listener.on))
+/// Why nobody can listen for a family at all.
+fn deaf(rule: &Rule, host: &HostView, name: &str, family: impl Fn(&ListenOn) -> bool) -> Option<String> {
+    let mut listeners = rule.listen.iter().map(|listener| &listener.on).filter(|on| family(on)).peekable();
+    if listeners.peek().is_none() {
+        return Some(format!("it has no {name} listener"));
+    }
+    let is_here = |on: &ListenOn| match on {
+        ListenOn::Address(address) => address.is_loopback() || host.is_own(*address),
+        ListenOn::Interface(name) => host.link_by_name(name).is_some(),
+        ListenOn::Everywhere | ListenOn::EverywhereV4 | ListenOn::EverywhereV6 => true,
+    };
+    (!listeners.any(is_here)).then(|| "see the fault".to_owned())
 }
 
 /// Who carries IPv4 clients. Fills in the kernel's part.
@@ -263,8 +273,8 @@ fn ipv4(
     facts: &Facts<'_>,
 ) -> Carriage {
     let rule = &planned.rule;
-    if !hears(rule, ListenOn::takes_ipv4) {
-        return Carriage::None("it has no IPv4 listener".into());
+    if let Some(why) = deaf(rule, facts.host, "IPv4", ListenOn::takes_ipv4) {
+        return Carriage::None(why);
     }
     match (kernel_plane(rule, &listeners, address, facts), user) {
         (Ok(_), _) if is_blocked(&planned.faults) => Carriage::None("see the fault".into()),
@@ -288,9 +298,9 @@ fn ipv4(
 }
 
 /// Who carries IPv6 clients.
-fn ipv6(rule: &Rule, user: Result<(), String>) -> Carriage {
-    if !hears(rule, ListenOn::takes_ipv6) {
-        return Carriage::None("it has no IPv6 listener".into());
+fn ipv6(rule: &Rule, user: Result<(), String>, facts: &Facts<'_>) -> Carriage {
+    if let Some(why) = deaf(rule, facts.host, "IPv6", ListenOn::takes_ipv6) {
+        return Carriage::None(why);
     }
     match user {
         Ok(()) if rule.plane == PlaneChoice::User => Carriage::User("plane = \"user\"".into()),
@@ -453,8 +463,16 @@ mod tests {
         let hop = NextHop { interface: 2, gateway: None, mtu: 1500 };
         let path = Path { source: Ipv4Addr::new(192, 0, 2, 1), hop };
         let paths = BTreeMap::from([(Ipv4Addr::new(203, 0, 113, 10), path)]);
-        let facts =
-            Facts { kernel, host: &host(), paths: &paths, resolved: &resolved, taken: &BTreeMap::new() };
+        let (host, taken, lacks) = (host(), BTreeMap::new(), HashMap::new());
+        let facts = Facts {
+            kernel,
+            host: &host,
+            paths: &paths,
+            resolved: &resolved,
+            taken: &taken,
+            lacks: &lacks,
+            down: false,
+        };
         super::rule(&rule, &Origin::CommandLine, false, &facts)
     }
 
@@ -467,26 +485,43 @@ mod tests {
         let planned = planned(":80", "203.0.113.10:80");
         assert_eq!(planned.ipv4, Carriage::Kernel(Hook::Tc));
         assert_eq!(planned.state(), RuleState::Active);
-        assert!(matches!(&planned.ipv6, Carriage::None(reason) if reason.contains("user plane")));
+        assert!(matches!(&planned.ipv6, Carriage::User(reason) if reason.contains("IPv4 clients only")));
+        let user = planned.user.expect("IPv6, and the host's own connections");
+        assert!(user.ipv4 && user.ipv6);
     }
 
     #[test]
-    fn what_it_cannot_carry_says_why() {
+    fn the_user_plane_carries_the_rest_and_says_why() {
         for (listen, to, reason) in [
-            ("[::]:80", "203.0.113.10:80", "no IPv4 listener"),
             ("127.0.0.1:80", "203.0.113.10:80", "of this host to itself"),
-            (":80", "[2001:db8::1]:80", "IPv6 backend"),
+            (":80", "[2001:db8::1]:80", "backend is IPv6"),
             (":80", "127.0.0.1:81", "on this host"),
             (":80", "192.0.2.1:81", "on this host"),
         ] {
             let planned = planned(listen, to);
-            assert!(
-                matches!(&planned.ipv4, Carriage::None(why) if why.contains(reason)),
-                "{:?}",
-                planned.ipv4
-            );
-            assert_eq!(planned.state(), RuleState::Degraded, "{listen} {to}");
+            let ipv4 = &planned.ipv4;
+            assert!(matches!(ipv4, Carriage::User(why) if why.contains(reason)), "{ipv4:?}");
+            assert_eq!(planned.state(), RuleState::Active, "{listen} {to}");
         }
+        let by_choice = planned_with(":80", "203.0.113.10:80", PlaneChoice::User, Ok(Hook::Tc));
+        assert_eq!(by_choice.ipv4, Carriage::User("plane = \"user\"".into()));
+        let no_rights = planned_with(":80", "203.0.113.10:80", PlaneChoice::Auto, Err("no CAP_BPF"));
+        assert_eq!(no_rights.ipv4, Carriage::User("no CAP_BPF".into()));
+    }
+
+    #[test]
+    fn families_without_a_listener_are_nobodys() {
+        let planned = planned("[::]:80", "203.0.113.10:80");
+        assert_eq!(planned.ipv4, Carriage::None("it has no IPv4 listener".into()));
+        assert!(matches!(planned.ipv6, Carriage::User(_)));
+        assert!(!planned.user.expect("IPv6").ipv4);
+    }
+
+    #[test]
+    fn ports_map_from_each_listeners_first() {
+        let planned = planned(":8000-8009", "203.0.113.10:9000");
+        let user = planned.user.expect("user plane");
+        assert_eq!(user.target(&planned.rule.listen[0]).ports.of(8003), 9003);
     }
 
     #[test]
@@ -497,6 +532,7 @@ mod tests {
             (":80", "gone.example:80", "gone.example does not resolve: no such host"),
             (":80", "192.0.2.1", "feed itself"),
             (":80-90", "127.0.0.1:85", "feed itself"),
+            ("[::]:80", "[::1]:80", "feed itself"),
         ] {
             let planned = planned(listen, to);
             assert_eq!(planned.faults.len(), 1, "{listen} {to}: {:?}", planned.faults);

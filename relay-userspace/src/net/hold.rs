@@ -42,8 +42,9 @@ struct Taken {
 impl Holder {
     /// Takes the ports of a rule, and lets go of those it no longer wants. Says who else has one of them.
     pub fn take(&mut self, rule: &Rule, host: &HostView, list: &mut SocketList) -> Option<String> {
-        let wanted: Vec<Claim> =
-            rule.listen.iter().flat_map(|listener| claim::claims(rule, listener)).collect();
+        let here = |claim: &Claim| claim.address.is_unspecified() || host.is_own(claim.address);
+        let claims = rule.listen.iter().flat_map(|listener| claim::claims(rule, listener));
+        let wanted: Vec<Claim> = claims.filter(here).collect();
         let mut sockets = self.held.remove(&rule.name).unwrap_or_default();
         self.count -= sockets.len();
         sockets.retain(|claim, _| wanted.contains(claim));
