@@ -307,7 +307,7 @@ fn relayd_starts_with_rules_that_cannot_work() {
     let log = daemon.log();
     assert!(log.contains("WARN rule address: 192.0.2.7 is not an address of this host"), "{log}");
     // what is missing may come
-    world.relay.add_address("uplink", [192, 0, 2, 7].into(), 32);
+    world.relay.add_address("uplink", [192, 0, 2, 7], 32);
     eventually("the address is there", || state("address") == "active");
 }
 

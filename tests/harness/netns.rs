@@ -1,7 +1,7 @@
 //! Network namespaces as values, set up through netlink.
 
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -153,9 +153,13 @@ impl NetNs {
         self.netlink(async move |handle| handle.link().del(index).execute().await);
     }
 
-    pub fn add_address(&self, interface: &str, address: Ipv4Addr, prefix: u8) {
-        let index = self.index(interface);
-        self.netlink(async move |handle| handle.address().add(index, address.into(), prefix).execute().await);
+    /// Adds an address, usable at once: nobody else has it.
+    pub fn add_address(&self, interface: &str, address: impl Into<IpAddr>, prefix: u8) {
+        let (index, address) = (self.index(interface), address.into());
+        if address.is_ipv6() {
+            self.sysctl(&format!("net/ipv6/conf/{interface}/accept_dad"), "0");
+        }
+        self.netlink(async move |handle| handle.address().add(index, address, prefix).execute().await);
     }
 
     pub fn delete_address(&self, interface: &str, address: Ipv4Addr) {
@@ -193,6 +197,14 @@ impl NetNs {
 
     pub fn default_route(&self, via: Ipv4Addr, interface: &str) {
         self.route((Ipv4Addr::UNSPECIFIED, 0), Some(via), interface, 254);
+    }
+
+    pub fn default_route_v6(&self, via: Ipv6Addr, interface: &str) {
+        let index = self.index(interface);
+        self.netlink(async move |handle| {
+            let route = RouteMessageBuilder::<Ipv6Addr>::new().output_interface(index).gateway(via);
+            handle.route().add(route.build()).execute().await
+        });
     }
 
     /// `ip rule add from SOURCE lookup TABLE`.

@@ -169,6 +169,8 @@ impl Plane {
                 paths: &book.paths,
                 resolved: &book.resolved,
                 taken: &book.taken,
+                lacks: book.holder.lacks(),
+                down: false,
             };
             let planned: Vec<Arc<PlannedRule>> = config
                 .rules

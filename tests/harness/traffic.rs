@@ -1,7 +1,7 @@
 //! Real TCP and UDP between namespaces, with contents that are checked.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -141,9 +141,10 @@ const WHO: u8 = b'W';
 /// Answers echoes, uploads, downloads and the question who is asking.
 pub fn tcp_server(ns: &NetNs, port: u16) -> Server {
     let listener = ns.run(|| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+        let socket = Socket::new(Domain::IPV6, Type::STREAM, None).expect("socket");
+        socket.set_only_v6(false).expect("both families");
         socket.set_reuse_address(true).expect("reuse");
-        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into()).expect("bind");
+        socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into()).expect("bind");
         socket.listen(4096).expect("listen");
         TcpListener::from(socket)
     });
@@ -184,7 +185,10 @@ fn serve(mut stream: TcpStream, from: SocketAddr) -> io::Result<()> {
             stream.write_all(&digest.value().to_le_bytes())
         }
         DOWNLOAD => send_noise(&mut stream, number, number).map(drop),
-        WHO => stream.write_all(from.to_string().as_bytes()),
+        WHO => {
+            let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+            stream.write_all(from.to_string().as_bytes())
+        }
         _ => Ok(()),
     }
 }
@@ -221,12 +225,12 @@ fn send_noise(stream: &mut TcpStream, seed: u64, length: u64) -> io::Result<Dige
 pub struct Client(pub TcpStream);
 
 impl Client {
-    pub fn connect(ns: &NetNs, to: (Ipv4Addr, u16)) -> io::Result<Self> {
+    pub fn connect(ns: &NetNs, to: impl Into<SocketAddr>) -> io::Result<Self> {
         Self::connect_within(ns, to, PATIENCE)
     }
 
-    pub fn connect_within(ns: &NetNs, to: (Ipv4Addr, u16), limit: Duration) -> io::Result<Self> {
-        let address = SocketAddr::V4(SocketAddrV4::new(to.0, to.1));
+    pub fn connect_within(ns: &NetNs, to: impl Into<SocketAddr>, limit: Duration) -> io::Result<Self> {
+        let address = to.into();
         let stream = ns.run(|| TcpStream::connect_timeout(&address, limit))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -312,7 +316,7 @@ impl Client {
     }
 
     /// The address that the server sees.
-    pub fn seen_as(mut self) -> io::Result<SocketAddrV4> {
+    pub fn seen_as(mut self) -> io::Result<SocketAddr> {
         self.order(WHO, 0)?;
         let mut text = String::new();
         self.0.read_to_string(&mut text)?;
@@ -322,11 +326,12 @@ impl Client {
 
 /// Sends every datagram back to where it came from.
 pub fn udp_server(ns: &NetNs, port: u16) -> Server {
-    udp_server_on(ns, (Ipv4Addr::UNSPECIFIED, port))
+    udp_server_on(ns, (Ipv6Addr::UNSPECIFIED, port))
 }
 
 /// One that answers from a certain address; where there are several, the route would choose.
-pub fn udp_server_on(ns: &NetNs, address: (Ipv4Addr, u16)) -> Server {
+pub fn udp_server_on(ns: &NetNs, address: impl Into<SocketAddr>) -> Server {
+    let address = address.into();
     let socket = ns.run(|| UdpSocket::bind(address)).expect("bind");
     socket.set_read_timeout(Some(Duration::from_millis(50))).expect("timeout");
     Server::start(ns, move |stop, served| {
@@ -346,10 +351,12 @@ pub fn udp_server_on(ns: &NetNs, address: (Ipv4Addr, u16)) -> Server {
 pub struct Datagrams(pub UdpSocket);
 
 impl Datagrams {
-    pub fn new(ns: &NetNs, to: (Ipv4Addr, u16)) -> Self {
+    pub fn new(ns: &NetNs, to: impl Into<SocketAddr>) -> Self {
+        let to = to.into();
         let socket = ns.run(|| {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("bind");
-            socket.connect(SocketAddr::from(to)).expect("connect");
+            let any = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            let socket = UdpSocket::bind(SocketAddr::new(any, 0)).expect("bind");
+            socket.connect(to).expect("connect");
             socket
         });
         socket.set_read_timeout(Some(Duration::from_secs(2))).expect("timeout");

@@ -1,6 +1,6 @@
 //! The usual world: a client, a relay with Relay on it, a backend, a cable between each two.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -15,6 +15,12 @@ pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 pub const RELAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 pub const RELAY_INSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 pub const BACKEND: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+
+/// The same over IPv6 (RFC 3849).
+pub const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2);
+pub const RELAY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
+pub const RELAY_INSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1);
+pub const BACKEND_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2);
 
 /// Client, relay and backend.
 pub struct World {
@@ -74,6 +80,12 @@ pub fn around(relay: &NetNs) -> (NetNs, NetNs) {
     backend.add_address("backend", BACKEND, 24);
     client.default_route(RELAY, "client");
     backend.default_route(RELAY_INSIDE, "backend");
+    client.add_address("client", CLIENT_V6, 64);
+    relay.add_address("uplink", RELAY_V6, 64);
+    relay.add_address("inside", RELAY_INSIDE_V6, 64);
+    backend.add_address("backend", BACKEND_V6, 64);
+    client.default_route_v6(RELAY_V6, "client");
+    backend.default_route_v6(RELAY_INSIDE_V6, "backend");
     (client, backend)
 }
 

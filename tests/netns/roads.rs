@@ -162,7 +162,7 @@ fn backends_on_the_clients_own_side() {
     let _server = tcp_server(&world.client, 80);
     let seen =
         Client::connect_as(&world.client, CLIENT, (RELAY, 8080)).and_then(Client::seen_as).expect("hairpin");
-    assert_eq!(*seen.ip(), RELAY, "out of the interface that it came in on");
+    assert_eq!(seen.ip(), RELAY, "out of the interface that it came in on");
 }
 
 #[test]
