@@ -11,6 +11,8 @@ pub enum Refusal {
     BackendRefused,
     /// No address of the backend answered in time.
     BackendTimeout,
+    /// No local port is left towards the backend.
+    Ports,
     /// relayd has no file descriptor left.
     Descriptors,
     /// A datagram could not be sent on.
@@ -20,10 +22,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::NoBackend,
         Self::BackendRefused,
         Self::BackendTimeout,
+        Self::Ports,
         Self::Descriptors,
         Self::Unsendable,
         Self::Stranger,
@@ -34,6 +37,7 @@ impl Refusal {
             Self::NoBackend => "no_backend",
             Self::BackendRefused => "backend_refused",
             Self::BackendTimeout => "backend_timeout",
+            Self::Ports => "ports",
             Self::Descriptors => "descriptors",
             Self::Unsendable => "unsendable",
             Self::Stranger => "stranger",

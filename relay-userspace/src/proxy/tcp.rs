@@ -1,15 +1,65 @@
 //! TCP sessions: accept, connect, carry both ways.
 
+mod accept;
+mod connect;
+mod pipe;
+mod pump;
+mod session;
+mod socket;
+mod way;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::TcpListener;
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
+use self::accept::Acceptor;
 use super::service::{Phase, Service};
 
-pub async fn serve(
-    _socket: std::net::TcpListener,
-    _service: Arc<Service>,
-    mut phase: watch::Receiver<Phase>,
+/// Accepts and carries until `phase` says otherwise, or nobody is left who could. A drain closes the listening socket,
+/// after taking in who has been waiting, and lets sessions go on; the end resets them. Returns when all is over.
+///
+/// `listener` is bound, listening and non-blocking. Meant for a runtime of one thread: sessions are its tasks.
+pub async fn serve(listener: TcpListener, service: Arc<Service>, mut phase: watch::Receiver<Phase>) {
+    let mut sessions = JoinSet::new();
+    match Acceptor::new(listener, service.clone()) {
+        Ok(acceptor) => accept(acceptor, &service, &mut phase, &mut sessions).await,
+        Err(error) => tracing::error!(rule = %service.rule, %error, "cannot use the listening socket"),
+    }
+    let mut end = pin!(phase.wait_for(|phase| *phase == Phase::End));
+    loop {
+        tokio::select! {
+            _ = &mut end => break,
+            session = sessions.join_next() => if session.is_none() { break },
+        }
+    }
+    sessions.shutdown().await;
+}
+
+/// Takes clients in as long as the phase is to serve.
+async fn accept(
+    mut acceptor: Acceptor,
+    service: &Arc<Service>,
+    phase: &mut watch::Receiver<Phase>,
+    sessions: &mut JoinSet<()>,
 ) {
-    let _gone = phase.wait_for(|phase| *phase != Phase::Serve).await;
+    let port = acceptor.port();
+    let begin = |sessions: &mut JoinSet<()>, client| drop(sessions.spawn(session::run(client, port, service.clone())));
+    let mut over = pin!(phase.wait_for(|phase| *phase != Phase::Serve));
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut over => break,
+            client = acceptor.accept() => begin(sessions, client),
+            Some(_) = sessions.join_next() => {}
+        }
+    }
+    while let Some(client) = acceptor.accept_now().await {
+        begin(sessions, client);
+    }
 }

@@ -1,0 +1,147 @@
+//! Accepting, whatever happens: no error ends a listener.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep_until};
+
+use super::socket::{Leg, prepare_listener};
+use crate::proxy::counters::Refusal;
+use crate::proxy::service::Service;
+
+/// How long clients wait in the kernel after we have run out of descriptors.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How many of them are turned away before each pause.
+const MOST_TURNED_AWAY: usize = 64;
+/// A listener has no more to say than that.
+const BETWEEN_LOGS: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// A descriptor to let go of when there is no other, so that clients can be accepted and turned away.
+    static RESERVE: RefCell<Option<File>> = const { RefCell::new(None) };
+}
+
+/// A listening socket.
+pub struct Acceptor {
+    listener: TcpListener,
+    address: SocketAddr,
+    service: Arc<Service>,
+    resume: Option<Instant>,
+    logged: Option<Instant>,
+}
+
+impl Acceptor {
+    pub fn new(listener: std::net::TcpListener, service: Arc<Service>) -> io::Result<Self> {
+        prepare_listener(&listener, service.target().timeouts.keepalive)?;
+        fill_reserve();
+        Ok(Self {
+            address: listener.local_addr()?,
+            listener: TcpListener::from_std(listener)?,
+            service,
+            resume: None,
+            logged: None,
+        })
+    }
+
+    /// The port that clients come in on.
+    pub const fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// The next client. Nothing is lost if the future is dropped.
+    pub async fn accept(&mut self) -> TcpStream {
+        loop {
+            if let Some(resume) = self.resume {
+                sleep_until(resume).await;
+                self.resume = None;
+            }
+            match self.listener.accept().await {
+                Ok((client, _)) => return client,
+                Err(error) => self.failed(&error).await,
+            }
+        }
+    }
+
+    /// A client that is waiting already.
+    pub async fn accept_now(&self) -> Option<TcpStream> {
+        poll_fn(|cx| match self.listener.poll_accept(cx) {
+            Poll::Ready(Ok((client, _))) => Poll::Ready(Some(client)),
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
+        })
+        .await
+    }
+
+    async fn failed(&mut self, error: &io::Error) {
+        self.log(error);
+        if is_exhaustion(error) {
+            self.service.counters.refuse(Refusal::Descriptors);
+            self.turn_away().await;
+            self.resume = Some(Instant::now() + PAUSE);
+        } else if !is_of_one_client(error) {
+            self.resume = Some(Instant::now() + PAUSE);
+        }
+    }
+
+    /// Resets the clients that wait, by means of the reserve.
+    async fn turn_away(&self) {
+        if RESERVE.take().is_none() {
+            return;
+        }
+        for _ in 0..MOST_TURNED_AWAY {
+            match self.accept_now().await {
+                Some(client) => drop(Leg::new(client)),
+                None => break,
+            }
+        }
+        fill_reserve();
+    }
+
+    fn log(&mut self, error: &io::Error) {
+        let now = Instant::now();
+        if self.logged.is_none_or(|logged| now - logged >= BETWEEN_LOGS) {
+            self.logged = Some(now);
+            tracing::warn!(rule = %self.service.rule, address = %self.address, %error, "cannot accept");
+        }
+    }
+}
+
+fn fill_reserve() {
+    RESERVE.with_borrow_mut(|reserve| {
+        if reserve.is_none() {
+            *reserve = File::open("/dev/null").ok();
+        }
+    });
+}
+
+fn is_exhaustion(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
+}
+
+/// Errors that belong to the connection that would have been accepted, as accept(2) says.
+fn is_of_one_client(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(
+        errno,
+        Some(
+            Errno::ECONNABORTED
+                | Errno::EPROTO
+                | Errno::EPERM
+                | Errno::ENETDOWN
+                | Errno::ENETUNREACH
+                | Errno::EHOSTDOWN
+                | Errno::EHOSTUNREACH
+                | Errno::ENONET
+                | Errno::ENOPROTOOPT
+                | Errno::EOPNOTSUPP
+        )
+    )
+}

@@ -1,0 +1,99 @@
+//! Pipes for splice(2), lent from a pool of the thread's own, so that a session has one only while data lies in it.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
+use nix::unistd::pipe2;
+use tokio::net::TcpStream;
+
+/// What a pipe should hold. More than a turn of a session moves only spoils the cache.
+const SIZE: i32 = 256 * 1024;
+/// A smaller one (the user's share of pipe memory is used up) is worse than copying.
+const LEAST: i32 = 64 * 1024;
+/// Empty pipes kept for later.
+const MOST_IDLE: usize = 32;
+/// Pipes of a thread altogether: the others are full of what slow receivers have not taken yet.
+const MOST: usize = 512;
+
+thread_local! {
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: Vec::new(), made: 0 }) };
+}
+
+struct Pool {
+    idle: Vec<Pipe>,
+    made: usize,
+}
+
+/// A pipe and how much lies in it.
+#[derive(Debug)]
+pub struct Pipe {
+    output: OwnedFd,
+    input: OwnedFd,
+    length: usize,
+}
+
+impl Pipe {
+    /// An empty pipe, unless there are too many, or the system gives none of a useful size.
+    pub fn lend() -> Option<Self> {
+        POOL.with_borrow_mut(|pool| {
+            if let Some(pipe) = pool.idle.pop() {
+                return Some(pipe);
+            }
+            let pipe = (pool.made < MOST).then(Self::new)?.ok()?;
+            pool.made += 1;
+            Some(pipe)
+        })
+    }
+
+    /// Back to the pool; one that still holds data is closed.
+    pub fn give_back(self) {
+        let surplus = POOL.with_borrow_mut(|pool| {
+            if self.length == 0 && pool.idle.len() < MOST_IDLE {
+                pool.idle.push(self);
+                return None;
+            }
+            Some(self)
+        });
+        drop(surplus);
+    }
+
+    fn new() -> io::Result<Self> {
+        let (output, input) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
+        let size = fcntl(&input, FcntlArg::F_SETPIPE_SZ(SIZE)).or_else(|_| fcntl(&input, FcntlArg::F_GETPIPE_SZ))?;
+        if size < LEAST {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        Ok(Self { output, input, length: 0 })
+    }
+
+    pub const fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Takes what has arrived; 0 at the end of the stream.
+    pub fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
+        let moved = splice(from, None, &self.input, None, SIZE as usize, flags())?;
+        self.length += moved;
+        Ok(moved)
+    }
+
+    /// Hands on what the receiver has room for.
+    pub fn drain(&mut self, to: &TcpStream) -> io::Result<usize> {
+        let moved = splice(&self.output, None, to, None, self.length, flags())?;
+        self.length -= moved;
+        Ok(moved)
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        // the pool is gone when the thread ends
+        _ = POOL.try_with(|pool| pool.try_borrow_mut().map(|mut pool| pool.made -= 1));
+    }
+}
+
+fn flags() -> SpliceFFlags {
+    SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE
+}

@@ -1,0 +1,119 @@
+//! Both directions of a session, and when it is over.
+//!
+//! A side that ends its stream in peace is half closed: the other direction goes on. What a reset means depends on what
+//! came before it. Without a FIN the session is over, and what was read before need not be delivered. After a FIN the
+//! stream was whole and is delivered to the last byte, while what the other side still sends is thrown away.
+
+use std::io;
+use std::net::Shutdown;
+use std::task::{Context, Poll};
+
+use socket2::SockRef;
+
+use super::socket::Leg;
+use super::way::{Fault, Moved, Way, ended_before_reset};
+use crate::proxy::counters::{Carried, Counters};
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum End {
+    /// Both sides ended their streams.
+    Closed,
+    /// One side broke off, and the other is told the same way.
+    Reset,
+    /// Silence for longer than allowed.
+    Silent,
+}
+
+/// Sides are numbered: the client is 0, the backend 1. Way 0 leads from the client to the backend.
+pub const SIDES: [usize; 2] = [0, 1];
+
+pub struct Pump<'a> {
+    legs: [&'a Leg; 2],
+    carried: [&'a Carried; 2],
+    ways: [Way; 2],
+    /// A side was reset before it ended its stream.
+    broken: bool,
+}
+
+impl<'a> Pump<'a> {
+    pub fn new(legs: [&'a Leg; 2], counters: &'a Counters) -> Self {
+        let carried = [&counters.ingress, &counters.egress];
+        Self { legs, carried, ways: Default::default(), broken: false }
+    }
+
+    /// Carries both ways. `moved` becomes true if there was anything.
+    pub fn poll(&mut self, cx: &mut Context<'_>, moved: &mut bool) -> Poll<End> {
+        for side in SIDES {
+            if let Err(end) = self.poll_way(cx, side, moved) {
+                return Poll::Ready(end);
+            }
+        }
+        self.poll_end()
+    }
+
+    fn poll_way(&mut self, cx: &mut Context<'_>, side: usize, moved: &mut bool) -> Result<(), End> {
+        while !self.ways[side].is_done() {
+            let (from, to) = (self.legs[side], self.legs[1 - side]);
+            let mut amount = Moved::default();
+            let result = self.ways[side].poll(cx, from, to, &mut amount);
+            if amount.sent > 0 {
+                self.carried[side].add_bytes(amount.sent as u64);
+                *moved = true;
+            }
+            match result {
+                Poll::Pending => break,
+                Poll::Ready(Ok(())) => self.end_stream(1 - side),
+                Poll::Ready(Err(Fault::Receive(_))) => return Err(End::Reset),
+                Poll::Ready(Err(Fault::Send(error))) => self.lost(1 - side, Some(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells a side that the other has ended its stream.
+    fn end_stream(&self, side: usize) {
+        // when its own stream has ended too, closing the socket says the same
+        if !self.broken && !self.ways[side].is_done() {
+            // fails only if the peer is gone, which reading from it will tell
+            _ = SockRef::from(&**self.legs[side]).shutdown(Shutdown::Write);
+        }
+    }
+
+    /// Nothing can be sent to a side any more. What it sent itself may still lie in its socket.
+    fn lost(&mut self, side: usize, error: Option<&io::Error>) {
+        self.broken |= error.is_some_and(|error| !ended_before_reset(error));
+        self.ways[1 - side].give_up();
+    }
+
+    fn poll_end(&self) -> Poll<End> {
+        if !SIDES.iter().all(|&side| self.ways[side].is_over()) {
+            return Poll::Pending;
+        }
+        if self.broken {
+            return Poll::Ready(End::Reset);
+        }
+        match SIDES.iter().find(|&&side| self.ways[side].is_void()) {
+            None => Poll::Ready(End::Closed),
+            // a reset now would throw away what this side has not received yet
+            Some(&side) if !self.legs[side].is_delivered() => Poll::Pending,
+            Some(_) => Poll::Ready(End::Reset),
+        }
+    }
+
+    /// Whether one direction is over and the other is not.
+    pub fn is_half_closed(&self) -> bool {
+        SIDES.iter().any(|&side| self.ways[side].is_over())
+    }
+
+    /// Whether nobody reads from a side for now, so that its reset would go unnoticed.
+    pub fn is_unwatched(&self, side: usize) -> bool {
+        self.ways[side].is_done() || self.ways[side].is_blocked()
+    }
+
+    /// An unwatched side has failed.
+    pub fn fail(&mut self, side: usize, error: Option<&io::Error>) -> Poll<End> {
+        self.lost(side, error);
+        if self.broken { Poll::Ready(End::Reset) } else { Poll::Pending }
+    }
+}

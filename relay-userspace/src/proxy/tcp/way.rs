@@ -1,0 +1,303 @@
+//! One direction of a session: from one connection to the other.
+//!
+//! What arrives is read into a buffer that all sessions of the thread share, and written on at once. Only what the
+//! receiver has no room for is kept, and nothing more is read until it is out. A direction with much to carry goes
+//! through a pipe instead, without being copied.
+
+use std::cell::RefCell;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::task::{Context, Poll, ready};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use super::pipe::Pipe;
+
+/// The shared buffer; also the most that is kept for a slow receiver without a pipe.
+const BUFFER: usize = 64 * 1024;
+/// How much a direction may carry before others get their turn.
+const TURN: usize = 1024 * 1024;
+/// So many full buffers in a row call for a pipe,
+const FULL_READS: u8 = 2;
+/// and so many pieces in a row that are smaller than `SMALL` for the buffer again.
+const SMALL_PIECES: u8 = 8;
+const SMALL: usize = 16 * 1024;
+
+thread_local! {
+    static SHARED: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into());
+}
+
+/// Why a direction stopped before its end.
+#[derive(Debug)]
+pub enum Fault {
+    Receive(io::Error),
+    Send(io::Error),
+}
+
+#[derive(Debug, Default)]
+pub struct Way {
+    state: State,
+    store: Store,
+    mode: Mode,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum State {
+    #[default]
+    Open,
+    /// The receiver is gone: what arrives is thrown away.
+    Void,
+    /// The end of the stream has come, and everything before it is out.
+    Done,
+}
+
+/// What the receiver has not taken yet.
+#[derive(Debug, Default)]
+enum Store {
+    #[default]
+    Empty,
+    Kept {
+        data: Vec<u8>,
+        sent: usize,
+    },
+    Piped(Pipe),
+}
+
+/// How data is moved, and how many signs there are for the other mode.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Mode {
+    Copy { full: u8 },
+    Splice { small: u8 },
+}
+
+impl Default for Mode {
+    fn default() -> Self {
+        Self::Copy { full: 0 }
+    }
+}
+
+/// What a call of [`Way::poll`] did.
+#[derive(Debug, Default)]
+pub struct Moved {
+    /// Taken from the sender.
+    pub received: usize,
+    /// Handed to the receiver.
+    pub sent: usize,
+}
+
+/// What the sender had.
+enum Input {
+    Nothing,
+    End,
+    Some,
+}
+
+impl Way {
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Whether nothing more will be delivered.
+    pub fn is_over(&self) -> bool {
+        self.state != State::Open
+    }
+
+    pub fn is_void(&self) -> bool {
+        self.state == State::Void
+    }
+
+    /// Whether the sender is left alone until the receiver has room.
+    pub const fn is_blocked(&self) -> bool {
+        !matches!(self.store, Store::Empty)
+    }
+
+    /// From now on everything is thrown away.
+    pub fn give_up(&mut self) {
+        if self.state == State::Open {
+            self.state = State::Void;
+            self.store = Store::Empty;
+        }
+    }
+
+    /// Carries what there is to carry. Ready at the end of the stream.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &TcpStream,
+        to: &TcpStream,
+        moved: &mut Moved,
+    ) -> Poll<Result<(), Fault>> {
+        while self.state != State::Done {
+            ready!(self.poll_store(cx, to, moved)).map_err(Fault::Send)?;
+            if moved.received >= TURN {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            ready!(from.poll_read_ready(cx)).map_err(Fault::Receive)?;
+            let input = match (self.state, self.mode) {
+                (State::Void, _) => void(from, moved)?,
+                (_, Mode::Copy { full }) => self.copy(from, to, full, moved)?,
+                (_, Mode::Splice { small }) => self.splice(from, to, small, moved)?,
+            };
+            if let Input::End = input {
+                self.state = State::Done;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Hands on what was kept.
+    fn poll_store(&mut self, cx: &mut Context<'_>, to: &TcpStream, moved: &mut Moved) -> Poll<io::Result<()>> {
+        loop {
+            let sent = match &mut self.store {
+                Store::Empty => return Poll::Ready(Ok(())),
+                Store::Kept { data, sent } => {
+                    ready!(to.poll_write_ready(cx))?;
+                    let now = try_send(to, &data[*sent..])?;
+                    *sent += now;
+                    now
+                }
+                Store::Piped(pipe) => {
+                    ready!(to.poll_write_ready(cx))?;
+                    try_drain(pipe, to)?
+                }
+            };
+            moved.sent += sent;
+            self.release();
+        }
+    }
+
+    /// Lets go of a store that is empty.
+    fn release(&mut self) {
+        let empty = match &self.store {
+            Store::Empty => false,
+            Store::Kept { data, sent } => *sent == data.len(),
+            Store::Piped(pipe) => pipe.length() == 0,
+        };
+        if empty && let Store::Piped(pipe) = std::mem::take(&mut self.store) {
+            pipe.give_back();
+        }
+    }
+
+    fn copy(&mut self, from: &TcpStream, to: &TcpStream, full: u8, moved: &mut Moved) -> Result<Input, Fault> {
+        SHARED.with_borrow_mut(|buffer| {
+            let data = match try_receive(from, buffer).map_err(Fault::Receive)? {
+                None => return Ok(Input::Nothing),
+                Some(0) => return Ok(Input::End),
+                Some(length) => &buffer[..length],
+            };
+            moved.received += data.len();
+            let sent = try_send(to, data).map_err(Fault::Send)?;
+            moved.sent += sent;
+            let rest = &data[sent..];
+            if !rest.is_empty() {
+                self.store = Store::Kept { data: rest.to_vec(), sent: 0 };
+            }
+            let full = if data.len() == BUFFER { full + 1 } else { 0 };
+            self.mode = match full {
+                FULL_READS.. => Mode::Splice { small: 0 },
+                _ => Mode::Copy { full },
+            };
+            Ok(Input::Some)
+        })
+    }
+
+    fn splice(
+        &mut self,
+        from: &TcpStream,
+        to: &TcpStream,
+        small: u8,
+        moved: &mut Moved,
+    ) -> Result<Input, Fault> {
+        let Some(mut pipe) = Pipe::lend() else {
+            self.mode = Mode::default();
+            return Ok(Input::Some);
+        };
+        let filled = match from.try_io(Interest::READABLE, || pipe.fill(from)) {
+            Ok(filled) => filled,
+            Err(error) => {
+                pipe.give_back();
+                // a socket that cannot be spliced
+                if error.kind() == ErrorKind::InvalidInput {
+                    self.mode = Mode::default();
+                    return Ok(Input::Some);
+                }
+                return if error.kind() == ErrorKind::WouldBlock { Ok(Input::Nothing) } else { Err(Fault::Receive(error)) };
+            }
+        };
+        moved.received += filled;
+        let mut sent = 0;
+        while pipe.length() > 0 {
+            match try_drain(&mut pipe, to).map_err(Fault::Send)? {
+                0 => break,
+                now => sent += now,
+            }
+        }
+        moved.sent += sent;
+        self.store = Store::Piped(pipe);
+        self.release();
+        let small = if filled < SMALL { small + 1 } else { 0 };
+        self.mode = if small < SMALL_PIECES { Mode::Splice { small } } else { Mode::default() };
+        Ok(if filled == 0 { Input::End } else { Input::Some })
+    }
+}
+
+/// Reads and forgets.
+fn void(from: &TcpStream, moved: &mut Moved) -> Result<Input, Fault> {
+    SHARED.with_borrow_mut(|buffer| {
+        Ok(match try_receive(from, buffer).map_err(Fault::Receive)? {
+            None => Input::Nothing,
+            Some(0) => Input::End,
+            Some(length) => {
+                moved.received += length;
+                Input::Some
+            }
+        })
+    })
+}
+
+/// What has arrived; `None` for nothing yet.
+fn try_receive(from: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    let mut received = None;
+    let result = from.try_io(Interest::READABLE, || {
+        let length = recv(from.as_raw_fd(), buffer, MsgFlags::empty())?;
+        received = Some(length);
+        // a buffer that is not full emptied the socket: to say so saves the call that would find nothing
+        if length > 0 && length < buffer.len() { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    accept_would_block(result)?;
+    Ok(received)
+}
+
+/// How much the receiver took; 0 if it has no room.
+fn try_send(to: &TcpStream, data: &[u8]) -> io::Result<usize> {
+    let mut sent = 0;
+    let result = to.try_io(Interest::WRITABLE, || {
+        sent = send(to.as_raw_fd(), data, MsgFlags::MSG_NOSIGNAL)?;
+        if sent < data.len() { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    accept_would_block(result)?;
+    Ok(sent)
+}
+
+fn try_drain(pipe: &mut Pipe, to: &TcpStream) -> io::Result<usize> {
+    match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+        result => result,
+    }
+}
+
+fn accept_would_block(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
+        result => result,
+    }
+}
+
+/// Whether a failed send says that the peer had ended its own stream in peace before it reset the connection.
+pub fn ended_before_reset(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::EPIPE as i32)
+}
