@@ -7,29 +7,35 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub enum Refusal {
     /// The backend has no address (yet).
     NoBackend,
-    /// No address of the backend accepted the connection.
+    /// No address of the backend accepted the connection, or it has no program on the UDP port.
     BackendRefused,
     /// No address of the backend answered in time.
     BackendTimeout,
-    /// No local port is left towards the backend.
-    Ports,
     /// relayd has no file descriptor left.
     Descriptors,
     /// A datagram could not be sent on.
     Unsendable,
     /// A datagram from somebody else than the backend.
     Stranger,
+    /// No source port is left towards the backend.
+    PortsExhausted,
+    /// As many clients as a listener may have.
+    TableFull,
+    /// A new client of a rule that is draining.
+    Draining,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::NoBackend,
         Self::BackendRefused,
         Self::BackendTimeout,
-        Self::Ports,
         Self::Descriptors,
         Self::Unsendable,
         Self::Stranger,
+        Self::PortsExhausted,
+        Self::TableFull,
+        Self::Draining,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -37,10 +43,12 @@ impl Refusal {
             Self::NoBackend => "no_backend",
             Self::BackendRefused => "backend_refused",
             Self::BackendTimeout => "backend_timeout",
-            Self::Ports => "ports",
             Self::Descriptors => "descriptors",
             Self::Unsendable => "unsendable",
             Self::Stranger => "stranger",
+            Self::PortsExhausted => "ports_exhausted",
+            Self::TableFull => "table_full",
+            Self::Draining => "draining",
         }
     }
 }
@@ -99,14 +107,27 @@ impl Counters {
     }
 
     pub fn refuse(&self, reason: Refusal) {
-        self.refused[reason as usize].fetch_add(1, Ordering::Relaxed);
+        self.refuse_many(reason, 1);
+    }
+
+    pub fn refuse_many(&self, reason: Refusal, count: u64) {
+        self.refused[reason as usize].fetch_add(count, Ordering::Relaxed);
     }
 
     /// Counts a session, which is active until the guard is dropped.
     pub fn begin(&self) -> Active<'_> {
+        self.enter();
+        Active(self)
+    }
+
+    /// As [`Self::begin`], for who keeps the balance with [`Self::leave`].
+    pub(super) fn enter(&self) {
         self.total.fetch_add(1, Ordering::Relaxed);
         self.active.fetch_add(1, Ordering::Relaxed);
-        Active(self)
+    }
+
+    pub(super) fn leave(&self) {
+        self.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -116,6 +137,6 @@ pub struct Active<'a>(&'a Counters);
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.0.leave();
     }
 }

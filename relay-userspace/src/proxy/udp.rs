@@ -1,11 +1,124 @@
-//! UDP sessions: one socket towards the backend for each client.
+//! UDP sessions: one socket towards the backend for each client, datagrams carried in batches.
 
+mod clients;
+mod envelope;
+mod inbox;
+mod outbox;
+mod relay;
+mod share;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use tokio::io::Interest;
+use tokio::io::unix::{AsyncFd, AsyncFdRegisterError};
 use tokio::sync::watch;
 
+use self::relay::{Left, Relay, Replies};
+use super::counters::Refusal;
 use super::service::{Phase, Service};
 
-pub async fn serve(_socket: std::net::UdpSocket, _service: Arc<Service>, mut phase: watch::Receiver<Phase>) {
-    let _gone = phase.wait_for(|phase| *phase != Phase::Serve).await;
+/// Between attempts to begin, when there is no descriptor left.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Carries what comes to `listener`, a bound socket, until `phase` says otherwise: [`Phase::Drain`] lets nobody new in
+/// and goes on with the clients there are until they fall silent, [`Phase::End`] stops at once, and so does the loss of
+/// the sender.
+///
+/// Every worker calls this with a socket of its own on the same port (`SO_REUSEPORT`); the kernel keeps a client on
+/// one of them.
+pub async fn serve(listener: UdpSocket, service: Arc<Service>, mut phase: watch::Receiver<Phase>) {
+    let (port, replies) = loop {
+        match begin(&listener) {
+            Ok(begun) => break begun,
+            Err(error) => {
+                service.counters.refuse(Refusal::Descriptors);
+                tracing::warn!("rule {}: cannot serve UDP, trying again: {error}", service.rule);
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            phase = next(&mut phase) => if phase != Phase::Serve { return },
+        }
+    };
+    // Only an ended runtime fails to register.
+    let Ok(listener) = register(listener) else { return };
+    let Ok(replies) = register(replies) else { return };
+    run(&listener, &replies, Relay::new(service, port), phase).await;
+}
+
+/// Woken for reading only: a socket also becomes writable whenever something it sent has left.
+fn register<T: AsRawFd>(owner: T) -> Result<AsyncFd<T>, AsyncFdRegisterError<T>> {
+    // SAFETY: a `UdpSocket` or `Replies` owns one descriptor, open as long as it lives, and always names that one.
+    unsafe { AsyncFd::register_with_interest(owner, Interest::READABLE) }
+}
+
+fn begin(listener: &UdpSocket) -> io::Result<(u16, Replies)> {
+    socket::prepare_listener(listener)?;
+    Ok((listener.local_addr()?.port(), Replies::new()?))
+}
+
+async fn run(
+    listener: &AsyncFd<UdpSocket>,
+    replies: &AsyncFd<Replies>,
+    mut relay: Relay,
+    mut phase: watch::Receiver<Phase>,
+) {
+    let mut current = *phase.borrow_and_update();
+    loop {
+        match current {
+            Phase::Serve => {}
+            Phase::Drain => relay.drain(),
+            Phase::End => return,
+        }
+        if relay.is_over() {
+            return;
+        }
+        let due = relay.due();
+        let left = tokio::select! {
+            ready = listener.readable() => {
+                let Ok(mut ready) = ready else { return };
+                let left = relay.ingress(listener.get_ref(), replies.get_ref());
+                if left == Left::Nothing {
+                    ready.clear_ready();
+                }
+                left
+            }
+            ready = replies.readable() => {
+                let Ok(mut ready) = ready else { return };
+                let left = relay.egress(listener.get_ref(), replies.get_ref());
+                if left == Left::Nothing {
+                    ready.clear_ready();
+                }
+                left
+            }
+            () = until(due) => { relay.expire(); Left::Nothing }
+            next = next(&mut phase) => { current = next; Left::Nothing }
+        };
+        if left == Left::Perhaps {
+            // Other listeners of this worker get their turn.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// The next phase; nobody left to tell is the end.
+async fn next(phase: &mut watch::Receiver<Phase>) -> Phase {
+    match phase.changed().await {
+        Ok(()) => *phase.borrow_and_update(),
+        Err(_) => Phase::End,
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
 }

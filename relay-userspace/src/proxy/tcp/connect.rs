@@ -68,7 +68,7 @@ async fn dial(address: SocketAddr, keepalive: Keepalive) -> io::Result<TcpStream
 fn refusal(error: &io::Error) -> Refusal {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => Refusal::Descriptors,
-        Some(Errno::EADDRNOTAVAIL) => Refusal::Ports,
+        Some(Errno::EADDRNOTAVAIL) => Refusal::PortsExhausted,
         Some(Errno::ETIMEDOUT) => Refusal::BackendTimeout,
         _ => Refusal::BackendRefused,
     }

@@ -1,0 +1,374 @@
+//! One listener's traffic: datagrams of clients to their sockets, datagrams of those sockets to the clients.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::clients::{Clients, Id, Tick};
+use super::envelope::{Control, Local, Name};
+use super::inbox::{Inbox, SLOTS};
+use super::outbox::{Outbox, Sent};
+use super::share::{self, Place};
+use super::socket;
+use crate::proxy::counters::{Carried, Counters, Refusal};
+use crate::proxy::service::{Service, UdpNat};
+
+/// Datagrams taken from one client's socket before others get their turn.
+const TURN: usize = 32;
+/// How often a socket is read again that reports what became of something sent.
+const MOST_ERRORS: usize = 4;
+/// See [`Tick`].
+const TICK: Duration = Duration::from_millis(250);
+
+/// Who sends, and to which of the host's addresses: a client that talks to two of them is two.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct Key {
+    client: SocketAddr,
+    /// `None`: the listener has one address only.
+    local: Option<Local>,
+}
+
+/// What a client has of ours.
+#[derive(Debug)]
+struct Session {
+    socket: OwnedFd,
+    /// To be named with every datagram, since the socket is not connected.
+    backend: Option<SocketAddr>,
+    /// Datagrams of this size and more go to the backend one by one.
+    ingress_limit: usize,
+    egress_limit: usize,
+    _counted: Counted,
+    _place: Place,
+}
+
+/// A session in the rule's counters.
+#[derive(Debug)]
+struct Counted(Arc<Service>);
+
+impl Counted {
+    fn new(service: &Arc<Service>) -> Self {
+        service.counters.enter();
+        Self(Arc::clone(service))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.counters.leave();
+    }
+}
+
+/// The clients' sockets in one descriptor. Each is reported once for what has come.
+#[derive(Debug)]
+pub struct Replies(Epoll);
+
+impl Replies {
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?))
+    }
+}
+
+impl AsRawFd for Replies {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.0.as_raw_fd()
+    }
+}
+
+/// What a thread needs to carry datagrams; its listeners use it in turn.
+struct Buffers {
+    inbox: Inbox,
+    outbox: Outbox,
+    /// Whose datagram is in which slot.
+    order: Vec<(Id, usize)>,
+    events: Vec<EpollEvent>,
+    ready: Vec<Id>,
+}
+
+thread_local! {
+    static BUFFERS: RefCell<Buffers> = RefCell::new(Buffers {
+        inbox: Inbox::new(),
+        outbox: Outbox::default(),
+        order: Vec::with_capacity(SLOTS),
+        events: vec![EpollEvent::empty(); SLOTS],
+        ready: Vec::with_capacity(SLOTS),
+    });
+}
+
+/// Whether a descriptor has more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Left {
+    Nothing,
+    Perhaps,
+}
+
+/// The clients of one listener.
+#[derive(Debug)]
+pub struct Relay {
+    service: Arc<Service>,
+    clients: Clients<Key, Session>,
+    /// Clients whose sockets had more than a turn takes.
+    unfinished: Vec<Id>,
+    port: u16,
+    accepts: bool,
+    started: Instant,
+}
+
+impl Relay {
+    pub fn new(service: Arc<Service>, port: u16) -> Self {
+        let clients = Clients::new();
+        Self { service, clients, unfinished: Vec::new(), port, accepts: true, started: Instant::now() }
+    }
+
+    /// Lets nobody new in.
+    pub fn drain(&mut self) {
+        self.accepts = false;
+    }
+
+    pub fn is_over(&self) -> bool {
+        !self.accepts && self.clients.is_empty()
+    }
+
+    /// One batch from clients to their backends.
+    pub fn ingress(&mut self, listener: &UdpSocket, replies: &Replies) -> Left {
+        BUFFERS.with_borrow_mut(|buffers| {
+            let received = match buffers.inbox.receive(listener, 0, SLOTS) {
+                Ok(received) => received,
+                Err(Errno::EAGAIN) => return Left::Nothing,
+                Err(_) => return Left::Perhaps,
+            };
+            self.sort(buffers, received, replies);
+            self.forward(buffers);
+            if received < SLOTS { Left::Nothing } else { Left::Perhaps }
+        })
+    }
+
+    /// Finds out whose every datagram is, and puts those of a client side by side.
+    fn sort(&mut self, buffers: &mut Buffers, received: usize, replies: &Replies) {
+        let Buffers { inbox, order, .. } = buffers;
+        let now = self.now();
+        let mut last = None;
+        order.clear();
+        for slot in 0..received {
+            let Some(client) = inbox.sender(slot).address() else { continue };
+            let key = Key { client, local: inbox.control(slot).local() };
+            let known = match last {
+                Some((same, id)) if same == key => Some(id),
+                _ => self.clients.find(&key).or_else(|| self.admit(key, replies, now)),
+            };
+            last = known.map(|id| (key, id));
+            if let Some(id) = known {
+                order.push((id, slot));
+            }
+        }
+        order.sort_unstable();
+    }
+
+    fn forward(&mut self, buffers: &mut Buffers) {
+        let Buffers { inbox, outbox, order, .. } = buffers;
+        let now = self.now();
+        let mut total = Sent::default();
+        for run in order.chunk_by(|(one, _), (other, _)| one == other) {
+            let id = run[0].0;
+            // A client that came first in this batch may have made room for one that came later.
+            let Some((_, session)) = self.clients.get_mut(id) else { continue };
+            let name = session.backend.map(Name::from).unwrap_or_default();
+            for &(_, slot) in run {
+                let train = inbox.train(slot);
+                outbox.push(id, train, session.ingress_limit, || (name, Control::default()));
+            }
+            let limit = &mut session.ingress_limit;
+            total += outbox.send(&session.socket, inbox.memory(), |_, size| *limit = size);
+            self.clients.heard(id, now);
+        }
+        count(&self.service.counters, &self.service.counters.ingress, total);
+    }
+
+    /// One batch from backends to their clients.
+    pub fn egress(&mut self, listener: &UdpSocket, replies: &Replies) -> Left {
+        BUFFERS.with_borrow_mut(|buffers| {
+            buffers.ready.clear();
+            buffers.ready.append(&mut self.unfinished);
+            let reported = replies.0.wait(&mut buffers.events, EpollTimeout::ZERO).unwrap_or(0);
+            buffers.ready.extend(buffers.events[..reported].iter().map(|event| event.data() as Id));
+            self.collect(buffers, listener);
+            let left = reported == buffers.events.len() || !self.unfinished.is_empty();
+            if left { Left::Perhaps } else { Left::Nothing }
+        })
+    }
+
+    fn collect(&mut self, buffers: &mut Buffers, listener: &UdpSocket) {
+        let Buffers { inbox, outbox, ready, .. } = buffers;
+        let now = self.now();
+        let mut total = Sent::default();
+        let mut used = 0;
+        for &id in &*ready {
+            if used + TURN > SLOTS {
+                total += self.reply(inbox, outbox, listener);
+                used = 0;
+            }
+            let Some((&key, session)) = self.clients.get_mut(id) else { continue };
+            let received = receive(inbox, session, used, &self.service.counters);
+            for slot in used..used + received {
+                let envelope = || (Name::from(key.client), Control::from_local(key.local));
+                outbox.push(id, inbox.train(slot), session.egress_limit, envelope);
+            }
+            used += received;
+            if received > 0 {
+                self.clients.answered(id, now);
+            }
+            if received == TURN {
+                self.unfinished.push(id);
+            }
+        }
+        total += self.reply(inbox, outbox, listener);
+        count(&self.service.counters, &self.service.counters.egress, total);
+    }
+
+    fn reply(&mut self, inbox: &Inbox, outbox: &mut Outbox, listener: &UdpSocket) -> Sent {
+        let clients = &mut self.clients;
+        outbox.send(listener, inbox.memory(), |id, size| {
+            if let Some((_, session)) = clients.get_mut(id) {
+                session.egress_limit = size;
+            }
+        })
+    }
+
+    /// A new client, unless there is a reason against it, which is counted.
+    fn admit(&mut self, key: Key, replies: &Replies, now: Tick) -> Option<Id> {
+        if !is_for_us(key.local) {
+            return None;
+        }
+        match self.open(key, replies, now) {
+            Ok(id) => Some(id),
+            Err((reason, detail)) => {
+                self.service.counters.refuse(reason);
+                if reason != Refusal::Draining && share::may_log() {
+                    tracing::warn!("rule {}: no session for {}: {detail}", self.service.rule, key.client);
+                }
+                None
+            }
+        }
+    }
+
+    fn open(&mut self, key: Key, replies: &Replies, now: Tick) -> Result<Id, (Refusal, String)> {
+        if !self.accepts {
+            return Err((Refusal::Draining, String::new()));
+        }
+        let target = self.service.target();
+        let Some(&address) = target.addresses.first() else {
+            return Err((Refusal::NoBackend, "its backend has no address".to_owned()));
+        };
+        let backend = SocketAddr::new(address, target.ports.of(self.port));
+        let place = self.make_room()?;
+        let socket = match socket::open(backend, target.udp_nat) {
+            Err(error) if lacks_descriptors(&error) && self.clients.evict().is_some() => {
+                socket::open(backend, target.udp_nat)
+            }
+            result => result,
+        };
+        let socket = socket.map_err(|error| refusal(&error, backend))?;
+        let session = Session {
+            socket,
+            backend: (target.udp_nat == UdpNat::FullCone).then_some(backend),
+            ingress_limit: usize::MAX,
+            egress_limit: usize::MAX,
+            _counted: Counted::new(&self.service),
+            _place: place,
+        };
+        let id = self.clients.insert(key, session, now);
+        self.watch(id, replies).map_err(|error| refusal(&error, backend))?;
+        Ok(id)
+    }
+
+    /// Room for one more; where there is none, the longest silent client goes that never got an answer.
+    fn make_room(&mut self) -> Result<Place, (Refusal, String)> {
+        let most = share::most_clients();
+        if self.clients.len() >= most && self.clients.evict().is_none() {
+            return Err((Refusal::TableFull, format!("all of its {most} clients are in use")));
+        }
+        let place = Place::take().or_else(|| self.clients.evict().and_then(|_| Place::take()));
+        place.ok_or_else(|| {
+            let why = "UDP clients have their share of the file descriptors; raise LimitNOFILE=";
+            (Refusal::Descriptors, why.to_owned())
+        })
+    }
+
+    fn watch(&mut self, id: Id, replies: &Replies) -> io::Result<()> {
+        let Some((_, session)) = self.clients.get_mut(id) else { return Ok(()) };
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, u64::from(id));
+        Ok(replies.0.add(&session.socket, event)?)
+    }
+
+    /// When somebody may have been silent for too long.
+    pub fn due(&self) -> Option<Instant> {
+        let oldest = self.clients.oldest()?;
+        Some(self.started + TICK.saturating_mul(oldest.saturating_add(self.patience()).saturating_add(1)))
+    }
+
+    /// Ends the sessions that were silent for too long.
+    pub fn expire(&mut self) {
+        let since = self.now().saturating_sub(self.patience());
+        while self.clients.expire(since).is_some() {}
+    }
+
+    /// In ticks: never less than the timeout, and at most two more.
+    fn patience(&self) -> Tick {
+        let ticks = self.service.target().timeouts.udp.as_millis().div_ceil(TICK.as_millis()) + 1;
+        Tick::try_from(ticks).unwrap_or(Tick::MAX)
+    }
+
+    fn now(&self) -> Tick {
+        Tick::try_from(self.started.elapsed().as_millis() / TICK.as_millis()).unwrap_or(Tick::MAX)
+    }
+}
+
+/// Datagrams of the client's backend into the slots from `first` on.
+fn receive(inbox: &mut Inbox, session: &Session, first: usize, counters: &Counters) -> usize {
+    for _ in 0..MOST_ERRORS {
+        match inbox.receive(&session.socket, first, TURN) {
+            Ok(received) => return received,
+            Err(Errno::ECONNREFUSED) => counters.refuse(Refusal::BackendRefused),
+            Err(Errno::EAGAIN) => return 0,
+            Err(_) => {}
+        }
+    }
+    0
+}
+
+fn count(counters: &Counters, way: &Carried, sent: Sent) {
+    if sent.datagrams > 0 {
+        way.add_packets(sent.datagrams, sent.bytes);
+    }
+    for (reason, count) in [(Refusal::Unsendable, sent.lost), (Refusal::BackendRefused, sent.refused)] {
+        if count > 0 {
+            counters.refuse_many(reason, count);
+        }
+    }
+}
+
+/// A wildcard socket also gets what others on the host have joined a group for.
+fn is_for_us(local: Option<Local>) -> bool {
+    let Some(Local { address, .. }) = local else { return true };
+    !address.is_multicast() && address != IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
+fn lacks_descriptors(error: &io::Error) -> bool {
+    let lacking = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+    error.raw_os_error().is_some_and(|code| lacking.contains(&Errno::from_raw(code)))
+}
+
+fn refusal(error: &io::Error, backend: SocketAddr) -> (Refusal, String) {
+    let reason = match error.raw_os_error().map(Errno::from_raw) {
+        _ if lacks_descriptors(error) => Refusal::Descriptors,
+        Some(Errno::ENOSPC) => Refusal::Descriptors,
+        Some(Errno::EAGAIN | Errno::EADDRNOTAVAIL) => Refusal::PortsExhausted,
+        _ => Refusal::Unsendable,
+    };
+    (reason, format!("no socket towards {backend}: {error}"))
+}
