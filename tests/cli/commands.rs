@@ -181,7 +181,7 @@ fn dry_runs_touch_nothing() {
     // refusals are the same as without
     ctl.fails(1, &["add", "80", "203.0.113.2", "--dry-run"]);
     ctl.fails(4, &["add", "81", "203.0.113.2", "--protocol", "sctp", "--dry-run"]);
-    let said = ctl.run(&["add", "81", "203.0.113.2", "--plane", "user", "--dry-run"]);
+    let said = ctl.run(&["add", "81", "192.0.2.200", "--dry-run"]);
     assert_eq!(said.code, 5, "{said:?}");
 }
 

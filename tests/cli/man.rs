@@ -47,10 +47,19 @@ fn every_command_has_its_page() {
     }
 }
 
-/// Keys that the page describes: the words of its `.It Ic` and `.TP` entries.
-fn described(page: &str) -> Vec<String> {
-    let entries = page.lines().filter_map(|line| line.strip_prefix(".It Ic "));
-    entries.map(|entry| entry.split(' ').next().unwrap_or("").to_owned()).collect()
+/// Keys that the page describes: the words of its `.It Ic` entries, with the depth of the list that they stand in.
+fn described(page: &str) -> Vec<(usize, String)> {
+    let (mut depth, mut found) = (0, Vec::new());
+    for line in page.lines() {
+        if line.starts_with(".Bl ") {
+            depth += 1;
+        } else if line == ".El" {
+            depth -= 1;
+        } else if let Some(entry) = line.strip_prefix(".It Ic ") {
+            found.push((depth, entry.split(' ').next().unwrap_or("").to_owned()));
+        }
+    }
+    found
 }
 
 /// Keys that relayd knows, as it lists them itself when it meets one that it does not.
@@ -74,13 +83,20 @@ fn every_key_of_the_file_is_described() {
         ("metrics", "[metrics]\nzzzzzzzzzz = 1\n".to_owned()),
         ("rule", format!("{rule}zzzzzzzzzz = 1\n")),
         ("timeout", format!("{rule}timeout.zzzzzzzzzz = 1\n")),
+        ("keepalive", format!("{rule}timeout.keepalive.zzzzzzzzzz = 1\n")),
         ("backend", rule.replace("\"203.0.113.2\"", "{ addr = \"203.0.113.2\", zzzzzzzzzz = 1 }")),
     ] {
         let keys = known(&text, table);
         assert!(!keys.is_empty());
+        let depth = match table {
+            "timeout" => 2,
+            "keepalive" => 3,
+            _ => 1,
+        };
         for key in keys {
             let built = is_built(table, &key, &text);
-            assert_eq!(described.contains(&key), built, "{table}: {key} is built: {built}");
+            let is_described = described.contains(&(depth, key.clone()));
+            assert_eq!(is_described, built, "{table}: {key} is built: {built}");
         }
     }
 }

@@ -32,7 +32,7 @@ const MISTAKES: &[Mistake] = &[
     (
         &["add", "90", "127.0.0.1:91", "--plane", "kernel"],
         1,
-        &["a backend on this host needs the user plane"],
+        &["the kernel plane cannot carry it: the backend is on this host"],
     ),
     (
         &["add", "80", "203.0.113.2"],
@@ -108,7 +108,7 @@ listen = [":80", 81, true]
 to = "1.2.3.4:80"
 balance = "iphash"
 	protocl = "tcp"
-timeout = { udp = "0s", connect = "5s" }
+timeout = { udp = "0s", handshake = "5s" }
 [[rule]]
 name = "c"
 listen = ":90-100"
@@ -133,7 +133,7 @@ const EXPECTED: &[(&str, &str)] = &[
     ),
     ("16:2", "rule \"c\": there is no key `protocl`; did you mean `protocol`?"),
     ("17:19", "rule \"c\": timeout: udp: \"0s\" is no time at all"),
-    ("17:25", "rule \"c\": timeout: connect: \"5s\" is not built yet"),
+    ("17:25", "rule \"c\": timeout: handshake: \"5s\" is not built yet"),
     ("19:8", "two rules are called \"c\"; the other one is at"),
     (
         "21:6",
@@ -286,9 +286,9 @@ fn relayd_starts_with_rules_that_cannot_work() {
         ("loop", "error"),
         ("name", "error"),
         ("route", "degraded"),
-        ("v6", "degraded"),
-        ("v6-backend", "degraded"),
-        ("local", "degraded"),
+        ("v6", "active"),
+        ("v6-backend", "active"),
+        ("local", "active"),
         ("must", "error"),
     ];
     for (name, wanted) in expected {
@@ -299,7 +299,7 @@ fn relayd_starts_with_rules_that_cannot_work() {
     for reason in [
         "address: 192.0.2.7 is not an address of this host",
         "route: there is no route to 192.0.2.200",
-        "v6-backend: IPv4 none: an IPv6 backend needs the user plane",
+        "v6-backend: IPv4 user: the backend is IPv6",
         "must: plane = \"kernel\", but the kernel plane cannot carry it: it has no IPv4 listener",
     ] {
         assert!(list.contains(reason), "{reason}: {list}");

@@ -1,5 +1,6 @@
 //! Which programs have which ports: the kernel's socket list (sock_diag(7)), and /proc for the names.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -104,6 +105,15 @@ fn socket_of(protocol: Protocol, body: &[u8]) -> Option<Listening> {
         uid: word(64),
         inode: word(68),
     })
+}
+
+/// The sockets that this process has open, by inode.
+pub fn own_sockets() -> HashSet<u64> {
+    let Ok(files) = fs::read_dir("/proc/self/fd") else { return HashSet::new() };
+    let links = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
+    links
+        .filter_map(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok())
+        .collect()
 }
 
 /// `nginx (pid 123)`, or as much of it as we may see.

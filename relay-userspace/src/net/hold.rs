@@ -11,6 +11,7 @@ use relay_common::net::Protocol;
 use socket2::Socket;
 
 use super::claim::{self, Claim};
+use super::diag;
 use super::socket_list::SocketList;
 use crate::host::{HostView, Lacks};
 use crate::rule::{Rule, RuleName};
@@ -29,6 +30,8 @@ pub struct Holder {
     /// Why rules have not more of them.
     lacks: HashMap<RuleName, Lacks>,
     count: usize,
+    /// Sockets that workers may have longer than we do, by inode.
+    given: HashSet<u64>,
 }
 
 /// A port of ours.
@@ -68,6 +71,8 @@ impl Holder {
             return None;
         }
         // a local connection that happens to use a port is no listener, so a failed bind alone proves nothing
+        let open = diag::own_sockets();
+        self.given.retain(|inode| open.contains(inode));
         let conflict = list.conflict(rule, host, self);
         self.take_rest(&rule.name, missing, conflict.is_none(), &mut lacks);
         if !lacks.is_nothing() {
@@ -124,6 +129,7 @@ impl Holder {
                 if claim.protocol == Protocol::Tcp {
                     socket.listen(BACKLOG)?;
                 }
+                self.given.insert(fstat(socket)?.st_ino);
                 socket.try_clone()
             })
             .collect()
@@ -145,7 +151,8 @@ impl Holder {
     pub fn inodes(&self) -> HashSet<u64> {
         let taken = self.held.values().flat_map(BTreeMap::values);
         let sockets = taken.flat_map(|taken| taken.more.iter().chain([&taken.socket]));
-        sockets.filter_map(|socket| Some(fstat(socket).ok()?.st_ino)).collect()
+        let held = sockets.filter_map(|socket| Some(fstat(socket).ok()?.st_ino));
+        held.chain(self.given.iter().copied()).collect()
     }
 }
 
