@@ -152,7 +152,7 @@ fn signals_end_it_well_and_hangup_reads_the_file() {
     assert_eq!(daemon.ctl.rule("web")["state"], "active");
     daemon.signal(Signal::SIGINT);
     eventually("it stops", || !daemon.ctl.socket.exists());
-    assert!(daemon.log().contains("stopped; the kernel plane goes on forwarding"));
+    eventually("it says so", || daemon.log().contains("stopped; the kernel plane goes on forwarding"));
 }
 
 #[test]

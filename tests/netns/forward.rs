@@ -108,9 +108,11 @@ fn refusals_of_the_backend_reach_the_client() {
 fn a_name_is_resolved_when_the_rule_is_loaded() {
     let world = World::new();
     let daemon = world.start("[[rule]]\nname = \"named\"\nlisten = \":8081\"\nto = \"localhost:80\"\n");
-    // localhost is the relay itself, which the kernel plane cannot carry: shown, and relayd runs
+    // localhost is the relay itself, which the kernel plane cannot carry
     let rule = daemon.ctl.rule("named");
     assert_eq!(rule["to"][0]["resolved"], "127.0.0.1", "{rule}");
-    assert_eq!(rule["plane"]["ipv4"]["plane"], "none", "{rule}");
+    assert_eq!(rule["plane"]["ipv4"]["plane"], "user", "{rule}");
     assert!(rule["plane"]["ipv4"]["reason"].is_string(), "{rule}");
+    let _server = tcp_server(&world.relay, 80);
+    Client::connect(&world.client, (RELAY, 8081)).and_then(|client| client.upload(1 << 20)).expect("upload");
 }
