@@ -13,12 +13,12 @@ use aya_ebpf::helpers::{
 };
 use relay_common::checksum::Delta;
 use relay_common::counters::DropReason;
-use relay_common::flow::FlowKey;
+use relay_common::flow::{FlowEntry, FlowKey};
 use relay_common::net::{Address, Protocol};
 use relay_common::route::{Gateway, NextHop};
 
 use crate::established::Frame;
-use crate::packet::{self, Bytes};
+use crate::packet::{self, Bytes, Ethernet};
 use crate::{Outcome, count};
 
 const PACKET_HOST: u32 = 0;
@@ -62,6 +62,21 @@ impl Frame for Skb {
     #[inline(always)]
     fn segment_size(&self) -> u32 {
         field!(self, gso_size)
+    }
+
+    /// The stack has sorted packets by their link address before tc sees them.
+    #[inline(always)]
+    fn is_addressed(&self, _flow: &FlowEntry) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn refresh<const L2: usize>(&self, flow: &mut FlowEntry) {
+        if L2 != 0
+            && let Some(ethernet) = self.bytes().at::<Ethernet>(0)
+        {
+            flow.link = ethernet.link();
+        }
     }
 }
 

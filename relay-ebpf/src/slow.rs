@@ -9,7 +9,7 @@ use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
 use relay_common::net::{Address, Ports, Protocol};
 
 use crate::established::Frame as _;
-use crate::packet::{self, Ipv4, tcp};
+use crate::packet::{self, Ethernet, Ipv4, tcp};
 use crate::rewrite::TTL_DELTA;
 use crate::skb::{Failed, Skb};
 use crate::{Outcome, answer, count, fragment, icmp, maps, mss, open, route, trace, track, unproven};
@@ -52,6 +52,19 @@ impl Packet {
     #[inline(always)]
     pub(crate) const fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
+    }
+
+    /// TCP: the sequence number behind the segment, a FIN included.
+    #[inline(always)]
+    pub(crate) const fn end(&self) -> u32 {
+        let payload = self.length - self.header_length;
+        self.sequence.wrapping_add(payload).wrapping_add(self.has(tcp::FIN) as u32)
+    }
+
+    /// TCP: whether the segment carries data from `sequence` on or later.
+    #[inline(always)]
+    pub(crate) const fn is_beyond(&self, sequence: u32) -> bool {
+        self.length > self.header_length && self.end().wrapping_sub(sequence) as i32 > 0
     }
 
     /// What the packet needs of a link, as one segment.
@@ -230,6 +243,11 @@ fn finish(skb: Skb, packet: &Packet) -> Outcome {
     };
     if packet.has(tcp::SYN) && packet.protocol == Protocol::Tcp {
         mss::clamp(skb, packet, flow, next_hop);
+    }
+    if packet.l2 != 0
+        && let Ok(link) = skb.load(Ethernet::LINK)
+    {
+        flow.link = link;
     }
     flow.bytes +=
         count::traffic(flow, packet.length, packet.header_length, skb.segment_size(), skb.segments());

@@ -9,7 +9,7 @@ use relay_common::net::Protocol;
 
 use crate::established::{self, Frame, Hit};
 use crate::neighbour::{self, Macs};
-use crate::packet::{self, Bytes, ETHERNET, Ipv4Tcp};
+use crate::packet::{self, Bytes, ETHERNET, Ethernet, Ipv4Tcp};
 use crate::{Outcome, count, maps, rewrite};
 
 #[derive(Clone, Copy)]
@@ -52,22 +52,16 @@ impl Frame for XdpFrame {
     fn segment_size(&self) -> u32 {
         0
     }
-}
 
-/// An Ethernet header (IEEE 802.3, type form).
-#[repr(C)]
-struct Ethernet {
-    destination: [u16; 3],
-    source: [u16; 3],
-    kind: u16,
-}
-
-impl Ethernet {
-    /// Multicast or broadcast (the first bit on the wire), which no IP packet of ours comes in as.
+    /// A card in promiscuous mode hands in frames for others, too. tc knows them by the packet type, and notes the address
+    /// of those that are ours.
     #[inline(always)]
-    fn is_for_many(&self) -> bool {
-        self.destination[0].to_ne_bytes()[0] & 1 != 0
+    fn is_addressed(&self, flow: &FlowEntry) -> bool {
+        self.bytes().at::<Ethernet>(0).is_some_and(|ethernet| ethernet.link() == flow.link)
     }
+
+    #[inline(always)]
+    fn refresh<const L2: usize>(&self, _flow: &mut FlowEntry) {}
 }
 
 /// One frame at the driver.
