@@ -225,7 +225,8 @@ impl Plane {
     }
 
     /// Lets the packets of every established client half go round for ever, or until their TTL is spent: what they
-    /// are translated to is translated back towards the client, and that once more to the backend.
+    /// are translated to is translated back towards the client, and that once more to the backend. For XDP they come in
+    /// as they went out: for [`NEIGHBOUR_MAC`].
     pub fn close_the_circle(&mut self) {
         let established: Vec<_> = self.flows().filter(|(table, ..)| *table != Table::Unproven).collect();
         let clients = established.iter().filter(|(_, _, half)| !half.flags().has(FlowFlags::EGRESS));
@@ -242,7 +243,9 @@ impl Plane {
                 let owner =
                     Owner { rule: half.rule(), generation: half.generation, endpoint: half.endpoint() };
                 let flags = half.flags().with(FlowFlags::EGRESS);
-                let entry = FlowEntry::new(&key, to, owner, half.hop(), flags, half.seen);
+                let mut entry = FlowEntry::new(&key, to, owner, half.hop(), flags, half.seen);
+                let [_, _, link @ ..] = NEIGHBOUR_MAC;
+                entry.link = u32::from_ne_bytes(link);
                 self.tables.insert(*table, &key, &entry);
             }
         }
