@@ -7,6 +7,7 @@
 use relay_common::counters::{DropReason, NO_RULE};
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
 use relay_common::net::{Address, Ports, Protocol};
+use relay_common::trace::Decision;
 
 use crate::established::Frame as _;
 use crate::packet::{self, Ethernet, Ipv4, tcp};
@@ -90,6 +91,14 @@ struct TcpRest {
 /// One packet that the hot path left alone. `unknown`: it has looked, and no flow knows the packet.
 #[inline(never)]
 pub(crate) fn run(skb: Skb, l2: u32, unknown: bool) -> Outcome {
+    trace::begin(skb, l2);
+    let outcome = dispatch(skb, l2, unknown);
+    trace::end();
+    outcome
+}
+
+#[inline(always)]
+fn dispatch(skb: Skb, l2: u32, unknown: bool) -> Outcome {
     let Ok(ip) = skb.load::<Ipv4>(l2) else { return Outcome::Miss };
     let header = u32::from(ip.version_length & 0xf) * 4;
     if ip.version_length >> 4 != 4 || header < 20 {
@@ -187,11 +196,16 @@ pub(crate) enum Action {
 #[inline(always)]
 fn carry(skb: Skb, packet: &mut Packet, unknown: bool) -> Outcome {
     let mut action = if unknown { Action::Open } else { step(skb, packet) };
+    let mut decision = Decision::SlowPath;
     if action == Action::Open {
         action = open::run(skb, packet);
+        decision = Decision::Opened;
     }
     match action {
-        Action::Forward => finish(skb, packet),
+        Action::Forward => {
+            trace::decide(packet.rule, decision);
+            finish(skb, packet)
+        }
         Action::Answer => answer::run(skb, packet),
         Action::Drop => Outcome::Dropped,
         Action::Pass | Action::Open => Outcome::Miss,
@@ -254,7 +268,6 @@ fn finish(skb: Skb, packet: &Packet) -> Outcome {
     if packet.fragment & packet::MORE_FRAGMENTS != 0 {
         fragment::remember(packet, flow);
     }
-    trace::packet(skb, packet.rule, "slow path");
     let destination = flow.translation().destination;
     if rewrite(skb, packet, flow).is_err() || (packet.l2 == 0 && skb.push_ethernet().is_err()) {
         return count::refuse(packet.rule, DropReason::Unwritable);

@@ -1,7 +1,8 @@
 //! Deleting dead flows. relayd walks the tables and names candidates; the decision falls here, beside the packets,
 //! where a flow that has just come back to life is seen.
 //!
-//! An idle flow is first marked and deleted a round later, if no packet has cleared the mark.
+//! An idle flow is first marked and deleted a round later, if no packet has cleared the mark. So is a half that has lost
+//! its other half, and would keep a source port for as long as a live flow may be idle.
 
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
 use relay_common::net::Protocol;
@@ -16,7 +17,7 @@ use crate::skb::Skb;
 const REQUEST: u32 = ETHERNET as u32;
 const KEYS: u32 = REQUEST + size_of::<SweepRequest>() as u32;
 
-/// A half that has lost its other half is given this many ticks.
+/// A half that has lost its other half may stay silent for this many ticks.
 const ALONE: u32 = 2;
 
 /// Works through the keys in the "packet"; returns how many flows it deleted or marked.
@@ -42,7 +43,10 @@ fn step(key: &FlowKey, mode: u32) -> u32 {
     }
     let Some(half) = maps::established(protocol, key) else { return 0 };
     let other_key = half.opposite(protocol);
-    let other = maps::established(protocol, &other_key);
+    let other = maps::established(protocol, &other_key).filter(|other| other.opposite(protocol) == *key);
+    if other.is_none() && moves(protocol, key, &other_key) {
+        return 0;
+    }
     if !is_expired(protocol, half, other.as_deref()) {
         return 0;
     }
@@ -54,12 +58,24 @@ fn step(key: &FlowKey, mode: u32) -> u32 {
         }
         return 1;
     }
-    if !half.flags().has(FlowFlags::DYING) || other.is_some_and(|other| !other.flags().has(FlowFlags::DYING))
-    {
+    if !half.flags().has(FlowFlags::DYING) {
         return 0;
     }
-    forget(protocol, key, &other_key, half.flags());
+    match other {
+        Some(other) if !other.flags().has(FlowFlags::DYING) => return 0,
+        Some(_) => forget(protocol, key, &other_key, half.flags()),
+        // whatever lies where its other half was belongs to another flow
+        None => maps::forget_established(protocol, key),
+    }
     1
+}
+
+/// Whether the other half lies in the unproven table: the flow is on its way there. A half is put into the one table
+/// before it is taken out of the other, so the established one must be looked at first. (A flow on its way from there
+/// has just had a packet.)
+#[inline(always)]
+fn moves(protocol: Protocol, key: &FlowKey, other_key: &FlowKey) -> bool {
+    maps::unproven(other_key).is_some_and(|other| other.opposite(protocol) == *key)
 }
 
 /// The backend half goes last: it holds the claim on the source port.

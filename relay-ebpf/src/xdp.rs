@@ -10,7 +10,7 @@ use relay_common::net::Protocol;
 use crate::established::{self, Frame, Hit};
 use crate::neighbour::{self, Macs};
 use crate::packet::{self, Bytes, ETHERNET, Ethernet, Ipv4Tcp};
-use crate::{Outcome, count, maps, rewrite};
+use crate::{Outcome, count, maps, rewrite, trace};
 
 #[derive(Clone, Copy)]
 struct XdpFrame {
@@ -74,7 +74,7 @@ pub(crate) fn run(md: *mut xdp_md) -> Outcome {
         return Outcome::Miss;
     }
     let Ok(hit) = established::find::<XdpFrame, ETHERNET>(&frame) else { return Outcome::Miss };
-    if hit.next_hop.device == 0 {
+    if hit.next_hop.device == 0 || trace::is_traced(hit.flow.rule()) {
         return Outcome::Miss;
     }
     let Some(macs) = neighbour::find(md, frame.interface(), &hit) else { return Outcome::Miss };

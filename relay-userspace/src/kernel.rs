@@ -2,6 +2,7 @@
 //!
 //! The only module that knows aya. It knows nothing of netlink or the API: the supervisor brings it facts.
 
+mod adopt;
 pub mod apply;
 pub mod attach;
 pub mod batch;

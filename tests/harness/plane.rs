@@ -19,7 +19,7 @@ use relay::config::problem::Source;
 use relay::config::settings::Hook;
 use relay::config::{Config, Problems};
 use relay::host::ClaimRange;
-use relay::kernel::sweep::Sweeper;
+use relay::kernel::sweep::{Census, Sweeper};
 use relay::kernel::{Dataplane, Desired, Options};
 use relay::plan::{self, Facts, PlannedRule};
 use relay::supervisor::desire;
@@ -132,13 +132,14 @@ impl Plane {
         self.apply("", &[]);
         let resting = self.dataplane.resting();
         // the flows of rules that are gone go with the product's own sweep
-        while self.sweeper.round().expect("sweep").deleted > 0 {}
-        self.dataplane.free_slots(&resting);
+        while self.sweep().deleted > 0 {}
+        self.dataplane.free_slots(&resting).expect("free slots");
         self.tables.clear_rest();
         let left = self.counts();
         for table in [Table::Tcp, Table::Udp, Table::Unproven] {
             assert_eq!(left.entries(table), 0, "{table:?} after a sweep");
         }
+        assert_eq!(left.ended_rules(), 0, "drops of ended rules after a sweep");
         self.apply(rules, &[]);
     }
 
@@ -222,6 +223,21 @@ impl Plane {
             half.seen = half.seen.wrapping_sub(ticks);
             self.tables.insert(table, &key, &half);
         }
+    }
+
+    /// Puts half of a flow into a table.
+    pub fn put(&mut self, table: Table, key: &FlowKey, half: &FlowEntry) {
+        self.tables.insert(table, key, half);
+    }
+
+    /// Takes half of a flow out of a table.
+    pub fn take_out(&mut self, table: Table, key: &FlowKey) {
+        self.tables.remove(table, key);
+    }
+
+    /// One round of the product's own sweep.
+    pub fn sweep(&mut self) -> Census {
+        self.sweeper.round().expect("sweep")
     }
 
     /// Lets the packets of every established client half go round for ever, or until their TTL is spent: what they

@@ -3,10 +3,14 @@
 use std::fs;
 use std::net::TcpListener;
 
+use aya::maps::{HashMap, MapData};
 use harness::traffic::{Client, tcp_server, text, udp_server};
 use harness::world::RELAY;
 use harness::{Daemon, Load, World, eventually, hooks};
 use nix::sys::signal::Signal;
+use relay::kernel::maps::{self, NameBytes};
+use relay::kernel::slots::decode_name;
+use relay_common::names;
 
 const RULES: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\n\
                      [[rule]]\nname = \"other\"\nlisten = \":9090\"\nto = \"203.0.113.2:90\"\n";
@@ -173,6 +177,34 @@ fn a_fault_ends_no_flow() {
     load.run_on(50);
     load.finish();
     Client::connect(&world.client, (RELAY, 8080)).and_then(Client::seen_as).expect("new flows too");
+}
+
+/// Which slot of the rule table a rule has.
+fn slot(world: &World, rule: &str) -> Option<u32> {
+    let pins = world.folder().join("bpf/abi1");
+    let names: HashMap<MapData, u32, NameBytes> = maps::open(&pins, names::RULE_NAMES).expect("names");
+    let is_its = |bytes: &NameBytes| decode_name(bytes).is_some_and(|(name, _)| name.as_str() == rule);
+    names.iter().flatten().find(|(_, bytes)| is_its(bytes)).map(|(slot, _)| slot)
+}
+
+/// A slot that a rule has given up rests until the rule's flows are swept, though relayd dies in between.
+#[test]
+fn a_slot_rests_over_a_crash() {
+    let world = World::new();
+    let mut daemon = world.start(RULES);
+    let given_up = slot(&world, "other").expect("a slot");
+    daemon.ctl.ok(&["rm", "other"]);
+    daemon.kill();
+    daemon.start_again(&world.relay);
+    let add = || daemon.ctl.ok(&["add", "9090", "203.0.113.2", "--name", "new"]);
+    add();
+    assert!(slot(&world, "new").is_some_and(|slot| slot != given_up));
+    eventually("it has rested", || {
+        daemon.ctl.ok(&["rm", "new"]);
+        add();
+        daemon.ctl.ok(&["list"]);
+        slot(&world, "new") == Some(given_up)
+    });
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Where rules listen: addresses, interfaces, ranges, and what they leave to others.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
 use harness::World;
 use harness::netns::cable;
-use harness::traffic::{Client, Datagrams, tcp_server, text, udp_server};
+use harness::traffic::{Client, Datagrams, PATIENCE, tcp_server, text, udp_server};
 use harness::world::{BACKEND, CLIENT, RELAY, RELAY_INSIDE};
 use harness::{NetNs, eventually};
 
@@ -45,6 +45,47 @@ fn a_range_leaves_its_ports_to_programs_that_come_later() {
     assert_eq!(*through.ip(), RELAY_INSIDE);
     let direct = Client::connect(&world.client, (RELAY, 15001)).and_then(Client::seen_as).expect("local");
     assert_eq!(*direct.ip(), CLIENT, "a program of the relay itself answers");
+}
+
+/// A client's UDP socket, whose port the kernel has chosen, is no reason to refuse a range, and gets its answers; what
+/// listens there on purpose is one.
+#[test]
+fn a_range_is_not_refused_for_a_clients_socket() {
+    let world = World::new();
+    world.relay.sysctl("net/ipv4/ip_local_port_range", "41000 42000");
+    let on = |port| world.relay.run(move || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))).expect("bind");
+    let (resolver, server) = (on(41234), on(40999));
+    let listener = world.relay.run(|| TcpListener::bind(("0.0.0.0", 41500))).expect("bind");
+    let daemon = world.start("");
+    let add = |listen: &str, protocol| {
+        daemon.ctl.run(&["add", listen, "203.0.113.2", "--protocol", protocol, "--name", "range"])
+    };
+    for (listen, protocol, port) in [
+        ("41234", "udp", "41234/udp"),
+        ("40000-42000", "udp", "40999/udp"),
+        ("41000-42000", "tcp+udp", "41500/tcp"),
+    ] {
+        let said = add(listen, protocol);
+        assert!(
+            said.code == 1 && said.err.contains(&format!("port {port} is in use by")),
+            "{listen}: {said:?}"
+        );
+    }
+    drop((server, listener));
+    assert_eq!(add("40000-42000", "udp").code, 0);
+    let _backend = udp_server(&world.backend, 41235);
+    Datagrams::new(&world.client, (RELAY, 41235)).echo(&text(10)).expect("the range is carried");
+    let answers = || {
+        let client = Datagrams::new(&world.client, (RELAY, 41234));
+        client.0.send(b"an answer").expect("send");
+        resolver.set_read_timeout(Some(PATIENCE)).expect("timeout");
+        let mut buffer = [0; 16];
+        assert_eq!(resolver.recv(&mut buffer).expect("the socket gets what is for it"), 9);
+    };
+    answers();
+    daemon.ctl.ok(&["drain", "range"]);
+    answers();
+    assert_eq!(daemon.ctl.rule("range")["counters"]["drops"], serde_json::json!({}));
 }
 
 #[test]

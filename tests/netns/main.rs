@@ -5,5 +5,6 @@ mod lifecycle;
 mod listeners;
 mod roads;
 mod tables;
+mod trace;
 mod wire;
 mod xdp;

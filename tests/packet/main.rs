@@ -12,6 +12,7 @@ mod listeners;
 mod malformed;
 mod random;
 mod size;
+mod sweep;
 mod table;
 mod tcp;
 mod udp;

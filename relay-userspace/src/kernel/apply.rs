@@ -231,6 +231,10 @@ impl Dataplane {
         let zero = aya::maps::PerCpuValues::try_from(vec![RuleCounters::default(); cpus])
             .map_err(|source| KernelError::Batch { map: names::COUNTERS, source })?;
         self.maps.counters.set(slot, zero, 0).map_err(map_error(names::COUNTERS))?;
+        self.forget_drops(slot)
+    }
+
+    pub(super) fn forget_drops(&mut self, slot: u32) -> Result<(), KernelError> {
         for &reason in DropReason::ALL {
             let key = DropKey { rule: slot, reason: reason as u32 };
             absent_is_fine(self.maps.drops.remove(&key)).map_err(map_error(names::DROPS))?;

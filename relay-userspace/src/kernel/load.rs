@@ -2,20 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use aya::maps::{HashMap, MapData, MapInfo};
+use aya::maps::MapInfo;
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use relay_common::route::NextHop as KernelHop;
-use relay_common::rule::{EndpointEntry, ListenerEntry, ListenerKey, PORT_TABLE, PortEntry, RuleEntry};
 use relay_common::{names, tick};
 
 use super::attach::Attachments;
-use super::batch::Walk;
-use super::maps::{self, Maps, NameBytes, Shape};
-use super::shadow::{RoutePrefix, Shadow};
-use super::slots::decode_name;
-use super::{Desired, Unavailable, bpffs, clock, object, preflight};
+use super::maps::{self, Maps, Shape};
+use super::shadow::Shadow;
+use super::slots::Slots;
+use super::{Desired, KernelError, Unavailable, adopt, bpffs, clock, object, preflight};
 use crate::rule::RuleName;
 
 /// How the kernel plane is to be set up.
@@ -58,7 +55,7 @@ impl Dataplane {
         let hz = clock::measure()?;
         let pins = bpffs::prepare(&options.bpf_dir, options.under_systemd)?;
         let adopted = check_pins(&pins)?;
-        let traced = options.traced.as_ref().map(|name| (name, traced_slot(&pins, name)));
+        let traced = options.traced.as_ref().map(|name| (name, traced_slot(&pins, adopted, name)));
         let globals =
             Globals { tick_shift: tick::shift(hz), traced_rule: traced.map_or(u32::MAX, |(_, slot)| slot) };
         let mut ebpf = load_object(bytes, &pins, options, &globals, VerifierLogLevel::DISABLE)?;
@@ -68,8 +65,8 @@ impl Dataplane {
             load_programs(&mut ebpf, options).map_err(|error| refused(&error))?;
         }
         pin_sweeper(&mut ebpf, &pins)?;
-        let mut maps = Maps::open(&pins)?;
-        let mut shadow = read_shadow(&mut maps, &pins)?;
+        let maps = Maps::open(&pins)?;
+        let mut shadow = adopt::shadow(&maps, &pins)?;
         if let Some((name, slot)) = traced {
             shadow.slots.reserve(name, slot);
         }
@@ -103,9 +100,11 @@ impl Dataplane {
         self.shadow.slots.resting()
     }
 
-    /// No flow refers to these slots any more.
-    pub fn free_slots(&mut self, slots: &[u32]) {
-        self.shadow.slots.swept(slots);
+    /// No flow refers to these slots any more. What their rules were counted as dropping goes too: there is room for
+    /// so many reasons of so many rules only.
+    pub fn free_slots(&mut self, slots: &[u32]) -> Result<(), KernelError> {
+        let freed = self.shadow.slots.swept(slots);
+        freed.into_iter().try_for_each(|slot| self.forget_drops(slot))
     }
 
     /// A rule's slot.
@@ -154,15 +153,10 @@ struct Globals {
     traced_rule: u32,
 }
 
-/// The slot of the rule to trace must be known before the programs are: the one it has, or the last.
-fn traced_slot(pins: &Path, name: &RuleName) -> u32 {
-    let last = maps::RULE_SLOTS - 1;
-    let Ok(names) = maps::open::<HashMap<MapData, u32, NameBytes>>(pins, names::RULE_NAMES) else {
-        return last;
-    };
-    let known =
-        names.iter().flatten().find(|(_, bytes)| decode_name(bytes).is_some_and(|(known, _)| known == *name));
-    known.map_or(last, |(slot, _)| slot)
+/// The slot of the rule to trace must be known before the programs are: the one it has, or one that it will get.
+fn traced_slot(pins: &Path, adopted: bool, name: &RuleName) -> u32 {
+    let slots = if adopted { adopt::slots(pins).unwrap_or_default() } else { Slots::default() };
+    slots.get(name).or_else(|| slots.spare()).unwrap_or(maps::RULE_SLOTS - 1)
 }
 
 fn load_object(
@@ -232,59 +226,4 @@ fn pin_sweeper(ebpf: &mut Ebpf, pins: &Path) -> Result<(), Unavailable> {
         .map_err(|error| Unavailable(error.to_string()))?
         .pin(&path)
         .map_err(|error| Unavailable(format!("cannot pin {}: {error}", path.display())))
-}
-
-/// Reads what the maps hold, so that the first apply changes only what must change.
-fn read_shadow(maps: &mut Maps, pins: &Path) -> Result<Shadow, Unavailable> {
-    let failed = |name: &str, error: &dyn std::fmt::Display| Unavailable(format!("map {name}: {error}"));
-    let mut shadow = Shadow::default();
-    let mut named = Vec::new();
-    for entry in maps.rule_names.iter() {
-        let (slot, bytes): (u32, NameBytes) = entry.map_err(|error| failed(names::RULE_NAMES, &error))?;
-        let Some((name, draining)) = decode_name(&bytes) else { continue };
-        let rule: RuleEntry = maps.rules.get(&slot, 0).map_err(|error| failed(names::RULES, &error))?;
-        shadow.rules.insert(slot, rule);
-        if draining {
-            shadow.draining.insert(name.clone());
-        }
-        named.push((slot, name));
-    }
-    shadow.slots = super::slots::Slots::adopt(named);
-    for entry in maps.listeners.iter() {
-        let (key, value): (ListenerKey, ListenerEntry) =
-            entry.map_err(|error| failed(names::LISTENERS, &error))?;
-        shadow.tables.listeners.insert(key, value);
-    }
-    shadow.segments = super::ports::Segments::adopt(&shadow.tables.listeners);
-    shadow.tables.ports = read_array::<PortEntry>(pins, names::PORTS, PORT_TABLE)?;
-    let hops = read_array::<KernelHop>(pins, names::NEXT_HOPS, maps::HOP_SLOTS)?;
-    let endpoints = read_array::<EndpointEntry>(pins, names::ENDPOINTS, maps::ENDPOINT_SLOTS)?;
-    shadow.adopt_ways(&hops, &endpoints);
-    for entry in maps.addresses.iter() {
-        let (address, interface) = entry.map_err(|error| failed(names::ADDRESSES, &error))?;
-        shadow.addresses.insert(address, interface);
-    }
-    for entry in maps.routes.iter() {
-        let (key, index) = entry.map_err(|error| failed(names::ROUTES, &error))?;
-        let route = RoutePrefix {
-            bits: key.prefix_len(),
-            interface: key.data().interface,
-            address: key.data().address,
-        };
-        shadow.routes.insert(route, index);
-    }
-    Ok(shadow)
-}
-
-fn read_array<V: aya::Pod>(pins: &Path, name: &'static str, entries: u32) -> Result<Vec<V>, Unavailable> {
-    let failed = |error: &dyn std::fmt::Display| Unavailable(format!("map {name}: {error}"));
-    let map = MapData::from_pin(pins.join(name)).map_err(|error| failed(&error))?;
-    let mut values = Vec::with_capacity(entries as usize);
-    let fd = map.fd();
-    let mut walk = Walk::<_, u32, V>::new(fd);
-    while let Some(chunk) = walk.next_chunk().map_err(|error| failed(&error))? {
-        // an array is walked in the order of its indices
-        values.extend(chunk.map(|(_, value)| value));
-    }
-    if values.len() == entries as usize { Ok(values) } else { Err(failed(&"it ends early")) }
 }

@@ -21,12 +21,21 @@ impl Default for Slots {
 }
 
 impl Slots {
-    /// Slots that were in use before a restart.
-    pub fn adopt(names: impl IntoIterator<Item = (u32, RuleName)>) -> Self {
+    /// After a restart: slots that rules have, and slots that have been used at all. One that was given up before may
+    /// still have flows, so it rests.
+    pub fn adopt(
+        names: impl IntoIterator<Item = (u32, RuleName)>,
+        used: impl IntoIterator<Item = u32>,
+    ) -> Self {
         let mut slots = Self::default();
         for (slot, name) in names {
             if slots.free.remove(&slot) {
                 slots.by_name.insert(name, slot);
+            }
+        }
+        for slot in used {
+            if slots.free.remove(&slot) {
+                slots.resting.push_back(slot);
             }
         }
         slots
@@ -48,9 +57,19 @@ impl Slots {
         Some(slot)
     }
 
-    /// Gives a rule a certain slot, if it has none and the slot is free.
+    /// A slot that no rule will get soon.
+    pub fn spare(&self) -> Option<u32> {
+        self.free.last().or(self.resting.back()).copied()
+    }
+
+    /// Gives a rule a certain slot, if it has none and no other rule has that one.
     pub fn reserve(&mut self, name: &RuleName, slot: u32) {
-        if !self.by_name.contains_key(name) && self.free.remove(&slot) {
+        if self.by_name.contains_key(name) {
+            return;
+        }
+        let before = self.resting.len();
+        self.resting.retain(|&resting| resting != slot);
+        if self.free.remove(&slot) || self.resting.len() < before {
             self.by_name.insert(name.clone(), slot);
         }
     }
@@ -67,11 +86,13 @@ impl Slots {
         self.resting.iter().copied().collect()
     }
 
-    pub fn swept(&mut self, slots: &[u32]) {
+    /// Returns those that are free now; another rule may have got one meanwhile.
+    pub fn swept(&mut self, slots: &[u32]) -> Vec<u32> {
         let slots: HashSet<u32> = slots.iter().copied().collect();
         let (rested, resting) = self.resting.drain(..).partition::<Vec<_>, _>(|slot| slots.contains(slot));
         self.resting = resting.into();
-        self.free.extend(rested);
+        self.free.extend(&rested);
+        rested
     }
 }
 
@@ -113,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_slot_rests_before_it_is_used_again() {
-        let mut slots = Slots::adopt([(3, name("old"))]);
+        let mut slots = Slots::adopt([(3, name("old"))], []);
         assert_eq!(slots.get(&name("old")), Some(3));
         assert_eq!(slots.take(&name("new")), Some(0));
         assert_eq!(slots.release(&name("new")), Some(0));
@@ -121,6 +142,41 @@ mod tests {
         assert_eq!(slots.resting(), [0]);
         slots.swept(&[0]);
         assert_eq!(slots.take(&name("newest")), Some(0));
+    }
+
+    #[test]
+    fn a_slot_given_up_before_a_restart_rests_too() {
+        let mut slots = Slots::adopt([(3, name("old"))], [0, 1, 3, 5]);
+        assert_eq!(slots.get(&name("old")), Some(3));
+        assert_eq!(slots.resting(), [0, 1, 5]);
+        assert_eq!(slots.take(&name("new")), Some(2));
+        assert_eq!(slots.take(&name("newer")), Some(4));
+        assert_eq!(slots.swept(&[0, 1, 3, 5]), [0, 1, 5]);
+        assert_eq!(slots.take(&name("newest")), Some(0));
+    }
+
+    #[test]
+    fn rules_of_a_restart_do_not_wait_for_slots() {
+        let mut slots = Slots::adopt([], 0..RULE_SLOTS);
+        for index in 0..10_000 {
+            assert_eq!(slots.take(&name(&index.to_string())), Some(index));
+        }
+        let rested: Vec<u32> = (0..RULE_SLOTS).collect();
+        assert_eq!(slots.swept(&rested).len(), RULE_SLOTS as usize - 10_000, "those in use are not freed");
+    }
+
+    #[test]
+    fn a_certain_slot_is_to_be_had_while_no_other_rule_has_it() {
+        let mut slots = Slots::adopt([(3, name("old"))], 0..RULE_SLOTS);
+        let spare = slots.spare().expect("a slot");
+        slots.reserve(&name("traced"), spare);
+        assert_eq!(slots.get(&name("traced")), Some(spare));
+        assert!(!slots.resting().contains(&spare));
+        slots.reserve(&name("other"), 3);
+        assert_eq!(slots.get(&name("other")), None);
+        slots.reserve(&name("old"), 7);
+        assert_eq!((slots.get(&name("old")), slots.resting().contains(&7)), (Some(3), true));
+        assert_eq!(Slots::default().spare(), Some(RULE_SLOTS - 1));
     }
 
     #[test]

@@ -23,9 +23,14 @@ pub struct Sweeper {
     tables: [(MapData, Table); 3],
     rules: aya::maps::Array<MapData, RuleEntry>,
     hz: u32,
+    rounds: u32,
     /// Halves marked in the last round.
     marked: Vec<FlowKey>,
 }
+
+/// Every so many rounds, halves are looked for that have lost their other half. They are rare, and finding them costs
+/// more than the rest of a walk.
+pub const PAIRING: u32 = 12;
 
 /// Which table a flow lies in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -60,19 +65,33 @@ impl Sweeper {
             table(names::FLOWS_UDP, Table::Established(Protocol::Udp))?,
             table(names::UNPROVEN, Table::Unproven)?,
         ];
-        Ok(Self { program, tables, rules: maps::open(pins, names::RULES)?, hz, marked: Vec::new() })
+        Ok(Self {
+            program,
+            tables,
+            rules: maps::open(pins, names::RULES)?,
+            hz,
+            rounds: 0,
+            marked: Vec::new(),
+        })
     }
 
-    /// One round: deletes what the last one marked and is still idle, marks what is idle now, ends flows whose rule is
-    /// gone, counts the rest.
+    /// One round: deletes what the last one marked and is still idle, marks what is idle now or has lost its other half,
+    /// ends flows whose rule is gone, counts the rest.
     pub fn round(&mut self) -> Result<Census, Unavailable> {
         let marked = std::mem::take(&mut self.marked);
         let mut census = Census { deleted: self.run(SweepRequest::DELETE, &marked)?, ..Census::default() };
-        let mut walk =
-            Findings { now: self.now()?, rules: HashMap::new(), idle: Vec::new(), orphans: Vec::new() };
+        let mut walk = Findings {
+            now: self.now()?,
+            rules: HashMap::new(),
+            pairs: self.rounds.is_multiple_of(PAIRING).then(Pairs::default),
+            idle: Vec::new(),
+            orphans: Vec::new(),
+        };
         for (map, table) in &self.tables {
             visit(map, *table, &self.rules, &mut walk, &mut census)?;
+            walk.idle.extend(walk.pairs.iter_mut().flat_map(Pairs::left));
         }
+        self.rounds = self.rounds.wrapping_add(1);
         census.deleted += self.run(SweepRequest::ORPHANS, &walk.orphans)?;
         self.run(SweepRequest::MARK, &walk.idle)?;
         self.marked = walk.idle;
@@ -123,6 +142,9 @@ fn request(mode: u32, keys: &[FlowKey]) -> Vec<u8> {
 struct Findings {
     now: u32,
     rules: HashMap<u32, RuleEntry>,
+    /// In rounds that look for halves without their other half.
+    pairs: Option<Pairs>,
+    /// Halves that may be dead.
     idle: Vec<FlowKey>,
     orphans: Vec<FlowKey>,
 }
@@ -180,9 +202,34 @@ impl Findings {
                 *census.active.entry(slot).or_default() += 1;
             }
         }
-        if idle && matches!(table, Table::Established(_)) {
-            self.idle.push(*key);
+        if let Table::Established(protocol) = table {
+            if let Some(pairs) = &mut self.pairs {
+                pairs.meet(*key, half.opposite(protocol));
+            }
+            if idle {
+                self.idle.push(*key);
+            }
         }
+    }
+}
+
+/// Halves of established flows whose other half has not come by yet, by key, with the key of that other half.
+#[derive(Default)]
+struct Pairs(HashMap<FlowKey, FlowKey>);
+
+impl Pairs {
+    /// One half comes by. A half under the right key that belongs to another flow is not its other half.
+    fn meet(&mut self, key: FlowKey, opposite: FlowKey) {
+        if self.0.get(&opposite) == Some(&key) {
+            self.0.remove(&opposite);
+        } else {
+            self.0.insert(key, opposite);
+        }
+    }
+
+    /// Halves that have stayed alone; begins anew.
+    fn left(&mut self) -> impl Iterator<Item = FlowKey> + use<> {
+        std::mem::take(&mut self.0).into_keys()
     }
 }
 

@@ -4,17 +4,20 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 
 use nix::sys::stat::fstat;
 use relay_common::net::Protocol;
 use socket2::{Domain, Socket, Type};
 
 use super::diag::{self, Listening};
+use super::sysctl;
 use crate::host::HostView;
-use crate::rule::{ListenOn, Listener, Rule, RuleName};
+use crate::rule::{ListenOn, Listener, PortRange, Rule, RuleName};
 
 /// Ports held by a socket; what is beyond is only looked up.
 const MOST_SOCKETS: usize = 1024;
+const NO_PORTS: RangeInclusive<u16> = RangeInclusive::new(1, 0);
 
 /// A port that a rule wants for itself.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -122,16 +125,23 @@ fn bound(claim: &Claim) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The host's listening sockets by port, read when first asked for; our own left out.
+/// The host's listening sockets, read when first asked for; our own left out.
 #[derive(Debug, Default)]
 pub struct SocketList {
-    by_port: Option<BTreeMap<(Protocol, u16), Vec<Listening>>>,
+    sockets: Option<Sockets>,
+}
+
+#[derive(Debug)]
+struct Sockets {
+    by_port: BTreeMap<(Protocol, u16), Vec<Listening>>,
+    /// Ports that the kernel gives to sockets that ask for none in particular.
+    local: RangeInclusive<u16>,
 }
 
 impl SocketList {
     /// Names a program that listens where the rule wants to.
     pub fn conflict(&mut self, rule: &Rule, host: &HostView, holder: &Holder) -> Option<String> {
-        let by_port = self.by_port.get_or_insert_with(|| read(&holder.inodes()));
+        let sockets = self.sockets.get_or_insert_with(|| Sockets::read(&holder.inodes()));
         for Listener { on, ports } in &rule.listen {
             let address = match on {
                 ListenOn::Everywhere | ListenOn::EverywhereV4 | ListenOn::Interface(_) => {
@@ -141,9 +151,7 @@ impl SocketList {
                 ListenOn::EverywhereV6 | ListenOn::Address(_) => continue,
             };
             for protocol in rule.protocols.iter() {
-                let range = (protocol, ports.first())..=(protocol, ports.last());
-                let mut there = by_port.range(range).flat_map(|(_, sockets)| sockets);
-                if let Some(socket) = there.find(|socket| meets(address, socket.address)) {
+                if let Some(socket) = sockets.in_the_way(protocol, *ports, address) {
                     return Some(format!(
                         "port {}/{protocol} is in use by {}; stop it, choose another port, or set force = true",
                         socket.port,
@@ -156,13 +164,28 @@ impl SocketList {
     }
 }
 
-fn read(own: &HashSet<u64>) -> BTreeMap<(Protocol, u16), Vec<Listening>> {
-    let mut by_port: BTreeMap<_, Vec<Listening>> = BTreeMap::new();
-    let others = diag::listening().unwrap_or_default();
-    for socket in others.into_iter().filter(|socket| !own.contains(&socket.inode.into())) {
-        by_port.entry((socket.protocol, socket.port)).or_default().push(socket);
+impl Sockets {
+    fn read(own: &HashSet<u64>) -> Self {
+        let mut by_port: BTreeMap<_, Vec<Listening>> = BTreeMap::new();
+        let others = diag::listening().unwrap_or_default();
+        for socket in others.into_iter().filter(|socket| !own.contains(&socket.inode.into())) {
+            by_port.entry((socket.protocol, socket.port)).or_default().push(socket);
+        }
+        Self { by_port, local: sysctl::local_ports().unwrap_or(NO_PORTS) }
     }
-    by_port
+
+    /// A socket that wants what a listener on these ports and this address would take.
+    fn in_the_way(&self, protocol: Protocol, ports: PortRange, address: Ipv4Addr) -> Option<&Listening> {
+        let range = (protocol, ports.first())..=(protocol, ports.last());
+        let mut there = self.by_port.range(range).flat_map(|(_, sockets)| sockets);
+        there.find(|socket| meets(address, socket.address) && (ports.is_single() || !self.is_passing(socket)))
+    }
+
+    /// Whether a socket is most likely a client's (of DNS, say), which nobody has chosen the port of and which will be
+    /// gone soon. A range need not be refused for it: ranges yield to local sockets.
+    fn is_passing(&self, socket: &Listening) -> bool {
+        socket.protocol == Protocol::Udp && self.local.contains(&socket.port)
+    }
 }
 
 /// Whether a socket bound to `theirs` takes packets that a listener on `ours` wants. Traffic to loopback never reaches

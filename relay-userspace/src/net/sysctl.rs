@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use crate::config::save::save;
@@ -81,12 +82,17 @@ impl Ledger {
     }
 }
 
-/// The ports that flows may claim on this host, reserving some where too few are left.
-pub fn claim_range(ledger: &mut Ledger) -> io::Result<ClaimRange> {
+/// The ports that the kernel gives to sockets that ask for none in particular.
+pub fn local_ports() -> io::Result<RangeInclusive<u16>> {
     let text = fs::read_to_string(Path::new(ROOT).join(LOCAL_PORTS))?;
     let mut numbers = text.split_whitespace().map_while(|number| number.parse().ok());
-    let (first, last) = (numbers.next().unwrap_or(32_768), numbers.next().unwrap_or(60_999));
-    if let Some(range) = outside(first, last) {
+    Ok(numbers.next().unwrap_or(32_768)..=numbers.next().unwrap_or(60_999))
+}
+
+/// The ports that flows may claim on this host, reserving some where too few are left.
+pub fn claim_range(ledger: &mut Ledger) -> io::Result<ClaimRange> {
+    let local = local_ports()?;
+    if let Some(range) = outside(*local.start(), *local.end()) {
         return Ok(range);
     }
     let reserved = fs::read_to_string(Path::new(ROOT).join(RESERVED_PORTS))?;

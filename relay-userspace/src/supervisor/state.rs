@@ -143,7 +143,9 @@ impl State {
     /// Has the flows of ended rules swept, and their slots freed after that.
     fn swept_later(&mut self, applied: Applied) {
         let Ok(kernel) = &self.kernel else { return };
-        let resting: Vec<u32> = kernel.resting();
+        let resting: HashSet<u32> = kernel.resting().into_iter().collect();
+        // one that a rule has got meanwhile, for want of others, rests anew when it is given up again
+        self.resting.iter_mut().for_each(|(_, slots)| slots.retain(|slot| resting.contains(slot)));
         let known: HashSet<u32> = self.resting.iter().flat_map(|(_, slots)| slots).copied().collect();
         let new: Vec<u32> = resting.into_iter().filter(|slot| !known.contains(slot)).collect();
         if applied.orphans {
@@ -161,8 +163,8 @@ impl State {
         let Ok(kernel) = &mut self.kernel else { return };
         self.resting.retain(|(at, slots)| {
             let rests = *at > number;
-            if !rests {
-                kernel.free_slots(slots);
+            if !rests && let Err(error) = kernel.free_slots(slots) {
+                tracing::warn!("what ended rules have dropped stays counted: {error}");
             }
             rests
         });

@@ -44,6 +44,9 @@ impl Table {
     }
 }
 
+/// What a rule is called that has only its slot left.
+const ENDED: &str = "slot ";
+
 /// Handles to everything that packets write.
 pub(super) struct Tables {
     meter: Meter,
@@ -84,7 +87,7 @@ impl Tables {
         }
         for (&slot, reasons) in &drops {
             if !rules.contains_key(&slot) {
-                let name = if slot == NO_RULE { "-".to_owned() } else { format!("slot {slot}") };
+                let name = if slot == NO_RULE { "-".to_owned() } else { format!("{ENDED}{slot}") };
                 counts.rules.insert(name, Totals { drops: reasons.clone(), ..Totals::default() });
             }
         }
@@ -106,8 +109,16 @@ impl Tables {
     }
 
     pub(super) fn insert(&mut self, table: Table, key: &FlowKey, half: &FlowEntry) {
+        self.flow_table(table).insert(key, half, 0).expect("insert");
+    }
+
+    pub(super) fn remove(&mut self, table: Table, key: &FlowKey) {
+        self.flow_table(table).remove(key).expect("remove");
+    }
+
+    fn flow_table(&mut self, table: Table) -> &mut HashMap<MapData, FlowKey, FlowEntry> {
         let (_, map) = self.flows.iter_mut().find(|(known, _)| *known == table).expect("a flow table");
-        map.insert(key, half, 0).expect("insert");
+        map
     }
 
     /// Flow halves with their keys.
@@ -142,6 +153,11 @@ impl Counts {
             }
         }
         change
+    }
+
+    /// Rules that are no more and whose drops are still counted.
+    pub fn ended_rules(&self) -> usize {
+        self.rules.keys().filter(|name| name.starts_with(ENDED)).count()
     }
 
     /// Entries in a table.

@@ -1,0 +1,96 @@
+//! Reading what a relayd before us has left in the maps, so that the first apply changes only what must change.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use aya::maps::{HashMap, MapData};
+use relay_common::names;
+use relay_common::route::NextHop as KernelHop;
+use relay_common::rule::{EndpointEntry, ListenerEntry, ListenerKey, PORT_TABLE, PortEntry, RuleEntry};
+
+use super::Unavailable;
+use super::batch::Walk;
+use super::maps::{self, Maps, NameBytes};
+use super::shadow::{RoutePrefix, Shadow};
+use super::slots::{Slots, decode_name};
+use crate::rule::RuleName;
+
+/// The slots of rules, and those that rules had before.
+pub(super) fn slots(pins: &Path) -> Result<Slots, Unavailable> {
+    let names = names_by_slot(&maps::open(pins, names::RULE_NAMES)?)?;
+    Ok(slots_of(&names, &read_array(pins, names::RULES, maps::RULE_SLOTS)?))
+}
+
+/// All that the maps hold.
+pub(super) fn shadow(maps: &Maps, pins: &Path) -> Result<Shadow, Unavailable> {
+    let mut shadow = Shadow::default();
+    let rules = read_array::<RuleEntry>(pins, names::RULES, maps::RULE_SLOTS)?;
+    let names = names_by_slot(&maps.rule_names)?;
+    shadow.slots = slots_of(&names, &rules);
+    for (slot, (name, draining)) in names {
+        shadow.rules.insert(slot, rules[slot as usize]);
+        if draining {
+            shadow.draining.insert(name);
+        }
+    }
+    for entry in maps.listeners.iter() {
+        let (key, value): (ListenerKey, ListenerEntry) =
+            entry.map_err(|error| failed(names::LISTENERS, &error))?;
+        shadow.tables.listeners.insert(key, value);
+    }
+    shadow.segments = super::ports::Segments::adopt(&shadow.tables.listeners);
+    shadow.tables.ports = read_array::<PortEntry>(pins, names::PORTS, PORT_TABLE)?;
+    let hops = read_array::<KernelHop>(pins, names::NEXT_HOPS, maps::HOP_SLOTS)?;
+    let endpoints = read_array::<EndpointEntry>(pins, names::ENDPOINTS, maps::ENDPOINT_SLOTS)?;
+    shadow.adopt_ways(&hops, &endpoints);
+    for entry in maps.addresses.iter() {
+        let (address, interface) = entry.map_err(|error| failed(names::ADDRESSES, &error))?;
+        shadow.addresses.insert(address, interface);
+    }
+    for entry in maps.routes.iter() {
+        let (key, index) = entry.map_err(|error| failed(names::ROUTES, &error))?;
+        let route = RoutePrefix {
+            bits: key.prefix_len(),
+            interface: key.data().interface,
+            address: key.data().address,
+        };
+        shadow.routes.insert(route, index);
+    }
+    Ok(shadow)
+}
+
+fn failed(name: &str, error: &dyn std::fmt::Display) -> Unavailable {
+    Unavailable(format!("map {name}: {error}"))
+}
+
+/// Names of rules, and whether each drains.
+fn names_by_slot(
+    map: &HashMap<MapData, u32, NameBytes>,
+) -> Result<BTreeMap<u32, (RuleName, bool)>, Unavailable> {
+    let mut names = BTreeMap::new();
+    for entry in map.iter() {
+        let (slot, bytes) = entry.map_err(|error| failed(names::RULE_NAMES, &error))?;
+        let Some(name) = decode_name(&bytes).filter(|_| slot < maps::RULE_SLOTS) else { continue };
+        names.insert(slot, name);
+    }
+    Ok(names)
+}
+
+/// A slot of any generation but the first has had a rule, whose flows may not all be gone.
+fn slots_of(names: &BTreeMap<u32, (RuleName, bool)>, rules: &[RuleEntry]) -> Slots {
+    let named = names.iter().map(|(&slot, (name, _))| (slot, name.clone()));
+    let used = (0..).zip(rules).filter(|(_, rule)| rule.generation != 0).map(|(slot, _)| slot);
+    Slots::adopt(named, used)
+}
+
+fn read_array<V: aya::Pod>(pins: &Path, name: &'static str, entries: u32) -> Result<Vec<V>, Unavailable> {
+    let map = maps::open_raw(pins, name)?;
+    let mut values = Vec::with_capacity(entries as usize);
+    let fd = map.fd();
+    let mut walk = Walk::<_, u32, V>::new(fd);
+    while let Some(chunk) = walk.next_chunk().map_err(|error| failed(name, &error))? {
+        // an array is walked in the order of its indices
+        values.extend(chunk.map(|(_, value)| value));
+    }
+    if values.len() == entries as usize { Ok(values) } else { Err(failed(name, &"it ends early")) }
+}
