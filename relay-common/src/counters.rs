@@ -1,5 +1,7 @@
 //! What is counted: per rule and direction, and every refusal under a reason.
 
+use crate::numbered::numbered;
+
 /// Packets and IP bytes of one direction.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -30,32 +32,9 @@ pub struct DropKey {
 /// In [`DropKey::rule`]: packets that could not be laid at a rule's door.
 pub const NO_RULE: u32 = u32::MAX;
 
-macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// Why a packet was refused. The only list: the programs, the API and the metrics all use it.
-        #[repr(u32)]
-        #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-        pub enum DropReason {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl DropReason {
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            pub const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$name => $text,)*
-                }
-            }
-
-            pub fn from_number(number: u32) -> Option<Self> {
-                Self::ALL.get(number as usize).copied()
-            }
-        }
-    };
-}
-
-reasons! {
+numbered! {
+    /// Why a packet was refused. The only list: the programs, the API and the metrics all use it.
+    DropReason:
     /// There is no next hop towards the backend or back to the client.
     NoRoute = "no_route",
     /// Every source port tried towards the endpoint was taken.

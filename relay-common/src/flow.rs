@@ -159,7 +159,9 @@ pub struct FlowEntry {
     pub bytes: u64,
     /// Tick of the first packet.
     pub created: u32,
-    _reserved: u32,
+    /// The last four bytes of the link address that its packets come in for, as they lie in the frame. 0: not seen yet,
+    /// or a link without addresses.
+    pub link: u32,
 }
 
 /// What both halves of a new flow have in common.
@@ -202,7 +204,7 @@ impl FlowEntry {
             sequence: 0,
             bytes: 0,
             created: now,
-            _reserved: 0,
+            link: 0,
         }
     }
 

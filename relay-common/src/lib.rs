@@ -15,11 +15,13 @@ pub mod flow;
 pub mod lab;
 pub mod names;
 pub mod net;
+mod numbered;
 pub mod pod;
 pub mod route;
 pub mod rule;
 pub mod settings;
 pub mod tick;
+pub mod trace;
 
 /// Version of the map layouts; pins live under `bpf_dir/abi<ABI_VERSION>/`.
 pub const ABI_VERSION: u32 = 1;

@@ -8,6 +8,7 @@ use core::mem::offset_of;
 use relay_common::checksum::fold_wide;
 use relay_common::counters::DropReason;
 use relay_common::net::Protocol;
+use relay_common::trace::Decision;
 
 use crate::established::Frame as _;
 use crate::packet::{self, ETHERNET, Ipv4};
@@ -79,7 +80,7 @@ pub(crate) fn run(skb: Skb, packet: &Packet) -> Outcome {
         return count::refuse(rule, DropReason::BadHeader);
     }
     let icmp = Icmp { kind, code, checksum: 0, unused: 0, mtu: mtu.to_be() };
-    trace::packet(skb, rule, "answered with an icmp error");
+    trace::decide(rule, Decision::Answered);
     if turn(skb, packet, icmp).is_err() {
         return count::refuse(rule, DropReason::Unwritable);
     }

@@ -3,8 +3,7 @@
 use relay_common::counters::{DropKey, DropReason};
 use relay_common::flow::{FlowEntry, FlowFlags};
 
-use crate::Outcome;
-use crate::maps;
+use crate::{Outcome, maps, trace};
 
 /// Counts what a packet becomes on the wire: every segment of a super-packet, each with its own headers. Returns the
 /// bytes counted.
@@ -52,6 +51,7 @@ pub(crate) fn flow(rule: u32) {
 /// Refuses a packet of `rule` under a reason.
 #[inline(never)]
 pub(crate) fn refuse(rule: u32, reason: DropReason) -> Outcome {
+    trace::refuse(rule, reason);
     if let Some(count) = maps::drops(&DropKey { rule, reason: reason as u32 }) {
         *count += 1;
     }

@@ -17,6 +17,10 @@ pub(crate) trait Frame {
     fn interface(&self) -> u32;
     /// Payload bytes per segment of a super-packet; 0 for a plain packet.
     fn segment_size(&self) -> u32;
+    /// Whether the frame is for this host, as far as the hook has to find that out from the flow.
+    fn is_addressed(&self, flow: &FlowEntry) -> bool;
+    /// Notes in the flow what the hook knows and others ask for; once a tick.
+    fn refresh<const L2: usize>(&self, flow: &mut FlowEntry);
 }
 
 /// Why the hot path leaves a packet alone.
@@ -82,6 +86,9 @@ pub(crate) fn find<F: Frame, const L2: usize>(frame: &F) -> Result<Hit, Detour> 
     if flow.flags().has(FlowFlags::SLOW) || (flow.interface != 0 && flow.interface != frame.interface()) {
         return Err(Detour::Slow);
     }
+    if !frame.is_addressed(flow) {
+        return Err(Detour::Slow);
+    }
     let now = maps::now();
     if flow.seen != now {
         // once a tick an unproven flow goes to the slow path, which makes sure of its claim
@@ -89,6 +96,7 @@ pub(crate) fn find<F: Frame, const L2: usize>(frame: &F) -> Result<Hit, Detour> 
             return Err(Detour::Slow);
         }
         flow.seen = now;
+        frame.refresh::<L2>(flow);
     }
     let next_hop = maps::next_hop(flow.hop().index).ok_or(Detour::Slow)?;
     if next_hop.generation != flow.hop().generation {

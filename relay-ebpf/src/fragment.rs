@@ -5,12 +5,13 @@ use relay_common::counters::DropReason;
 use relay_common::flow::{FlowEntry, FlowFlags, FragmentEntry, FragmentKey, Hop};
 use relay_common::net::Address;
 use relay_common::tick;
+use relay_common::trace::Decision;
 
 use crate::packet::Ipv4;
 use crate::rewrite::TTL_DELTA;
 use crate::skb::Skb;
 use crate::slow::{Ipv4Tail, Packet};
-use crate::{Outcome, count, maps, route};
+use crate::{Outcome, count, maps, route, trace};
 
 /// Later fragments carry no ports: they are matched by what they share with the first.
 #[inline(always)]
@@ -64,6 +65,7 @@ pub(crate) fn follow(skb: Skb, l2: u32, ip: &Ipv4) -> Outcome {
         // the first fragment had the same size and was answered (RFC 1122: no errors about later ones)
         return count::refuse(rule, DropReason::TooBig);
     }
+    trace::decide(rule, Decision::Fragment);
     count::add(rule, entry.egress != 0, 1, length.into());
     let tail = Ipv4Tail {
         ttl: ip.ttl - 1,

@@ -4,6 +4,7 @@ use relay_common::checksum::Delta;
 use relay_common::counters::DropReason;
 use relay_common::flow::{FlowEntry, FlowKey};
 use relay_common::net::{Address, Ports, Protocol};
+use relay_common::trace::Decision;
 
 use crate::established::Frame as _;
 use crate::packet::{self, Ipv4};
@@ -115,7 +116,7 @@ fn pass_on(skb: Skb, ip: &Ipv4, packet: &Packet, quote: &Quote, flow: &mut FlowE
     }
     let destination = flow.translation().destination;
     count::traffic(flow, packet.length, packet.header_length, 0, 0);
-    trace::packet(skb, rule, "icmp error");
+    trace::decide(rule, Decision::Error);
     if rewrite(skb, ip, packet, quote, flow).is_err() || (packet.l2 == 0 && skb.push_ethernet().is_err()) {
         return count::refuse(rule, DropReason::Unwritable);
     }

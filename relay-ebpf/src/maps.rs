@@ -14,6 +14,7 @@ use relay_common::settings::{IcmpBudget, Pressure, Settings};
 
 use crate::neighbour::{KNOWN, Known};
 use crate::slow::Packet;
+use crate::trace::Note;
 
 const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
 const FLOWS: usize = 131_072;
@@ -65,6 +66,9 @@ static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 /// The packet that this CPU's slow path is at.
 #[btf_map]
 static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
+/// What is traced of the packet that this CPU is at.
+#[btf_map]
+static NOTE: PerCpuArray<Note, 1> = PerCpuArray::new();
 /// What this CPU knows of neighbours.
 #[btf_map]
 static NEIGHBOURS: PerCpuArray<Known, KNOWN> = PerCpuArray::new();
@@ -246,6 +250,11 @@ pub(crate) fn neighbour(slot: u32) -> Option<Entry<Known>> {
 #[inline(always)]
 pub(crate) fn packet() -> Option<Entry<Packet>> {
     entry(PACKET.get_ptr_mut(0))
+}
+
+#[inline(always)]
+pub(crate) fn note() -> Option<Entry<Note>> {
+    entry(NOTE.get_ptr_mut(0))
 }
 
 #[inline(always)]

@@ -1,6 +1,9 @@
 //! Link addresses for XDP. Asking the kernel's routing table costs more than everything else about a packet, so each CPU
 //! remembers its answers until the tick is over. A change of routes is seen at once, by the next hop's generation; a
 //! neighbour that takes another link address, within a tick.
+//!
+//! What XDP sends, the kernel does not see, and so it never checks whether the neighbour is still there. Every few ticks
+//! one packet is therefore left to tc, whose redirect goes through the kernel's neighbour table.
 
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup, bpf_fib_lookup__bindgen_ty_1,
@@ -44,6 +47,8 @@ pub(crate) struct Known {
 
 /// Answers that each CPU remembers.
 pub(crate) const KNOWN: usize = 1024;
+/// Ticks from one packet left to tc to the next, a power of two.
+const CHECK_EVERY: u32 = 8;
 
 impl Question {
     /// Where its answer is kept: the top bits of a multiplicative hash (Knuth, TAOCP 6.4).
@@ -65,13 +70,17 @@ pub(crate) fn find(md: *mut xdp_md, interface: u32, hit: &Hit) -> Option<Macs> {
         hop: u32::from(hop.index) << 16 | u32::from(hop.generation),
     };
     let now = maps::now();
-    let known = maps::neighbour(question.slot())?;
-    if known.tick == now && known.question == question {
+    let slot = question.slot();
+    let known = maps::neighbour(slot)?;
+    let same = known.question == question;
+    if same && known.tick == now {
         return Some(known.macs);
     }
     let macs = ask(md, question, hit)?;
     *known = Known { question, tick: now, macs };
-    Some(macs)
+    // not of a question that is new: its flow has just come from tc
+    let is_check = same && (now ^ slot) % CHECK_EVERY == 0;
+    (!is_check).then_some(macs)
 }
 
 #[inline(always)]

@@ -4,12 +4,13 @@ use relay_common::counters::DropReason;
 use relay_common::flow::{Hop, Owner};
 use relay_common::net::Protocol;
 use relay_common::rule::{ListenerKey, PortEntry, PortKind, RuleEntry, RuleState, port_index};
+use relay_common::trace::Decision;
 
 use crate::claim::{self, Wanted};
 use crate::established::Frame as _;
 use crate::skb::Skb;
 use crate::slow::{Action, Packet, refuse};
-use crate::{answer, count, maps, route};
+use crate::{answer, count, maps, route, trace};
 
 /// A rule that listens on a packet's destination.
 struct Listening {
@@ -22,18 +23,28 @@ struct Listening {
 #[inline(never)]
 pub(crate) fn run(skb: Skb, packet: &mut Packet) -> Action {
     let Some(listening) = listener(packet, skb.interface()) else { return Action::Pass };
+    packet.rule = listening.rule;
     // segments of unknown connections are the stack's: a local session's, or it answers with a RST
     if packet.protocol == Protocol::Tcp && !packet.is_syn() {
-        return Action::Pass;
+        return pass(packet, Decision::NoFlow);
     }
-    packet.rule = listening.rule;
     let Some(rule) = maps::rule(listening.rule) else { return Action::Pass };
     match (rule.state(), packet.protocol) {
-        (RuleState::Off, _) | (RuleState::Draining, Protocol::Tcp) => Action::Pass,
-        _ if rule.yields != 0 && skb.has_local_socket(&packet.key, packet.protocol) => Action::Pass,
+        (RuleState::Off, _) => pass(packet, Decision::Off),
+        (RuleState::Draining, Protocol::Tcp) => pass(packet, Decision::Draining),
+        _ if rule.yields != 0 && skb.has_local_socket(&packet.key, packet.protocol) => {
+            pass(packet, Decision::LocalSocket)
+        }
         (RuleState::Active, _) => admit(skb, packet, &listening, rule),
         (RuleState::Draining, Protocol::Udp) => refuse(packet, DropReason::Draining),
     }
+}
+
+/// Leaves a packet that a rule listens for to the stack.
+#[inline(always)]
+fn pass(packet: &Packet, why: Decision) -> Action {
+    trace::decide(packet.rule, why);
+    Action::Pass
 }
 
 #[inline(always)]

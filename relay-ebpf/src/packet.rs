@@ -19,6 +19,32 @@ pub(crate) const DONT_FRAGMENT: u16 = 0x4000u16.to_be();
 pub(crate) const MORE_FRAGMENTS: u16 = 0x2000u16.to_be();
 pub(crate) const FRAGMENT_OFFSET: u16 = 0x1fffu16.to_be();
 
+/// An Ethernet header (IEEE 802.3, type form).
+#[repr(C)]
+pub(crate) struct Ethernet {
+    pub(crate) destination: [u16; 3],
+    pub(crate) source: [u16; 3],
+    pub(crate) kind: u16,
+}
+
+impl Ethernet {
+    /// Where in the frame the last four bytes of the destination lie.
+    pub(crate) const LINK: u32 = 2;
+
+    /// Multicast or broadcast (the first bit on the wire), which no IP packet of ours comes in as.
+    #[inline(always)]
+    pub(crate) const fn is_for_many(&self) -> bool {
+        self.destination[0].to_ne_bytes()[0] & 1 != 0
+    }
+
+    /// The last four bytes of the destination, as they lie in the frame.
+    #[inline(always)]
+    pub(crate) const fn link(&self) -> u32 {
+        let ([a, b], [c, d]) = (self.destination[1].to_ne_bytes(), self.destination[2].to_ne_bytes());
+        u32::from_ne_bytes([a, b, c, d])
+    }
+}
+
 /// An IPv4 header without options (RFC 791 section 3.1). Fields in network order.
 #[repr(C)]
 #[derive(Clone, Copy)]

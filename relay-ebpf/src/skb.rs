@@ -12,14 +12,13 @@ use aya_ebpf::helpers::{
     bpf_sk_release, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use relay_common::checksum::Delta;
-use relay_common::counters::DropReason;
-use relay_common::flow::FlowKey;
+use relay_common::flow::{FlowEntry, FlowKey};
 use relay_common::net::{Address, Protocol};
 use relay_common::route::{Gateway, NextHop};
 
+use crate::Outcome;
 use crate::established::Frame;
-use crate::packet::{self, Bytes};
-use crate::{Outcome, count};
+use crate::packet::{self, Bytes, Ethernet};
 
 const PACKET_HOST: u32 = 0;
 const REDIRECT: i64 = aya_ebpf::bindings::TC_ACT_REDIRECT as i64;
@@ -63,17 +62,27 @@ impl Frame for Skb {
     fn segment_size(&self) -> u32 {
         field!(self, gso_size)
     }
+
+    /// The stack has sorted packets by their link address before tc sees them.
+    #[inline(always)]
+    fn is_addressed(&self, _flow: &FlowEntry) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn refresh<const L2: usize>(&self, flow: &mut FlowEntry) {
+        if L2 != 0
+            && let Some(ethernet) = self.bytes().at::<Ethernet>(0)
+        {
+            flow.link = ethernet.link();
+        }
+    }
 }
 
 impl Skb {
     #[inline(always)]
     pub(crate) const fn new(raw: *mut __sk_buff) -> Self {
         Self { raw }
-    }
-
-    #[inline(always)]
-    pub(crate) const fn raw(self) -> *mut __sk_buff {
-        self.raw
     }
 
     /// Segments of a super-packet, as far as the driver said.
@@ -201,20 +210,6 @@ impl Skb {
         self.fix_checksum(transport + 6, rest, BPF_F_MARK_MANGLED_0)
     }
 
-    /// Hands the packet to its next hop. The kernel resolves the neighbour and writes the link header.
-    #[inline(always)]
-    pub(crate) fn send<const L2: usize>(
-        self,
-        next_hop: &NextHop,
-        destination: Address,
-        rule: u32,
-    ) -> Outcome {
-        if L2 == 0 && self.push_ethernet().is_err() {
-            return count::refuse(rule, DropReason::Unwritable);
-        }
-        self.redirect(next_hop, destination)
-    }
-
     /// bpf_redirect_neigh takes 14 bytes off and silently drops what does not have them.
     #[inline(always)]
     pub(crate) fn push_ethernet(self) -> Result<(), Failed> {
@@ -222,6 +217,7 @@ impl Skb {
         self.store(12, &packet::IPV4)
     }
 
+    /// Hands the packet to its next hop. The kernel resolves the neighbour and writes the link header.
     #[inline(always)]
     pub(crate) fn redirect(self, next_hop: &NextHop, destination: Address) -> Outcome {
         let (family, gateway) = if next_hop.family() == Gateway::OnLink as u32 {

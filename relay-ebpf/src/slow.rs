@@ -7,9 +7,10 @@
 use relay_common::counters::{DropReason, NO_RULE};
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
 use relay_common::net::{Address, Ports, Protocol};
+use relay_common::trace::Decision;
 
 use crate::established::Frame as _;
-use crate::packet::{self, Ipv4, tcp};
+use crate::packet::{self, Ethernet, Ipv4, tcp};
 use crate::rewrite::TTL_DELTA;
 use crate::skb::{Failed, Skb};
 use crate::{Outcome, answer, count, fragment, icmp, maps, mss, open, route, trace, track, unproven};
@@ -54,6 +55,19 @@ impl Packet {
         self.flags & flag != 0
     }
 
+    /// TCP: the sequence number behind the segment, a FIN included.
+    #[inline(always)]
+    pub(crate) const fn end(&self) -> u32 {
+        let payload = self.length - self.header_length;
+        self.sequence.wrapping_add(payload).wrapping_add(self.has(tcp::FIN) as u32)
+    }
+
+    /// TCP: whether the segment carries data from `sequence` on or later.
+    #[inline(always)]
+    pub(crate) const fn is_beyond(&self, sequence: u32) -> bool {
+        self.length > self.header_length && self.end().wrapping_sub(sequence) as i32 > 0
+    }
+
     /// What the packet needs of a link, as one segment.
     #[inline(always)]
     pub(crate) fn on_wire(&self, skb: Skb) -> u32 {
@@ -77,6 +91,14 @@ struct TcpRest {
 /// One packet that the hot path left alone. `unknown`: it has looked, and no flow knows the packet.
 #[inline(never)]
 pub(crate) fn run(skb: Skb, l2: u32, unknown: bool) -> Outcome {
+    trace::begin(skb, l2);
+    let outcome = dispatch(skb, l2, unknown);
+    trace::end();
+    outcome
+}
+
+#[inline(always)]
+fn dispatch(skb: Skb, l2: u32, unknown: bool) -> Outcome {
     let Ok(ip) = skb.load::<Ipv4>(l2) else { return Outcome::Miss };
     let header = u32::from(ip.version_length & 0xf) * 4;
     if ip.version_length >> 4 != 4 || header < 20 {
@@ -174,11 +196,16 @@ pub(crate) enum Action {
 #[inline(always)]
 fn carry(skb: Skb, packet: &mut Packet, unknown: bool) -> Outcome {
     let mut action = if unknown { Action::Open } else { step(skb, packet) };
+    let mut decision = Decision::SlowPath;
     if action == Action::Open {
         action = open::run(skb, packet);
+        decision = Decision::Opened;
     }
     match action {
-        Action::Forward => finish(skb, packet),
+        Action::Forward => {
+            trace::decide(packet.rule, decision);
+            finish(skb, packet)
+        }
         Action::Answer => answer::run(skb, packet),
         Action::Drop => Outcome::Dropped,
         Action::Pass | Action::Open => Outcome::Miss,
@@ -231,12 +258,16 @@ fn finish(skb: Skb, packet: &Packet) -> Outcome {
     if packet.has(tcp::SYN) && packet.protocol == Protocol::Tcp {
         mss::clamp(skb, packet, flow, next_hop);
     }
+    if packet.l2 != 0
+        && let Ok(link) = skb.load(Ethernet::LINK)
+    {
+        flow.link = link;
+    }
     flow.bytes +=
         count::traffic(flow, packet.length, packet.header_length, skb.segment_size(), skb.segments());
     if packet.fragment & packet::MORE_FRAGMENTS != 0 {
         fragment::remember(packet, flow);
     }
-    trace::packet(skb, packet.rule, "slow path");
     let destination = flow.translation().destination;
     if rewrite(skb, packet, flow).is_err() || (packet.l2 == 0 && skb.push_ethernet().is_err()) {
         return count::refuse(packet.rule, DropReason::Unwritable);

@@ -19,7 +19,10 @@ pub(crate) fn run<const L2: usize>(skb: Skb) -> Outcome {
         return Outcome::Miss;
     }
     match established::find::<Skb, L2>(&skb) {
-        Ok(hit) => forward::<L2>(skb, hit),
+        Ok(hit) => {
+            trace::hot_path(skb, L2 as u32, hit.flow.rule());
+            forward::<L2>(skb, hit)
+        }
         Err(Detour::Slow) => slow::run(skb, L2 as u32, false),
         Err(Detour::Unknown) => slow::run(skb, L2 as u32, true),
         Err(Detour::Foreign) => Outcome::Miss,
@@ -35,11 +38,13 @@ fn forward<const L2: usize>(skb: Skb, hit: Hit) -> Outcome {
     let destination = flow.translation().destination;
     let direct = segment_size == 0 && fix_checksum_in_place::<L2>(skb, headers, protocol, flow);
     rewrite::headers(headers, flow);
-    if !direct && fix_checksum(skb, L2 as u32 + 20, protocol, flow).is_err() {
-        return count::refuse(rule, DropReason::Unwritable);
+    let checked = direct || fix_checksum(skb, L2 as u32 + 20, protocol, flow).is_ok();
+    if !checked || (L2 == 0 && skb.push_ethernet().is_err()) {
+        let outcome = count::refuse(rule, DropReason::Unwritable);
+        trace::end();
+        return outcome;
     }
-    trace::packet(skb, rule, "established");
-    skb.send::<L2>(next_hop, destination, rule)
+    skb.redirect(next_hop, destination)
 }
 
 /// The transport checksum by the kernel's helpers, which know how far it has been computed.

@@ -32,9 +32,10 @@ pub(crate) fn step(packet: &Packet, flow: &mut FlowEntry) -> Action {
     own_flags = own_flags.without(cleared);
     other_flags = other_flags.without(FlowFlags::RESET);
     if packet.has(tcp::FIN) {
-        let payload = packet.length - packet.header_length;
-        flow.sequence = packet.sequence.wrapping_add(payload).wrapping_add(1);
+        flow.sequence = packet.end();
         own_flags = own_flags.with(FlowFlags::FIN);
+    } else if own_flags.has(FlowFlags::FIN) && packet.is_beyond(flow.sequence) {
+        own_flags = own_flags.without(FINISHED);
     }
     if packet.has(tcp::ACK)
         && other_flags.has(FlowFlags::FIN)
@@ -51,13 +52,20 @@ pub(crate) fn step(packet: &Packet, flow: &mut FlowEntry) -> Action {
     Action::Forward
 }
 
+/// What data behind a FIN takes back: that FIN was somebody else's.
+const FINISHED: FlowFlags = FlowFlags::FIN.with(FlowFlags::FIN_ACKED);
+
 /// While a connection closes, every segment matters.
 #[inline(always)]
 fn paced(flags: FlowFlags, closing: bool) -> FlowFlags {
     if closing { flags.with(FlowFlags::SLOW) } else { flags.without(FlowFlags::SLOW) }
 }
 
-/// Whether a SYN may take the tuple over.
+/// Ticks of silence after which a reset is believed. A SYN before that goes on as part of the old flow, which leads to the
+/// same backend.
+const BELIEVED: u32 = 2;
+
+/// Whether a SYN may take the tuple over. A reset alone does not prove anything: whoever guesses the ports can send one.
 #[inline(always)]
 fn is_dead(now: u32, flow: &FlowEntry, other: &FlowEntry) -> bool {
     let (own, opposite) = (flow.flags(), other.flags());
@@ -65,7 +73,7 @@ fn is_dead(now: u32, flow: &FlowEntry, other: &FlowEntry) -> bool {
         return false;
     }
     let idle = maps::rule(flow.rule()).map_or(u32::MAX / 2, |rule| rule.tcp_idle);
-    own.has(FlowFlags::RESET)
+    (own.has(FlowFlags::RESET) && tick::passed(now, other.seen, BELIEVED))
         || (own.has(FlowFlags::FIN) && opposite.has(FlowFlags::FIN))
         || (tick::passed(now, flow.seen, idle) && tick::passed(now, other.seen, idle))
 }

@@ -9,8 +9,8 @@ use relay_common::net::Protocol;
 
 use crate::established::{self, Frame, Hit};
 use crate::neighbour::{self, Macs};
-use crate::packet::{self, Bytes, ETHERNET, Ipv4Tcp};
-use crate::{Outcome, count, maps, rewrite};
+use crate::packet::{self, Bytes, ETHERNET, Ethernet, Ipv4Tcp};
+use crate::{Outcome, count, maps, rewrite, trace};
 
 #[derive(Clone, Copy)]
 struct XdpFrame {
@@ -52,22 +52,16 @@ impl Frame for XdpFrame {
     fn segment_size(&self) -> u32 {
         0
     }
-}
 
-/// An Ethernet header (IEEE 802.3, type form).
-#[repr(C)]
-struct Ethernet {
-    destination: [u16; 3],
-    source: [u16; 3],
-    kind: u16,
-}
-
-impl Ethernet {
-    /// Multicast or broadcast (the first bit on the wire), which no IP packet of ours comes in as.
+    /// A card in promiscuous mode hands in frames for others, too. tc knows them by the packet type, and notes the address
+    /// of those that are ours.
     #[inline(always)]
-    fn is_for_many(&self) -> bool {
-        self.destination[0].to_ne_bytes()[0] & 1 != 0
+    fn is_addressed(&self, flow: &FlowEntry) -> bool {
+        self.bytes().at::<Ethernet>(0).is_some_and(|ethernet| ethernet.link() == flow.link)
     }
+
+    #[inline(always)]
+    fn refresh<const L2: usize>(&self, _flow: &mut FlowEntry) {}
 }
 
 /// One frame at the driver.
@@ -80,7 +74,7 @@ pub(crate) fn run(md: *mut xdp_md) -> Outcome {
         return Outcome::Miss;
     }
     let Ok(hit) = established::find::<XdpFrame, ETHERNET>(&frame) else { return Outcome::Miss };
-    if hit.next_hop.device == 0 {
+    if hit.next_hop.device == 0 || trace::is_traced(hit.flow.rule()) {
         return Outcome::Miss;
     }
     let Some(macs) = neighbour::find(md, frame.interface(), &hit) else { return Outcome::Miss };

@@ -2,7 +2,7 @@
 
 use harness::lab::Attached;
 use harness::packet::{ACK, Packet, SYN, Segment};
-use harness::plane::{Plane, Side, Verdict};
+use harness::plane::{NEIGHBOUR_MAC, Plane, Side, Verdict};
 use harness::world::{BACKEND, CLIENT, RELAY};
 
 use crate::contender::{Contender, Kind, RULE};
@@ -105,11 +105,15 @@ fn sent(
 fn time(plane: &Plane, path: &str, protocol: &str, side: Side, frame: &[u8]) -> f64 {
     let wanted = if protocol == "TCP, not ours" { Verdict::Pass } else { Verdict::Redirect };
     let mut series = Series::default();
+    let mut frame = frame.to_vec();
+    if path == "xdp" && wanted == Verdict::Redirect {
+        frame[..6].copy_from_slice(&NEIGHBOUR_MAC);
+    }
     for _ in 0..if path == "tc" { PACKETS } else { XDP_PACKETS } {
         let run = if path == "tc" {
-            plane.programs.time_tc(side, frame, RUNS)
+            plane.programs.time_tc(side, &frame, RUNS)
         } else {
-            plane.programs.time_xdp(side, frame, RUNS)
+            plane.programs.time_xdp(side, &frame, RUNS)
         };
         let (verdict, nanoseconds) = run.expect("TEST_RUN");
         assert_eq!(verdict, wanted, "{path} {protocol}");

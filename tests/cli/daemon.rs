@@ -1,13 +1,11 @@
 //! relayd's arguments, its signals, its log, and what it tells its service manager.
 
 use std::fs;
-use std::process::Command;
 use std::sync::mpsc::RecvTimeoutError;
 
-use harness::daemon::{binary, settings};
+use harness::daemon::settings;
 use harness::programs::relayd;
-use harness::traffic::{Datagrams, PATIENCE, text, udp_server};
-use harness::world::RELAY;
+use harness::traffic::PATIENCE;
 use harness::{Daemon, World, eventually};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -173,27 +171,4 @@ fn the_level_holds_lines_back() {
     let mut daemon = world.start(&format!("[log]\nlevel = \"error\"\n{WEB}"));
     daemon.ctl.ok(&["set", "web", "note=x"]);
     assert_eq!(daemon.log(), "");
-}
-
-#[test]
-fn traced_packets_of_one_rule_are_logged() {
-    let world = World::new();
-    let path =
-        config(&world, &format!("{WEB}{}", WEB.replace("web", "other").replace(":80\"\nto", ":81\"\nto")));
-    let mut command = Command::new(binary("relayd"));
-    command.args(["--config", &path, "--trace-packets", "web"]);
-    let mut daemon = Daemon::spawn(&world.relay, world.folder(), command);
-    let _server = udp_server(&world.backend, 80);
-    // told apart by their length: Ethernet, IP and UDP headers are 42 bytes
-    Datagrams::new(&world.client, (RELAY, 81)).echo(&text(777)).expect("the other rule");
-    Datagrams::new(&world.client, (RELAY, 80)).echo(&text(555)).expect("the traced rule");
-    let traced = Datagrams::new(&world.client, (RELAY, 80));
-    for _ in 0..3 {
-        traced.echo(&text(666)).expect("the traced rule");
-    }
-    eventually("its packets are logged", || {
-        let log = daemon.log();
-        log.contains("slow path") && log.contains("length=597") && log.contains("established")
-    });
-    assert!(!daemon.log().contains("length=819"), "the other rule is not traced: {}", daemon.log());
 }

@@ -8,6 +8,7 @@ use std::thread;
 
 use futures_util::TryStreamExt as _;
 use netlink_packet_route::link::LinkAttribute;
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
 use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -248,17 +249,38 @@ impl NetNs {
 
     /// Makes a neighbour known for good.
     pub fn neighbour(&self, interface: &str, address: Ipv4Addr, mac: [u8; 6]) {
+        self.set_neighbour(interface, address, mac, NeighbourState::Permanent);
+    }
+
+    /// Makes a neighbour known, but not for sure.
+    pub fn doubt_neighbour(&self, interface: &str, address: Ipv4Addr, mac: [u8; 6]) {
+        self.set_neighbour(interface, address, mac, NeighbourState::Stale);
+    }
+
+    fn set_neighbour(&self, interface: &str, address: Ipv4Addr, mac: [u8; 6], state: NeighbourState) {
         let index = self.index(interface);
         self.netlink(async move |handle| {
             handle
                 .neighbours()
                 .add(index, address.into())
                 .link_layer_address(&mac)
-                .state(netlink_packet_route::neighbour::NeighbourState::Permanent)
+                .state(state)
                 .replace()
                 .execute()
                 .await
         });
+    }
+
+    /// What the kernel thinks of a neighbour.
+    pub fn neighbour_state(&self, interface: &str, address: Ipv4Addr) -> Option<NeighbourState> {
+        let index = self.index(interface);
+        let messages = self
+            .netlink(async move |handle| handle.neighbours().get().execute().try_collect::<Vec<_>>().await);
+        let wanted = NeighbourAttribute::Destination(NeighbourAddress::Inet(address));
+        let found = messages
+            .into_iter()
+            .find(|message| message.header.ifindex == index && message.attributes.contains(&wanted));
+        found.map(|message| message.header.state)
     }
 
     /// A counter of `/proc/net/snmp`, such as `("Udp", "InCsumErrors")`.

@@ -218,6 +218,15 @@ impl Plane {
         self.tables.flows()
     }
 
+    /// Makes every flow silent for so many ticks.
+    pub fn age(&mut self, ticks: u32) {
+        let flows: Vec<_> = self.flows().collect();
+        for (table, key, mut half) in flows {
+            half.seen = half.seen.wrapping_sub(ticks);
+            self.tables.insert(table, &key, &half);
+        }
+    }
+
     /// Puts half of a flow into a table.
     pub fn put(&mut self, table: Table, key: &FlowKey, half: &FlowEntry) {
         self.tables.insert(table, key, half);
@@ -234,7 +243,8 @@ impl Plane {
     }
 
     /// Lets the packets of every established client half go round for ever, or until their TTL is spent: what they
-    /// are translated to is translated back towards the client, and that once more to the backend.
+    /// are translated to is translated back towards the client, and that once more to the backend. For XDP they come in
+    /// as they went out: for [`NEIGHBOUR_MAC`].
     pub fn close_the_circle(&mut self) {
         let established: Vec<_> = self.flows().filter(|(table, ..)| *table != Table::Unproven).collect();
         let clients = established.iter().filter(|(_, _, half)| !half.flags().has(FlowFlags::EGRESS));
@@ -251,7 +261,9 @@ impl Plane {
                 let owner =
                     Owner { rule: half.rule(), generation: half.generation, endpoint: half.endpoint() };
                 let flags = half.flags().with(FlowFlags::EGRESS);
-                let entry = FlowEntry::new(&key, to, owner, half.hop(), flags, half.seen);
+                let mut entry = FlowEntry::new(&key, to, owner, half.hop(), flags, half.seen);
+                let [_, _, link @ ..] = NEIGHBOUR_MAC;
+                entry.link = u32::from_ne_bytes(link);
                 self.tables.insert(*table, &key, &entry);
             }
         }
@@ -264,10 +276,13 @@ impl Plane {
         (ran, before.change(&self.counts()))
     }
 
-    /// The same for XDP.
+    /// The same for XDP. A packet that it passes gets a second chance: now and then one goes to tc for the neighbour's sake.
     pub fn xdp(&self, side: Side, frame: &[u8]) -> (Ran, Change) {
         let before = self.counts();
-        let ran = self.programs.xdp(side, frame).expect("TEST_RUN of XDP");
+        let mut ran = self.programs.xdp(side, frame).expect("TEST_RUN of XDP");
+        if ran.verdict == Verdict::Pass {
+            ran = self.programs.xdp(side, frame).expect("TEST_RUN of XDP");
+        }
         (ran, before.change(&self.counts()))
     }
 }

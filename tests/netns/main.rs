@@ -5,6 +5,7 @@ mod lifecycle;
 mod listeners;
 mod roads;
 mod tables;
+mod trace;
 mod user;
 mod wire;
 mod xdp;

@@ -1,9 +1,12 @@
 //! The same work at the driver, with tc behind it for what XDP does not finish.
 
+use std::time::Duration;
+
 use harness::lab::{enable_gro, set_tx_checksum};
 use harness::traffic::{Client, Datagrams, tcp_server, text, udp_server};
 use harness::world::{BACKEND, RELAY};
 use harness::{Daemon, Load, World, hooks};
+use netlink_packet_route::neighbour::NeighbourState;
 
 const RULE: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\n";
 
@@ -99,6 +102,23 @@ fn a_neighbour_takes_another_link_address() {
     for _ in 0..3 {
         socket.echo(&text(100)).expect("and stay there");
     }
+}
+
+/// The kernel does not see what XDP sends, and would believe in a neighbour for ever.
+#[test]
+fn the_kernel_looks_after_neighbours() {
+    let (world, _daemon) = world();
+    let _server = udp_server(&world.backend, 80);
+    let socket = Datagrams::new(&world.client, (RELAY, 8080));
+    for _ in 0..3 {
+        socket.echo(&text(100)).expect("echo");
+    }
+    world.relay.doubt_neighbour("inside", BACKEND, world.backend.mac("backend"));
+    assert_eq!(world.relay.neighbour_state("inside", BACKEND), Some(NeighbourState::Stale));
+    harness::within(Duration::from_secs(30), "the kernel asks for the backend", &mut || {
+        socket.echo(&text(100)).expect("echo");
+        world.relay.neighbour_state("inside", BACKEND) != Some(NeighbourState::Stale)
+    });
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Packets that are none of ours: they pass as they came.
 
+use harness::eventually;
 use harness::packet::Packet;
-use harness::plane::{Plane, Verdict};
+use harness::plane::{GATEWAY, NEIGHBOUR_MAC, Plane, Side, Verdict};
 use harness::world::{CLIENT, RELAY};
 
 use crate::conversation::Conversation;
@@ -56,14 +57,51 @@ fn frames_for_others_pass() {
     let mut talk = Conversation::usual(46_002);
     talk.prove(&plane, plane.client, plane.backend);
     let packet = talk.client_udp(b"hello");
-    for mac in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1]] {
+    for mac in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [2, 9, 9, 9, 9, 9]] {
         let packet = Packet { destination_mac: mac, ..packet.clone() };
         row_of_bytes(&plane, &format!("{mac:x?}"), plane.client, &packet.frame(), Pass, "");
     }
-    // XDP cannot tell: the driver has let it in
-    let packet = Packet { destination_mac: [2, 9, 9, 9, 9, 9], ..packet };
-    let (ran, change) = plane.tc(plane.client, &packet.frame());
-    assert_eq!((ran.verdict, change.to_string().as_str()), (Verdict::Pass, ""));
+    row(&plane, "for the host", plane.client, &packet, SendsFast(&talk.to_backend(&packet)), "web: in 1/33");
+}
+
+/// XDP learns from tc which address is the host's.
+#[test]
+fn another_link_address_of_the_host() {
+    let mut plane = plane(WEB);
+    let mut talk = Conversation::usual(46_005);
+    talk.prove(&plane, plane.client, plane.backend);
+    let old = plane.client;
+    let mac = [2, 0, 0, 0, 5, 5];
+    let name = if plane.programs.xdp_knows_interfaces { "uplink" } else { "lo" };
+    plane.relay.set_mac(name, mac);
+    let new = Side { mac, ..old };
+    let packet = talk.client_udp(b"hello");
+    let (ran, _) = plane.xdp(new, &frame(new, &packet));
+    assert_eq!(ran.verdict, Verdict::Pass);
+    plane.age(1);
+    let (ran, _) = plane.tc(new, &frame(new, &packet));
+    assert_eq!(ran.verdict, Verdict::Redirect);
+    row(&plane, "known now", new, &packet, SendsFast(&talk.to_backend(&packet)), "web: in 1/33");
+    plane.relay.set_mac(name, old.mac);
+    // the change has made the kernel forget them
+    for neighbour in [CLIENT, GATEWAY] {
+        plane.relay.neighbour("uplink", neighbour, NEIGHBOUR_MAC);
+    }
+}
+
+/// What XDP sends, the kernel does not see: one packet in a few seconds goes by tc, where the
+/// neighbour is looked after.
+#[test]
+fn one_packet_in_a_while_is_left_to_tc() {
+    let plane = plane(WEB);
+    let mut talk = Conversation::usual(46_006);
+    talk.prove(&plane, plane.client, plane.backend);
+    let frame = frame(plane.client, &talk.client_udp(b"hello"));
+    let verdict = || plane.programs.xdp(plane.client, &frame).expect("TEST_RUN").verdict;
+    eventually("XDP leaves one to tc", || verdict() == Verdict::Pass);
+    for _ in 0..20 {
+        assert_eq!(verdict(), Verdict::Redirect);
+    }
 }
 
 /// A host on the way to somewhere else: the same port, not our address.

@@ -84,7 +84,7 @@ fn a_connection_from_beginning_to_end() {
 
 #[test]
 fn a_reset_ends_it_and_data_revives_it() {
-    let plane = plane(WEB);
+    let mut plane = plane(WEB);
     let mut talk = Conversation::usual(41_001);
     talk.establish(&plane, plane.client, plane.backend);
     let lines = Lines { plane: &plane, talk };
@@ -93,7 +93,47 @@ fn a_reset_ends_it_and_data_revives_it() {
     lines.up_fast("so it goes on", &lines.client(ACK, FIRST, ANSWER, b"still here"), "web: in 1/50");
     lines.up("reset by the client", &lines.client(RST | ACK, FIRST, ANSWER, b""), "web: in 1/40");
     let again = lines.client(SYN, CLIENT_ISN + 100_000, 0, b"");
-    lines.up("the same ports again", &again, "web: in 1/40, flows 1; tcp -2; unproven +2");
+    lines.up("the same ports at once: the old way leads there too", &again, "web: in 1/40");
+    lines.up("reset again", &lines.client(RST | ACK, FIRST, ANSWER, b""), "web: in 1/40");
+    plane.age(3);
+    let lines = Lines { plane: &plane, talk };
+    lines.up("after a silence", &again, "web: in 1/40, flows 1; tcp -2; unproven +2");
+}
+
+/// Whoever guesses the ports can send a FIN, or a RST and a SYN; only those who talk on know better.
+#[test]
+fn forged_ends_do_not_end_it() {
+    let plane = plane(WEB);
+    let mut talk = Conversation::usual(41_005);
+    talk.establish(&plane, plane.client, plane.backend);
+    let lines = Lines { plane: &plane, talk };
+    lines.up("forged FIN", &lines.client(FIN | ACK, FIRST, ANSWER, b""), "web: in 1/40");
+    lines.down("the backend sees it", &lines.backend(ACK, ANSWER, FIRST + 1, b""), "web: out 1/40");
+    lines.down("forged FIN back", &lines.backend(FIN | ACK, ANSWER, FIRST, b""), "web: out 1/40");
+    lines.down("data goes on", &lines.backend(ACK, ANSWER, FIRST, b"more"), "web: out 1/44");
+    lines.up("both ways", &lines.client(ACK, FIRST, ANSWER + 4, b"hello"), "web: in 1/45");
+    lines.up_fast("and fast", &lines.client(ACK, FIRST + 5, ANSWER + 4, b"x"), "web: in 1/41");
+    lines.down_fast("both ways", &lines.backend(ACK, ANSWER + 4, FIRST + 6, b"y"), "web: out 1/41");
+    lines.up("forged RST", &lines.client(RST, FIRST, 0, b""), "web: in 1/40");
+    lines.up("forged SYN", &lines.client(SYN, 77, 0, b""), "web: in 1/40");
+    lines.up_fast("data goes on", &lines.client(ACK, FIRST + 6, ANSWER + 5, b"z"), "web: in 1/41");
+    lines.down_fast("both ways", &lines.backend(ACK, ANSWER + 5, FIRST + 7, b"y"), "web: out 1/41");
+}
+
+/// A FIN's own retransmission and what was on its way before it are no data behind it.
+#[test]
+fn late_segments_do_not_take_a_fin_back() {
+    let plane = plane(WEB);
+    let mut talk = Conversation::usual(41_006);
+    talk.establish(&plane, plane.client, plane.backend);
+    let lines = Lines { plane: &plane, talk };
+    lines.up("FIN with data", &lines.client(FIN | ACK, FIRST, ANSWER, b"bye"), "web: in 1/43");
+    lines.up("once more", &lines.client(FIN | ACK, FIRST, ANSWER, b"bye"), "web: in 1/43");
+    lines.up("an earlier segment", &lines.client(ACK, FIRST, ANSWER, b"by"), "web: in 1/42");
+    lines.up("an ACK", &lines.client(ACK, FIRST + 4, ANSWER, b""), "web: in 1/40");
+    lines.down("the other FIN", &lines.backend(FIN | ACK, ANSWER, FIRST + 4, b""), "web: out 1/40");
+    let last = lines.client(ACK, FIRST + 4, ANSWER + 1, b"");
+    lines.up("the last ACK", &last, "web: in 1/40; tcp -2; unproven +2");
 }
 
 #[test]

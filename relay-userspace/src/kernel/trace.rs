@@ -1,8 +1,13 @@
-//! `--trace-packets`: what the programs log about one rule's packets, brought to relayd's own log.
+//! `--trace-packets`: what the programs log about one rule's packets, put into words and into relayd's own log.
 
 use std::time::Duration;
 
 use aya_log::EbpfLogger;
+use nix::libc::c_uint;
+use nix::net::if_::if_indextoname;
+use relay_common::counters::DropReason;
+use relay_common::net::Protocol;
+use relay_common::trace::Decision;
 
 use super::Unavailable;
 use super::load::Dataplane;
@@ -36,8 +41,97 @@ impl log::Log for TracingLog {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        tracing::info!(target: "relay::packets", "{}", record.args());
+        let record = record.args().to_string();
+        let line = line(&record, |index| if_indextoname(index).ok()?.into_string().ok());
+        tracing::info!(target: "relay::packets", "{}", line.unwrap_or(record));
     }
 
     fn flush(&self) {}
+}
+
+/// A record in words; `None` for one that no program of this version wrote.
+fn line(record: &str, name: impl Fn(c_uint) -> Option<String>) -> Option<String> {
+    let fields: Vec<&str> = record.split(' ').collect();
+    let &[
+        decision,
+        reason,
+        protocol,
+        source,
+        source_port,
+        destination,
+        destination_port,
+        at,
+        length,
+        segment,
+    ] = fields.as_slice()
+    else {
+        return None;
+    };
+    let decision = Decision::from_number(decision.parse().ok()?)?;
+    let reason = match decision {
+        Decision::Refused | Decision::Answered => {
+            format!(" ({})", DropReason::from_number(reason.parse().ok()?)?.as_str())
+        }
+        _ => String::new(),
+    };
+    let protocol = match protocol.parse().ok()? {
+        ICMP => "icmp".to_owned(),
+        number => Protocol::from_number(number)?.to_string(),
+    };
+    let socket = |address: &str, port: &str| match port {
+        "0" => address.to_owned(),
+        _ => format!("{address}:{port}"),
+    };
+    let (from, to) = (socket(source, source_port), socket(destination, destination_port));
+    let segments = if segment == "0" { String::new() } else { format!(" in segments of {segment}") };
+    let interface = name(at.parse().ok()?).unwrap_or_else(|| format!("interface {at}"));
+    let decision = decision.as_str();
+    Some(format!("{protocol} {from} > {to}, {length} bytes{segments} on {interface}: {decision}{reason}"))
+}
+
+/// IANA's number.
+const ICMP: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worded(record: &str) -> Option<String> {
+        line(record, |index| (index == 2).then(|| "eth0".to_owned()))
+    }
+
+    #[test]
+    fn records_are_put_into_words() {
+        for (decision, reason, rest, words) in [
+            (
+                Decision::Refused,
+                DropReason::NoRoute,
+                "17 198.51.100.2 40000 198.51.100.1 80 2 47 0",
+                "udp 198.51.100.2:40000 > 198.51.100.1:80, 47 bytes on eth0: refused (no_route)",
+            ),
+            (
+                Decision::HotPath,
+                DropReason::NoRoute,
+                "6 198.51.100.2 40000 198.51.100.1 80 3 5000 1448",
+                "tcp 198.51.100.2:40000 > 198.51.100.1:80, 5000 bytes in segments of 1448 on interface 3: \
+                 forwarded on the hot path",
+            ),
+            (
+                Decision::Error,
+                DropReason::NoRoute,
+                "1 203.0.113.2 0 203.0.113.1 0 2 70 0",
+                "icmp 203.0.113.2 > 203.0.113.1, 70 bytes on eth0: forwarded, an error about a flow",
+            ),
+        ] {
+            let record = format!("{} {} {rest}", decision as u32, reason as u32);
+            assert_eq!(worded(&record).as_deref(), Some(words));
+        }
+    }
+
+    #[test]
+    fn what_is_no_record_is_not_put_into_words() {
+        for record in ["", "0", "99 0 17 1.2.3.4 1 5.6.7.8 2 2 47 0", "0 0 99 1.2.3.4 1 5.6.7.8 2 2 47 0"] {
+            assert_eq!(worded(record), None, "{record}");
+        }
+    }
 }
