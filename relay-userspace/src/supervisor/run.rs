@@ -126,6 +126,7 @@ async fn start_state(
         .await
         .map_err(|problem| anyhow::anyhow!(problem.detail))?;
     state.attach();
+    state.detach_strays();
     if state.settings.hook == Hook::Xdp {
         state.replan("XDP is attached");
     }

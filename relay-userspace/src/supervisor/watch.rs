@@ -103,6 +103,14 @@ impl State {
         }
     }
 
+    /// Lets go of interfaces that an earlier relayd was attached to and this one is not meant for.
+    pub fn detach_strays(&self) {
+        let Ok(kernel) = &self.kernel else { return };
+        for name in kernel.detach_strays(&self.interface_names()) {
+            tracing::info!("{name} detached: an earlier relayd has left its filter there");
+        }
+    }
+
     /// XDP asks the kernel's routing table, which only answers where forwarding is on, and may only redirect to
     /// devices that are known to take frames.
     fn prepare_xdp(&mut self, attachments: &attach::Attachments) {
