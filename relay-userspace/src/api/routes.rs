@@ -4,9 +4,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, FromRef, FromRequestParts, State};
+use axum::extract::{ConnectInfo, FromRef, FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -60,12 +61,21 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .merge(common())
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(from_fn_with_state(shared.clone(), when_started))
         .with_state(App(shared))
 }
 
 /// For the TCP listener: nothing that could be misused.
 pub fn metrics_only(shared: Arc<Shared>) -> Router {
-    common().with_state(App(shared))
+    common().layer(from_fn_with_state(shared.clone(), when_started)).with_state(App(shared))
+}
+
+/// The socket is there before the rules are: it keeps a second relayd from starting. Nobody is told that there are none.
+async fn when_started(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    match shared.started().await {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
 }
 
 fn common() -> Router<App> {

@@ -1,10 +1,11 @@
 //! What readers of the API see: a snapshot that the supervisor replaces whole, and counters read beside it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use super::census::CensusTaker;
 use super::command::{Action, Command, Reply};
@@ -41,7 +42,8 @@ pub struct Snapshot {
 
 /// Handed to everything that answers requests.
 pub struct Shared {
-    snapshot: RwLock<Arc<Snapshot>>,
+    /// `None` until the first apply is done.
+    snapshot: watch::Sender<Option<Arc<Snapshot>>>,
     meter: Mutex<Option<Meter>>,
     pub census: CensusTaker,
     pub commands: mpsc::Sender<Command>,
@@ -53,11 +55,13 @@ pub struct Shared {
 const EVENT_BACKLOG: usize = 256;
 /// Flow counts older than this are taken anew.
 const FRESH: Duration = Duration::from_secs(1);
+/// How long a request waits for relayd to have started.
+const START: Duration = Duration::from_secs(10);
 
 impl Shared {
     pub fn new(commands: mpsc::Sender<Command>) -> Self {
         Self {
-            snapshot: RwLock::default(),
+            snapshot: watch::Sender::new(None),
             meter: Mutex::new(None),
             census: CensusTaker::default(),
             commands,
@@ -67,11 +71,19 @@ impl Shared {
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.snapshot.borrow().clone().unwrap_or_default()
     }
 
     pub fn publish(&self, snapshot: Snapshot) {
-        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
+        self.snapshot.send_replace(Some(Arc::new(snapshot)));
+    }
+
+    /// Waits for the first snapshot: before, there is nothing to answer with.
+    pub async fn started(&self) -> Result<(), ApiProblem> {
+        let text = "relayd is starting and has no rules yet; ask again in a moment";
+        let starting = |_late| ApiProblem::new(Code::Starting, text);
+        let mut snapshot = self.snapshot.subscribe();
+        timeout(START, snapshot.wait_for(Option::is_some)).await.map(|_there| ()).map_err(starting)
     }
 
     pub fn set_meter(&self, meter: Option<Meter>) {
