@@ -120,7 +120,15 @@ fn name(text: &str) -> Result<RuleName, ApiProblem> {
 }
 
 async fn change(shared: &Shared, action: Action, dry_run: bool) -> Answer<ChangeView> {
-    match shared.ask(action, dry_run).await? {
+    changed(shared.ask(action, dry_run).await?)
+}
+
+async fn change_all(shared: &Shared, action: Action, dry_run: bool) -> Answer<ChangeView> {
+    changed(shared.ask_for_all(action, dry_run).await?)
+}
+
+fn changed(reply: Reply) -> Answer<ChangeView> {
+    match reply {
         Reply::Change(view) => Ok(Json(view)),
         Reply::Down(_) => Err(ApiProblem::new(Code::NotApplied, "relayd answered something else")),
     }
@@ -239,7 +247,7 @@ async fn reload(
     State(shared): State<Arc<Shared>>,
     Query(options): Query<Options>,
 ) -> Answer<ChangeView> {
-    change(&shared, Action::Reload, options.dry_run).await
+    change_all(&shared, Action::Reload, options.dry_run).await
 }
 
 async fn diff(State(shared): State<Arc<Shared>>, Text(body): Text) -> Answer<ChangeView> {
@@ -257,7 +265,7 @@ async fn apply(
         None => None,
         Some(text) => Some(within(text)?),
     };
-    change(&shared, Action::Apply { text: body, confirm }, options.dry_run).await
+    change_all(&shared, Action::Apply { text: body, confirm }, options.dry_run).await
 }
 
 fn within(text: &str) -> Result<Duration, ApiProblem> {

@@ -72,6 +72,13 @@ impl State {
         self.publish();
     }
 
+    /// The same after backends may have come that nobody has asked the way to.
+    pub async fn replan_with_ways(&mut self, why: &str) {
+        let rules: Vec<Arc<Rule>> = self.rules.iter().map(|(rule, _)| rule.clone()).collect();
+        self.facts.find_paths(&rules).await;
+        self.replan(why);
+    }
+
     /// Attaches to every interface that should have the programs, and tells what changed.
     pub fn attach(&mut self) {
         if self.down {
