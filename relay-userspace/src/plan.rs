@@ -17,7 +17,7 @@ pub struct Facts<'a> {
     pub host: &'a HostView,
     /// The ways to IPv4 backends; one without has no route.
     pub paths: &'a BTreeMap<Ipv4Addr, Path>,
-    /// Every host of a backend, resolved; or why not.
+    /// Every name of a backend, resolved, or why not. One that is missing is being resolved.
     pub resolved: &'a BTreeMap<Host, Result<IpAddr, String>>,
     /// Listeners that cannot be had, by rule name: another program has the port.
     pub taken: &'a BTreeMap<RuleName, String>,
@@ -62,6 +62,8 @@ pub enum Fault {
     KernelImpossible(String),
     #[error("{0} does not resolve: {1}")]
     Unresolved(Host, String),
+    #[error("{0} is being resolved")]
+    Resolving(Host),
     #[error("there is no route to {0}; `ip route get {0}` says the same")]
     NoRoute(Ipv4Addr),
 }
@@ -229,7 +231,7 @@ fn carried_v4(rule: &Rule, address: Option<IpAddr>, facts: &Facts<'_>) -> Result
         return Err(format!("plane = \"user\": {USER_PLANE}"));
     }
     match address {
-        None => Err("the backend does not resolve".into()),
+        None => Err("its backend has no address yet".into()),
         Some(IpAddr::V6(_)) => Err(format!("an IPv6 backend needs the user plane: {USER_PLANE}")),
         Some(address @ IpAddr::V4(_)) if facts.host.is_own(address) => {
             Err(format!("a backend on this host needs the user plane: {USER_PLANE}"))
@@ -245,11 +247,16 @@ fn backend(rule: &Rule, facts: &Facts<'_>, faults: &mut Vec<Fault>) -> Option<Ip
     let host = &rule.to.first()?.host;
     match (host, facts.resolved.get(host)) {
         (Host::Address(address), _) | (_, Some(Ok(address))) => Some(*address),
+        // nobody asks for the names of a disabled rule
+        _ if !rule.enabled => None,
         (_, Some(Err(error))) => {
             faults.push(Fault::Unresolved(host.clone(), error.clone()));
             None
         }
-        (_, None) => None,
+        (_, None) => {
+            faults.push(Fault::Resolving(host.clone()));
+            None
+        }
     }
 }
 
@@ -322,7 +329,7 @@ mod tests {
     }
 
     fn planned_with(listen: &str, to: &str, plane: PlaneChoice, kernel: Result<Hook, &str>) -> PlannedRule {
-        let rule = Arc::new(Rule {
+        let rule = Rule {
             name: RuleName::parse("r").expect("name"),
             note: None,
             enabled: true,
@@ -332,7 +339,11 @@ mod tests {
             plane,
             force: false,
             timeouts: Timeouts::default(),
-        });
+        };
+        planned_rule(rule, kernel)
+    }
+
+    fn planned_rule(rule: Rule, kernel: Result<Hook, &str>) -> PlannedRule {
         let unresolved = Err("no such host".to_owned());
         let resolved = BTreeMap::from([(Host::Name("gone.example".into()), unresolved)]);
         let hop = NextHop { interface: 2, gateway: None, mtu: 1500 };
@@ -340,7 +351,7 @@ mod tests {
         let paths = BTreeMap::from([(Ipv4Addr::new(203, 0, 113, 10), path)]);
         let facts =
             Facts { kernel, host: &host(), paths: &paths, resolved: &resolved, taken: &BTreeMap::new() };
-        super::rule(&rule, &Origin::CommandLine, false, &facts)
+        super::rule(&Arc::new(rule), &Origin::CommandLine, false, &facts)
     }
 
     fn planned(listen: &str, to: &str) -> PlannedRule {
@@ -380,6 +391,7 @@ mod tests {
             ("192.0.2.9:80", "203.0.113.10:80", "192.0.2.9 is not an address of this host"),
             ("%eth7:80", "203.0.113.10:80", "no interface eth7"),
             (":80", "gone.example:80", "gone.example does not resolve: no such host"),
+            (":80", "new.example:80", "new.example is being resolved"),
             (":80", "192.0.2.1", "feed itself"),
             (":80-90", "127.0.0.1:85", "feed itself"),
         ] {
@@ -387,6 +399,15 @@ mod tests {
             assert_eq!(planned.faults.len(), 1, "{listen} {to}: {:?}", planned.faults);
             assert!(planned.faults[0].to_string().contains(text), "{}", planned.faults[0]);
             assert_eq!(planned.state(), RuleState::Error, "{listen} {to}");
+        }
+    }
+
+    #[test]
+    fn a_disabled_rule_needs_no_name() {
+        for to in ["gone.example:80", "new.example:80"] {
+            let rule = Rule { enabled: false, ..(*planned(":80", to).rule).clone() };
+            let planned = planned_rule(rule, Ok(Hook::Tc));
+            assert_eq!((planned.state(), &planned.faults[..]), (RuleState::Disabled, &[][..]), "{to}");
         }
     }
 

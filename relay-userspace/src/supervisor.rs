@@ -8,10 +8,12 @@ mod delta;
 pub mod desire;
 pub mod explain;
 pub mod facts;
+pub mod names;
 mod reload;
 pub mod run;
 pub mod shared;
 pub mod state;
+mod waiting;
 pub mod watch;
 
 pub use self::run::{Launch, run};
