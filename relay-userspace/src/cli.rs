@@ -41,6 +41,7 @@ impl Exit {
     pub fn of(error: &anyhow::Error) -> Self {
         match error.downcast_ref::<ClientError>() {
             Some(ClientError::Unreachable { .. }) => Self::Unreachable,
+            Some(ClientError::Refused(problem)) if problem.code == Code::Starting => Self::Unreachable,
             Some(ClientError::Refused(problem)) if problem.code == Code::Invalid => Self::Invalid,
             _ if error.is::<crate::config::Problems>() => Self::Invalid,
             _ if error.is::<Misuse>() => Self::Usage,

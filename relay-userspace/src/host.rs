@@ -101,6 +101,12 @@ impl HostView {
         address.is_loopback() || self.addresses.iter().any(|own| own.address == address)
     }
 
+    /// Whether there is an address or a default route that was not there before.
+    pub fn reaches_more_than(&self, before: &Self) -> bool {
+        let new_way = |route: &Route| route.prefix == 0 && !before.routes.contains(route);
+        !self.addresses.is_subset(&before.addresses) || self.routes.iter().any(new_way)
+    }
+
     /// Own IPv4 unicast addresses and their interfaces, loopback's 127.0.0.0/8 left out.
     pub fn own_v4(&self) -> BTreeMap<Ipv4Addr, u32> {
         self.addresses
@@ -220,6 +226,27 @@ mod tests {
         let view =
             HostView { routes: vec![route(254, 0, 2, 200), route(254, 0, 3, 100)], ..HostView::default() };
         assert_eq!(at(&view, 0), Some(3));
+    }
+
+    #[test]
+    fn new_addresses_and_default_routes_reach_more() {
+        let address = HostAddress { address: Ipv4Addr::new(192, 0, 2, 1).into(), interface: 2 };
+        let bare = HostView::default();
+        let addressed = HostView { addresses: [address].into(), ..HostView::default() };
+        let routed = HostView { routes: vec![route(254, 0, 2, 100)], ..addressed.clone() };
+        let near = HostView { routes: vec![route(254, 24, 2, 100)], ..addressed.clone() };
+        let rerouted = HostView { routes: vec![route(254, 0, 3, 100)], ..addressed.clone() };
+        for (after, before, more) in [
+            (&addressed, &bare, true),
+            (&routed, &addressed, true),
+            (&rerouted, &routed, true),
+            (&near, &addressed, false),
+            (&addressed, &routed, false),
+            (&bare, &addressed, false),
+            (&routed, &routed, false),
+        ] {
+            assert_eq!(after.reaches_more_than(before), more, "{after:?} {before:?}");
+        }
     }
 
     fn link(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> (u32, Link) {

@@ -12,6 +12,7 @@
 //! `rule`, `host` and `plan` are plain values and pure functions. The supervisor alone changes anything.
 
 pub mod api;
+pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod host;

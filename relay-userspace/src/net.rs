@@ -1,4 +1,5 @@
-//! The host's network from outside the kernel plane: links, addresses and routes by netlink, and who has which port.
+//! The host's network from outside the kernel plane: links, addresses and routes by netlink, names by the resolver, and who
+//! has which port.
 //!
 //! The only module that knows rtnetlink. Nothing here decides anything.
 
@@ -7,6 +8,7 @@ pub mod diag;
 pub mod hold;
 pub mod monitor;
 pub mod paths;
+pub mod resolve;
 pub mod socket_list;
 pub mod sysctl;
 pub mod view;

@@ -21,7 +21,7 @@ pub struct Facts<'a> {
     pub host: &'a HostView,
     /// The ways to IPv4 backends; one without has no route.
     pub paths: &'a BTreeMap<Ipv4Addr, Path>,
-    /// Every host of a backend, resolved; or why not.
+    /// Every name of a backend, resolved, or why not. One that is missing is being resolved.
     pub resolved: &'a BTreeMap<Host, Result<IpAddr, String>>,
     /// Listeners that cannot be had, by rule name: another program has the port.
     pub taken: &'a BTreeMap<RuleName, String>,
@@ -74,6 +74,8 @@ pub enum Fault {
     KernelImpossible(String),
     #[error("{0} does not resolve: {1}")]
     Unresolved(Host, String),
+    #[error("{0} is being resolved")]
+    Resolving(Host),
     #[error("there is no route to {0}; `ip route get {0}` says the same")]
     NoRoute(Ipv4Addr),
 }
@@ -203,6 +205,7 @@ impl PlannedRule {
     }
 }
 
+const NO_ADDRESS: &str = "its backend has no address yet";
 /// What `relayctl down` leaves.
 pub const DETACHED: &str = "relayd is detached (`relayctl reload` attaches again)";
 
@@ -332,7 +335,7 @@ fn kernel_plane(
         return Err("plane = \"user\"".into());
     }
     let address = match address {
-        None => return Err("the backend does not resolve".into()),
+        None => return Err(NO_ADDRESS.into()),
         Some(IpAddr::V6(_)) => return Err("the backend is IPv6".into()),
         Some(address) if facts.host.is_own(address) => return Err("the backend is on this host".into()),
         Some(IpAddr::V4(address)) => address,
@@ -355,7 +358,7 @@ fn user_plane(planned: &PlannedRule, address: Option<IpAddr>, facts: &Facts<'_>)
     if rule.plane == PlaneChoice::Kernel {
         return Err("plane = \"kernel\"".into());
     }
-    let Some(address) = address else { return Err("the backend does not resolve".into()) };
+    let Some(address) = address else { return Err(NO_ADDRESS.into()) };
     if is_blocked(&planned.faults) {
         return Err("see the fault".into());
     }
@@ -378,11 +381,16 @@ fn backend(rule: &Rule, facts: &Facts<'_>, faults: &mut Vec<Fault>) -> Option<Ip
     let host = &rule.to.first()?.host;
     match (host, facts.resolved.get(host)) {
         (Host::Address(address), _) | (_, Some(Ok(address))) => Some(*address),
+        // nobody asks for the names of a disabled rule
+        _ if !rule.enabled => None,
         (_, Some(Err(error))) => {
             faults.push(Fault::Unresolved(host.clone(), error.clone()));
             None
         }
-        (_, None) => None,
+        (_, None) => {
+            faults.push(Fault::Resolving(host.clone()));
+            None
+        }
     }
 }
 
@@ -457,7 +465,10 @@ mod tests {
         let name = RuleName::parse("r").expect("name");
         let listeners = vec![Listener::parse(listen).expect(listen)];
         let backends = vec![Backend::parse(to).expect(to)];
-        let rule = Arc::new(Rule { plane, ..Rule::new(name, listeners, backends) });
+        planned_rule(Rule { plane, ..Rule::new(name, listeners, backends) }, kernel)
+    }
+
+    fn planned_rule(rule: Rule, kernel: Result<Hook, &str>) -> PlannedRule {
         let unresolved = Err("no such host".to_owned());
         let resolved = BTreeMap::from([(Host::Name("gone.example".into()), unresolved)]);
         let hop = NextHop { interface: 2, gateway: None, mtu: 1500 };
@@ -473,7 +484,7 @@ mod tests {
             lacks: &lacks,
             down: false,
         };
-        super::rule(&rule, &Origin::CommandLine, false, &facts)
+        super::rule(&Arc::new(rule), &Origin::CommandLine, false, &facts)
     }
 
     fn planned(listen: &str, to: &str) -> PlannedRule {
@@ -530,6 +541,7 @@ mod tests {
             ("192.0.2.9:80", "203.0.113.10:80", "192.0.2.9 is not an address of this host"),
             ("%eth7:80", "203.0.113.10:80", "no interface eth7"),
             (":80", "gone.example:80", "gone.example does not resolve: no such host"),
+            (":80", "new.example:80", "new.example is being resolved"),
             (":80", "192.0.2.1", "feed itself"),
             (":80-90", "127.0.0.1:85", "feed itself"),
             ("[::]:80", "[::1]:80", "feed itself"),
@@ -538,6 +550,15 @@ mod tests {
             assert_eq!(planned.faults.len(), 1, "{listen} {to}: {:?}", planned.faults);
             assert!(planned.faults[0].to_string().contains(text), "{}", planned.faults[0]);
             assert_eq!(planned.state(), RuleState::Error, "{listen} {to}");
+        }
+    }
+
+    #[test]
+    fn a_disabled_rule_needs_no_name() {
+        for to in ["gone.example:80", "new.example:80"] {
+            let rule = Rule { enabled: false, ..(*planned(":80", to).rule).clone() };
+            let planned = planned_rule(rule, Ok(Hook::Tc));
+            assert_eq!((planned.state(), &planned.faults[..]), (RuleState::Disabled, &[][..]), "{to}");
         }
     }
 

@@ -8,11 +8,13 @@ mod delta;
 pub mod desire;
 pub mod explain;
 pub mod facts;
+pub mod names;
 mod reload;
 pub mod run;
 pub mod serving;
 pub mod shared;
 pub mod state;
+mod waiting;
 pub mod watch;
 
 pub use self::run::{Launch, run};

@@ -2,12 +2,16 @@
 
 use std::fs;
 use std::sync::mpsc::RecvTimeoutError;
+use std::thread;
+use std::time::Duration;
 
 use harness::daemon::settings;
 use harness::programs::relayd;
 use harness::traffic::PATIENCE;
-use harness::{Daemon, World, eventually};
+use harness::{Ctl, Daemon, World, eventually};
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::Value;
 
 const WEB: &str = "[[rule]]\nname = \"web\"\nlisten = \":80\"\nto = \"203.0.113.2:80\"\n";
@@ -135,6 +139,29 @@ fn the_service_manager_is_told() {
     assert!(told(&daemon, "STATUS=").contains("no kernel plane: detached by `relayctl down`"));
     daemon.stop();
     told(&daemon, "STOPPING=1");
+}
+
+/// The socket is there first. relayd is held up by a pipe in place of its ledger, which it reads before it has any rule.
+#[test]
+fn who_asks_before_the_rules_are_there_gets_them() {
+    let world = World::new();
+    let state = world.folder().join("state");
+    fs::create_dir(&state).expect("folder");
+    let pipe = state.join("sysctl");
+    mkfifo(&pipe, Mode::S_IRWXU).expect("pipe");
+    let ctl = Ctl::new(world.folder().join("relay.sock"), world.folder());
+    thread::scope(|scope| {
+        let asked = scope.spawn(|| {
+            let held_up = fs::File::options().write(true).open(&pipe).expect("relayd reads");
+            let answer = scope.spawn(|| ctl.json(&["list"]));
+            thread::sleep(Duration::from_millis(200));
+            drop(held_up);
+            answer.join().expect("relayctl")
+        });
+        let _daemon = world.start(WEB);
+        let rules = asked.join().expect("answer");
+        assert_eq!(rules[0]["state"], "active", "{rules}");
+    });
 }
 
 #[test]

@@ -36,6 +36,19 @@ pub fn check() {
     assert_eq!(status["kernel"]["adopted"], true, "{status}");
     load.finish();
     assert_eq!(daemon.ctl.rule("web")["counters"]["drops"], serde_json::json!({}));
+    narrowed(&world, &mut daemon);
+}
+
+/// An interface that is taken out of the configuration while relayd is not there is let go of when it is back.
+fn narrowed(world: &World, daemon: &mut Daemon) {
+    daemon.stop();
+    let text = std::fs::read_to_string(&daemon.config).expect("config");
+    let text = text.replacen("hook = ", "interfaces = [\"uplink\"]\nhook = ", 1);
+    std::fs::write(&daemon.config, text).expect("config");
+    assert_eq!(world.tc_programs("inside"), 1);
+    daemon.start_again(&world.relay);
+    assert_eq!((world.tc_programs("uplink"), world.tc_programs("inside")), (1, 0));
+    assert!(!hooks::has_xdp(&world.relay, "inside"));
 }
 
 /// One program on each hook, of the kind that this kernel has.

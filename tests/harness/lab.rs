@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Array, MapData, PerCpuArray};
 use aya::programs::TestRunAttrs;
-use aya::programs::tc::TcAttachOptions;
+use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle, qdisc_add_clsact};
 use aya::programs::xdp::XdpMode;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, TestRun as _, Xdp};
 use aya::{Ebpf, EbpfLoader, TestRunOptions, VerifierLogLevel};
@@ -76,6 +76,21 @@ impl Attached {
         program.load().expect("load");
         ns.run(|| {
             let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+            program.attach_with_options(interface, TcAttachType::Ingress, options).expect("attach");
+        });
+        Self { ebpf }
+    }
+
+    /// `lab_bare_tc` as a filter on clsact, where no packet is expected.
+    pub fn filter(ns: &NetNs, interface: &str, priority: u16, handle: TcHandle) -> Self {
+        let mut ebpf = load("lab");
+        let program: &mut SchedClassifier =
+            ebpf.program_mut("lab_bare_tc").expect("program").try_into().expect("classifier");
+        program.load().expect("load");
+        ns.run(|| {
+            let _there_already = qdisc_add_clsact(interface);
+            let options = NlOptions { priority, handle, ..NlOptions::default() };
+            let options = TcAttachOptions::Netlink(options);
             program.attach_with_options(interface, TcAttachType::Ingress, options).expect("attach");
         });
         Self { ebpf }

@@ -4,6 +4,7 @@
 //! tests run in a bare virtual machine.
 
 pub mod daemon;
+pub mod dns;
 pub mod hooks;
 pub mod http;
 pub mod lab;

@@ -24,6 +24,7 @@ use relay::kernel::{Dataplane, Desired, Options};
 use relay::plan::{self, Facts, PlannedRule};
 use relay::supervisor::desire;
 use relay::supervisor::facts::FactBook;
+use relay::supervisor::names::Names;
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey, Owner};
 
 use self::counts::Tables;
@@ -160,14 +161,14 @@ impl Plane {
         let config = Config::parse(problems).unwrap_or_else(|problems| panic!("{problems:?}"));
         let (devices, claims) = (self.devices.clone(), self.claims);
         self.relay.netlink(async move |handle| {
-            let mut book = FactBook::new(handle).await.expect("facts");
+            let mut book = FactBook::new(handle, Names::open(world::folder().path())).await.expect("facts");
             let rules: Vec<_> = config.rules.iter().map(|(rule, _)| rule.clone()).collect();
             book.find_paths(&rules).await;
             let facts = Facts {
                 kernel: Ok(Hook::Tc),
                 host: &book.host,
                 paths: &book.paths,
-                resolved: &book.resolved,
+                resolved: book.names.known(),
                 taken: &book.taken,
                 lacks: book.holder.lacks(),
                 down: false,

@@ -4,10 +4,14 @@ use std::fs;
 use std::net::TcpListener;
 
 use aya::maps::{HashMap, MapData};
+use aya::programs::tc::TcHandle;
+use harness::lab::Attached;
 use harness::traffic::{Client, tcp_server, text, udp_server};
 use harness::world::RELAY;
 use harness::{Daemon, Load, World, eventually, hooks};
 use nix::sys::signal::Signal;
+use relay::kernel::attach::{FILTER_HANDLE, FILTER_PRIORITY};
+use relay::kernel::filters::has_filter;
 use relay::kernel::maps::{self, NameBytes};
 use relay::kernel::slots::decode_name;
 use relay_common::names;
@@ -238,6 +242,46 @@ fn down_leaves_nothing_behind() {
     daemon.start_again(&world.relay);
     daemon.kill();
     Client::connect(&world.client, (RELAY, 8080)).and_then(Client::seen_as).expect("outlives relayd");
+}
+
+#[test]
+fn settings_of_another_boot_are_not_put_back() {
+    let world = World::new();
+    let mut daemon = world.start_with("hook = \"xdp\"\n", RULES);
+    let forwarding = "net/ipv4/conf/uplink/forwarding";
+    let remembered = |daemon: &Daemon| daemon.ctl.json(&["status"])["sysctls"].clone();
+    let changed = remembered(&daemon);
+    assert!(changed.as_array().is_some_and(|names| names.contains(&forwarding.into())), "{changed}");
+    daemon.kill();
+    daemon.start_again(&world.relay);
+    assert_eq!(remembered(&daemon), changed, "a restart forgets nothing");
+    daemon.kill();
+    let ledger = world.folder().join("state/sysctl");
+    let text = fs::read_to_string(&ledger).expect("ledger");
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("boot id");
+    assert!(text.contains(boot.trim()), "{text}");
+    fs::write(&ledger, text.replace(boot.trim(), "00000000-0000-4000-8000-000000000000")).expect("ledger");
+    daemon.start_again(&world.relay);
+    assert_eq!(remembered(&daemon), serde_json::json!([]), "these values are the new boot's own");
+    daemon.ctl.ok(&["down"]);
+    assert_eq!(world.relay.read_sysctl(forwarding), "1");
+}
+
+#[test]
+fn a_filter_on_an_interface_that_is_no_longer_ours_is_taken_off() {
+    let world = World::new();
+    let own = (FILTER_PRIORITY, FILTER_HANDLE);
+    let others = [(FILTER_PRIORITY + 1, FILTER_HANDLE), (FILTER_PRIORITY + 2, TcHandle::new(0, 7))];
+    let all = [own, others[0], others[1]];
+    let _left = all.map(|(priority, handle)| Attached::filter(&world.relay, "inside", priority, handle));
+    let there = |(priority, handle): (u16, TcHandle)| {
+        world.relay.run(|| has_filter("inside", priority, handle.into())).expect("filters")
+    };
+    assert_eq!(all.map(there), [true; 3]);
+    let mut daemon = world.start_with("interfaces = [\"uplink\"]\n", RULES);
+    assert_eq!(all.map(there), [false, true, true], "nobody else's");
+    let log = daemon.log();
+    assert!(log.contains("inside detached: an earlier relayd has left its filter there"), "{log}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod forward;
 mod lifecycle;
 mod listeners;
+mod names;
 mod roads;
 mod tables;
 mod trace;

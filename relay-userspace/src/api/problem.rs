@@ -34,6 +34,8 @@ pub enum Code {
     NothingPending,
     NotFound,
     MethodNotAllowed,
+    /// relayd is not ready to answer; ask again.
+    Starting,
 }
 
 impl Code {
@@ -45,6 +47,7 @@ impl Code {
             Self::NotApplied | Self::NotSaved => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Starting => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }

@@ -4,9 +4,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, FromRef, FromRequestParts, State};
+use axum::extract::{ConnectInfo, FromRef, FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -60,12 +61,21 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .merge(common())
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(from_fn_with_state(shared.clone(), when_started))
         .with_state(App(shared))
 }
 
 /// For the TCP listener: nothing that could be misused.
 pub fn metrics_only(shared: Arc<Shared>) -> Router {
-    common().with_state(App(shared))
+    common().layer(from_fn_with_state(shared.clone(), when_started)).with_state(App(shared))
+}
+
+/// The socket is there before the rules are: it keeps a second relayd from starting. Nobody is told that there are none.
+async fn when_started(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    match shared.started().await {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
 }
 
 fn common() -> Router<App> {
@@ -110,7 +120,15 @@ fn name(text: &str) -> Result<RuleName, ApiProblem> {
 }
 
 async fn change(shared: &Shared, action: Action, dry_run: bool) -> Answer<ChangeView> {
-    match shared.ask(action, dry_run).await? {
+    changed(shared.ask(action, dry_run).await?)
+}
+
+async fn change_all(shared: &Shared, action: Action, dry_run: bool) -> Answer<ChangeView> {
+    changed(shared.ask_for_all(action, dry_run).await?)
+}
+
+fn changed(reply: Reply) -> Answer<ChangeView> {
+    match reply {
         Reply::Change(view) => Ok(Json(view)),
         Reply::Down(_) => Err(ApiProblem::new(Code::NotApplied, "relayd answered something else")),
     }
@@ -229,7 +247,7 @@ async fn reload(
     State(shared): State<Arc<Shared>>,
     Query(options): Query<Options>,
 ) -> Answer<ChangeView> {
-    change(&shared, Action::Reload, options.dry_run).await
+    change_all(&shared, Action::Reload, options.dry_run).await
 }
 
 async fn diff(State(shared): State<Arc<Shared>>, Text(body): Text) -> Answer<ChangeView> {
@@ -247,7 +265,7 @@ async fn apply(
         None => None,
         Some(text) => Some(within(text)?),
     };
-    change(&shared, Action::Apply { text: body, confirm }, options.dry_run).await
+    change_all(&shared, Action::Apply { text: body, confirm }, options.dry_run).await
 }
 
 fn within(text: &str) -> Result<Duration, ApiProblem> {

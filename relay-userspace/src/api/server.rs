@@ -106,3 +106,52 @@ async fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
     }
     Ok(listener)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+    use tempfile::TempDir;
+    use tokio::sync::mpsc;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::api::client::{Client, ClientError};
+    use crate::api::problem::{ApiProblem, Code};
+    use crate::api::view::StatusView;
+    use crate::supervisor::shared::Snapshot;
+
+    /// A relayd that listens and has not come further.
+    async fn starting() -> (TempDir, Arc<Shared>, Servers) {
+        let folder = tempfile::tempdir().expect("folder");
+        let settings = Settings { socket: folder.path().join("sock"), ..Settings::default() };
+        let shared = Arc::new(Shared::new(mpsc::channel(1).0));
+        let servers = start(&settings, &shared).await.expect("servers");
+        (folder, shared, servers)
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_too_early_waits_for_the_answer() {
+        let (_folder, shared, servers) = starting().await;
+        let mut client = Client::connect(&servers.socket).await.expect("connect");
+        let publish = async {
+            sleep(Duration::from_millis(100)).await;
+            shared.publish(Snapshot { config: Some("there now".into()), ..Snapshot::default() });
+        };
+        let (status, ()) = tokio::join!(client.get::<StatusView>("/v1/status"), publish);
+        assert_eq!(status.expect("status").config.as_deref(), Some("there now"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_that_takes_too_long_is_said_to_be_one() {
+        let (_folder, _shared, servers) = starting().await;
+        for path in ["/v1/rules", "/v1/status", "/metrics", "/healthz"] {
+            let mut client = Client::connect(&servers.socket).await.expect("connect");
+            let answer = client.get::<Value>(path).await.expect_err(path);
+            let ClientError::Refused(ApiProblem { status, code, detail }) = answer else {
+                panic!("{path}: {answer}")
+            };
+            assert_eq!((status, code), (503, Code::Starting), "{path}");
+            assert!(detail.contains("ask again"), "{detail}");
+        }
+    }
+}

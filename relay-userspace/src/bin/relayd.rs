@@ -29,7 +29,10 @@ fn start(args: &Args) -> anyhow::Result<()> {
     telemetry::start(launch.config.settings.log_level, launch.config.settings.log_format)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(supervisor::run(launch))
+    let result = runtime.block_on(supervisor::run(launch));
+    // a resolver that still waits for its name server would hold up the end
+    runtime.shutdown_background();
+    result
 }
 
 /// What `--check` and `--dump` print. A reader that has gone is no failure.

@@ -90,6 +90,14 @@ impl Dataplane {
         &self.attachments
     }
 
+    /// Takes our filter off interfaces that it does not belong on, of all that there are. Unlike a pinned link it says
+    /// nothing of itself: an earlier relayd may have left it where this one attaches nothing. Returns where it was.
+    pub fn detach_strays(&self, interfaces: &[String]) -> Vec<String> {
+        let attached = |name: &str| self.attachments.values().any(|attachment| *attachment.name == *name);
+        let strays = interfaces.iter().filter(|name| !attached(name) && has_own_filter(name));
+        strays.filter(|name| remove_filter(name)).cloned().collect()
+    }
+
     /// Names of interfaces that somebody has taken our program off.
     pub fn lost(&mut self) -> Vec<String> {
         let ids: Vec<u32> = [names::TC, names::TC_L3]

@@ -1,19 +1,18 @@
 //! Kernel settings that relayd changes. Old values are written down before, and put back by `relayctl down`.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::config::save::save;
+use crate::boot::BootFile;
 use crate::host::ClaimRange;
 
-/// Settings changed so far, with the values they had, kept in the state folder.
+/// Settings changed since the host started, with the values they had, kept in the state folder. After a reboot they are
+/// the host's own again, and there is nothing to put back.
 #[derive(Debug)]
 pub struct Ledger {
-    file: PathBuf,
-    old: BTreeMap<String, String>,
+    old: BootFile,
 }
 
 const ROOT: &str = "/proc/sys";
@@ -30,11 +29,7 @@ const RESERVED: ClaimRange = ClaimRange { first: 10_240, last: HIGHEST_CLAIM };
 impl Ledger {
     /// Reads what an earlier relayd has changed.
     pub fn open(state_dir: &Path) -> Self {
-        let file = state_dir.join("sysctl");
-        let text = fs::read_to_string(&file).unwrap_or_default();
-        let old =
-            text.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect();
-        Self { file, old }
+        Self { old: BootFile::open(&state_dir.join("sysctl")) }
     }
 
     /// Changes a setting, unless it has that value already. What was there is saved first.
@@ -44,28 +39,23 @@ impl Ledger {
         if current == value {
             return Ok(());
         }
-        if !self.old.contains_key(name) {
-            self.old.insert(name.to_owned(), current);
-            if let Err(error) = self.write() {
+        if !self.old.entries.contains_key(name) {
+            self.old.entries.insert(name.to_owned(), current);
+            if let Err(error) = self.old.save() {
                 // what is not written down must not be changed, at the next attempt either
-                self.old.remove(name);
+                self.old.entries.remove(name);
                 return Err(error);
             }
         }
         fs::write(path, value)
     }
 
-    fn write(&self) -> io::Result<()> {
-        let text: String = self.old.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
-        save(&self.file, &text)
-    }
-
     /// Puts every old value back. Returns what could not be put back.
     pub fn restore(&mut self) -> Vec<String> {
         let mut failed = Vec::new();
-        for (name, value) in std::mem::take(&mut self.old) {
+        for (name, value) in &self.old.entries {
             // an interface's settings go with the interface
-            let path = Path::new(ROOT).join(&name);
+            let path = Path::new(ROOT).join(name);
             // an empty line is how a list is emptied
             if path.exists()
                 && let Err(error) = fs::write(&path, format!("{value}\n"))
@@ -73,12 +63,12 @@ impl Ledger {
                 failed.push(format!("{name}: {error}"));
             }
         }
-        let _never_written = fs::remove_file(&self.file);
+        self.old.clear();
         failed
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.old.keys().map(String::as_str)
+        self.old.entries.keys().map(String::as_str)
     }
 }
 

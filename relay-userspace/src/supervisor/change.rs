@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::command::{Action, Command, Reply};
+use super::command::{Action, Command, Manner, Reply, Setback};
 use super::delta::{changes, different};
+use super::names::names_for;
 use super::shared::not_found;
 use super::state::{Prepared, Rules, State, Undo};
 use crate::api::problem::{ApiProblem, Code};
@@ -17,92 +18,102 @@ use crate::config::{Origin, encode, patch};
 use crate::plan::PlannedRule;
 use crate::rule::{Rule, RuleName, overlap};
 
-pub type Done = Result<ChangeView, ApiProblem>;
+pub type Done = Result<ChangeView, Setback>;
 
 impl State {
-    /// Carries out a command and answers it.
+    /// Carries out a command and answers it. One that needs names is put aside until there are answers.
     pub async fn handle(&mut self, command: Command) {
-        let Command { action, dry_run, reply } = command;
-        let answer = match action {
-            Action::Add(rule) => self.add(*rule, dry_run).await.map(Reply::Change),
-            Action::Set(name, fields) => self.set(&name, fields, dry_run).await.map(Reply::Change),
-            Action::Remove(name) => self.remove(&name, dry_run).await.map(Reply::Change),
-            Action::Drain(name) => self.drain(&name, dry_run).await.map(Reply::Change),
-            Action::Enable(name) => self.enable(&name, dry_run).await.map(Reply::Change),
-            Action::Reload if dry_run => self.diff(None).await.map(Reply::Change),
-            Action::Reload => self.reload().await.map(Reply::Change),
-            Action::Apply { text, confirm } => self.replace(text, confirm, dry_run).await.map(Reply::Change),
-            Action::Confirm => self.confirm().map(Reply::Change),
-            Action::Diff(text) => self.diff(text).await.map(Reply::Change),
-            Action::Down if dry_run => Ok(Reply::Down(self.would_take_down())),
-            Action::Down => Ok(Reply::Down(self.take_down())),
+        let answer = match self.act(&command).await {
+            Err(Setback::Unknown(names)) => return self.put_aside(command, names),
+            Err(Setback::Refused(problem)) => Err(problem),
+            Ok(reply) => Ok(reply),
         };
-        let _caller_gone = reply.send(answer);
+        self.tend_names();
+        let _caller_gone = command.reply.send(answer);
     }
 
-    async fn add(&mut self, rule: Rule, dry_run: bool) -> Done {
+    async fn act(&mut self, command: &Command) -> Result<Reply, Setback> {
+        let manner = Manner { dry_run: command.dry_run, asked: &command.asked };
+        let view = match &command.action {
+            Action::Add(rule) => self.add(rule, manner).await?,
+            Action::Set(name, fields) => self.set(name, fields, manner).await?,
+            Action::Remove(name) => self.remove(name, manner).await?,
+            Action::Drain(name) => self.drain(name, manner).await?,
+            Action::Enable(name) => self.enable(name, manner).await?,
+            Action::Reload if manner.dry_run => self.diff(None, manner).await?,
+            Action::Reload => self.reload().await?,
+            Action::Apply { text, confirm } => self.replace(text, *confirm, manner).await?,
+            Action::Confirm => self.confirm().await?,
+            Action::Diff(text) => self.diff(text.as_deref(), manner).await?,
+            Action::Down if manner.dry_run => return Ok(Reply::Down(self.would_take_down())),
+            Action::Down => return Ok(Reply::Down(self.take_down())),
+        };
+        Ok(Reply::Change(view))
+    }
+
+    async fn add(&mut self, rule: &Rule, manner: Manner<'_>) -> Done {
         if self.rules.iter().any(|(known, _)| known.name == rule.name) {
             let text = format!("there is a rule \"{}\" already; `relayctl set` changes it", rule.name);
-            return Err(ApiProblem::new(Code::RuleExists, text));
+            return Err(ApiProblem::new(Code::RuleExists, text).into());
         }
         let origin = match &self.config_path {
             Some(path) => Origin::File(path.as_path().into()),
             None => Origin::CommandLine,
         };
-        let rule = Arc::new(rule);
+        let rule = Arc::new(rule.clone());
         let mut rules = self.rules.clone();
         rules.push((rule.clone(), origin.clone()));
         let draining = self.draining.clone();
         let edit = Edit::Add(&rule);
-        self.change_one(rules, draining, &rule.name, &origin, Some(&edit), dry_run).await
+        self.change_one(rules, draining, &rule.name, &origin, Some(&edit), manner).await
     }
 
-    async fn set(&mut self, name: &RuleName, fields: Map<String, Value>, dry_run: bool) -> Done {
+    async fn set(&mut self, name: &RuleName, fields: &Map<String, Value>, manner: Manner<'_>) -> Done {
         let (index, rule, origin) = self.find(name)?;
         let before = encode::to_json(&rule);
-        let fields = patch::spelled_out(&before, fields)?;
-        let changed = patch::patched(before, &fields)?;
+        let fields = patch::spelled_out(&before, fields.clone()).map_err(ApiProblem::from)?;
+        let changed = patch::patched(before, &fields).map_err(ApiProblem::from)?;
         if changed.name != *name {
             let text = "a rule keeps its name; add it under the new one and remove the old";
-            return Err(ApiProblem::new(Code::Invalid, text));
+            return Err(ApiProblem::new(Code::Invalid, text).into());
         }
         let mut rules = self.rules.clone();
         rules[index].0 = Arc::new(changed);
         let edit = Edit::Set(name, &fields);
         let draining = self.draining.clone();
-        self.change_one(rules, draining, name, &origin, Some(&edit), dry_run).await
+        self.change_one(rules, draining, name, &origin, Some(&edit), manner).await
     }
 
-    async fn remove(&mut self, name: &RuleName, dry_run: bool) -> Done {
+    async fn remove(&mut self, name: &RuleName, manner: Manner<'_>) -> Done {
         let (index, _, origin) = self.find(name)?;
         let mut rules = self.rules.clone();
         rules.remove(index);
         let mut draining = self.draining.clone();
         draining.remove(name);
         let edit = Edit::Remove(name);
-        self.change_one(rules, draining, name, &origin, Some(&edit), dry_run).await
+        self.change_one(rules, draining, name, &origin, Some(&edit), manner).await
     }
 
-    async fn drain(&mut self, name: &RuleName, dry_run: bool) -> Done {
+    async fn drain(&mut self, name: &RuleName, manner: Manner<'_>) -> Done {
         let (_, _, origin) = self.find(name)?;
         let mut draining = self.draining.clone();
         draining.insert(name.clone());
         let rules = self.rules.clone();
-        self.change_one(rules, draining, name, &origin, None, dry_run).await
+        self.change_one(rules, draining, name, &origin, None, manner).await
     }
 
-    async fn enable(&mut self, name: &RuleName, dry_run: bool) -> Done {
+    async fn enable(&mut self, name: &RuleName, manner: Manner<'_>) -> Done {
         let (index, rule, origin) = self.find(name)?;
         let mut draining = self.draining.clone();
         draining.remove(name);
         let mut rules = self.rules.clone();
         if rule.enabled {
-            return self.change_one(rules, draining, name, &origin, None, dry_run).await;
+            return self.change_one(rules, draining, name, &origin, None, manner).await;
         }
         rules[index].0 = Arc::new(Rule { enabled: true, ..(*rule).clone() });
         let fields = Map::from_iter([("enabled".to_owned(), Value::Null)]);
         let edit = Edit::Set(name, &fields);
-        self.change_one(rules, draining, name, &origin, Some(&edit), dry_run).await
+        self.change_one(rules, draining, name, &origin, Some(&edit), manner).await
     }
 
     fn find(&self, name: &RuleName) -> Result<(usize, Arc<Rule>, Origin), ApiProblem> {
@@ -120,16 +131,21 @@ impl State {
         name: &RuleName,
         origin: &Origin,
         edit: Option<&Edit<'_>>,
-        dry_run: bool,
+        manner: Manner<'_>,
     ) -> Done {
         if self.pending.is_some() {
             let text = "an apply waits for its confirmation; confirm it or let it lapse first";
-            return Err(ApiProblem::new(Code::NotPossible, text));
+            return Err(ApiProblem::new(Code::NotPossible, text).into());
         }
         self.refuse_overlap(&rules, name)?;
-        let mut view = ChangeView { changes: changes(&self.rules, &rules), dry_run, ..ChangeView::default() };
+        self.want_names(&rules, manner)?;
+        let mut view = ChangeView {
+            changes: changes(&self.rules, &rules),
+            dry_run: manner.dry_run,
+            ..ChangeView::default()
+        };
         view.changes.extend(drain_change(name, self.draining.contains(name), draining.contains(name)));
-        if dry_run {
+        if manner.dry_run {
             let planned = self.rehearse(&rules, &draining, Strictness::Rule(name)).await?;
             complain(&mut view, planned.iter().filter(|planned| planned.rule.name == *name));
             return Ok(view);
@@ -142,14 +158,14 @@ impl State {
         let staged = if matches!(edit, Some(Edit::Add(_))) { None } else { Some(stage()) };
         if let Some(Err(problem)) = staged {
             self.rehold(&prepared.rules);
-            return Err(problem);
+            return Err(problem.into());
         }
         let undo = self.carry_out(prepared)?;
         match staged.unwrap_or_else(stage).and_then(commit) {
             Ok(saved) => view.saved = saved,
             Err(problem) => {
                 self.go_back(undo);
-                return Err(problem);
+                return Err(problem.into());
             }
         }
         if edit.is_some() && view.saved.is_none() {
@@ -200,7 +216,9 @@ impl State {
     ) -> Result<Prepared, ApiProblem> {
         let (changed, gone) = different(&self.rules, &rules);
         let again = matches!(strictness, Strictness::Reload);
-        self.facts.resolve(&changed, again).await;
+        if again {
+            self.facts.names.look_up_again(&names_for(rules.iter().map(|(rule, _)| rule)));
+        }
         self.facts.hold(&changed, &gone);
         self.facts.find_paths(&changed).await;
         let planned = self.plan(&rules, &draining, again);
@@ -235,7 +253,6 @@ impl State {
         strictness: Strictness<'_>,
     ) -> Result<Vec<Arc<PlannedRule>>, ApiProblem> {
         let (changed, _) = different(&self.rules, rules);
-        self.facts.resolve(&changed, false).await;
         self.facts.find_paths(&changed).await;
         let taken = self.facts.would_be_taken(&changed);
         let taken = std::mem::replace(&mut self.facts.taken, taken);
@@ -291,7 +308,7 @@ fn not_saved(error: &dyn std::fmt::Display) -> ApiProblem {
 pub enum Strictness<'a> {
     /// This rule must work as written.
     Rule(&'a RuleName),
-    /// Rules with faults are kept, as far as they work, and names are resolved again.
+    /// Rules with faults are kept, as far as they work, and names are looked up again, without waiting for answers.
     Reload,
 }
 

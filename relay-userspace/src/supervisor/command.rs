@@ -1,5 +1,6 @@
 //! What the supervisor can be asked to do.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -7,13 +8,35 @@ use tokio::sync::oneshot;
 
 use crate::api::problem::ApiProblem;
 use crate::api::view::{ChangeView, DownView};
-use crate::rule::{Rule, RuleName};
+use crate::rule::{Host, Rule, RuleName};
 
 /// A request and where its answer goes.
 pub struct Command {
     pub action: Action,
     pub dry_run: bool,
     pub reply: oneshot::Sender<Result<Reply, ApiProblem>>,
+    /// Names that have been looked up for it.
+    pub asked: BTreeSet<Host>,
+}
+
+/// How an action is to be carried out.
+#[derive(Clone, Copy)]
+pub struct Manner<'a> {
+    pub dry_run: bool,
+    pub asked: &'a BTreeSet<Host>,
+}
+
+/// Why an action was not carried out.
+pub enum Setback {
+    Refused(ApiProblem),
+    /// These names must be looked up before.
+    Unknown(BTreeSet<Host>),
+}
+
+impl From<ApiProblem> for Setback {
+    fn from(problem: ApiProblem) -> Self {
+        Self::Refused(problem)
+    }
 }
 
 pub enum Action {

@@ -3,26 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rtnetlink::Handle;
-use tokio::net::lookup_host;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
 
+use super::names::Names;
 use crate::host::{HostView, Path};
 use crate::net::hold::Holder;
 use crate::net::socket_list::SocketList;
 use crate::net::{paths, view};
-use crate::rule::{Host, Rule, RuleName};
-
-/// How long a name may take to resolve.
-const RESOLVE: Duration = Duration::from_secs(5);
+use crate::rule::{Rule, RuleName};
 
 pub struct FactBook {
     pub handle: Handle,
     pub host: HostView,
-    pub resolved: BTreeMap<Host, Result<IpAddr, String>>,
+    pub names: Names,
     pub taken: BTreeMap<RuleName, String>,
     pub paths: BTreeMap<Ipv4Addr, Path>,
     pub holder: Holder,
@@ -31,44 +25,17 @@ pub struct FactBook {
 }
 
 impl FactBook {
-    pub async fn new(handle: Handle) -> anyhow::Result<Self> {
+    pub async fn new(handle: Handle, names: Names) -> anyhow::Result<Self> {
         let host = view::read(&handle).await?;
         Ok(Self {
             handle,
             host,
-            resolved: BTreeMap::new(),
+            names,
             taken: BTreeMap::new(),
             paths: BTreeMap::new(),
             holder: Holder::default(),
             revision: 0,
         })
-    }
-
-    /// Resolves the names that rules go to: all of them, or those not known yet. A name that fails keeps the address
-    /// it had.
-    pub async fn resolve(&mut self, rules: &[Arc<Rule>], again: bool) {
-        let names: BTreeSet<&Host> = rules
-            .iter()
-            .flat_map(|rule| rule.to.iter().map(|backend| &backend.host))
-            .filter(|host| matches!(host, Host::Name(_)))
-            .filter(|host| again || !matches!(self.resolved.get(host), Some(Ok(_))))
-            .collect();
-        let mut lookups = JoinSet::new();
-        for host in names {
-            let host = host.clone();
-            lookups.spawn(async move {
-                let answer = resolve(&host).await;
-                (host, answer)
-            });
-        }
-        while let Some(Ok((host, answer))) = lookups.join_next().await {
-            match (answer, self.resolved.get(&host)) {
-                (Err(error), Some(Ok(_))) => tracing::warn!("{host} keeps its address: {error}"),
-                (answer, _) => {
-                    self.resolved.insert(host, answer);
-                }
-            }
-        }
     }
 
     /// Takes the ports of rules that have changed, and lets go of those that are no longer wanted.
@@ -107,11 +74,13 @@ impl FactBook {
 
     /// The addresses that rules go to, as far as they are IPv4.
     fn backends<'a>(&'a self, rules: impl IntoIterator<Item = &'a Arc<Rule>>) -> BTreeSet<Ipv4Addr> {
-        let host = |host: &Host| match (host, self.resolved.get(host)) {
-            (Host::Address(IpAddr::V4(address)), _) | (_, Some(Ok(IpAddr::V4(address)))) => Some(*address),
-            _ => None,
+        let addresses = rules.into_iter().flat_map(|rule| &rule.to);
+        let addresses = addresses.filter_map(|backend| self.names.address(&backend.host));
+        let ipv4 = |address| match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
         };
-        rules.into_iter().flat_map(|rule| &rule.to).filter_map(|backend| host(&backend.host)).collect()
+        addresses.filter_map(ipv4).collect()
     }
 
     /// Finds the ways to backends that have none yet.
@@ -129,20 +98,11 @@ impl FactBook {
         let paths = paths::find(&self.handle, &host, &backends).await;
         let changed = host != self.host || paths != self.paths;
         self.revision += u64::from(changed);
+        if host.reaches_more_than(&self.host) {
+            self.names.retry_now();
+        }
         self.host = host;
         self.paths = paths;
         Ok(changed)
     }
-}
-
-/// The first IPv4 address of a name, or else the first one.
-async fn resolve(host: &Host) -> Result<IpAddr, String> {
-    let Host::Name(name) = host else { return Err("it is not a name".into()) };
-    let answers = match timeout(RESOLVE, lookup_host((&**name, 0))).await {
-        Err(_elapsed) => return Err("the name server does not answer".into()),
-        Ok(Err(error)) => return Err(error.to_string()),
-        Ok(Ok(answers)) => answers.map(|answer| answer.ip()).collect::<Vec<_>>(),
-    };
-    let first = answers.iter().find(|address| address.is_ipv4()).or(answers.first());
-    first.copied().ok_or_else(|| "the name has no address".into())
 }

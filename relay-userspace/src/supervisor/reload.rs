@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::change::{Done, Strictness, complain};
+use super::command::Manner;
 use super::delta::changes;
 use super::state::{Pending, Rules, State};
 use crate::api::problem::{ApiProblem, Code};
@@ -17,7 +18,7 @@ use crate::rule::{Rule, RuleName};
 
 impl State {
     /// Reads the configuration again. One that is wrong changes nothing.
-    pub async fn reload(&mut self) -> Done {
+    pub async fn reload(&mut self) -> Result<ChangeView, ApiProblem> {
         if self.pending.is_some() {
             let text = "not reloaded: an apply waits for its confirmation; confirm it or let it lapse first";
             tracing::error!("{text}");
@@ -35,12 +36,13 @@ impl State {
         }
         let text = if result.is_ok() { "configuration reloaded" } else { "configuration refused" };
         self.shared.tell("reload", None, text);
+        self.tend_names();
         self.publish();
         result
     }
 
     /// Switches to a configuration that has been read.
-    async fn take_over(&mut self, config: Config) -> Done {
+    async fn take_over(&mut self, config: Config) -> Result<ChangeView, ApiProblem> {
         if self.down {
             self.bring_up();
         }
@@ -49,7 +51,6 @@ impl State {
         let rules = self.keep_known(config.rules);
         let draining = self.still_draining(&rules);
         self.switch(rules, draining, Strictness::Reload).await?;
-        complain(&mut view, self.planned.iter());
         self.publish();
         Ok(view)
     }
@@ -72,21 +73,24 @@ impl State {
     }
 
     /// `relayctl apply`: a text becomes the main configuration.
-    pub async fn replace(&mut self, text: String, confirm: Option<Duration>, dry_run: bool) -> Done {
+    pub async fn replace(&mut self, text: &str, confirm: Option<Duration>, manner: Manner<'_>) -> Done {
         let Some(path) = self.config_path.clone() else {
             let text = "relayd runs on rules from its command line; start it with --config to use apply";
-            return Err(ApiProblem::new(Code::NotPossible, text));
+            return Err(ApiProblem::new(Code::NotPossible, text).into());
         };
         if self.pending.is_some() {
             let text = "another apply waits for its confirmation; confirm it or let it lapse first";
-            return Err(ApiProblem::new(Code::NotPossible, text));
+            return Err(ApiProblem::new(Code::NotPossible, text).into());
         }
-        let config = self.parse_main(&path, &text)?;
-        let mut view =
-            ChangeView { changes: changes(&self.rules, &config.rules), dry_run, ..ChangeView::default() };
+        let config = self.parse_main(&path, text)?;
+        let mut view = ChangeView {
+            changes: changes(&self.rules, &config.rules),
+            dry_run: manner.dry_run,
+            ..ChangeView::default()
+        };
         view.notes.extend(settings_note(&self.settings, &config.settings));
-        if dry_run {
-            return self.rehearsed(config.rules, view).await;
+        if manner.dry_run {
+            return self.rehearsed(config.rules, view, manner).await;
         }
         if self.down {
             self.bring_up();
@@ -97,15 +101,15 @@ impl State {
             let text = format!("not saved, and nothing changed: {}: {error}", path.display());
             ApiProblem::new(Code::NotSaved, text)
         };
-        let staged = Staged::write(&path, &text).map_err(not_saved)?;
+        let staged = Staged::write(&path, text).map_err(not_saved)?;
         let undo = self.switch(rules, draining, Strictness::Reload).await?;
-        complain(&mut view, self.planned.iter());
         if let Some(within) = confirm {
             view.confirm_within = Some(within.as_secs());
-            self.pending = Some(Pending { until: Instant::now() + within, text, before: undo });
+            self.pending =
+                Some(Pending { until: Instant::now() + within, text: text.to_owned(), before: undo });
         } else if let Err(error) = staged.commit() {
             self.go_back(undo);
-            return Err(not_saved(error));
+            return Err(not_saved(error).into());
         } else {
             view.saved = Some(path.display().to_string());
         }
@@ -114,7 +118,7 @@ impl State {
         Ok(view)
     }
 
-    pub fn confirm(&mut self) -> Done {
+    pub async fn confirm(&mut self) -> Result<ChangeView, ApiProblem> {
         let Some(pending) = self.pending.take() else {
             return Err(ApiProblem::new(
                 Code::NothingPending,
@@ -126,6 +130,7 @@ impl State {
         };
         if let Err(error) = save(&path, &pending.text) {
             self.go_back(pending.before);
+            self.replan_with_ways("the apply was not saved").await;
             let text = format!("not saved, and undone: {}: {error}", path.display());
             return Err(ApiProblem::new(Code::NotSaved, text));
         }
@@ -134,30 +139,32 @@ impl State {
     }
 
     /// An apply that nobody has confirmed is undone.
-    pub fn lapse(&mut self) {
+    pub async fn lapse(&mut self) {
         if let Some(pending) = self.pending.take() {
             tracing::warn!("the apply was not confirmed in time and is undone");
             self.go_back(pending.before);
             // the host may have changed meanwhile
-            self.replan("the apply was not confirmed");
+            self.replan_with_ways("the apply was not confirmed").await;
             self.shared.tell("apply", None, "configuration not confirmed, undone");
+            self.tend_names();
         }
     }
 
     /// What would be if these rules became the current ones.
-    async fn rehearsed(&mut self, rules: Rules, mut view: ChangeView) -> Done {
+    async fn rehearsed(&mut self, rules: Rules, mut view: ChangeView, manner: Manner<'_>) -> Done {
         let rules = self.keep_known(rules);
+        self.want_names(&rules, manner)?;
         let draining = self.draining.clone();
         let planned = self.rehearse(&rules, &draining, Strictness::Reload).await?;
         complain(&mut view, planned.iter());
         Ok(view)
     }
 
-    pub async fn diff(&mut self, text: Option<String>) -> Done {
+    pub async fn diff(&mut self, text: Option<&str>, manner: Manner<'_>) -> Done {
         let config = match (&self.config_path, text) {
-            (Some(path), Some(text)) => self.parse_main(path, &text)?,
-            (None, Some(text)) => self.parse_main(Path::new("(text)"), &text)?,
-            (_, None) => self.read_config()?,
+            (Some(path), Some(text)) => self.parse_main(path, text)?,
+            (None, Some(text)) => self.parse_main(Path::new("(text)"), text)?,
+            (_, None) => self.read_config().map_err(ApiProblem::from)?,
         };
         let mut view = ChangeView {
             changes: changes(&self.rules, &config.rules),
@@ -165,7 +172,7 @@ impl State {
             ..ChangeView::default()
         };
         view.notes.extend(settings_note(&self.settings, &config.settings));
-        self.rehearsed(config.rules, view).await
+        self.rehearsed(config.rules, view, manner).await
     }
 
     /// The configuration that there would be if the main file held this text.

@@ -13,12 +13,13 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::census;
 use super::change::Strictness;
 use super::command::Command;
 use super::facts::FactBook;
+use super::names::{FIRST_ANSWERS, Names, at};
 use super::serving::Serving;
 use super::shared::Shared;
 use super::state::{Rules, State};
@@ -47,6 +48,8 @@ const MEND: Duration = Duration::from_secs(2);
 /// What sessions of the user plane get to finish when relayd stops.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 const COMMANDS: usize = 64;
+/// Commands that may wait for names before the next one has to wait in line.
+const MOST_ASIDE: usize = 64;
 
 /// Runs relayd until it is told to stop. The kernel plane goes on without it.
 pub async fn run(launch: Launch) -> anyhow::Result<()> {
@@ -65,8 +68,6 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     let rounds = start_census(&mut state);
     // signals are heard before anybody is told that they may be sent
     let mut events = Events::new(inbox, monitor, rounds)?;
-    log_start(&state);
-    service.ready(&summary(&state));
     events.serve(&mut state, &service).await;
     service.stopping();
     servers.shutdown().await;
@@ -97,7 +98,9 @@ async fn start_state(
     monitor: &Monitor,
     service: &Service,
 ) -> anyhow::Result<State> {
-    let facts = FactBook::new(monitor.handle.clone()).await.context("cannot read the host's network")?;
+    let facts = FactBook::new(monitor.handle.clone(), Names::open(&settings.state_dir))
+        .await
+        .context("cannot read the host's network")?;
     let kernel = open_kernel(&settings, launch.trace, service);
     let serving = start_serving();
     let ledger = Ledger::open(&settings.state_dir);
@@ -120,6 +123,7 @@ async fn start_state(
         reload_error: None,
         reloaded: Some(Instant::now()),
         pending: None,
+        aside: Vec::new(),
         down: false,
         resting: Vec::new(),
         sweeps: 0,
@@ -135,7 +139,9 @@ async fn start_state(
         .switch(launch.config.rules, draining, Strictness::Reload)
         .await
         .map_err(|problem| anyhow::anyhow!(problem.detail))?;
+    state.tend_names();
     state.attach();
+    state.detach_strays();
     if state.settings.hook == Hook::Xdp {
         state.replan("XDP is attached");
     }
@@ -263,7 +269,13 @@ impl Events {
     async fn serve(&mut self, state: &mut State, service: &Service) {
         let mut mend = interval(MEND);
         mend.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut starting = Some(Instant::now() + FIRST_ANSWERS);
         loop {
+            if starting.is_some_and(|until| state.is_settled() || until <= Instant::now()) {
+                starting = None;
+                log_start(state);
+                service.ready(&summary(state));
+            }
             let lapse = state.pending.as_ref().map(|pending| pending.until);
             tokio::select! {
                 _ = self.terminate.recv() => return,
@@ -273,7 +285,7 @@ impl Events {
                     let _logged = state.reload().await;
                     service.ready(&summary(state));
                 }
-                Some(command) = self.commands.recv() => {
+                Some(command) = self.commands.recv(), if state.aside.len() < MOST_ASIDE => {
                     let was_down = state.down;
                     state.handle(command).await;
                     if was_down && !state.down {
@@ -283,7 +295,12 @@ impl Events {
                 }
                 Some(()) = self.monitor.changes.recv() => state.network_changed().await,
                 Some(number) = next_round(&mut self.rounds) => state.swept(number),
-                () = lapses(lapse) => state.lapse(),
+                news = state.facts.names.answered() => {
+                    state.names_answered(&news).await;
+                    service.status(&summary(state));
+                }
+                () = at(starting.map(Into::into)) => {}
+                () = at(lapse.map(Into::into)) => state.lapse().await,
                 _ = mend.tick() => {
                     service.alive();
                     state.mend();
@@ -300,13 +317,6 @@ async fn next_round(rounds: &mut Option<watch::Receiver<u64>>) -> Option<u64> {
         return Some(*receiver.borrow_and_update());
     }
     std::future::pending().await
-}
-
-async fn lapses(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 impl State {

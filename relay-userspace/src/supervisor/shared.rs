@@ -1,13 +1,16 @@
 //! What readers of the API see: a snapshot that the supervisor replaces whole, and counters read beside it.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use super::census::CensusTaker;
+use super::change::complain;
 use super::command::{Action, Command, Reply};
+use super::names::FIRST_ANSWERS;
 use super::serving::CountersByRule;
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::{
@@ -30,7 +33,9 @@ pub struct Snapshot {
     /// What the user plane counts.
     pub sessions: Arc<CountersByRule>,
     /// What names have resolved to, for display.
-    pub resolved: HashMap<Host, Result<std::net::IpAddr, String>>,
+    pub resolved: BTreeMap<Host, Result<std::net::IpAddr, String>>,
+    /// No rule waits for the first answer about its name.
+    pub settled: bool,
     pub kernel: KernelView,
     pub interfaces: Vec<InterfaceView>,
     pub max_flows: u32,
@@ -45,7 +50,8 @@ pub struct Snapshot {
 
 /// Handed to everything that answers requests.
 pub struct Shared {
-    snapshot: RwLock<Arc<Snapshot>>,
+    /// `None` until the first apply is done.
+    snapshot: watch::Sender<Option<Arc<Snapshot>>>,
     meter: Mutex<Option<Meter>>,
     pub census: CensusTaker,
     pub commands: mpsc::Sender<Command>,
@@ -57,11 +63,13 @@ pub struct Shared {
 const EVENT_BACKLOG: usize = 256;
 /// Flow counts older than this are taken anew.
 const FRESH: Duration = Duration::from_secs(1);
+/// How long a request waits for relayd to have started.
+const START: Duration = Duration::from_secs(10);
 
 impl Shared {
     pub fn new(commands: mpsc::Sender<Command>) -> Self {
         Self {
-            snapshot: RwLock::default(),
+            snapshot: watch::Sender::new(None),
             meter: Mutex::new(None),
             census: CensusTaker::default(),
             commands,
@@ -71,11 +79,19 @@ impl Shared {
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.snapshot.borrow().clone().unwrap_or_default()
     }
 
     pub fn publish(&self, snapshot: Snapshot) {
-        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
+        self.snapshot.send_replace(Some(Arc::new(snapshot)));
+    }
+
+    /// Waits for the first snapshot: before, there is nothing to answer with.
+    pub async fn started(&self) -> Result<(), ApiProblem> {
+        let text = "relayd is starting and has no rules yet; ask again in a moment";
+        let starting = |_late| ApiProblem::new(Code::Starting, text);
+        let mut snapshot = self.snapshot.subscribe();
+        timeout(START, snapshot.wait_for(Option::is_some)).await.map(|_there| ()).map_err(starting)
     }
 
     pub fn set_meter(&self, meter: Option<Meter>) {
@@ -94,8 +110,23 @@ impl Shared {
     pub async fn ask(&self, action: Action, dry_run: bool) -> Result<Reply, ApiProblem> {
         let (reply, answer) = oneshot::channel();
         let stopping = || ApiProblem::new(Code::NotApplied, "relayd is stopping");
-        self.commands.send(Command { action, dry_run, reply }).await.map_err(|_closed| stopping())?;
+        self.commands
+            .send(Command { action, dry_run, reply, asked: BTreeSet::new() })
+            .await
+            .map_err(|_closed| stopping())?;
         answer.await.map_err(|_closed| stopping())?
+    }
+
+    /// Asks for a whole configuration. It is in place by then; its names get a moment before rules are complained of.
+    pub async fn ask_for_all(&self, action: Action, dry_run: bool) -> Result<Reply, ApiProblem> {
+        let mut reply = self.ask(action, dry_run).await?;
+        if !dry_run && let Reply::Change(view) = &mut reply {
+            let mut snapshot = self.snapshot.subscribe();
+            let settled = |snapshot: &Option<Arc<Snapshot>>| snapshot.as_ref().is_some_and(|now| now.settled);
+            drop(timeout(FIRST_ANSWERS, snapshot.wait_for(settled)).await);
+            complain(view, self.snapshot().rules.iter());
+        }
+        Ok(reply)
     }
 
     /// All rules with their counters, in the order of the configuration.
@@ -233,6 +264,7 @@ fn backend_view(snapshot: &Snapshot, backend: &crate::rule::Backend) -> BackendV
     let (state, resolved) = match snapshot.resolved.get(&backend.host) {
         Some(Err(_)) => ("unresolved", None),
         Some(Ok(address)) => ("unknown", Some(address.to_string())),
+        None if matches!(backend.host, Host::Name(_)) => ("unresolved", None),
         None => ("unknown", None),
     };
     BackendView { addr: backend.to_string(), weight: 1, state: state.into(), resolved }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::command::Command;
 use super::delta;
 use super::desire;
 use super::explain;
@@ -18,7 +19,7 @@ use crate::host::ClaimRange;
 use crate::kernel::apply::Applied;
 use crate::kernel::{Dataplane, Desired, KernelError, Unavailable};
 use crate::net::sysctl::Ledger;
-use crate::plan::{self, PlannedRule};
+use crate::plan::{self, Fault, PlannedRule};
 use crate::rule::{Rule, RuleName};
 
 pub type Rules = Vec<(Arc<Rule>, Origin)>;
@@ -46,6 +47,8 @@ pub struct State {
     pub reload_error: Option<String>,
     pub reloaded: Option<Instant>,
     pub pending: Option<Pending>,
+    /// Commands that wait for names.
+    pub aside: Vec<Command>,
     /// Detached by `relayctl down`, until the next reload.
     pub down: bool,
     /// Slots that were given up, and the number of the sweep after which they may be used again.
@@ -88,7 +91,7 @@ impl State {
             kernel: hook,
             host: &self.facts.host,
             paths: &self.facts.paths,
-            resolved: &self.facts.resolved,
+            resolved: self.facts.names.known(),
             taken: &self.facts.taken,
             lacks: self.facts.holder.lacks(),
             down: self.down,
@@ -183,6 +186,12 @@ impl State {
         });
     }
 
+    /// Whether no rule waits for the first answer about its name.
+    pub fn is_settled(&self) -> bool {
+        let waits = |fault: &Fault| matches!(fault, Fault::Resolving(_));
+        !self.planned.iter().any(|planned| planned.faults.iter().any(waits))
+    }
+
     /// Shows the state to readers.
     pub fn publish(&self) {
         let slots = self.kernel.as_ref().map(Dataplane::slots).unwrap_or_default();
@@ -199,12 +208,8 @@ impl State {
             by_name,
             slots,
             sessions: self.serving.as_ref().map(Serving::counters).unwrap_or_default(),
-            resolved: self
-                .facts
-                .resolved
-                .iter()
-                .map(|(host, answer)| (host.clone(), answer.clone()))
-                .collect(),
+            resolved: self.facts.names.known().clone(),
+            settled: self.is_settled(),
             kernel: self.kernel_view(),
             interfaces,
             max_flows: self.kernel.as_ref().map_or(0, |kernel| kernel.max_flows),

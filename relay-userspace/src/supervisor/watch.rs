@@ -72,6 +72,13 @@ impl State {
         self.publish();
     }
 
+    /// The same after backends may have come that nobody has asked the way to.
+    pub async fn replan_with_ways(&mut self, why: &str) {
+        let rules: Vec<Arc<Rule>> = self.rules.iter().map(|(rule, _)| rule.clone()).collect();
+        self.facts.find_paths(&rules).await;
+        self.replan(why);
+    }
+
     /// Attaches to every interface that should have the programs, and tells what changed.
     pub fn attach(&mut self) {
         if self.down {
@@ -100,6 +107,14 @@ impl State {
         }
         if self.settings.hook == Hook::Xdp {
             self.prepare_xdp(&after);
+        }
+    }
+
+    /// Lets go of interfaces that an earlier relayd was attached to and this one is not meant for.
+    pub fn detach_strays(&self) {
+        let Ok(kernel) = &self.kernel else { return };
+        for name in kernel.detach_strays(&self.interface_names()) {
+            tracing::info!("{name} detached: an earlier relayd has left its filter there");
         }
     }
 
