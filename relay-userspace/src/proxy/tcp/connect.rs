@@ -3,61 +3,66 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Sleep, sleep};
 
 use super::socket;
 use crate::proxy::counters::Refusal;
 use crate::proxy::service::Target;
-use crate::rule::{Keepalive, Timeouts};
 
 /// RFC 8305's connection attempt delay.
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// A connection to the backend, or why there is none.
-pub async fn connect(target: &Target, port: u16) -> Result<TcpStream, Refusal> {
+/// A connection to the backend, or why there is none. `limit` ends the only attempt there is; of several, each has a
+/// limit of its own.
+pub async fn connect(target: &Target, port: u16, limit: Pin<&mut Sleep>) -> Result<TcpStream, Refusal> {
     match &target.addresses[..] {
         [] => Err(Refusal::NoBackend),
-        [only] => attempt(SocketAddr::new(*only, port), target.timeouts).await,
-        several => race(several, port, target.timeouts).await,
+        [only] => attempt(SocketAddr::new(*only, port), limit).await,
+        several => race(several, port, target.timeouts.connect).await,
     }
 }
 
-async fn race(addresses: &[IpAddr], port: u16, timeouts: Timeouts) -> Result<TcpStream, Refusal> {
+async fn race(addresses: &[IpAddr], port: u16, limit: Duration) -> Result<TcpStream, Refusal> {
     let mut failure = Refusal::NoBackend;
     let mut attempts = JoinSet::new();
     let mut waiting = addresses.iter();
     loop {
-        match waiting.next() {
-            Some(&address) => drop(attempts.spawn(attempt(SocketAddr::new(address, port), timeouts))),
-            None if attempts.is_empty() => return Err(failure),
-            None => {}
+        let next = waiting.next();
+        if let Some(&address) = next {
+            attempts.spawn(attempt_for(SocketAddr::new(address, port), limit));
         }
-        let next = sleep(if waiting.len() == 0 { Duration::MAX } else { STAGGER });
         tokio::select! {
-            Some(Ok(result)) = attempts.join_next() => match result {
-                Ok(stream) => return Ok(stream),
-                Err(refusal) => failure = refusal,
+            attempt = attempts.join_next() => match attempt {
+                Some(Ok(Ok(stream))) => return Ok(stream),
+                Some(Ok(Err(refusal))) => failure = refusal,
+                Some(Err(_)) => {}
+                None => return Err(failure),
             },
-            () = next => {}
+            () = sleep(STAGGER), if next.is_some() => {}
         }
     }
 }
 
-async fn attempt(address: SocketAddr, timeouts: Timeouts) -> Result<TcpStream, Refusal> {
-    match timeout(timeouts.connect, dial(address, timeouts.keepalive)).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(refusal(&error)),
-        Err(_) => Err(Refusal::BackendTimeout),
+async fn attempt_for(address: SocketAddr, limit: Duration) -> Result<TcpStream, Refusal> {
+    attempt(address, pin!(sleep(limit))).await
+}
+
+async fn attempt(address: SocketAddr, limit: Pin<&mut Sleep>) -> Result<TcpStream, Refusal> {
+    tokio::select! {
+        biased;
+        result = dial(address) => result.map_err(|error| refusal(&error)),
+        () = limit => Err(Refusal::BackendTimeout),
     }
 }
 
-async fn dial(address: SocketAddr, keepalive: Keepalive) -> io::Result<TcpStream> {
-    let stream = socket::outgoing(address, keepalive)?.connect(address).await?;
+async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = socket::outgoing(address)?.connect(address).await?;
     // a connection from a free port of this host to itself: nobody listens there
     if stream.local_addr()? == address {
         return Err(Errno::ECONNREFUSED.into());

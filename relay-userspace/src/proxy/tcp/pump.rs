@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use socket2::SockRef;
 
-use super::socket::Leg;
+use super::socket::{Leg, is_delivered};
 use super::way::{Fault, Moved, Way, ended_before_reset};
 use crate::proxy::counters::{Carried, Counters};
 
@@ -42,7 +42,7 @@ impl<'a> Pump<'a> {
         Self { legs, carried, ways: Default::default(), broken: false }
     }
 
-    /// Carries both ways. `moved` becomes true if there was anything.
+    /// Carries both ways. `moved` becomes true if there was anything, the end of a stream included.
     pub fn poll(&mut self, cx: &mut Context<'_>, moved: &mut bool) -> Poll<End> {
         for side in SIDES {
             if let Err(end) = self.poll_way(cx, side, moved) {
@@ -63,8 +63,11 @@ impl<'a> Pump<'a> {
             }
             match result {
                 Poll::Pending => break,
-                Poll::Ready(Ok(())) => self.end_stream(1 - side),
-                Poll::Ready(Err(Fault::Receive(_))) => return Err(End::Reset),
+                Poll::Ready(Ok(())) => {
+                    *moved = true;
+                    self.end_stream(1 - side);
+                }
+                Poll::Ready(Err(Fault::Receive)) => return Err(End::Reset),
                 Poll::Ready(Err(Fault::Send(error))) => self.lost(1 - side, Some(&error)),
             }
         }
@@ -96,7 +99,7 @@ impl<'a> Pump<'a> {
         match SIDES.iter().find(|&&side| self.ways[side].is_void()) {
             None => Poll::Ready(End::Closed),
             // a reset now would throw away what this side has not received yet
-            Some(&side) if !self.legs[side].is_delivered() => Poll::Pending,
+            Some(&side) if !is_delivered(&**self.legs[side]) => Poll::Pending,
             Some(_) => Poll::Ready(End::Reset),
         }
     }

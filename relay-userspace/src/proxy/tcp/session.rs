@@ -1,19 +1,19 @@
 //! One session: a client's connection, the one to the backend, and everything between them.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Poll, ready};
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::connect::connect;
 use super::pump::{End, Pump, SIDES};
-use super::socket::Leg;
-use crate::proxy::counters::{Counters, Refusal};
-use crate::proxy::service::{Service, Target};
+use super::socket::{Leg, probe};
+use crate::proxy::counters::Counters;
+use crate::proxy::service::Service;
 use crate::rule::Timeouts;
 
 /// Carries a client that has come in on `port` until it is over. Dropped before that, it resets both connections.
@@ -21,10 +21,18 @@ pub async fn run(client: TcpStream, port: u16, service: Arc<Service>) {
     let _active = service.counters.begin();
     let client = Leg::new(client);
     let target = service.target();
-    let Some(backend) = reach(&client, &target, port, &service.counters).await else {
-        return;
+    // one timer for everything that may take too long: it is cheap as long as it is left alone
+    let mut timer = pin!(sleep(target.timeouts.connect));
+    let backend = tokio::select! {
+        biased;
+        result = connect(&target, target.ports.of(port), timer.as_mut()) => match result {
+            Ok(stream) => Leg::new(stream),
+            Err(refusal) => return service.counters.refuse(refusal),
+        },
+        // the client has given up
+        _ = client.ready(Interest::ERROR) => return,
     };
-    let end = carry([&client, &backend], &service.counters, target.timeouts).await;
+    let end = carry([&client, &backend], &service.counters, target.timeouts, timer).await;
     tracing::trace!(rule = %service.rule, ?end, "session over");
     if end == End::Closed {
         client.close();
@@ -32,22 +40,17 @@ pub async fn run(client: TcpStream, port: u16, service: Arc<Service>) {
     }
 }
 
-/// A connection to the backend, unless the client gives up first.
-async fn reach(client: &Leg, target: &Target, port: u16, counters: &Counters) -> Option<Leg> {
-    let result: Result<TcpStream, Refusal> = tokio::select! {
-        biased;
-        result = connect(target, target.ports.of(port)) => result,
-        _ = client.ready(Interest::ERROR) => return None,
-    };
-    result.map(Leg::new).map_err(|refusal| counters.refuse(refusal)).ok()
-}
-
-async fn carry(legs: [&Leg; 2], counters: &Counters, timeouts: Timeouts) -> End {
+async fn carry(
+    legs: [&Leg; 2],
+    counters: &Counters,
+    timeouts: Timeouts,
+    mut timer: Pin<&mut Sleep>,
+) -> End {
     let mut pump = Pump::new(legs, counters);
     let mut failures = [pin!(legs[0].ready(Interest::ERROR)), pin!(legs[1].ready(Interest::ERROR))];
     let mut noticed = [false; 2];
     let mut last = Instant::now();
-    let mut timer = pin!(sleep_until(last + timeouts.tcp_idle.min(timeouts.half_close)));
+    let mut probed = false;
     poll_fn(|cx| {
         let mut moved = false;
         loop {
@@ -67,13 +70,21 @@ async fn carry(legs: [&Leg; 2], counters: &Counters, timeouts: Timeouts) -> End 
         if moved {
             last = Instant::now();
         }
+        let silence = if pump.is_half_closed() { timeouts.half_close } else { timeouts.tcp_idle };
+        if timer.deadline() > last + silence {
+            timer.as_mut().reset(last + silence);
+        }
         loop {
             ready!(timer.as_mut().poll(cx));
-            let silence = if pump.is_half_closed() { timeouts.half_close } else { timeouts.tcp_idle };
             if last.elapsed() >= silence {
                 return Poll::Ready(End::Silent);
             }
             timer.as_mut().reset(last + silence);
+            if !probed {
+                // not before, since most sessions are short; a connection that refuses this is none any more
+                probed = true;
+                _ = probe(&**legs[1], timeouts.keepalive);
+            }
         }
     })
     .await

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
@@ -34,13 +34,6 @@ impl Leg {
         self.closed = true;
     }
 
-    /// Whether the peer has everything that was sent to it.
-    pub fn is_delivered(&self) -> bool {
-        let mut bytes = 0;
-        // SAFETY: TIOCOUTQ writes one int, to where `bytes` is.
-        let asked = unsafe { outstanding(self.stream.as_raw_fd(), &raw mut bytes) };
-        asked.is_err() || bytes == 0
-    }
 }
 
 impl Deref for Leg {
@@ -60,22 +53,29 @@ impl Drop for Leg {
     }
 }
 
+/// Whether the peer has everything that was sent to it.
+pub fn is_delivered(socket: &impl AsRawFd) -> bool {
+    let mut bytes = 0;
+    // SAFETY: TIOCOUTQ writes one int, to where `bytes` is.
+    let asked = unsafe { outstanding(socket.as_raw_fd(), &raw mut bytes) };
+    asked.is_err() || bytes == 0
+}
+
 /// Sets on a listening socket what accepted ones inherit.
-pub fn prepare_listener(listener: &impl std::os::fd::AsFd, keepalive: Keepalive) -> io::Result<()> {
-    let socket = SockRef::from(listener);
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&probes(keepalive))
+pub fn prepare_listener(listener: &impl AsFd, keepalive: Keepalive) -> io::Result<()> {
+    SockRef::from(listener).set_tcp_nodelay(true)?;
+    probe(listener, keepalive)
 }
 
 /// A socket for a connection to `address`.
-pub fn outgoing(address: SocketAddr, keepalive: Keepalive) -> io::Result<TcpSocket> {
+pub fn outgoing(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    let plain = SockRef::from(&socket);
-    plain.set_tcp_nodelay(true)?;
-    plain.set_tcp_keepalive(&probes(keepalive))?;
+    socket.set_nodelay(true)?;
     Ok(socket)
 }
 
-fn probes(Keepalive { idle, interval, count }: Keepalive) -> TcpKeepalive {
-    TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(count.into())
+/// Has the kernel ask a silent peer whether it is still there.
+pub fn probe(socket: &impl AsFd, Keepalive { idle, interval, count }: Keepalive) -> io::Result<()> {
+    let probes = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(count.into());
+    SockRef::from(socket).set_tcp_keepalive(&probes)
 }

@@ -33,7 +33,7 @@ thread_local! {
 /// Why a direction stopped before its end.
 #[derive(Debug)]
 pub enum Fault {
-    Receive(io::Error),
+    Receive,
     Send(io::Error),
 }
 
@@ -136,7 +136,7 @@ impl Way {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            ready!(from.poll_read_ready(cx)).map_err(Fault::Receive)?;
+            ready!(from.poll_read_ready(cx)).map_err(lost)?;
             let input = match (self.state, self.mode) {
                 (State::Void, _) => void(from, moved)?,
                 (_, Mode::Copy { full }) => self.copy(from, to, full, moved)?,
@@ -150,12 +150,7 @@ impl Way {
     }
 
     /// Hands on what was kept.
-    fn poll_store(
-        &mut self,
-        cx: &mut Context<'_>,
-        to: &TcpStream,
-        moved: &mut Moved,
-    ) -> Poll<io::Result<()>> {
+    fn poll_store(&mut self, cx: &mut Context<'_>, to: &TcpStream, moved: &mut Moved) -> Poll<io::Result<()>> {
         loop {
             let sent = match &mut self.store {
                 Store::Empty => return Poll::Ready(Ok(())),
@@ -187,15 +182,9 @@ impl Way {
         }
     }
 
-    fn copy(
-        &mut self,
-        from: &TcpStream,
-        to: &TcpStream,
-        full: u8,
-        moved: &mut Moved,
-    ) -> Result<Input, Fault> {
+    fn copy(&mut self, from: &TcpStream, to: &TcpStream, full: u8, moved: &mut Moved) -> Result<Input, Fault> {
         SHARED.with_borrow_mut(|buffer| {
-            let data = match try_receive(from, buffer).map_err(Fault::Receive)? {
+            let data = match try_receive(from, buffer).map_err(lost)? {
                 None => return Ok(Input::Nothing),
                 Some(0) => return Ok(Input::End),
                 Some(length) => &buffer[..length],
@@ -236,11 +225,7 @@ impl Way {
                     self.mode = Mode::default();
                     return Ok(Input::Some);
                 }
-                return if error.kind() == ErrorKind::WouldBlock {
-                    Ok(Input::Nothing)
-                } else {
-                    Err(Fault::Receive(error))
-                };
+                return if error.kind() == ErrorKind::WouldBlock { Ok(Input::Nothing) } else { Err(lost(error)) };
             }
         };
         moved.received += filled;
@@ -260,10 +245,15 @@ impl Way {
     }
 }
 
+/// What went wrong makes no difference: the sender is gone.
+fn lost(_: io::Error) -> Fault {
+    Fault::Receive
+}
+
 /// Reads and forgets.
 fn void(from: &TcpStream, moved: &mut Moved) -> Result<Input, Fault> {
     SHARED.with_borrow_mut(|buffer| {
-        Ok(match try_receive(from, buffer).map_err(Fault::Receive)? {
+        Ok(match try_receive(from, buffer).map_err(lost)? {
             None => Input::Nothing,
             Some(0) => Input::End,
             Some(length) => {

@@ -1,0 +1,121 @@
+//! How a backend is reached, and what the client hears if it is not.
+
+use std::net::Shutdown;
+
+use super::*;
+use crate::proxy::counters::Refusal;
+
+fn soon() -> Timeouts {
+    Timeouts { connect: Duration::from_millis(100), ..Timeouts::default() }
+}
+
+fn refused(relay: &Relay, reason: Refusal) {
+    assert_eq!(read_to_reset(&relay.client()), b"");
+    relay.wait_for_sessions(0);
+    for other in Refusal::ALL {
+        assert_eq!(relay.service.counters.refused(other), u64::from(other == reason), "{other:?}");
+    }
+}
+
+/// A port on which nobody listens, and nobody will.
+fn closed_port(host: IpAddr) -> Socket {
+    let socket = Socket::new(Domain::for_address((host, 0).into()), Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((host, 0)).into()).unwrap();
+    socket
+}
+
+fn address_of(socket: &Socket) -> SocketAddr {
+    socket.local_addr().unwrap().as_socket().unwrap()
+}
+
+#[test]
+fn a_backend_that_refuses_resets_the_client() {
+    for host in HOSTS {
+        let closed = closed_port(host);
+        refused(&Relay::to(host, address_of(&closed)), Refusal::BackendRefused);
+    }
+}
+
+#[test]
+fn a_backend_that_hangs_is_given_up() {
+    for host in HOSTS {
+        let hole = Blackhole::new(host);
+        let relay = Relay::with(host, vec![host], hole.address.port(), soon());
+        refused(&relay, Refusal::BackendTimeout);
+    }
+}
+
+#[test]
+fn a_backend_without_addresses_resets_the_client() {
+    for host in HOSTS {
+        refused(&Relay::with(host, vec![], 80, soon()), Refusal::NoBackend);
+    }
+}
+
+#[test]
+fn a_client_that_gives_up_ends_the_attempt() {
+    for host in HOSTS {
+        let hole = Blackhole::new(host);
+        let relay = Relay::to(host, hole.address);
+        let client = relay.client();
+        relay.wait_for_sessions(1);
+        reset(client);
+        relay.wait_for_sessions(0);
+        assert_eq!(relay.service.counters.refused(Refusal::BackendTimeout), 0);
+    }
+}
+
+/// The same port on both families: one that answers, one that does not.
+#[test]
+fn the_other_family_is_tried() {
+    for [bad, good] in [[HOSTS[0], HOSTS[1]], [HOSTS[1], HOSTS[0]]] {
+        let backend = listen(good);
+        let port = backend.local_addr().unwrap().port();
+        // nobody listens: at once
+        let relay = Relay::with(good, vec![bad, good], port, Timeouts::default());
+        answers(&relay, &backend);
+        // nobody answers: long before the limit of a minute
+        let _hole = Blackhole::at((bad, port).into());
+        let timeouts = Timeouts { connect: Duration::from_secs(60), ..Timeouts::default() };
+        let relay = Relay::with(good, vec![bad, good], port, timeouts);
+        answers(&relay, &backend);
+        assert_eq!(Refusal::ALL.map(|reason| relay.service.counters.refused(reason)), [0; 7]);
+    }
+}
+
+fn answers(relay: &Relay, backend: &TcpListener) {
+    let client = relay.client();
+    let backend = patient(backend.accept().unwrap().0);
+    send(&client, b"hello");
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&backend), b"hello");
+    drop(backend);
+    assert_eq!(read_all(&client), b"");
+}
+
+#[test]
+fn when_all_addresses_fail_the_last_reason_counts() {
+    let closed = closed_port(HOSTS[0]);
+    let port = address_of(&closed).port();
+    let _hole = Blackhole::at((HOSTS[1], port).into());
+    let relay = Relay::with(HOSTS[0], vec![HOSTS[1], HOSTS[0]], port, soon());
+    refused(&relay, Refusal::BackendRefused);
+    let relay = Relay::with(HOSTS[0], vec![HOSTS[0], HOSTS[1]], port, soon());
+    refused(&relay, Refusal::BackendTimeout);
+}
+
+#[test]
+fn new_sessions_go_to_the_new_target() {
+    for host in HOSTS {
+        let (old, new) = (listen(host), listen(host));
+        let relay = Relay::to(host, old.local_addr().unwrap());
+        let client = relay.client();
+        let backend = patient(old.accept().unwrap().0);
+        let target = relay.service.target();
+        let ports = PortMap::Shift { from: relay.address.port(), to: new.local_addr().unwrap().port() };
+        relay.service.retarget(Target { ports, ..(*target).clone() });
+        answers(&relay, &new);
+        send(&client, b"still here");
+        assert_eq!(read_exactly(&backend, 10), b"still here");
+    }
+}
