@@ -44,7 +44,7 @@ impl Relay {
         let address = listener.local_addr().unwrap();
         let ports = PortMap::Shift { from: address.port(), to: port };
         let target = Target { addresses, ports, timeouts, udp_nat: UdpNat::default() };
-        let service = Arc::new(Service::new(RuleName::parse("test").unwrap(), target));
+        let service = Arc::new(Service::new(RuleName::parse("test").unwrap(), Arc::default(), target));
         let (phase, receiver) = watch::channel(Phase::Serve);
         let shared = service.clone();
         let thread = thread::spawn(move || {
@@ -191,7 +191,11 @@ fn is_alone(test: &str) -> bool {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     false
 }
 

@@ -150,7 +150,12 @@ impl Way {
     }
 
     /// Hands on what was kept.
-    fn poll_store(&mut self, cx: &mut Context<'_>, to: &TcpStream, moved: &mut Moved) -> Poll<io::Result<()>> {
+    fn poll_store(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &TcpStream,
+        moved: &mut Moved,
+    ) -> Poll<io::Result<()>> {
         loop {
             let sent = match &mut self.store {
                 Store::Empty => return Poll::Ready(Ok(())),
@@ -182,7 +187,13 @@ impl Way {
         }
     }
 
-    fn copy(&mut self, from: &TcpStream, to: &TcpStream, full: u8, moved: &mut Moved) -> Result<Input, Fault> {
+    fn copy(
+        &mut self,
+        from: &TcpStream,
+        to: &TcpStream,
+        full: u8,
+        moved: &mut Moved,
+    ) -> Result<Input, Fault> {
         SHARED.with_borrow_mut(|buffer| {
             let data = match try_receive(from, buffer).map_err(lost)? {
                 None => return Ok(Input::Nothing),
@@ -225,7 +236,11 @@ impl Way {
                     self.mode = Mode::default();
                     return Ok(Input::Some);
                 }
-                return if error.kind() == ErrorKind::WouldBlock { Ok(Input::Nothing) } else { Err(lost(error)) };
+                return if error.kind() == ErrorKind::WouldBlock {
+                    Ok(Input::Nothing)
+                } else {
+                    Err(lost(error))
+                };
             }
         };
         moved.received += filled;

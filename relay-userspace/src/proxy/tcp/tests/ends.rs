@@ -113,7 +113,7 @@ fn silence_ends_a_session_and_traffic_does_not() {
         let (relay, client, backend) = session(host, Timeouts { tcp_idle: idle, ..Timeouts::default() });
         let mut last = Instant::now();
         for _ in 0..10 {
-            std::thread::sleep(Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(50));
             last = Instant::now();
             send(&backend, b"x");
             if (&client).read(&mut [0]).unwrap_or(0) == 0 {
@@ -134,7 +134,7 @@ fn a_half_closed_session_may_be_silent_for_less_time() {
         let half_close = Duration::from_millis(100);
         let (relay, client, backend) = session(host, Timeouts { half_close, ..Timeouts::default() });
         // not yet half closed
-        std::thread::sleep(2 * half_close);
+        thread::sleep(2 * half_close);
         let start = Instant::now();
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(read_all(&backend), b"");

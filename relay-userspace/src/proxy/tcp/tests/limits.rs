@@ -54,7 +54,8 @@ fn works(relay: &Relay, backend: &TcpListener) {
     eventually(|| {
         let Ok((accepted, _)) = backend.accept() else {
             client.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-            if matches!((&client).read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::ConnectionReset) {
+            if matches!((&client).read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::ConnectionReset)
+            {
                 client = relay.client();
                 send(&client, b"hello");
             }
