@@ -111,8 +111,8 @@ impl Names {
         }
     }
 
-    /// Looks up names that are wanted and not known, and tries no others. Of those the addresses are kept that some
-    /// rule still goes to.
+    /// Looks up names that are wanted and not known, and tries no others again. What is not even kept is forgotten:
+    /// names that no rule goes to, and failures.
     pub fn tend(&mut self, wanted: &BTreeSet<Host>, kept: &BTreeSet<Host>) {
         self.known.retain(|host, known| wanted.contains(host) || (known.is_ok() && kept.contains(host)));
         self.failing.retain(|host, _| wanted.contains(host));
