@@ -19,6 +19,8 @@ use super::socket;
 use crate::proxy::counters::{Carried, Counters, Refusal};
 use crate::proxy::service::{Service, UdpNat};
 
+/// Answers sent at once. They come client by client, so that more would not travel together.
+const REPLIES: usize = 256;
 /// Datagrams taken from one client's socket before others get their turn.
 const TURN: usize = 32;
 /// How often a socket is read again that reports what became of something sent.
@@ -95,8 +97,8 @@ thread_local! {
         inbox: Inbox::new(),
         outbox: Outbox::default(),
         order: Vec::with_capacity(SLOTS),
-        events: vec![EpollEvent::empty(); SLOTS],
-        ready: Vec::with_capacity(SLOTS),
+        events: vec![EpollEvent::empty(); REPLIES],
+        ready: Vec::with_capacity(REPLIES),
     });
 }
 
@@ -208,7 +210,7 @@ impl Relay {
         let mut total = Sent::default();
         let mut used = 0;
         for &id in &*ready {
-            if used + TURN > SLOTS {
+            if used + TURN > REPLIES {
                 total += self.reply(inbox, outbox, listener);
                 used = 0;
             }
