@@ -72,10 +72,6 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    pub fn is_empty(&self) -> bool {
-        self.parcels.is_empty()
-    }
-
     /// Adds datagrams for `owner`. Those of `limit` bytes and more travel alone. `envelope`: where to, where from.
     pub fn push(&mut self, owner: Id, train: Train, limit: usize, envelope: impl Fn() -> (Name, Control)) {
         if train.datagrams() > 1 && train.size >= limit {
