@@ -5,6 +5,7 @@ mod envelope;
 mod inbox;
 mod outbox;
 mod relay;
+mod session;
 mod share;
 mod socket;
 #[cfg(test)]
@@ -20,7 +21,8 @@ use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdRegisterError};
 use tokio::sync::watch;
 
-use self::relay::{Left, Relay, Replies};
+use self::relay::{Left, Relay};
+use self::socket::Replies;
 use super::counters::Refusal;
 use super::service::{Phase, Service};
 

@@ -6,34 +6,50 @@ use std::hash::Hash;
 /// Coarse time: no client is moved more than once in a tick, however many datagrams it sends.
 pub type Tick = u32;
 
-/// Names a client until it is removed.
-pub type Id = u32;
+/// Names a client. When it is removed the name means nobody, though another client may take its place.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Id {
+    place: u32,
+    generation: u32,
+}
 
-/// In place of an [`Id`].
-const NONE: Id = Id::MAX;
+impl Id {
+    pub const fn from_number(number: u64) -> Self {
+        Self { place: number as u32, generation: (number >> 32) as u32 }
+    }
+
+    pub fn number(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.place)
+    }
+}
+
+/// In place of an entry's place.
+const NONE: u32 = u32::MAX;
 
 /// Two queues, longest silent first: those that got an answer, and those that never did.
 #[derive(Debug)]
 pub struct Clients<K, V> {
     entries: Vec<Entry<K, V>>,
-    ids: HashMap<K, Id>,
-    free: Id,
+    places: HashMap<K, u32>,
+    free: u32,
+    generation: u32,
     queues: [Queue; 2],
 }
 
 #[derive(Debug)]
 struct Entry<K, V> {
+    generation: u32,
     seen: Tick,
     answered: bool,
-    before: Id,
-    after: Id,
+    before: u32,
+    after: u32,
     client: Option<(K, V)>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Queue {
-    first: Id,
-    last: Id,
+    first: u32,
+    last: u32,
 }
 
 impl Queue {
@@ -42,118 +58,136 @@ impl Queue {
 
 impl<K: Copy + Eq + Hash, V> Clients<K, V> {
     pub fn new() -> Self {
-        Self { entries: Vec::new(), ids: HashMap::new(), free: NONE, queues: [Queue::EMPTY; 2] }
+        let (entries, places) = (Vec::new(), HashMap::new());
+        Self { entries, places, free: NONE, generation: 0, queues: [Queue::EMPTY; 2] }
     }
 
     pub fn len(&self) -> usize {
-        self.ids.len()
+        self.places.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
+        self.places.is_empty()
     }
 
     pub fn find(&self, key: &K) -> Option<Id> {
-        self.ids.get(key).copied()
+        let place = *self.places.get(key)?;
+        Some(Id { place, generation: self.entries[place as usize].generation })
     }
 
     pub fn get_mut(&mut self, id: Id) -> Option<(&K, &mut V)> {
-        let (key, value) = self.entries.get_mut(id as usize)?.client.as_mut()?;
+        let (key, value) = self.entry(id)?.client.as_mut()?;
         Some((key, value))
     }
 
     /// Adds a client that is not there yet.
     pub fn insert(&mut self, key: K, value: V, now: Tick) -> Id {
-        let entry =
-            Entry { seen: now, answered: false, before: NONE, after: NONE, client: Some((key, value)) };
-        let id = if self.free == NONE {
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        let client = Some((key, value));
+        let entry = Entry { generation, seen: now, answered: false, before: NONE, after: NONE, client };
+        let place = if self.free == NONE {
             self.entries.push(entry);
-            Id::try_from(self.entries.len() - 1).unwrap_or(NONE)
+            self.entries.len() as u32 - 1
         } else {
-            let id = self.free;
-            let place = &mut self.entries[id as usize];
-            self.free = place.after;
-            *place = entry;
-            id
+            let place = self.free;
+            let room = &mut self.entries[place as usize];
+            self.free = room.after;
+            *room = entry;
+            place
         };
-        self.ids.insert(key, id);
-        self.append(id);
-        id
+        self.places.insert(key, place);
+        self.append(place);
+        Id { place, generation }
     }
 
     /// The client sent something.
     pub fn heard(&mut self, id: Id, now: Tick) {
-        let entry = &self.entries[id as usize];
-        if entry.seen != now {
-            self.renew(id, now, entry.answered);
+        if let Some(entry) = self.entry(id)
+            && entry.seen != now
+        {
+            let answered = entry.answered;
+            self.renew(id.place, now, answered);
         }
     }
 
     /// The client was sent something.
     pub fn answered(&mut self, id: Id, now: Tick) {
-        let entry = &self.entries[id as usize];
-        if entry.seen != now || !entry.answered {
-            self.renew(id, now, true);
+        if let Some(entry) = self.entry(id)
+            && (entry.seen != now || !entry.answered)
+        {
+            self.renew(id.place, now, true);
         }
+    }
+
+    pub fn remove(&mut self, id: Id) -> Option<(K, V)> {
+        self.entry(id)?;
+        self.take(id.place)
     }
 
     /// Removes one client that has been silent since before `since`.
     pub fn expire(&mut self, since: Tick) -> Option<(K, V)> {
-        let id = self.queues.iter().map(|queue| queue.first).find(|&id| self.silent_since(id) < since)?;
-        self.remove(id)
+        let firsts = self.queues.map(|queue| queue.first);
+        let place = firsts.into_iter().find(|&place| self.silent_since(place) < since)?;
+        self.take(place)
     }
 
     /// When the longest silent client was last heard.
     pub fn oldest(&self) -> Option<Tick> {
-        let firsts = self.queues.iter().map(|queue| queue.first).filter(|&id| id != NONE);
-        firsts.map(|id| self.silent_since(id)).min()
+        let firsts = self.queues.iter().map(|queue| queue.first).filter(|&place| place != NONE);
+        firsts.map(|place| self.silent_since(place)).min()
     }
 
     /// Removes the longest silent client of those that never got an answer.
     pub fn evict(&mut self) -> Option<(K, V)> {
-        self.remove(self.queues[usize::from(false)].first)
+        self.take(self.queues[usize::from(false)].first)
     }
 
-    fn silent_since(&self, id: Id) -> Tick {
-        self.entries.get(id as usize).map_or(Tick::MAX, |entry| entry.seen)
+    fn entry(&mut self, id: Id) -> Option<&mut Entry<K, V>> {
+        let entry = self.entries.get_mut(id.place as usize)?;
+        (entry.generation == id.generation && entry.client.is_some()).then_some(entry)
     }
 
-    fn remove(&mut self, id: Id) -> Option<(K, V)> {
-        let client = self.entries.get_mut(id as usize)?.client.take()?;
-        self.unlink(id);
-        self.entries[id as usize].after = self.free;
-        self.free = id;
-        self.ids.remove(&client.0);
-        if self.ids.is_empty() {
+    fn silent_since(&self, place: u32) -> Tick {
+        self.entries.get(place as usize).map_or(Tick::MAX, |entry| entry.seen)
+    }
+
+    fn take(&mut self, place: u32) -> Option<(K, V)> {
+        let client = self.entries.get_mut(place as usize)?.client.take()?;
+        self.unlink(place);
+        self.entries[place as usize].after = self.free;
+        self.free = place;
+        self.places.remove(&client.0);
+        if self.places.is_empty() {
             // What a flood has grown is given back.
-            *self = Self::new();
+            (self.entries, self.places, self.free) = (Vec::new(), HashMap::new(), NONE);
         }
         Some(client)
     }
 
-    fn renew(&mut self, id: Id, now: Tick, answered: bool) {
-        self.unlink(id);
-        let entry = &mut self.entries[id as usize];
+    fn renew(&mut self, place: u32, now: Tick, answered: bool) {
+        self.unlink(place);
+        let entry = &mut self.entries[place as usize];
         entry.seen = now;
         entry.answered = answered;
-        self.append(id);
+        self.append(place);
     }
 
-    fn append(&mut self, id: Id) {
-        let queue = &mut self.queues[usize::from(self.entries[id as usize].answered)];
-        let before = std::mem::replace(&mut queue.last, id);
+    fn append(&mut self, place: u32) {
+        let queue = &mut self.queues[usize::from(self.entries[place as usize].answered)];
+        let before = std::mem::replace(&mut queue.last, place);
         if before == NONE {
-            queue.first = id;
+            queue.first = place;
         } else {
-            self.entries[before as usize].after = id;
+            self.entries[before as usize].after = place;
         }
-        let entry = &mut self.entries[id as usize];
+        let entry = &mut self.entries[place as usize];
         entry.before = before;
         entry.after = NONE;
     }
 
-    fn unlink(&mut self, id: Id) {
-        let Entry { before, after, answered, .. } = self.entries[id as usize];
+    fn unlink(&mut self, place: u32) {
+        let Entry { before, after, answered, .. } = self.entries[place as usize];
         let queue = &mut self.queues[usize::from(answered)];
         match before {
             NONE => queue.first = after,
@@ -185,6 +219,12 @@ mod tests {
         assert_eq!(expired(&mut clients, 10), Vec::<&str>::new());
         assert_eq!(expired(&mut clients, 11), ["silent"]);
         assert!(clients.get_mut(silent).is_none());
+        let other = clients.insert("other", (), 12);
+        assert_eq!(other.place, silent.place);
+        assert!(clients.get_mut(silent).is_none(), "the name of who was there before");
+        assert_eq!(Id::from_number(other.number()), other);
+        assert_eq!(clients.remove(silent), None);
+        assert_eq!(clients.remove(other), Some(("other", ())));
         assert_eq!(clients.oldest(), Some(14));
         assert_eq!(expired(&mut clients, 16), ["sends", "gets"]);
         assert!(clients.is_empty());

@@ -15,10 +15,6 @@ pub struct Name {
 impl Name {
     pub const ROOM: usize = 28;
 
-    pub fn as_ptr(&self) -> *const u8 {
-        self.bytes.as_ptr()
-    }
-
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
         self.bytes.as_mut_ptr()
     }
@@ -96,10 +92,6 @@ impl Default for Control {
 
 impl Control {
     pub const ROOM: usize = 64;
-
-    pub fn as_ptr(&self) -> *const u8 {
-        self.bytes.as_ptr()
-    }
 
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
         self.bytes.as_mut_ptr()

@@ -9,8 +9,9 @@ use nix::libc;
 
 use super::envelope::{Control, Name};
 
-/// How many datagrams are under way at once. More would make bigger batches and fill the processor's cache.
-pub const SLOTS: usize = 256;
+/// How many datagrams are taken from a listener at once. So many, since the more there are, the more of them are of
+/// the same client and travel together.
+pub const SLOTS: usize = 1024;
 /// Room for the largest datagram there is, or for a train of them (see [`Train`]).
 const SLOT: usize = 65_536;
 /// From one slot to the next: not a multiple of pages, since all slots would then compete for the same cache lines.

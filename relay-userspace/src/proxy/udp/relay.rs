@@ -1,84 +1,31 @@
 //! One listener's traffic: datagrams of clients to their sockets, datagrams of those sockets to the clients.
 
 use std::cell::RefCell;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::EpollEvent;
 
 use super::clients::{Clients, Id, Tick};
-use super::envelope::{Control, Local, Name};
+use super::envelope::{Control, Name};
 use super::inbox::{Inbox, SLOTS};
 use super::outbox::{Outbox, Sent};
+use super::session::{Key, Session, lacks_descriptors, refusal};
 use super::share::{self, Place};
-use super::socket;
+use super::socket::{self, Replies};
 use crate::proxy::counters::{Carried, Counters, Refusal};
 use crate::proxy::service::{Service, UdpNat};
 
+/// Answers sent at once. They come client by client, so that more would not travel together.
+const REPLIES: usize = 256;
 /// Datagrams taken from one client's socket before others get their turn.
 const TURN: usize = 32;
 /// How often a socket is read again that reports what became of something sent.
 const MOST_ERRORS: usize = 4;
 /// See [`Tick`].
 const TICK: Duration = Duration::from_millis(250);
-
-/// Who sends, and to which of the host's addresses: a client that talks to two of them is two.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-struct Key {
-    client: SocketAddr,
-    /// `None`: the listener has one address only.
-    local: Option<Local>,
-}
-
-/// What a client has of ours.
-#[derive(Debug)]
-struct Session {
-    socket: OwnedFd,
-    /// To be named with every datagram, since the socket is not connected.
-    backend: Option<SocketAddr>,
-    /// Datagrams of this size and more go to the backend one by one.
-    ingress_limit: usize,
-    egress_limit: usize,
-    _counted: Counted,
-    _place: Place,
-}
-
-/// A session in the rule's counters.
-#[derive(Debug)]
-struct Counted(Arc<Service>);
-
-impl Counted {
-    fn new(service: &Arc<Service>) -> Self {
-        service.counters.enter();
-        Self(Arc::clone(service))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.counters.leave();
-    }
-}
-
-/// The clients' sockets in one descriptor. Each is reported once for what has come.
-#[derive(Debug)]
-pub struct Replies(Epoll);
-
-impl Replies {
-    pub fn new() -> io::Result<Self> {
-        Ok(Self(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?))
-    }
-}
-
-impl AsRawFd for Replies {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.0.as_raw_fd()
-    }
-}
 
 /// What a thread needs to carry datagrams; its listeners use it in turn.
 struct Buffers {
@@ -95,8 +42,8 @@ thread_local! {
         inbox: Inbox::new(),
         outbox: Outbox::default(),
         order: Vec::with_capacity(SLOTS),
-        events: vec![EpollEvent::empty(); SLOTS],
-        ready: Vec::with_capacity(SLOTS),
+        events: vec![EpollEvent::empty(); REPLIES],
+        ready: Vec::with_capacity(REPLIES),
     });
 }
 
@@ -175,8 +122,11 @@ impl Relay {
         let mut total = Sent::default();
         for run in order.chunk_by(|(one, _), (other, _)| one == other) {
             let id = run[0].0;
-            // A client that came first in this batch may have made room for one that came later.
-            let Some((_, session)) = self.clients.get_mut(id) else { continue };
+            let Some((_, session)) = self.clients.get_mut(id) else {
+                // It has made room for another one of this very batch.
+                self.service.counters.refuse_many(Refusal::TableFull, run.len() as u64);
+                continue;
+            };
             let name = session.backend.map(Name::from).unwrap_or_default();
             for &(_, slot) in run {
                 let train = inbox.train(slot);
@@ -194,8 +144,10 @@ impl Relay {
         BUFFERS.with_borrow_mut(|buffers| {
             buffers.ready.clear();
             buffers.ready.append(&mut self.unfinished);
-            let reported = replies.0.wait(&mut buffers.events, EpollTimeout::ZERO).unwrap_or(0);
-            buffers.ready.extend(buffers.events[..reported].iter().map(|event| event.data() as Id));
+            let reported = replies.reported(&mut buffers.events);
+            buffers
+                .ready
+                .extend(buffers.events[..reported].iter().map(|event| Id::from_number(event.data())));
             self.collect(buffers, listener);
             let left = reported == buffers.events.len() || !self.unfinished.is_empty();
             if left { Left::Perhaps } else { Left::Nothing }
@@ -208,15 +160,14 @@ impl Relay {
         let mut total = Sent::default();
         let mut used = 0;
         for &id in &*ready {
-            if used + TURN > SLOTS {
+            if used + TURN > REPLIES {
                 total += self.reply(inbox, outbox, listener);
                 used = 0;
             }
             let Some((&key, session)) = self.clients.get_mut(id) else { continue };
             let received = receive(inbox, session, used, &self.service.counters);
             for slot in used..used + received {
-                let envelope = || (Name::from(key.client), Control::from_local(key.local));
-                outbox.push(id, inbox.train(slot), session.egress_limit, envelope);
+                outbox.push(id, inbox.train(slot), session.egress_limit, || key.envelope());
             }
             used += received;
             if received > 0 {
@@ -241,7 +192,7 @@ impl Relay {
 
     /// A new client, unless there is a reason against it, which is counted.
     fn admit(&mut self, key: Key, replies: &Replies, now: Tick) -> Option<Id> {
-        if !is_for_us(key.local) {
+        if !key.is_for_us() {
             return None;
         }
         match self.open(key, replies, now) {
@@ -273,16 +224,15 @@ impl Relay {
             result => result,
         };
         let socket = socket.map_err(|error| refusal(&error, backend))?;
-        let session = Session {
-            socket,
-            backend: (target.udp_nat == UdpNat::FullCone).then_some(backend),
-            ingress_limit: usize::MAX,
-            egress_limit: usize::MAX,
-            _counted: Counted::new(&self.service),
-            _place: place,
-        };
+        let unconnected = (target.udp_nat == UdpNat::FullCone).then_some(backend);
+        let session = Session::new(&self.service, socket, unconnected, place);
         let id = self.clients.insert(key, session, now);
-        self.watch(id, replies).map_err(|error| refusal(&error, backend))?;
+        let watched =
+            self.clients.get_mut(id).map_or(Ok(()), |(_, session)| replies.add(&session.socket, id));
+        watched.map_err(|error| {
+            drop(self.clients.remove(id));
+            refusal(&error, backend)
+        })?;
         Ok(id)
     }
 
@@ -297,12 +247,6 @@ impl Relay {
             let why = "UDP clients have their share of the file descriptors; raise LimitNOFILE=";
             (Refusal::Descriptors, why.to_owned())
         })
-    }
-
-    fn watch(&mut self, id: Id, replies: &Replies) -> io::Result<()> {
-        let Some((_, session)) = self.clients.get_mut(id) else { return Ok(()) };
-        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, u64::from(id));
-        Ok(replies.0.add(&session.socket, event)?)
     }
 
     /// When somebody may have been silent for too long.
@@ -350,25 +294,4 @@ fn count(counters: &Counters, way: &Carried, sent: Sent) {
             counters.refuse_many(reason, count);
         }
     }
-}
-
-/// A wildcard socket also gets what others on the host have joined a group for.
-fn is_for_us(local: Option<Local>) -> bool {
-    let Some(Local { address, .. }) = local else { return true };
-    !address.is_multicast() && address != IpAddr::V4(Ipv4Addr::BROADCAST)
-}
-
-fn lacks_descriptors(error: &io::Error) -> bool {
-    let lacking = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
-    error.raw_os_error().is_some_and(|code| lacking.contains(&Errno::from_raw(code)))
-}
-
-fn refusal(error: &io::Error, backend: SocketAddr) -> (Refusal, String) {
-    let reason = match error.raw_os_error().map(Errno::from_raw) {
-        _ if lacks_descriptors(error) => Refusal::Descriptors,
-        Some(Errno::ENOSPC) => Refusal::Descriptors,
-        Some(Errno::EAGAIN | Errno::EADDRNOTAVAIL) => Refusal::PortsExhausted,
-        _ => Refusal::Unsendable,
-    };
-    (reason, format!("no socket towards {backend}: {error}"))
 }

@@ -1,12 +1,14 @@
-//! The sockets: how a listener is made ready, and a client's own towards the backend.
+//! The sockets: how a listener is made ready, a client's own towards the backend, and how those are waited for.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::clients::Id;
 use crate::proxy::service::UdpNat;
 
 /// Bursts that a listener holds while its worker is busy: some ten thousand small datagrams.
@@ -48,8 +50,36 @@ pub fn open(backend: SocketAddr, nat: UdpNat) -> io::Result<OwnedFd> {
 }
 
 /// The kernel may hand over several datagrams of a sender as one. Linux before 5.0 never does.
-fn take_trains(socket: impl std::os::fd::AsFd) {
+fn take_trains(socket: impl AsFd) {
     if let Err(error) = setsockopt(&socket, sockopt::UdpGroSegment, &true) {
         tracing::trace!("no UDP_GRO: {error}");
+    }
+}
+
+/// The clients' sockets in one descriptor, which costs a client less than a task of its own. Each is reported once for
+/// what has come.
+#[derive(Debug)]
+pub struct Replies(Epoll);
+
+impl Replies {
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?))
+    }
+
+    /// Until it is closed.
+    pub fn add(&self, socket: &OwnedFd, id: Id) -> io::Result<()> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, id.number());
+        Ok(self.0.add(socket, event)?)
+    }
+
+    /// Fills in clients for whom something has come, and says how many.
+    pub fn reported(&self, events: &mut [EpollEvent]) -> usize {
+        self.0.wait(events, EpollTimeout::ZERO).unwrap_or(0)
+    }
+}
+
+impl AsRawFd for Replies {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.0.as_raw_fd()
     }
 }

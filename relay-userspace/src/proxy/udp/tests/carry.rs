@@ -11,6 +11,8 @@ use crate::proxy::udp::envelope::{Control, Name};
 use crate::proxy::udp::inbox::Train;
 use crate::proxy::udp::outbox::{Outbox, Sent};
 
+const OWNER: Id = Id::from_number(7);
+
 /// Bytes that show where they belong.
 fn payload(length: usize) -> Vec<u8> {
     (0..length).map(|place| (place % 251) as u8).collect()
@@ -28,7 +30,7 @@ fn every_size_arrives_both_ways_in_every_family() {
         let counters = &rig.service.counters;
         let bytes: usize = sizes.iter().sum();
         for way in [&counters.ingress, &counters.egress] {
-            assert_eq!((way.packets(), way.bytes()), (sizes.len() as u64, bytes as u64));
+            wait("counted", || (way.packets(), way.bytes()) == (sizes.len() as u64, bytes as u64));
         }
         assert_eq!((counters.active(), counters.total()), (1, 1));
         rig.end();
@@ -76,8 +78,8 @@ fn a_datagram_that_cannot_be_sent_is_lost_alone() {
     let mut lengths = [rig.take(), rig.take(), rig.take()].map(|(arrived, _)| arrived.len());
     lengths.sort_unstable();
     assert_eq!(lengths, [10, 20, 30]);
-    wait("counted", || rig.service.counters.ingress.packets() == 3);
-    assert_eq!(rig.service.counters.refused(Refusal::Unsendable), 1);
+    let counters = &rig.service.counters;
+    wait("counted", || counters.ingress.packets() == 3 && counters.refused(Refusal::Unsendable) == 1);
     rig.end();
 }
 
@@ -86,7 +88,7 @@ fn send(outbox: &mut Outbox, socket: &UdpSocket, count: usize, size: usize) -> (
     let memory = payload(count * size);
     for number in 0..count {
         let train = Train { start: number * size, length: size, size };
-        outbox.push(7, train, usize::MAX, || (Name::default(), Control::default()));
+        outbox.push(OWNER, train, usize::MAX, || (Name::default(), Control::default()));
     }
     let mut whole = Vec::new();
     (outbox.send(socket, &memory, |id, size| whole.push((id, size))), whole)
@@ -102,7 +104,7 @@ fn where_the_kernel_cannot_cut_the_datagrams_go_one_by_one() {
     assert_eq!(send(&mut outbox, &sender, 10, 100), (expected, vec![]));
     // Without checksums there is no UDP_SEGMENT.
     set_no_check(&sender);
-    assert_eq!(send(&mut outbox, &sender, 10, 100), (expected, vec![(7, 100)]));
+    assert_eq!(send(&mut outbox, &sender, 10, 100), (expected, vec![(OWNER, 100)]));
     for number in 0..20 {
         let start = number % 10 * 100;
         assert_eq!(get(&receiver), payload(1000)[start..start + 100]);
@@ -130,7 +132,8 @@ fn what_a_full_socket_does_not_take_is_lost_and_the_rest_goes_on() {
     let mut outbox = Outbox::default();
     let mut total = Sent::default();
     for size in 1..=300 {
-        outbox.push(0, Train { start: 0, length: size, size }, 0, || (Name::default(), Control::default()));
+        outbox
+            .push(OWNER, Train { start: 0, length: size, size }, 0, || (Name::default(), Control::default()));
     }
     total += outbox.send(&sender, &memory, |_, _| panic!("nothing was sent as one"));
     assert_eq!(total.datagrams + total.lost, 300);
@@ -138,7 +141,7 @@ fn what_a_full_socket_does_not_take_is_lost_and_the_rest_goes_on() {
     let mut buffer = [0; 1000];
     let arrived: Vec<_> = std::iter::from_fn(|| receiver.recv(&mut buffer).ok()).collect();
     assert_eq!(arrived, (1..=total.datagrams as usize).collect::<Vec<_>>());
-    outbox.push(0, Train { start: 0, length: 5, size: 5 }, 0, || (Name::default(), Control::default()));
+    outbox.push(OWNER, Train { start: 0, length: 5, size: 5 }, 0, || (Name::default(), Control::default()));
     assert_eq!(outbox.send(&sender, &memory, |_, _| {}).datagrams, 1);
 }
 

@@ -82,6 +82,36 @@ fn a_flood_takes_the_room_of_who_never_got_an_answer() {
 }
 
 #[test]
+fn a_flood_in_one_batch_mixes_nobody_up() {
+    const FLOOD: u8 = 100;
+    if !in_child("a_flood_in_one_batch_mixes_nobody_up") {
+        return;
+    }
+    let mut rig = Rig::stopped("0.0.0.0:0", V4, |_| {});
+    let waiting = listener(rig.address);
+    let flood = socket(V4);
+    for number in 1..=FLOOD {
+        flood.send_to(&[number], loopback(number, rig.address.port())).unwrap();
+    }
+    rig.work(waiting);
+    let counters = &rig.service.counters;
+    wait("all of them counted", || {
+        counters.ingress.packets() + counters.refused(Refusal::TableFull) == u64::from(FLOOD)
+    });
+    assert_eq!(counters.ingress.packets(), u64::from(MOST));
+    // Who is left gets its own answer, from the address that it asked.
+    for _ in 0..MOST {
+        let (payload, from) = rig.take();
+        rig.backend.send_to(&payload, from).unwrap();
+        let mut buffer = [0; 10];
+        let (length, from) = flood.recv_from(&mut buffer).unwrap();
+        assert_eq!(buffer[..length], payload);
+        assert_eq!(from, loopback(payload[0], rig.address.port()));
+    }
+    rig.end();
+}
+
+#[test]
 fn without_descriptors_the_known_go_on() {
     if !in_child("without_descriptors_the_known_go_on") {
         return;

@@ -1,0 +1,89 @@
+//! One client: who it is, its socket, why it may not have one.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use super::envelope::{Control, Local, Name};
+use super::share::Place;
+use crate::proxy::counters::Refusal;
+use crate::proxy::service::Service;
+
+/// Who sends, and to which of the host's addresses: a client that talks to two of them is two.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Key {
+    pub client: SocketAddr,
+    /// `None`: the listener has one address only.
+    pub local: Option<Local>,
+}
+
+impl Key {
+    /// A wildcard socket also gets what others on the host have joined a group for.
+    pub fn is_for_us(&self) -> bool {
+        let Some(Local { address, .. }) = self.local else { return true };
+        !address.is_multicast() && address != IpAddr::V4(Ipv4Addr::BROADCAST)
+    }
+
+    /// Where an answer goes, and where it comes from.
+    pub fn envelope(&self) -> (Name, Control) {
+        (self.client.into(), Control::from_local(self.local))
+    }
+}
+
+/// What a client has of ours.
+#[derive(Debug)]
+pub struct Session {
+    pub socket: OwnedFd,
+    /// To be named with every datagram, since the socket is not connected.
+    pub backend: Option<SocketAddr>,
+    /// Datagrams of this size and more go to the backend one by one.
+    pub ingress_limit: usize,
+    pub egress_limit: usize,
+    _counted: Counted,
+    _place: Place,
+}
+
+impl Session {
+    /// `backend`: only for a socket that is not connected.
+    pub fn new(service: &Arc<Service>, socket: OwnedFd, backend: Option<SocketAddr>, place: Place) -> Self {
+        let _counted = Counted::new(service);
+        Self { socket, backend, ingress_limit: usize::MAX, egress_limit: usize::MAX, _counted, _place: place }
+    }
+}
+
+/// A session in the rule's counters.
+#[derive(Debug)]
+struct Counted(Arc<Service>);
+
+impl Counted {
+    fn new(service: &Arc<Service>) -> Self {
+        service.counters.enter();
+        Self(Arc::clone(service))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.counters.leave();
+    }
+}
+
+/// Room may be made by closing another one.
+pub fn lacks_descriptors(error: &io::Error) -> bool {
+    let lacking = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+    error.raw_os_error().is_some_and(|code| lacking.contains(&Errno::from_raw(code)))
+}
+
+/// Why a session could not begin: as a counter, and in words.
+pub fn refusal(error: &io::Error, backend: SocketAddr) -> (Refusal, String) {
+    let reason = match error.raw_os_error().map(Errno::from_raw) {
+        _ if lacks_descriptors(error) => Refusal::Descriptors,
+        Some(Errno::ENOSPC) => Refusal::Descriptors,
+        Some(Errno::EAGAIN | Errno::EADDRNOTAVAIL) => Refusal::PortsExhausted,
+        _ => Refusal::Unsendable,
+    };
+    (reason, format!("no socket towards {backend}: {error}"))
+}
