@@ -30,7 +30,7 @@ impl Worker {
             timeouts: Timeouts::default(),
             udp_nat: UdpNat::Restricted,
         };
-        let service = Arc::new(Service::new(RuleName::parse("web").expect("name"), target));
+        let service = Arc::new(Service::new(RuleName::parse("web").expect("name"), Arc::default(), target));
         let (phase, phases) = watch::channel(Phase::Serve);
         let listener = relay.run(|| UdpSocket::bind((listen, PORT)).expect("listener"));
         let session = serve(listener, Arc::clone(&service), phases);

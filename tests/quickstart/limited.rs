@@ -6,9 +6,11 @@ use std::process::{Command, ExitCode};
 
 use harness::World;
 use harness::daemon::{binary, settings};
+use harness::traffic::{tcp_server, udp_server};
+use harness::world::RELAY;
 
-use crate::say;
 use crate::stage::{self, Stage};
+use crate::{say, show};
 
 const RULE: &str = "[[rule]]\nname = \"demo\"\nlisten = \":8388\"\nto = \"203.0.113.2:8388\"\n";
 
@@ -31,7 +33,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// In a user namespace there are links and a running relayd, but no BPF.
+/// In a user namespace there are links and a running relayd, but no BPF: relayd carries everything itself.
 pub fn show() -> ExitCode {
     let world = World::new();
     let _first = stage::LOG.set(world.folder().join("relayd.log"));
@@ -44,6 +46,9 @@ pub fn show() -> ExitCode {
         stage::fail("relayd claims to use the kernel, which a user namespace does not allow");
     }
     say::command("relayctl explain demo", &relayd.ctl.ok(&["explain", "demo"]));
+    let _servers = (tcp_server(&world.backend, 8388), udp_server(&world.backend, 8388));
+    say::line("It carries everything itself, then:\n");
+    show::talk(&world, (RELAY, 8388).into());
     ExitCode::SUCCESS
 }
 

@@ -1,17 +1,16 @@
 //! What is shown as root: a rule is added, traffic goes through it, relayd dies and comes back, all is counted.
 
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use harness::traffic::{Client, Datagrams, Digest, Noise, Server, tcp_server, udp_server};
-use harness::world::{BACKEND, CLIENT, RELAY, RELAY_INSIDE};
+use harness::world::{BACKEND, CLIENT, RELAY, RELAY_INSIDE, RELAY_V6};
 use harness::{Ctl, Daemon, Load, World};
 
 use crate::{say, stage};
 
 const PORT: u16 = 8388;
-const LISTENER: (Ipv4Addr, u16) = (RELAY, PORT);
 /// Bytes of TCP in each direction.
 const BULK: u64 = 256 << 20;
 const DATAGRAMS: u64 = 10_000;
@@ -69,11 +68,25 @@ fn add_rule(ctl: &Ctl) {
     say::command(&format!("relayctl {}", args.join(" ")), &ctl.ok(&args));
 }
 
-/// Every byte and datagram is checked by the one who gets it.
 fn forward(world: &World) {
     say::line("The client talks to the relay, the backend answers:\n");
+    let ipv4 = SocketAddr::from((RELAY, PORT));
+    talk(world, ipv4);
+    let seen = Client::connect(&world.client, ipv4).and_then(Client::seen_as);
+    let forwarding = world.relay.read_sysctl("net/ipv4/ip_forward");
+    say::line(&format!(
+        "\nThe backend sees {}. The kernel did this, with ip_forward = {forwarding} and without netfilter.\n",
+        seen.expect("the address that the backend sees").ip()
+    ));
+    say::line("The same rule takes IPv6 clients, whom relayd brings to the IPv4 backend:\n");
+    talk(world, SocketAddr::from((RELAY_V6, PORT)));
+    say::line("");
+}
+
+/// Every byte and datagram is checked by the one who gets it.
+pub fn talk(world: &World, listener: SocketAddr) {
     let expected = Digest::of_noise(BULK, BULK);
-    let connect = || Client::connect(&world.client, LISTENER).expect("a TCP connection through the relay");
+    let connect = || Client::connect(&world.client, listener).expect("a TCP connection through the relay");
     let start = Instant::now();
     connect().upload(BULK).expect("the upload");
     connect().download_expecting(expected).expect("the download");
@@ -81,7 +94,7 @@ fn forward(world: &World) {
     let size = BULK >> 20;
     say::line(&format!("  TCP  {size} MiB to the backend and {size} MiB back, same hashes, {rate}"));
 
-    let came_back = echo_datagrams(world);
+    let came_back = echo_datagrams(world, listener);
     say::line(&format!(
         "  UDP  {} datagrams sent, {} came back unchanged",
         say::number(DATAGRAMS),
@@ -90,17 +103,11 @@ fn forward(world: &World) {
     if came_back != DATAGRAMS {
         stage::fail("datagrams were lost, on links that lose none");
     }
-    let seen = connect().seen_as().expect("the address that the backend sees");
-    let forwarding = world.relay.read_sysctl("net/ipv4/ip_forward");
-    say::line(&format!(
-        "\nThe backend sees {}. The kernel did this, with ip_forward = {forwarding} and without netfilter.\n",
-        seen.ip()
-    ));
 }
 
 /// Datagrams of all sizes, one after the other; returns how many came back.
-fn echo_datagrams(world: &World) -> u64 {
-    let socket = Datagrams::new(&world.client, LISTENER);
+fn echo_datagrams(world: &World, listener: SocketAddr) -> u64 {
+    let socket = Datagrams::new(&world.client, listener);
     let mut noise = Noise::new(DATAGRAMS);
     let mut payload = vec![0; LARGEST_DATAGRAM];
     noise.fill(&mut payload);
@@ -121,11 +128,12 @@ fn echo_datagrams(world: &World) -> u64 {
 }
 
 fn die_and_come_back(world: &World, relayd: &mut Daemon) {
-    say::line(&format!("kill -9 of relayd, with {OPEN} connections open:\n"));
+    say::line(&format!("kill -9 of relayd, with {OPEN} connections open in the kernel:\n"));
+    let listener = (RELAY, PORT);
     let load = Load::new()
-        .with_connections(&world.client, LISTENER, OPEN)
-        .with_newcomers(&world.client, LISTENER)
-        .with_datagrams(&world.client, LISTENER);
+        .with_connections(&world.client, listener, OPEN)
+        .with_newcomers(&world.client, listener)
+        .with_datagrams(&world.client, listener);
     load.run_on(ROUNDS);
     relayd.kill();
     let (start, before) = (Instant::now(), load.tally());
@@ -154,7 +162,7 @@ fn seconds(time: Duration) -> String {
 
 fn count(world: &World, ctl: &Ctl, (tcp, udp): &(Server, Server)) {
     say::line(&format!(
-        "The backend served {} connections and {} datagrams. relayctl counted, in the kernel:\n",
+        "The backend served {} connections and {} datagrams. relayctl counted:\n",
         say::number(tcp.count()),
         say::number(udp.count())
     ));
@@ -178,6 +186,6 @@ fn say_what_is_next() {
          cargo xtask install                          relayd, relayctl, unit, manual, completion\n  \
          sudo systemctl enable --now relayd\n  \
          sudo relayctl add 8388 203.0.113.10:8388     the first rule; relayctl explain 8388 says more\n\n\
-         README.md tells the rest. IPv6 clients are not carried yet.",
+         README.md tells the rest.",
     );
 }
