@@ -83,21 +83,7 @@ pub(crate) fn find<F: Frame, const L2: usize>(frame: &F) -> Result<Hit, Detour> 
         _ => return Err(Detour::Foreign),
     };
     let flow = flow.ok_or(Detour::Slow)?;
-    if flow.flags().has(FlowFlags::SLOW) || (flow.interface != 0 && flow.interface != frame.interface()) {
-        return Err(Detour::Slow);
-    }
-    if !frame.is_addressed(flow) {
-        return Err(Detour::Slow);
-    }
-    let now = maps::now();
-    if flow.seen != now {
-        // once a tick an unproven flow goes to the slow path, which makes sure of its claim
-        if !flow.flags().has(FlowFlags::PROVEN) {
-            return Err(Detour::Slow);
-        }
-        flow.seen = now;
-        frame.refresh::<L2>(flow);
-    }
+    refresh::<F, L2>(frame, flow)?;
     let next_hop = maps::next_hop(flow.hop().index).ok_or(Detour::Slow)?;
     if next_hop.generation != flow.hop().generation {
         return Err(Detour::Slow);
@@ -114,6 +100,27 @@ pub(crate) fn find<F: Frame, const L2: usize>(frame: &F) -> Result<Hit, Detour> 
         return Err(Detour::Slow);
     }
     Ok(Hit { flow, next_hop, headers, protocol, length, header_length, segment_size })
+}
+
+/// Whether a packet may take the hot path of its flow, which is alive by that.
+#[inline(always)]
+fn refresh<F: Frame, const L2: usize>(frame: &F, flow: &mut FlowEntry) -> Result<(), Detour> {
+    if flow.flags().has(FlowFlags::SLOW) || (flow.interface != 0 && flow.interface != frame.interface()) {
+        return Err(Detour::Slow);
+    }
+    if !frame.is_addressed(flow) {
+        return Err(Detour::Slow);
+    }
+    let now = maps::now();
+    if flow.seen != now {
+        // once a tick an unproven flow goes to the slow path, which makes sure of its claim
+        if !flow.flags().has(FlowFlags::PROVEN) {
+            return Err(Detour::Slow);
+        }
+        flow.seen = now;
+        frame.refresh::<L2>(flow);
+    }
+    Ok(())
 }
 
 /// A UDP flow may be proven or not: the table that the last packet was found in is looked at first, so that a busy

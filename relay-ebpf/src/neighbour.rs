@@ -79,7 +79,7 @@ pub(crate) fn find(md: *mut xdp_md, interface: u32, hit: &Hit) -> Option<Macs> {
     let macs = ask(md, question, hit)?;
     *known = Known { question, tick: now, macs };
     // not of a question that is new: its flow has just come from tc
-    let is_check = same && (now ^ slot) % CHECK_EVERY == 0;
+    let is_check = same && (now ^ slot).is_multiple_of(CHECK_EVERY);
     (!is_check).then_some(macs)
 }
 
