@@ -49,7 +49,9 @@ async fn accept(
     sessions: &mut JoinSet<()>,
 ) {
     let port = acceptor.port();
-    let begin = |sessions: &mut JoinSet<()>, client| drop(sessions.spawn(session::run(client, port, service.clone())));
+    let begin = |sessions: &mut JoinSet<()>, client| {
+        drop(sessions.spawn(session::run(client, port, service.clone())))
+    };
     let mut over = pin!(phase.wait_for(|phase| *phase != Phase::Serve));
     loop {
         tokio::select! {

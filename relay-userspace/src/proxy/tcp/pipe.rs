@@ -8,14 +8,14 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
 use tokio::net::TcpStream;
 
-/// What a pipe should hold. More than a turn of a session moves only spoils the cache.
-const SIZE: i32 = 256 * 1024;
-/// A smaller one (the user's share of pipe memory is used up) is worse than copying.
-const LEAST: i32 = 64 * 1024;
+/// What a pipe should hold: the most that every system allows. A quarter of it needs a third more processor time.
+const SIZE: i32 = 1024 * 1024;
+/// With less (the user's share of pipe memory is used up) splicing is no better than copying.
+const LEAST: i32 = 256 * 1024;
 /// Empty pipes kept for later.
-const MOST_IDLE: usize = 32;
-/// Pipes of a thread altogether: the others are full of what slow receivers have not taken yet.
-const MOST: usize = 512;
+const MOST_IDLE: usize = 16;
+/// Pipes of a thread altogether. All but one hold what slow receivers have not taken yet, so this bounds the memory too.
+const MOST: usize = 64;
 
 thread_local! {
     static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: Vec::new(), made: 0 }) };
@@ -59,9 +59,16 @@ impl Pipe {
         drop(surplus);
     }
 
+    /// Gives back the descriptors of the pool.
+    pub fn close_idle() {
+        let idle = POOL.with_borrow_mut(|pool| std::mem::take(&mut pool.idle));
+        drop(idle);
+    }
+
     fn new() -> io::Result<Self> {
         let (output, input) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
-        let size = fcntl(&input, FcntlArg::F_SETPIPE_SZ(SIZE)).or_else(|_| fcntl(&input, FcntlArg::F_GETPIPE_SZ))?;
+        let size =
+            fcntl(&input, FcntlArg::F_SETPIPE_SZ(SIZE)).or_else(|_| fcntl(&input, FcntlArg::F_GETPIPE_SZ))?;
         if size < LEAST {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }

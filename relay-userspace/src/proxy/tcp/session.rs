@@ -40,12 +40,7 @@ pub async fn run(client: TcpStream, port: u16, service: Arc<Service>) {
     }
 }
 
-async fn carry(
-    legs: [&Leg; 2],
-    counters: &Counters,
-    timeouts: Timeouts,
-    mut timer: Pin<&mut Sleep>,
-) -> End {
+async fn carry(legs: [&Leg; 2], counters: &Counters, timeouts: Timeouts, mut timer: Pin<&mut Sleep>) -> End {
     let mut pump = Pump::new(legs, counters);
     let mut failures = [pin!(legs[0].ready(Interest::ERROR)), pin!(legs[1].ready(Interest::ERROR))];
     let mut noticed = [false; 2];

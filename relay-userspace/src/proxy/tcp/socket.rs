@@ -33,7 +33,6 @@ impl Leg {
     pub fn close(mut self) {
         self.closed = true;
     }
-
 }
 
 impl Deref for Leg {

@@ -39,7 +39,10 @@ impl Relay {
     }
 
     fn with(host: IpAddr, addresses: Vec<IpAddr>, port: u16, timeouts: Timeouts) -> Self {
-        let listener = listen(host);
+        Self::on(listen(host), addresses, port, timeouts)
+    }
+
+    fn on(listener: TcpListener, addresses: Vec<IpAddr>, port: u16, timeouts: Timeouts) -> Self {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let ports = PortMap::Shift { from: address.port(), to: port };
@@ -191,7 +194,11 @@ fn is_alone(test: &str) -> bool {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     false
 }
 

@@ -1,6 +1,7 @@
 //! Too many clients, too few descriptors.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use socket2::Protocol;
 
 use super::*;
 use crate::proxy::counters::Refusal;
@@ -31,6 +32,15 @@ fn running_out_of_descriptors_ends_no_listener() {
         // a session of another rule never notices
         send(&early.0, b"x");
         assert_eq!(read_exactly(&early.1, 1), b"x");
+        // nobody is left hanging: each is carried or was reset
+        let mut turned_away = vec![false; clients.len()];
+        eventually(|| {
+            for (gone, client) in turned_away.iter_mut().zip(&clients) {
+                *gone |= client.take_error().unwrap().is_some();
+            }
+            let gone = turned_away.iter().filter(|&&gone| gone).count() as u64;
+            gone > 0 && gone + relay.service.counters.active() == clients.len() as u64
+        });
         for client in &clients {
             client.set_linger(Some(Duration::ZERO)).unwrap();
         }
@@ -54,7 +64,8 @@ fn works(relay: &Relay, backend: &TcpListener) {
     eventually(|| {
         let Ok((accepted, _)) = backend.accept() else {
             client.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-            if matches!((&client).read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::ConnectionReset) {
+            if matches!((&client).read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::ConnectionReset)
+            {
                 client = relay.client();
                 send(&client, b"hello");
             }
@@ -114,5 +125,36 @@ fn accepted_sockets_inherit_what_the_listener_was_told() {
         assert_eq!(accepted.tcp_keepalive_time().unwrap(), keepalive.idle);
         assert_eq!(accepted.tcp_keepalive_interval().unwrap(), keepalive.interval);
         assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 5);
+    }
+}
+
+/// The client may be one that splice(2) does not work with.
+#[test]
+fn an_mptcp_listener_carries_bulk() {
+    for host in HOSTS {
+        let address = SocketAddr::from((host, 0));
+        let listener =
+            Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::MPTCP)).unwrap();
+        listener.bind(&address.into()).unwrap();
+        listener.listen(8).unwrap();
+        let backend = listen(host);
+        let relay =
+            Relay::on(listener.into(), vec![host], backend.local_addr().unwrap().port(), Timeouts::default());
+        let client = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::MPTCP)).unwrap();
+        client.connect(&relay.address.into()).unwrap();
+        let client = patient(client.into());
+        let accepted = patient(backend.accept().unwrap().0);
+        let data = pattern(8 << 20, 9);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                send(&client, &data);
+                client.shutdown(std::net::Shutdown::Write).unwrap();
+            });
+            assert!(read_all(&accepted) == data);
+        });
+        thread::scope(|scope| {
+            scope.spawn(|| send(&accepted, &data));
+            assert!(read_exactly(&client, data.len()) == data);
+        });
     }
 }
