@@ -16,14 +16,18 @@ const LEAST: i32 = 256 * 1024;
 const MOST_IDLE: usize = 16;
 /// Pipes of a thread altogether. All but one hold what slow receivers have not taken yet, so this bounds the memory too.
 const MOST: usize = 64;
+/// How many wishes are turned down after the system has refused one, since asking costs four calls.
+const TURNED_DOWN: u32 = 1000;
 
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: Vec::new(), made: 0 }) };
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: Vec::new(), made: 0, refused: 0 }) };
 }
 
 struct Pool {
     idle: Vec<Pipe>,
     made: usize,
+    /// Wishes still to be turned down.
+    refused: u32,
 }
 
 /// A pipe and how much lies in it.
@@ -41,9 +45,16 @@ impl Pipe {
             if let Some(pipe) = pool.idle.pop() {
                 return Some(pipe);
             }
-            let pipe = (pool.made < MOST).then(Self::new)?.ok()?;
-            pool.made += 1;
-            Some(pipe)
+            pool.refused = pool.refused.saturating_sub(1);
+            if pool.made >= MOST || pool.refused > 0 {
+                return None;
+            }
+            let pipe = Self::new().ok();
+            match &pipe {
+                Some(_) => pool.made += 1,
+                None => pool.refused = TURNED_DOWN,
+            }
+            pipe
         })
     }
 

@@ -42,8 +42,6 @@ pub struct Way {
     state: State,
     store: Store,
     mode: Mode,
-    /// The sender's socket has refused it.
-    cannot_splice: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -199,7 +197,7 @@ impl Way {
             if !rest.is_empty() {
                 self.store = Store::Kept { data: rest.to_vec(), sent: 0 };
             }
-            if data.len() >= LARGE && !self.cannot_splice {
+            if data.len() >= LARGE {
                 self.mode = Mode::Splice { small: 0 };
             }
             Ok(Input::Some)
@@ -221,7 +219,8 @@ impl Way {
             Ok(filled) => filled,
             Err(error) => {
                 pipe.give_back();
-                return self.not_spliced(&error);
+                let nothing = error.kind() == ErrorKind::WouldBlock;
+                return if nothing { Ok(Input::Nothing) } else { Err(Fault::Receive) };
             }
         };
         moved.received += filled;
@@ -238,19 +237,6 @@ impl Way {
         let small = if filled < SMALL { small + 1 } else { 0 };
         self.mode = if small < SMALL_PIECES { Mode::Splice { small } } else { Mode::Copy };
         Ok(if filled == 0 { Input::End } else { Input::Some })
-    }
-
-    fn not_spliced(&mut self, error: &io::Error) -> Result<Input, Fault> {
-        match error.kind() {
-            ErrorKind::WouldBlock => Ok(Input::Nothing),
-            // as MPTCP's sockets do
-            ErrorKind::InvalidInput => {
-                self.cannot_splice = true;
-                self.mode = Mode::Copy;
-                Ok(Input::Some)
-            }
-            _ => Err(Fault::Receive),
-        }
     }
 }
 

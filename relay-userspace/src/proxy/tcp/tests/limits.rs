@@ -1,7 +1,6 @@
 //! Too many clients, too few descriptors.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use socket2::Protocol;
 
 use super::*;
 use crate::proxy::counters::Refusal;
@@ -125,36 +124,5 @@ fn accepted_sockets_inherit_what_the_listener_was_told() {
         assert_eq!(accepted.tcp_keepalive_time().unwrap(), keepalive.idle);
         assert_eq!(accepted.tcp_keepalive_interval().unwrap(), keepalive.interval);
         assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 5);
-    }
-}
-
-/// The client may be one that splice(2) does not work with.
-#[test]
-fn an_mptcp_listener_carries_bulk() {
-    for host in HOSTS {
-        let address = SocketAddr::from((host, 0));
-        let listener =
-            Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::MPTCP)).unwrap();
-        listener.bind(&address.into()).unwrap();
-        listener.listen(8).unwrap();
-        let backend = listen(host);
-        let relay =
-            Relay::on(listener.into(), vec![host], backend.local_addr().unwrap().port(), Timeouts::default());
-        let client = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::MPTCP)).unwrap();
-        client.connect(&relay.address.into()).unwrap();
-        let client = patient(client.into());
-        let accepted = patient(backend.accept().unwrap().0);
-        let data = pattern(8 << 20, 9);
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                send(&client, &data);
-                client.shutdown(std::net::Shutdown::Write).unwrap();
-            });
-            assert!(read_all(&accepted) == data);
-        });
-        thread::scope(|scope| {
-            scope.spawn(|| send(&accepted, &data));
-            assert!(read_exactly(&client, data.len()) == data);
-        });
     }
 }
