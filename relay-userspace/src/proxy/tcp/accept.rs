@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep_until};
 
+use super::pipe::Pipe;
 use super::socket::{Leg, prepare_listener};
 use crate::proxy::counters::Refusal;
 use crate::proxy::service::Service;
@@ -83,6 +84,7 @@ impl Acceptor {
         self.log(error);
         if is_exhaustion(error) {
             self.service.counters.refuse(Refusal::Descriptors);
+            Pipe::close_idle();
             self.turn_away().await;
             self.resume = Some(Instant::now() + PAUSE);
         } else if !is_of_one_client(error) {

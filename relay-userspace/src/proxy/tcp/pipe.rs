@@ -8,22 +8,26 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
 use tokio::net::TcpStream;
 
-/// What a pipe should hold. More than a turn of a session moves only spoils the cache.
-const SIZE: i32 = 256 * 1024;
-/// A smaller one (the user's share of pipe memory is used up) is worse than copying.
-const LEAST: i32 = 64 * 1024;
+/// What a pipe should hold: the most that every system allows. A quarter of it needs a third more processor time.
+const SIZE: i32 = 1024 * 1024;
+/// With less (the user's share of pipe memory is used up) splicing is no better than copying.
+const LEAST: i32 = 256 * 1024;
 /// Empty pipes kept for later.
-const MOST_IDLE: usize = 32;
-/// Pipes of a thread altogether: the others are full of what slow receivers have not taken yet.
-const MOST: usize = 512;
+const MOST_IDLE: usize = 16;
+/// Pipes of a thread altogether. All but one hold what slow receivers have not taken yet, so this bounds the memory too.
+const MOST: usize = 64;
+/// How many wishes are turned down after the system has refused one, since asking costs four calls.
+const TURNED_DOWN: u32 = 1000;
 
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: Vec::new(), made: 0 }) };
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: Vec::new(), made: 0, refused: 0 }) };
 }
 
 struct Pool {
     idle: Vec<Pipe>,
     made: usize,
+    /// Wishes still to be turned down.
+    refused: u32,
 }
 
 /// A pipe and how much lies in it.
@@ -41,9 +45,16 @@ impl Pipe {
             if let Some(pipe) = pool.idle.pop() {
                 return Some(pipe);
             }
-            let pipe = (pool.made < MOST).then(Self::new)?.ok()?;
-            pool.made += 1;
-            Some(pipe)
+            pool.refused = pool.refused.saturating_sub(1);
+            if pool.made >= MOST || pool.refused > 0 {
+                return None;
+            }
+            let pipe = Self::new().ok();
+            match &pipe {
+                Some(_) => pool.made += 1,
+                None => pool.refused = TURNED_DOWN,
+            }
+            pipe
         })
     }
 
@@ -57,6 +68,12 @@ impl Pipe {
             Some(self)
         });
         drop(surplus);
+    }
+
+    /// Gives back the descriptors of the pool.
+    pub fn close_idle() {
+        let idle = POOL.with_borrow_mut(|pool| std::mem::take(&mut pool.idle));
+        drop(idle);
     }
 
     fn new() -> io::Result<Self> {

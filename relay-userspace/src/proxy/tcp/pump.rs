@@ -90,7 +90,7 @@ impl<'a> Pump<'a> {
     }
 
     fn poll_end(&self) -> Poll<End> {
-        if !SIDES.iter().all(|&side| self.ways[side].is_over()) {
+        if !self.is_lingering() {
             return Poll::Pending;
         }
         if self.broken {
@@ -104,7 +104,12 @@ impl<'a> Pump<'a> {
         }
     }
 
-    /// Whether one direction is over and the other is not.
+    /// Whether all that is left to do is to see what was sent delivered, which no event tells.
+    pub fn is_lingering(&self) -> bool {
+        SIDES.iter().all(|&side| self.ways[side].is_over())
+    }
+
+    /// Whether a direction is over.
     pub fn is_half_closed(&self) -> bool {
         SIDES.iter().any(|&side| self.ways[side].is_over())
     }

@@ -4,6 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Poll, ready};
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -15,6 +16,9 @@ use super::socket::{Leg, probe};
 use crate::proxy::counters::Counters;
 use crate::proxy::service::Service;
 use crate::rule::Timeouts;
+
+/// How often to look whether a side has everything, before it is reset.
+const DELIVERY: Duration = Duration::from_millis(50);
 
 /// Carries a client that has come in on `port` until it is over. Dropped before that, it resets both connections.
 pub async fn run(client: TcpStream, port: u16, service: Arc<Service>) {
@@ -66,15 +70,16 @@ async fn carry(legs: [&Leg; 2], counters: &Counters, timeouts: Timeouts, mut tim
             last = Instant::now();
         }
         let silence = if pump.is_half_closed() { timeouts.half_close } else { timeouts.tcp_idle };
-        if timer.deadline() > last + silence {
-            timer.as_mut().reset(last + silence);
+        let due = if pump.is_lingering() { Instant::now() + DELIVERY } else { last + silence };
+        if timer.deadline() > due {
+            timer.as_mut().reset(due);
         }
         loop {
             ready!(timer.as_mut().poll(cx));
             if last.elapsed() >= silence {
                 return Poll::Ready(End::Silent);
             }
-            timer.as_mut().reset(last + silence);
+            timer.as_mut().reset(due);
             if !probed {
                 // not before, since most sessions are short; a connection that refuses this is none any more
                 probed = true;

@@ -115,14 +115,16 @@ fn reset(stream: TcpStream) {
 
 /// Bytes that are nowhere the same.
 fn pattern(length: usize, seed: u64) -> Vec<u8> {
+    let mut data = Vec::with_capacity(length + 8);
     let mut state = seed | 1;
-    let mut next = || {
+    while data.len() < length {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        state.to_le_bytes()
-    };
-    (0..length.div_ceil(8)).flat_map(|_| next()).take(length).collect()
+        data.extend_from_slice(&state.to_le_bytes());
+    }
+    data.truncate(length);
+    data
 }
 
 /// Everything up to a FIN; fails on a reset.

@@ -20,11 +20,11 @@ use super::pipe::Pipe;
 const BUFFER: usize = 64 * 1024;
 /// How much a direction may carry before others get their turn.
 const TURN: usize = 1024 * 1024;
-/// So many full buffers in a row call for a pipe,
-const FULL_READS: u8 = 2;
+/// A piece of this size calls for a pipe,
+const LARGE: usize = 16 * 1024;
 /// and so many pieces in a row that are smaller than `SMALL` for the buffer again.
 const SMALL_PIECES: u8 = 8;
-const SMALL: usize = 16 * 1024;
+const SMALL: usize = 4 * 1024;
 
 thread_local! {
     static SHARED: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into());
@@ -66,17 +66,13 @@ enum Store {
     Piped(Pipe),
 }
 
-/// How data is moved, and how many signs there are for the other mode.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// How data is moved.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 enum Mode {
-    Copy { full: u8 },
+    #[default]
+    Copy,
+    /// `small`: how many small pieces have come in a row.
     Splice { small: u8 },
-}
-
-impl Default for Mode {
-    fn default() -> Self {
-        Self::Copy { full: 0 }
-    }
 }
 
 /// What a call of [`Way::poll`] did.
@@ -139,7 +135,7 @@ impl Way {
             ready!(from.poll_read_ready(cx)).map_err(lost)?;
             let input = match (self.state, self.mode) {
                 (State::Void, _) => void(from, moved)?,
-                (_, Mode::Copy { full }) => self.copy(from, to, full, moved)?,
+                (_, Mode::Copy) => self.copy(from, to, moved)?,
                 (_, Mode::Splice { small }) => self.splice(from, to, small, moved)?,
             };
             if let Input::End = input {
@@ -187,13 +183,7 @@ impl Way {
         }
     }
 
-    fn copy(
-        &mut self,
-        from: &TcpStream,
-        to: &TcpStream,
-        full: u8,
-        moved: &mut Moved,
-    ) -> Result<Input, Fault> {
+    fn copy(&mut self, from: &TcpStream, to: &TcpStream, moved: &mut Moved) -> Result<Input, Fault> {
         SHARED.with_borrow_mut(|buffer| {
             let data = match try_receive(from, buffer).map_err(lost)? {
                 None => return Ok(Input::Nothing),
@@ -207,11 +197,9 @@ impl Way {
             if !rest.is_empty() {
                 self.store = Store::Kept { data: rest.to_vec(), sent: 0 };
             }
-            let full = if data.len() == BUFFER { full + 1 } else { 0 };
-            self.mode = match full {
-                FULL_READS.. => Mode::Splice { small: 0 },
-                _ => Mode::Copy { full },
-            };
+            if data.len() >= LARGE {
+                self.mode = Mode::Splice { small: 0 };
+            }
             Ok(Input::Some)
         })
     }
@@ -224,23 +212,15 @@ impl Way {
         moved: &mut Moved,
     ) -> Result<Input, Fault> {
         let Some(mut pipe) = Pipe::lend() else {
-            self.mode = Mode::default();
+            self.mode = Mode::Copy;
             return Ok(Input::Some);
         };
         let filled = match from.try_io(Interest::READABLE, || pipe.fill(from)) {
             Ok(filled) => filled,
             Err(error) => {
                 pipe.give_back();
-                // a socket that cannot be spliced
-                if error.kind() == ErrorKind::InvalidInput {
-                    self.mode = Mode::default();
-                    return Ok(Input::Some);
-                }
-                return if error.kind() == ErrorKind::WouldBlock {
-                    Ok(Input::Nothing)
-                } else {
-                    Err(lost(error))
-                };
+                let nothing = error.kind() == ErrorKind::WouldBlock;
+                return if nothing { Ok(Input::Nothing) } else { Err(Fault::Receive) };
             }
         };
         moved.received += filled;
@@ -255,7 +235,7 @@ impl Way {
         self.store = Store::Piped(pipe);
         self.release();
         let small = if filled < SMALL { small + 1 } else { 0 };
-        self.mode = if small < SMALL_PIECES { Mode::Splice { small } } else { Mode::default() };
+        self.mode = if small < SMALL_PIECES { Mode::Splice { small } } else { Mode::Copy };
         Ok(if filled == 0 { Input::End } else { Input::Some })
     }
 }

@@ -31,6 +31,15 @@ fn running_out_of_descriptors_ends_no_listener() {
         // a session of another rule never notices
         send(&early.0, b"x");
         assert_eq!(read_exactly(&early.1, 1), b"x");
+        // nobody is left hanging: each is carried or was reset
+        let mut turned_away = vec![false; clients.len()];
+        eventually(|| {
+            for (gone, client) in turned_away.iter_mut().zip(&clients) {
+                *gone |= client.take_error().unwrap().is_some();
+            }
+            let gone = turned_away.iter().filter(|&&gone| gone).count() as u64;
+            gone > 0 && gone + relay.service.counters.active() == clients.len() as u64
+        });
         for client in &clients {
             client.set_linger(Some(Duration::ZERO)).unwrap();
         }
