@@ -50,6 +50,13 @@ impl Rule {
         }
     }
 
+    /// Whether it listens on every address, whatever the host has.
+    pub fn is_everywhere(&self) -> bool {
+        self.listen.iter().all(|listener| {
+            matches!(listener.on, ListenOn::Everywhere | ListenOn::EverywhereV4 | ListenOn::EverywhereV6)
+        })
+    }
+
     /// How many ports the rule takes, per protocol and family.
     pub fn ports(&self) -> u32 {
         self.listen.iter().map(|listener| listener.ports.len()).sum()

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use relay_common::net::Protocol;
 use socket2::{Domain, Socket, Type};
 
+use crate::host::HostView;
 use crate::rule::{ListenOn, Listener, PlaneChoice, Rule};
 
 /// Listeners wider than this are not taken port by port.
@@ -17,34 +18,38 @@ const WIDEST: u32 = 1024;
 pub struct Claim {
     pub protocol: Protocol,
     pub address: IpAddr,
-    /// For `%eth0:80`.
-    pub interface: Option<Box<str>>,
+    /// For `%eth0:80`, with its index: one that is made anew is another.
+    pub interface: Option<(Box<str>, u32)>,
     pub port: u16,
 }
 
 /// Whether the kernel knows IPv6 at all.
 static HAS_IPV6: LazyLock<bool> = LazyLock::new(|| Socket::new(Domain::IPV6, Type::DGRAM, None).is_ok());
 
-/// Every port that a listener of the rule wants; none of a listener that is too wide.
-pub fn claims<'a>(rule: &'a Rule, listener: &'a Listener) -> impl Iterator<Item = Claim> + 'a {
+/// Every port that a listener of the rule wants and can have on this host; none of a listener that is too wide.
+pub fn claims(rule: &Rule, listener: &Listener, host: &HostView) -> Vec<Claim> {
+    let interface = match &listener.on {
+        ListenOn::Interface(name) => match host.link_by_name(name) {
+            Some(link) => Some((name.clone(), link.index)),
+            None => return Vec::new(),
+        },
+        _ => None,
+    };
     let ports = listener.ports;
-    let wide = ports.len() > WIDEST;
-    let addresses = addresses(rule, &listener.on);
-    let ports = (ports.first()..=ports.last()).filter(move |_| !wide);
-    ports.flat_map(move |port| {
-        addresses.clone().into_iter().flat_map(move |address| {
-            let interface = match &listener.on {
-                ListenOn::Interface(name) => Some(name.clone()),
-                _ => None,
-            };
-            rule.protocols.iter().map(move |protocol| Claim {
-                protocol,
-                address,
-                interface: interface.clone(),
-                port,
-            })
-        })
-    })
+    if ports.len() > WIDEST {
+        return Vec::new();
+    }
+    let mut claims = Vec::new();
+    for address in addresses(rule, &listener.on) {
+        if !address.is_unspecified() && !host.is_own(address) {
+            continue;
+        }
+        for protocol in rule.protocols.iter() {
+            let claim = |port| Claim { protocol, address, interface: interface.clone(), port };
+            claims.extend((ports.first()..=ports.last()).map(claim));
+        }
+    }
+    claims
 }
 
 /// Whether every port of the rule can be taken by itself.
@@ -67,6 +72,19 @@ pub fn addresses(rule: &Rule, on: &ListenOn) -> Vec<IpAddr> {
 }
 
 impl Claim {
+    /// Whether a listener wants this port.
+    pub fn is_of(&self, listener: &Listener) -> bool {
+        let on = match &listener.on {
+            ListenOn::Interface(name) => self.interface.as_ref().is_some_and(|(own, _)| own == name),
+            _ if self.interface.is_some() => false,
+            ListenOn::Everywhere => self.address.is_unspecified(),
+            ListenOn::EverywhereV4 => self.address.is_unspecified() && self.address.is_ipv4(),
+            ListenOn::EverywhereV6 => self.address.is_unspecified() && self.address.is_ipv6(),
+            ListenOn::Address(address) => self.address == *address,
+        };
+        on && listener.ports.contains(self.port)
+    }
+
     /// A bound socket: of TCP it does not listen and so answers with a RST, of UDP it keeps next to nothing.
     ///
     /// `shared`: a socket of ours, or what is left of one (TIME_WAIT), may have the port already.
@@ -81,7 +99,7 @@ impl Claim {
             // IPv4 has a socket of its own
             socket.set_only_v6(true)?;
         }
-        if let Some(interface) = &self.interface {
+        if let Some((interface, _)) = &self.interface {
             socket.bind_device(Some(interface.as_bytes()))?;
         }
         if shared {
@@ -92,8 +110,6 @@ impl Claim {
             socket.set_recv_buffer_size(0)?;
         }
         socket.bind(&SocketAddr::from((self.address, self.port)).into())?;
-        // so that more sockets of ours may join it
-        socket.set_reuse_port(true)?;
         Ok(socket)
     }
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::Shutdown;
 
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::fstat;
 use relay_common::net::Protocol;
 use socket2::Socket;
@@ -17,7 +18,9 @@ use crate::host::{HostView, Lacks};
 use crate::rule::{Rule, RuleName};
 
 /// Ports held by a socket; what is beyond is only looked up.
-const MOST_SOCKETS: usize = 4096;
+const MOST_SOCKETS: usize = 2048;
+/// Sockets in the hands of workers before it is looked which of them are still there.
+const MOST_GIVEN: usize = 16 * MOST_SOCKETS;
 const TOO_MANY: Cow<'static, str> =
     Cow::Borrowed("the user plane listens on each port by itself, and these are too many");
 /// Connections that wait to be accepted; the kernel's own limit is `net.core.somaxconn`, 4,096 since Linux 5.4.
@@ -26,39 +29,29 @@ const BACKLOG: i32 = 4096;
 /// The sockets that hold ports.
 #[derive(Debug, Default)]
 pub struct Holder {
-    held: HashMap<RuleName, BTreeMap<Claim, Taken>>,
+    held: HashMap<RuleName, BTreeMap<Claim, Socket>>,
     /// Why rules have not more of them.
     lacks: HashMap<RuleName, Lacks>,
     count: usize,
-    /// Sockets that workers may have longer than we do, by inode.
+    /// Sockets that workers have, by inode.
     given: HashSet<u64>,
 }
 
-/// A port of ours.
-#[derive(Debug)]
-struct Taken {
-    socket: Socket,
-    /// More sockets on the same port, so that each worker has one.
-    more: Vec<Socket>,
-}
-
 impl Holder {
-    /// Takes the ports of a rule, and lets go of those it no longer wants. Says who else has one of them.
+    /// Takes the ports of a rule, beside those that it has. Says who else has one of them.
     pub fn take(&mut self, rule: &Rule, host: &HostView, list: &mut SocketList) -> Option<String> {
-        let here = |claim: &Claim| claim.address.is_unspecified() || host.is_own(claim.address);
-        let claims = rule.listen.iter().flat_map(|listener| claim::claims(rule, listener));
-        let wanted: Vec<Claim> = claims.filter(here).collect();
         let mut sockets = self.held.remove(&rule.name).unwrap_or_default();
         self.count -= sockets.len();
-        sockets.retain(|claim, _| wanted.contains(claim));
+        let mut wanted = wanted(rule, host);
+        wanted.retain(|claim| !sockets.contains_key(claim));
         let mut lacks = Lacks::default();
         let mut missing = Vec::new();
-        if self.count + wanted.len() > MOST_SOCKETS || !claim::is_narrow(rule) {
+        if self.count + sockets.len() + wanted.len() > most_sockets() || !claim::is_narrow(rule) {
             lacks = Lacks { ipv4: Some(TOO_MANY), ipv6: Some(TOO_MANY) };
         } else {
-            for claim in wanted.into_iter().filter(|claim| !sockets.contains_key(claim)).collect::<Vec<_>>() {
+            for claim in wanted {
                 match claim.bind(false) {
-                    Ok(socket) => _ = sockets.insert(claim, Taken { socket, more: Vec::new() }),
+                    Ok(socket) => _ = sockets.insert(claim, socket),
                     Err(_) => missing.push(claim),
                 }
             }
@@ -71,10 +64,10 @@ impl Holder {
             return None;
         }
         // a local connection that happens to use a port is no listener, so a failed bind alone proves nothing
-        let open = diag::own_sockets();
-        self.given.retain(|inode| open.contains(inode));
+        self.forget_closed();
         let conflict = list.conflict(rule, host, self);
         self.take_rest(&rule.name, missing, conflict.is_none(), &mut lacks);
+        self.let_go_of_parts(&rule.name, &lacks);
         if !lacks.is_nothing() {
             self.lacks.insert(rule.name.clone(), lacks);
         }
@@ -87,7 +80,7 @@ impl Holder {
         for claim in missing {
             match claim.bind(shared) {
                 Ok(socket) => {
-                    held.insert(claim, Taken { socket, more: Vec::new() });
+                    held.insert(claim, socket);
                     self.count += 1;
                 }
                 Err(error) => {
@@ -100,15 +93,42 @@ impl Holder {
         }
     }
 
+    /// A rule that yields to local sockets must not yield to some of our own: a family is held whole, or not at all.
+    fn let_go_of_parts(&mut self, name: &RuleName, lacks: &Lacks) {
+        let Some(held) = self.held.get_mut(name) else { return };
+        let before = held.len();
+        held.retain(
+            |claim, _| {
+                if claim.address.is_ipv4() { lacks.ipv4.is_none() } else { lacks.ipv6.is_none() }
+            },
+        );
+        self.count -= before - held.len();
+    }
+
+    /// Lets go of what a rule no longer wants.
+    pub fn settle(&mut self, rule: &Rule, host: &HostView) {
+        let wanted = wanted(rule, host);
+        let Some(held) = self.held.get_mut(&rule.name) else { return };
+        let before = held.len();
+        held.retain(|claim, _| wanted.contains(claim));
+        self.count -= before - held.len();
+    }
+
     /// Lets go of a rule's ports.
     pub fn release(&mut self, name: &RuleName) {
         self.count -= self.held.remove(name).map_or(0, |held| held.len());
         self.lacks.remove(name);
     }
 
-    /// Whether a rule's ports are all held, so that no other program can listen there.
+    /// Whether a rule's ports on IPv4 are all held, so that no other program can listen there.
     pub fn holds(&self, rule: &Rule) -> bool {
-        self.held.contains_key(&rule.name) && !self.lacks.contains_key(&rule.name)
+        let lacks = self.lacks.get(&rule.name);
+        self.held.contains_key(&rule.name) && lacks.is_none_or(|lacks| lacks.ipv4.is_none())
+    }
+
+    /// Whether a rule lacks ports for a reason that may pass.
+    pub fn may_have_more(&self, name: &RuleName) -> bool {
+        self.lacks.get(name).is_some_and(|lacks| lacks.ipv4.as_ref() != Some(&TOO_MANY))
     }
 
     /// What keeps relayd from listening for rules.
@@ -116,44 +136,86 @@ impl Holder {
         &self.lacks
     }
 
-    /// Begins to listen on a port that is held: one socket for each of so many workers.
-    pub fn open(&mut self, name: &RuleName, claim: &Claim, workers: usize) -> io::Result<Vec<Socket>> {
-        let taken = self.held.get_mut(name).and_then(|held| held.get_mut(claim));
-        let Some(taken) = taken else { return Err(io::ErrorKind::AddrNotAvailable.into()) };
-        while taken.more.len() + 1 < workers {
-            taken.more.push(claim.bind(true)?);
+    /// The ports that are held for a rule.
+    pub fn claims(&self, name: &RuleName) -> impl Iterator<Item = &Claim> {
+        self.held.get(name).into_iter().flat_map(BTreeMap::keys)
+    }
+
+    /// Whether another rule holds a port too, which it then goes over to.
+    pub fn is_passed_on(&self, name: &RuleName, claim: &Claim) -> bool {
+        self.held.iter().any(|(other, held)| other != name && held.contains_key(claim))
+    }
+
+    /// Begins to listen on a port that is held: one socket for each of so many workers. `None`: it is not held.
+    pub fn open(
+        &mut self,
+        name: &RuleName,
+        claim: &Claim,
+        workers: usize,
+    ) -> Option<io::Result<Vec<Socket>>> {
+        let socket = self.held.get(name)?.get(claim)?;
+        let sockets = listening(socket, claim, workers);
+        match &sockets {
+            Ok(sockets) => {
+                self.given.extend(sockets.iter().filter_map(|socket| Some(fstat(socket).ok()?.st_ino)))
+            }
+            Err(_) => self.shut(name, claim),
         }
-        let sockets = std::iter::once(&taken.socket).chain(&taken.more);
-        sockets
-            .map(|socket| {
-                if claim.protocol == Protocol::Tcp {
-                    socket.listen(BACKLOG)?;
-                }
-                self.given.insert(fstat(socket)?.st_ino);
-                socket.try_clone()
-            })
-            .collect()
+        Some(sockets)
     }
 
     /// Stops listening, and goes on holding the port.
-    pub fn shut(&mut self, name: &RuleName, claim: &Claim) {
-        let taken = self.held.get_mut(name).and_then(|held| held.get_mut(claim));
-        let Some(taken) = taken else { return };
-        taken.more.clear();
+    pub fn shut(&self, name: &RuleName, claim: &Claim) {
+        let Some(socket) = self.held.get(name).and_then(|held| held.get(claim)) else { return };
         let _was_not_listening = match claim.protocol {
             // the socket stays bound (inet_shutdown() in net/ipv4/af_inet.c)
-            Protocol::Tcp => taken.socket.shutdown(Shutdown::Read),
-            Protocol::Udp => taken.socket.set_recv_buffer_size(0),
+            Protocol::Tcp => socket.shutdown(Shutdown::Read),
+            Protocol::Udp => socket.set_recv_buffer_size(0),
         };
+        let _idle_again = socket.set_reuse_port(false).and_then(|()| socket.set_reuse_address(false));
+    }
+
+    /// What workers have closed is no longer ours. Looked at now and then: numbers of sockets do not come back soon.
+    fn forget_closed(&mut self) {
+        if self.given.len() > MOST_GIVEN {
+            let open = diag::own_sockets();
+            self.given.retain(|inode| open.contains(inode));
+        }
     }
 
     /// What the kernel's socket list calls our sockets.
     pub fn inodes(&self) -> HashSet<u64> {
-        let taken = self.held.values().flat_map(BTreeMap::values);
-        let sockets = taken.flat_map(|taken| taken.more.iter().chain([&taken.socket]));
-        let held = sockets.filter_map(|socket| Some(fstat(socket).ok()?.st_ino));
+        let held = self.held.values().flat_map(BTreeMap::values);
+        let held = held.filter_map(|socket| Some(fstat(socket).ok()?.st_ino));
         held.chain(self.given.iter().copied()).collect()
     }
+}
+
+fn wanted(rule: &Rule, host: &HostView) -> Vec<Claim> {
+    rule.listen.iter().flat_map(|listener| claim::claims(rule, listener, host)).collect()
+}
+
+/// A held port costs up to five descriptors once it is listened on; sessions want some, too.
+fn most_sockets() -> usize {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(now, _)| now);
+    MOST_SOCKETS.min(usize::try_from(limit / 8).unwrap_or(MOST_SOCKETS))
+}
+
+/// The socket that holds a port, and more on the same port, all listening.
+fn listening(socket: &Socket, claim: &Claim, workers: usize) -> io::Result<Vec<Socket>> {
+    if claim.protocol == Protocol::Tcp {
+        // what is left of sessions must not keep the next relayd from the port
+        socket.set_reuse_address(true)?;
+    }
+    socket.set_reuse_port(true)?;
+    let mut sockets = vec![socket.try_clone()?];
+    while sockets.len() < workers {
+        sockets.push(claim.bind(true)?);
+    }
+    if claim.protocol == Protocol::Tcp {
+        sockets.iter().try_for_each(|socket| socket.listen(BACKLOG))?;
+    }
+    Ok(sockets)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A rule as the workers see it.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::counters::Counters;
@@ -13,6 +14,8 @@ pub struct Service {
     pub rule: RuleName,
     pub counters: Arc<Counters>,
     target: RwLock<Arc<Target>>,
+    /// UDP sessions under way, of all workers.
+    clients: AtomicU64,
 }
 
 /// Where sessions go. New sessions take the latest; old ones keep what they began with.
@@ -59,11 +62,28 @@ pub enum Phase {
 
 impl Service {
     pub fn new(rule: RuleName, counters: Arc<Counters>, target: Target) -> Self {
-        Self { rule, counters, target: RwLock::new(Arc::new(target)) }
+        Self { rule, counters, target: RwLock::new(Arc::new(target)), clients: AtomicU64::new(0) }
     }
 
     pub fn target(&self) -> Arc<Target> {
         self.target.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// UDP sessions under way.
+    pub fn clients(&self) -> u64 {
+        self.clients.load(Ordering::Relaxed)
+    }
+
+    /// A UDP session begins.
+    pub fn enter(&self) {
+        self.clients.fetch_add(1, Ordering::Relaxed);
+        self.counters.enter();
+    }
+
+    /// A UDP session ends.
+    pub fn leave(&self) {
+        self.clients.fetch_sub(1, Ordering::Relaxed);
+        self.counters.leave();
     }
 
     pub fn retarget(&self, target: Target) {

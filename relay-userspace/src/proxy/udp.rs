@@ -30,8 +30,9 @@ use super::service::{Phase, Service};
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Carries what comes to `listener`, a bound socket, until `phase` says otherwise: [`Phase::Drain`] lets nobody new in
-/// and goes on with the clients there are until they fall silent, [`Phase::End`] stops at once, and so does the loss of
-/// the sender.
+/// and goes on with the clients there are, [`Phase::End`] stops at once, and so does the loss of the sender. A drain may
+/// be called off. It does not end by itself: which socket of a port a client's datagrams come to depends on all of them,
+/// so they must go together. [`Service::clients`] says when there is nobody left.
 ///
 /// Every worker calls this with a socket of its own on the same port (`SO_REUSEPORT`); the kernel keeps a client on
 /// one of them.
@@ -46,7 +47,7 @@ pub async fn serve(listener: UdpSocket, service: Arc<Service>, mut phase: watch:
         }
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => {}
-            phase = next(&mut phase) => if phase != Phase::Serve { return },
+            phase = next(&mut phase) => if phase == Phase::End { return },
         }
     };
     // Only an ended runtime fails to register.
@@ -75,12 +76,9 @@ async fn run(
     let mut current = *phase.borrow_and_update();
     loop {
         match current {
-            Phase::Serve => {}
-            Phase::Drain => relay.drain(),
+            Phase::Serve => relay.accept(true),
+            Phase::Drain => relay.accept(false),
             Phase::End => return,
-        }
-        if relay.is_over() {
-            return;
         }
         let due = relay.due();
         let left = tokio::select! {

@@ -162,7 +162,10 @@ impl State {
         }
         let undo = self.carry_out(prepared)?;
         match staged.unwrap_or_else(stage).and_then(commit) {
-            Ok(saved) => view.saved = saved,
+            Ok(saved) => {
+                self.settle(&undo);
+                view.saved = saved;
+            }
             Err(problem) => {
                 self.go_back(undo);
                 return Err(problem.into());
@@ -204,7 +207,15 @@ impl State {
         strictness: Strictness<'_>,
     ) -> Result<Undo, ApiProblem> {
         let prepared = self.prepare(rules, draining, strictness).await?;
-        self.carry_out(prepared)
+        let undo = self.carry_out(prepared)?;
+        self.settle(&undo);
+        Ok(undo)
+    }
+
+    /// Lets go of the ports that only the rules before wanted.
+    fn settle(&mut self, undo: &Undo) {
+        let (changed, gone) = different(&undo.rules, &self.rules);
+        self.facts.settle(&changed, &gone);
     }
 
     /// All that a switch needs before the kernel plane is touched: facts, ports, the plan.
@@ -214,12 +225,12 @@ impl State {
         draining: BTreeSet<RuleName>,
         strictness: Strictness<'_>,
     ) -> Result<Prepared, ApiProblem> {
-        let (changed, gone) = different(&self.rules, &rules);
+        let (changed, _) = different(&self.rules, &rules);
         let again = matches!(strictness, Strictness::Reload);
         if again {
             self.facts.names.look_up_again(&names_for(rules.iter().map(|(rule, _)| rule)));
         }
-        self.facts.hold(&changed, &gone);
+        self.facts.hold(&changed);
         self.facts.find_paths(&changed).await;
         let planned = self.plan(&rules, &draining, again);
         if let Err(refused) = refuse_fault(&planned, strictness) {
@@ -264,20 +275,23 @@ impl State {
 
     /// Undoes a switch.
     pub fn go_back(&mut self, undo: Undo) {
-        if let Err(error) = self.apply(&undo.planned) {
+        let Undo { rules, draining, planned, desired } = undo;
+        let (changed, _) = different(&self.rules, &rules);
+        self.facts.hold(&changed);
+        if let Err(error) = self.apply(&planned) {
             tracing::error!("cannot go back: {error}");
         }
-        let Undo { rules, draining, planned, desired } = undo;
         let undone = std::mem::replace(&mut self.rules, rules);
         (self.draining, self.planned, self.desired) = (draining, planned, desired);
         self.rehold(&undone);
         self.publish();
     }
 
-    /// Takes the ports of the current rules again, after a change to `undone` that did not come to be.
+    /// Goes back to the ports of the current rules, after a change to `undone` that did not come to be.
     fn rehold(&mut self, undone: &Rules) {
         let (changed, gone) = different(undone, &self.rules);
-        self.facts.hold(&changed, &gone);
+        self.facts.hold(&changed);
+        self.facts.settle(&changed, &gone);
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rtnetlink::Handle;
 
 use super::names::Names;
+use super::state::Rules;
 use crate::host::{HostView, Path};
 use crate::net::hold::Holder;
 use crate::net::socket_list::SocketList;
@@ -39,24 +40,41 @@ impl FactBook {
     }
 
     /// Takes the ports of rules that have changed, and lets go of those that are no longer wanted.
-    pub fn hold<'a>(&mut self, rules: impl IntoIterator<Item = &'a Arc<Rule>>, gone: &[RuleName]) {
-        for name in gone {
-            self.holder.release(name);
-            self.taken.remove(name);
-        }
+    pub fn hold<'a>(&mut self, rules: impl IntoIterator<Item = &'a Arc<Rule>>) {
         let mut list = SocketList::default();
         for rule in rules {
-            let conflict = if rule.enabled {
-                self.holder.take(rule, &self.host, &mut list)
-            } else {
-                self.holder.release(&rule.name);
-                None
-            };
+            let conflict = if rule.enabled { self.holder.take(rule, &self.host, &mut list) } else { None };
             match conflict {
                 Some(text) => self.taken.insert(rule.name.clone(), text),
                 None => self.taken.remove(&rule.name),
             };
         }
+    }
+
+    /// Lets go of the ports that these rules no longer want, and of all those of rules that are gone.
+    pub fn settle<'a>(&mut self, rules: impl IntoIterator<Item = &'a Arc<Rule>>, gone: &[RuleName]) {
+        for name in gone {
+            self.holder.release(name);
+            self.taken.remove(name);
+        }
+        for rule in rules {
+            if rule.enabled {
+                self.holder.settle(rule, &self.host);
+            } else {
+                self.holder.release(&rule.name);
+            }
+        }
+    }
+
+    /// Rules that could not have all their ports, and may have more luck.
+    pub fn retriable<'a>(&'a self, rules: &'a Rules) -> impl Iterator<Item = &'a Arc<Rule>> {
+        let rules = rules.iter().map(|(rule, _)| rule);
+        rules.filter(|rule| self.taken.contains_key(&rule.name) || self.holder.may_have_more(&rule.name))
+    }
+
+    /// Enabled rules whose ports depend on the host's links and addresses.
+    pub fn bound_to_host<'a>(&self, rules: &'a Rules) -> impl Iterator<Item = &'a Arc<Rule>> {
+        rules.iter().map(|(rule, _)| rule).filter(|rule| rule.enabled && !rule.is_everywhere())
     }
 
     /// Who would be in the way if these rules took their ports; takes none.

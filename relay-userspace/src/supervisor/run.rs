@@ -29,6 +29,7 @@ use crate::config::settings::{Hook, Settings};
 use crate::kernel::meter::Meter;
 use crate::kernel::sweep::Sweeper;
 use crate::kernel::{Dataplane, Desired, Options, Unavailable};
+use crate::net::hold::Holder;
 use crate::net::monitor::Monitor;
 use crate::net::sysctl::Ledger;
 use crate::rule::RuleName;
@@ -72,6 +73,7 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     service.stopping();
     servers.shutdown().await;
     if let Some(serving) = state.serving.take() {
+        state.facts.holder = Holder::default();
         serving.stop(LAST_WORDS);
     }
     let left = if state.kernel.is_ok() { "; the kernel plane goes on forwarding" } else { "" };
@@ -282,7 +284,11 @@ impl Events {
                 _ = self.interrupt.recv() => return,
                 _ = self.hangup.recv() => {
                     service.reloading();
+                    let was_down = state.down;
                     let _logged = state.reload().await;
+                    if was_down && !state.down {
+                        self.rounds = start_census(state);
+                    }
                     service.ready(&summary(state));
                 }
                 Some(command) = self.commands.recv(), if state.aside.len() < MOST_ASIDE => {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use relay_common::net::Protocol;
 use tokio::sync::watch;
 
-use crate::net::claim::{self, Claim};
+use crate::net::claim::Claim;
 use crate::net::hold::Holder;
 use crate::plan::PlannedRule;
 use crate::proxy::counters::Counters;
@@ -84,10 +84,20 @@ impl Serving {
         self.counters.clone()
     }
 
-    /// Accepts nothing more, gives sessions some time to finish, and ends them then.
-    pub fn stop(mut self, within: Duration) {
-        for served in self.rules.values_mut() {
-            served.drain_all();
+    /// Closes what has drained.
+    pub fn tend(&mut self, holder: &Holder) {
+        for (name, served) in &mut self.rules {
+            served.tend(name, holder);
+        }
+    }
+
+    /// Accepts nothing more, gives connections some time to finish, and ends them then. The holder must be gone.
+    pub fn stop(self, within: Duration) {
+        for served in self.rules.values() {
+            for (claim, open) in &served.open {
+                let phase = if claim.protocol == Protocol::Tcp { Phase::Drain } else { Phase::End };
+                open.phase.send_replace(phase);
+            }
         }
         self.workers.stop(within);
     }
@@ -95,31 +105,30 @@ impl Serving {
 
 impl Served {
     fn follow(&mut self, planned: &Arc<PlannedRule>, holder: &mut Holder, workers: &Workers) {
-        let wanted = wanted(planned);
-        let gone: Vec<Claim> =
-            self.open.keys().filter(|claim| !wanted.contains_key(claim)).cloned().collect();
-        for claim in gone {
-            holder.shut(&planned.rule.name, &claim);
-            self.drain(&claim);
+        let name = &planned.rule.name;
+        let mut wanted = wanted(planned, holder);
+        let gone = |claim: &&Claim| !wanted.contains_key(claim);
+        for claim in self.open.keys().filter(gone).cloned().collect::<Vec<_>>() {
+            self.leave(name, &claim, holder);
         }
         self.ending.retain(|phase| !phase.is_closed());
         let mut whole = true;
-        for (claim, target) in wanted {
-            if let Some(open) = self.open.get(&claim) {
+        for (claim, open) in &self.open {
+            if let Some(target) = wanted.remove(claim) {
                 open.service.retarget(target);
-                continue;
+                open.phase.send_replace(Phase::Serve);
             }
-            match self.listen(&planned.rule.name, &claim, target, holder, workers) {
+        }
+        for (claim, target) in wanted {
+            let Some(opened) = self.listen(name, &claim, target, holder, workers) else { continue };
+            match opened {
                 Ok(open) => _ = self.open.insert(claim, open),
-                // what the plan knows about is shown there
-                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
                 Err(error) => {
                     whole = false;
                     let (port, protocol) = (claim.port, claim.protocol);
                     tracing::warn!(
-                        RULE = planned.rule.name.as_str(),
-                        "rule {}: cannot listen on {port}/{protocol}: {error}",
-                        planned.rule.name
+                        RULE = name.as_str(),
+                        "rule {name}: cannot listen on {port}/{protocol}: {error}"
                     );
                 }
             }
@@ -134,35 +143,54 @@ impl Served {
         target: Target,
         holder: &mut Holder,
         workers: &Workers,
-    ) -> io::Result<Open> {
+    ) -> Option<io::Result<Open>> {
+        let sockets = match holder.open(name, claim, workers.count())? {
+            Ok(sockets) => sockets,
+            Err(error) => return Some(Err(error)),
+        };
         let service = Arc::new(Service::new(name.clone(), self.counters.clone(), target));
         let (phase, watched) = watch::channel(Phase::Serve);
-        for (worker, socket) in holder.open(name, claim, workers.count())?.into_iter().enumerate() {
+        for (worker, socket) in sockets.into_iter().enumerate() {
             let socket = match claim.protocol {
                 Protocol::Tcp => Listening::Tcp(TcpListener::from(socket)),
                 Protocol::Udp => Listening::Udp(UdpSocket::from(socket)),
             };
             workers.serve(worker, socket, service.clone(), watched.clone());
         }
-        Ok(Open { service, phase })
+        Some(Ok(Open { service, phase }))
     }
 
     /// Stops accepting on a port; its sessions go on.
-    fn drain(&mut self, claim: &Claim) {
-        if let Some(open) = self.open.remove(claim) {
-            open.phase.send_replace(Phase::Drain);
-            self.ending.push(open.phase);
+    fn leave(&mut self, name: &RuleName, claim: &Claim, holder: &Holder) {
+        let Some(open) = self.open.get(claim) else { return };
+        open.phase.send_replace(Phase::Drain);
+        if claim.protocol == Protocol::Tcp {
+            holder.shut(name, claim);
+        } else if holder.is_passed_on(name, claim) {
+            // every socket on the port gets a share of all clients, the other rule's too
+            open.phase.send_replace(Phase::End);
+        } else {
+            // the sockets that clients came in on are the ones that they are answered from
+            return;
         }
+        self.ending.extend(self.open.remove(claim).map(|open| open.phase));
     }
 
-    fn drain_all(&mut self) {
-        for open in self.open.values() {
-            open.phase.send_replace(Phase::Drain);
-        }
+    /// UDP that drains has ended when its last client has fallen silent.
+    fn tend(&mut self, name: &RuleName, holder: &Holder) {
+        self.open.retain(|claim, open| {
+            let drained = *open.phase.borrow() == Phase::Drain && open.service.clients() == 0;
+            if drained {
+                open.phase.send_replace(Phase::End);
+                holder.shut(name, claim);
+            }
+            !drained
+        });
+        self.ending.retain(|phase| !phase.is_closed());
     }
 
     /// Ends everything at once.
-    fn end(&mut self, name: &RuleName, holder: &mut Holder) {
+    fn end(&self, name: &RuleName, holder: &Holder) {
         for claim in self.open.keys() {
             holder.shut(name, claim);
         }
@@ -173,12 +201,11 @@ impl Served {
 }
 
 /// The ports that a rule's user part listens on, with where their clients go.
-fn wanted(planned: &PlannedRule) -> BTreeMap<Claim, Target> {
+fn wanted(planned: &PlannedRule, holder: &Holder) -> BTreeMap<Claim, Target> {
     let Some(user) = planned.user.as_ref().filter(|_| !planned.draining) else { return BTreeMap::new() };
+    let takes = |claim: &&Claim| if claim.address.is_ipv4() { user.ipv4 } else { user.ipv6 };
     let rule = &planned.rule;
-    let claims = rule.listen.iter().flat_map(|listener| {
-        let target = user.target(listener);
-        claim::claims(rule, listener).map(move |claim| (claim, target.clone()))
-    });
-    claims.filter(|(claim, _)| if claim.address.is_ipv4() { user.ipv4 } else { user.ipv6 }).collect()
+    let claims = holder.claims(&rule.name).filter(takes).filter(|claim| rule.protocols.has(claim.protocol));
+    let listener = |claim: &Claim| rule.listen.iter().find(|listener| claim.is_of(listener));
+    claims.filter_map(|claim| Some((claim.clone(), user.target(listener(claim)?)))).collect()
 }

@@ -47,6 +47,9 @@ impl State {
 
     /// Attaches to what is there now and plans anew.
     fn follow_host(&mut self) {
+        let bound: Vec<Arc<Rule>> = self.facts.bound_to_host(&self.rules).cloned().collect();
+        self.facts.hold(&bound);
+        self.facts.settle(&bound, &[]);
         self.attach();
         self.replan("the network has changed");
     }
@@ -155,6 +158,10 @@ impl State {
         if self.down {
             return;
         }
+        self.retake();
+        if let Some(serving) = &mut self.serving {
+            serving.tend(&self.facts.holder);
+        }
         let Ok(kernel) = &mut self.kernel else { return };
         let lost = kernel.lost();
         if !lost.is_empty() {
@@ -166,23 +173,17 @@ impl State {
         } else if kernel.is_ailing() {
             self.attach();
         }
-        if !self.facts.taken.is_empty() {
-            self.retake();
-        }
     }
 
-    /// A port that was in use may be free by now.
+    /// A port that could not be had may be free by now.
     fn retake(&mut self) {
-        let before = self.facts.taken.clone();
-        let blocked: Vec<Arc<Rule>> = self
-            .rules
-            .iter()
-            .map(|(rule, _)| rule)
-            .filter(|rule| before.contains_key(&rule.name))
-            .cloned()
-            .collect();
-        self.facts.hold(&blocked, &[]);
-        if self.facts.taken.keys().ne(before.keys()) {
+        let rules: Vec<Arc<Rule>> = self.facts.retriable(&self.rules).cloned().collect();
+        if rules.is_empty() {
+            return;
+        }
+        let before = (self.facts.taken.clone(), self.facts.holder.lacks().clone());
+        self.facts.hold(&rules);
+        if (&self.facts.taken, self.facts.holder.lacks()) != (&before.0, &before.1) {
             self.replan("a port has become free");
         }
     }

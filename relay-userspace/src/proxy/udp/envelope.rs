@@ -165,7 +165,10 @@ impl Control {
     pub fn local(&self) -> Option<Local> {
         self.messages().find_map(|(level, kind, data)| match (level, kind) {
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                Some(Local { address: take::<4>(data, 8)?.into(), interface: 0 })
+                // the address that would answer, and the one that was asked: they differ if that is everybody's
+                let (own, asked) = (take::<4>(data, 4)?, take::<4>(data, 8)?);
+                let address = if own == asked { asked.into() } else { IpAddr::V4(Ipv4Addr::BROADCAST) };
+                Some(Local { address, interface: 0 })
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                 let address = Ipv6Addr::from(take::<16>(data, 0)?);

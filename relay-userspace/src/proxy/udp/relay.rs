@@ -72,13 +72,9 @@ impl Relay {
         Self { service, clients, unfinished: Vec::new(), port, accepts: true, started: Instant::now() }
     }
 
-    /// Lets nobody new in.
-    pub fn drain(&mut self) {
-        self.accepts = false;
-    }
-
-    pub fn is_over(&self) -> bool {
-        !self.accepts && self.clients.is_empty()
+    /// Whether new clients are let in.
+    pub const fn accept(&mut self, accepts: bool) {
+        self.accepts = accepts;
     }
 
     /// One batch from clients to their backends.

@@ -60,14 +60,14 @@ struct Counted(Arc<Service>);
 
 impl Counted {
     fn new(service: &Arc<Service>) -> Self {
-        service.counters.enter();
+        service.enter();
         Self(Arc::clone(service))
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.counters.leave();
+        self.0.leave();
     }
 }
 

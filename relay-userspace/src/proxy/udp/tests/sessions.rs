@@ -136,7 +136,7 @@ fn a_backend_that_refuses_is_asked_again() {
 }
 
 #[test]
-fn draining_ends_with_the_last_client() {
+fn draining_lets_nobody_new_in_and_may_be_called_off() {
     let rig = Rig::with(V4, V4, 1, |target| target.timeouts.udp = Duration::from_secs(1));
     let (known, new) = (rig.client(), rig.client());
     rig.echo(&known, b"hello");
@@ -148,16 +148,18 @@ fn draining_ends_with_the_last_client() {
     });
     known.send(b"still here").unwrap();
     while rig.take().0 != b"still here" {}
-    wait("the worker has ended", || rig.workers[0].is_finished());
+    wait("nobody is left", || rig.service.clients() == 0);
     assert_eq!(rig.service.counters.active(), 0);
+    rig.phase.send(Phase::Serve).unwrap();
+    wait("new clients are let in again", || {
+        new.send(b"hello").unwrap();
+        rig.service.clients() > 0
+    });
     rig.end();
 }
 
 #[test]
-fn without_clients_draining_ends_at_once_and_so_does_a_lost_owner() {
-    let rig = Rig::new(V4, V4);
-    rig.phase.send(Phase::Drain).unwrap();
-    wait("the worker has ended", || rig.workers[0].is_finished());
+fn a_lost_owner_is_the_end() {
     let Rig { phase, workers, .. } = Rig::new(V4, V4);
     drop(phase);
     wait("the worker has ended", || workers[0].is_finished());
