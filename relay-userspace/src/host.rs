@@ -96,9 +96,11 @@ impl HostView {
         self.links.values().find(|link| &*link.name == name)
     }
 
-    /// Whether the host answers to an address, loopback included.
+    /// Whether the host answers to an address: loopback and "no address", which the kernel takes for loopback, included.
     pub fn is_own(&self, address: IpAddr) -> bool {
-        address.is_loopback() || self.addresses.iter().any(|own| own.address == address)
+        address.is_loopback()
+            || address.is_unspecified()
+            || self.addresses.iter().any(|own| own.address == address)
     }
 
     /// Whether there is an address or a default route that was not there before.

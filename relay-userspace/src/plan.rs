@@ -380,7 +380,8 @@ fn is_blocked(faults: &[Fault]) -> bool {
 fn backend(rule: &Rule, facts: &Facts<'_>, faults: &mut Vec<Fault>) -> Option<IpAddr> {
     let host = &rule.to.first()?.host;
     match (host, facts.resolved.get(host)) {
-        (Host::Address(address), _) | (_, Some(Ok(address))) => Some(*address),
+        // an IPv4 address in IPv6 notation is one
+        (Host::Address(address), _) | (_, Some(Ok(address))) => Some(address.to_canonical()),
         // nobody asks for the names of a disabled rule
         _ if !rule.enabled => None,
         (_, Some(Err(error))) => {
@@ -545,6 +546,8 @@ mod tests {
             (":80", "192.0.2.1", "feed itself"),
             (":80-90", "127.0.0.1:85", "feed itself"),
             ("[::]:80", "[::1]:80", "feed itself"),
+            (":80", "0.0.0.0:80", "feed itself"),
+            (":80", "[::ffff:192.0.2.1]:80", "feed itself"),
         ] {
             let planned = planned(listen, to);
             assert_eq!(planned.faults.len(), 1, "{listen} {to}: {:?}", planned.faults);

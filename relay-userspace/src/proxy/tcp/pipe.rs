@@ -78,11 +78,8 @@ impl Pipe {
 
     fn new() -> io::Result<Self> {
         let (output, input) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
-        let size =
-            fcntl(&input, FcntlArg::F_SETPIPE_SZ(SIZE)).or_else(|_| fcntl(&input, FcntlArg::F_GETPIPE_SZ))?;
-        if size < LEAST {
-            return Err(io::ErrorKind::QuotaExceeded.into());
-        }
+        let set = |size| fcntl(&input, FcntlArg::F_SETPIPE_SZ(size));
+        set(SIZE).or_else(|_| set(LEAST))?;
         Ok(Self { output, input, length: 0 })
     }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
@@ -75,6 +76,11 @@ pub fn outgoing(address: SocketAddr) -> io::Result<TcpSocket> {
 
 /// Has the kernel ask a silent peer whether it is still there.
 pub fn probe(socket: &impl AsFd, Keepalive { idle, interval, count }: Keepalive) -> io::Result<()> {
-    let probes = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(count.into());
+    // the kernel refuses what is beyond
+    let seconds = |time: Duration| Duration::from_secs(time.as_secs().clamp(1, 32_767));
+    let probes = TcpKeepalive::new()
+        .with_time(seconds(idle))
+        .with_interval(seconds(interval))
+        .with_retries(count.clamp(1, 127).into());
     SockRef::from(socket).set_tcp_keepalive(&probes)
 }

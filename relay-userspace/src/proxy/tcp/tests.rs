@@ -159,13 +159,7 @@ struct Blackhole {
 }
 
 impl Blackhole {
-    fn new(host: IpAddr) -> Self {
-        Self::at((host, 0).into())
-    }
-
-    fn at(address: SocketAddr) -> Self {
-        let listener = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
-        listener.bind(&address.into()).unwrap();
+    fn new(listener: Socket) -> Self {
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap();
         let mut sockets = vec![listener];

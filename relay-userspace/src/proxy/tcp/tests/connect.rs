@@ -24,6 +24,17 @@ fn closed_port(host: IpAddr) -> Socket {
     socket
 }
 
+/// The same on both families.
+fn closed_ports() -> [Socket; 2] {
+    loop {
+        let first = closed_port(HOSTS[0]);
+        let second = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
+        if second.bind(&SocketAddr::new(HOSTS[1], address_of(&first).port()).into()).is_ok() {
+            return [first, second];
+        }
+    }
+}
+
 fn address_of(socket: &Socket) -> SocketAddr {
     socket.local_addr().unwrap().as_socket().unwrap()
 }
@@ -39,7 +50,7 @@ fn a_backend_that_refuses_resets_the_client() {
 #[test]
 fn a_backend_that_hangs_is_given_up() {
     for host in HOSTS {
-        let hole = Blackhole::new(host);
+        let hole = Blackhole::new(closed_port(host));
         let relay = Relay::with(host, vec![host], hole.address.port(), soon());
         refused(&relay, Refusal::BackendTimeout);
     }
@@ -55,7 +66,7 @@ fn a_backend_without_addresses_resets_the_client() {
 #[test]
 fn a_client_that_gives_up_ends_the_attempt() {
     for host in HOSTS {
-        let hole = Blackhole::new(host);
+        let hole = Blackhole::new(closed_port(host));
         let relay = Relay::to(host, hole.address);
         let client = relay.client();
         relay.wait_for_sessions(1);
@@ -65,20 +76,27 @@ fn a_client_that_gives_up_ends_the_attempt() {
     }
 }
 
-/// The same port on both families: one that answers, one that does not.
+/// One family answers, the other does not.
 #[test]
 fn the_other_family_is_tried() {
-    for [bad, good] in [[HOSTS[0], HOSTS[1]], [HOSTS[1], HOSTS[0]]] {
-        let backend = listen(good);
-        let port = backend.local_addr().unwrap().port();
+    for turned in [false, true] {
+        let (mut sockets, mut hosts) = (closed_ports(), HOSTS);
+        if turned {
+            sockets.reverse();
+            hosts.reverse();
+        }
+        let [bad, good] = sockets;
+        let port = address_of(&good).port();
+        good.listen(8).unwrap();
+        let good = good.into();
         // nobody listens: at once
-        let relay = Relay::with(good, vec![bad, good], port, Timeouts::default());
-        answers(&relay, &backend);
+        let relay = Relay::with(hosts[1], hosts.to_vec(), port, Timeouts::default());
+        answers(&relay, &good);
         // nobody answers: long before the limit of a minute
-        let _hole = Blackhole::at((bad, port).into());
+        let _hole = Blackhole::new(bad);
         let timeouts = Timeouts { connect: Duration::from_secs(60), ..Timeouts::default() };
-        let relay = Relay::with(good, vec![bad, good], port, timeouts);
-        answers(&relay, &backend);
+        let relay = Relay::with(hosts[1], hosts.to_vec(), port, timeouts);
+        answers(&relay, &good);
         assert_eq!(
             Refusal::ALL.map(|reason| relay.service.counters.refused(reason)),
             [0; Refusal::ALL.len()]
@@ -98,9 +116,9 @@ fn answers(relay: &Relay, backend: &TcpListener) {
 
 #[test]
 fn when_all_addresses_fail_the_last_reason_counts() {
-    let closed = closed_port(HOSTS[0]);
+    let [closed, hanging] = closed_ports();
     let port = address_of(&closed).port();
-    let _hole = Blackhole::at((HOSTS[1], port).into());
+    let _hole = Blackhole::new(hanging);
     let relay = Relay::with(HOSTS[0], vec![HOSTS[1], HOSTS[0]], port, soon());
     refused(&relay, Refusal::BackendRefused);
     let relay = Relay::with(HOSTS[0], vec![HOSTS[0], HOSTS[1]], port, soon());

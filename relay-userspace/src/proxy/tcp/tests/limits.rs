@@ -113,16 +113,22 @@ fn a_flood_of_clients_is_carried() {
 #[test]
 fn accepted_sockets_inherit_what_the_listener_was_told() {
     for host in HOSTS {
-        let listener = listen(host);
         let keepalive =
-            Keepalive { idle: Duration::from_secs(7), interval: Duration::from_secs(3), count: 5 };
-        socket::prepare_listener(&listener, keepalive).unwrap();
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let accepted = listener.accept().unwrap().0;
-        let accepted = SockRef::from(&accepted);
-        assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
-        assert_eq!(accepted.tcp_keepalive_time().unwrap(), keepalive.idle);
-        assert_eq!(accepted.tcp_keepalive_interval().unwrap(), keepalive.interval);
-        assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 5);
+            Keepalive { idle: Duration::from_secs(7), interval: Duration::from_millis(3900), count: 5 };
+        assert_eq!(inherited(host, keepalive), (7, 3, 5));
+        let beyond = Keepalive { idle: Duration::from_secs(1 << 40), interval: Duration::ZERO, count: 255 };
+        assert_eq!(inherited(host, beyond), (32_767, 1, 127));
     }
+}
+
+fn inherited(host: IpAddr, keepalive: Keepalive) -> (u64, u64, u32) {
+    let listener = listen(host);
+    socket::prepare_listener(&listener, keepalive).unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let accepted = listener.accept().unwrap().0;
+    let accepted = SockRef::from(&accepted);
+    assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+    let times = [accepted.tcp_keepalive_time(), accepted.tcp_keepalive_interval()];
+    let [idle, interval] = times.map(|time| time.unwrap().as_secs());
+    (idle, interval, accepted.tcp_keepalive_retries().unwrap())
 }
