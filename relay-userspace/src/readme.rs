@@ -6,6 +6,7 @@ use relay_common::counters::DropReason;
 
 use crate::config::files::Config;
 use crate::kernel::maps::RULE_SLOTS;
+use crate::proxy::counters::Refusal;
 
 const README: &str = include_str!("../../README.md");
 
@@ -25,7 +26,12 @@ fn the_table_of_drops_is_complete() {
         .skip(2)
         .map_while(|line| line.strip_prefix("| `")?.split('`').next())
         .collect();
-    let known: Vec<&str> = DropReason::ALL.iter().map(|reason| reason.as_str()).collect();
+    let mut known: Vec<&str> = DropReason::ALL.iter().map(|reason| reason.as_str()).collect();
+    for reason in Refusal::ALL.map(Refusal::as_str) {
+        if !known.contains(&reason) {
+            known.push(reason);
+        }
+    }
     assert_eq!(named, known);
 }
 

@@ -1,10 +1,12 @@
 //! The user plane: everything that the kernel plane does not carry, in the same rules.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use harness::World;
+use harness::daemon::settings;
+use harness::netns::{NetNs, cable};
 use harness::traffic::{Client, Datagrams, tcp_server, text, udp_server};
 use harness::world::{RELAY, RELAY_INSIDE, RELAY_INSIDE_V6, RELAY_V6};
+use harness::{World, eventually};
 
 const WEB: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\n";
 
@@ -105,4 +107,79 @@ fn a_rule_that_ends_takes_its_sessions_along_and_others_stay() {
     daemon.ctl.ok(&["rm", "web"]);
     assert!(mine.echo(b"gone").is_err());
     other.echo(b"hello").expect("another rule's session");
+}
+
+#[test]
+fn a_drain_keeps_datagrams_going_and_may_be_called_off() {
+    let world = World::new();
+    let daemon = world.start(WEB);
+    let _server = udp_server(&world.backend, 80);
+    let known: Vec<Datagrams> = (0..8).map(|_| Datagrams::new(&world.client, (RELAY_V6, 8080))).collect();
+    let all_echo = || known.iter().for_each(|client| client.echo(&text(100)).expect("a known client"));
+    all_echo();
+    daemon.ctl.ok(&["drain", "web"]);
+    all_echo();
+    Datagrams::new(&world.client, (RELAY_V6, 8080)).echo(b"new").expect_err("nobody new");
+    all_echo();
+    daemon.ctl.ok(&["enable", "web"]);
+    all_echo();
+    for _ in 0..8 {
+        Datagrams::new(&world.client, (RELAY_V6, 8080)).echo(b"new").expect("everybody again");
+    }
+    assert!(daemon.ctl.counter("web", "/drops/draining") >= 1);
+}
+
+#[test]
+fn an_address_that_comes_later_is_listened_on() {
+    let world = World::new();
+    let late = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 9);
+    let daemon = world.start(
+        "[[rule]]\nname = \"late\"\nlisten = [\"[2001:db8:1::9]:8080\", \"%later:8080\"]\nto = \"203.0.113.2:80\"\n",
+    );
+    let _server = tcp_server(&world.backend, 80);
+    assert_eq!(daemon.ctl.rule("late")["state"], "error");
+    world.relay.add_address("uplink", late, 64);
+    eventually("it works", || Client::connect(&world.client, (late, 8080)).is_ok());
+    // the interface comes, goes, and comes again
+    for _ in 0..2 {
+        let other = NetNs::new("other");
+        cable((&other, "end"), (&world.relay, "later"));
+        other.add_address("end", Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 2), 64);
+        let relay = Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 1);
+        world.relay.add_address("later", relay, 64);
+        eventually("the interface is listened on", || Client::connect(&other, (relay, 8080)).is_ok());
+        world.relay.delete_link("later");
+    }
+}
+
+#[test]
+fn a_port_moves_from_one_rule_to_another() {
+    let world = World::new();
+    let daemon = world.start(WEB);
+    let (_old, _new) = (udp_server(&world.backend, 80), udp_server(&world.backend, 81));
+    let (_old_tcp, _new_tcp) = (tcp_server(&world.backend, 80), tcp_server(&world.backend, 81));
+    Datagrams::new(&world.client, (RELAY_V6, 8080)).echo(b"before").expect("echo");
+    let moved = WEB.replace("\"web\"", "\"other\"").replace(":80\"\n", ":81\"\n");
+    std::fs::write(&daemon.config, settings(world.folder(), "") + &moved).expect("config");
+    daemon.ctl.ok(&["reload"]);
+    for _ in 0..16 {
+        Datagrams::new(&world.client, (RELAY_V6, 8080)).echo(b"after").expect("echo");
+        let client = Client::connect(&world.client, (RELAY_V6, 8080)).expect("connect");
+        client.upload(1000).expect("upload");
+    }
+    assert_eq!(daemon.ctl.counter("other", "/flows/total"), 32);
+}
+
+#[test]
+fn what_is_sent_to_everybody_is_no_clients() {
+    let world = World::new();
+    let _daemon = world.start(WEB);
+    let server = udp_server(&world.backend, 80);
+    let client = Datagrams::new(&world.client, (RELAY, 8080));
+    let socket = world.client.run(|| std::net::UdpSocket::bind("0.0.0.0:0")).expect("bind");
+    socket.set_broadcast(true).expect("broadcast");
+    socket.send_to(b"anybody?", "198.51.100.255:8080").expect("send");
+    client.echo(b"hello").expect("echo");
+    eventually("the echo is counted", || server.count() > 0);
+    assert_eq!(server.count(), 1);
 }

@@ -172,7 +172,9 @@ impl Holder {
             Protocol::Tcp => socket.shutdown(Shutdown::Read),
             Protocol::Udp => socket.set_recv_buffer_size(0),
         };
-        let _idle_again = socket.set_reuse_port(false).and_then(|()| socket.set_reuse_address(false));
+        if !self.is_passed_on(name, claim) {
+            let _idle_again = socket.set_reuse_port(false).and_then(|()| socket.set_reuse_address(false));
+        }
     }
 
     /// What workers have closed is no longer ours. Looked at now and then: numbers of sockets do not come back soon.

@@ -29,8 +29,10 @@ pub type CountersByRule = HashMap<RuleName, Arc<Counters>>;
 
 #[derive(Debug, Default)]
 struct Served {
-    /// The plan that this follows; `None`: something of it did not work.
+    /// The plan that this follows.
     planned: Option<Arc<PlannedRule>>,
+    /// Something of it did not work, and is worth another try.
+    ails: bool,
     counters: Arc<Counters>,
     open: BTreeMap<Claim, Open>,
     /// What accepts nothing more but has sessions left.
@@ -84,10 +86,13 @@ impl Serving {
         self.counters.clone()
     }
 
-    /// Closes what has drained.
-    pub fn tend(&mut self, holder: &Holder) {
+    /// Closes what has drained, and tries again what has failed.
+    pub fn tend(&mut self, holder: &mut Holder) {
         for (name, served) in &mut self.rules {
             served.tend(name, holder);
+            if let (true, Some(planned)) = (served.ails, served.planned.clone()) {
+                served.follow(&planned, holder, &self.workers);
+            }
         }
     }
 
@@ -112,7 +117,7 @@ impl Served {
             self.leave(name, &claim, holder);
         }
         self.ending.retain(|phase| !phase.is_closed());
-        let mut whole = true;
+        self.ails = false;
         for (claim, open) in &self.open {
             if let Some(target) = wanted.remove(claim) {
                 open.service.retarget(target);
@@ -124,7 +129,7 @@ impl Served {
             match opened {
                 Ok(open) => _ = self.open.insert(claim, open),
                 Err(error) => {
-                    whole = false;
+                    self.ails = true;
                     let (port, protocol) = (claim.port, claim.protocol);
                     tracing::warn!(
                         RULE = name.as_str(),
@@ -133,7 +138,7 @@ impl Served {
                 }
             }
         }
-        self.planned = whole.then(|| planned.clone());
+        self.planned = Some(planned.clone());
     }
 
     fn listen(

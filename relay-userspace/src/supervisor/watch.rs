@@ -160,7 +160,7 @@ impl State {
         }
         self.retake();
         if let Some(serving) = &mut self.serving {
-            serving.tend(&self.facts.holder);
+            serving.tend(&mut self.facts.holder);
         }
         let Ok(kernel) = &mut self.kernel else { return };
         let lost = kernel.lost();

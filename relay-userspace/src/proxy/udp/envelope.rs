@@ -165,9 +165,11 @@ impl Control {
     pub fn local(&self) -> Option<Local> {
         self.messages().find_map(|(level, kind, data)| match (level, kind) {
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                // the address that would answer, and the one that was asked: they differ if that is everybody's
+                // the address that would answer, where the kernel still knows it, and the one that was asked: they differ
+                // if that is everybody's
                 let (own, asked) = (take::<4>(data, 4)?, take::<4>(data, 8)?);
-                let address = if own == asked { asked.into() } else { IpAddr::V4(Ipv4Addr::BROADCAST) };
+                let is_own = own == asked || own == [0; 4];
+                let address = if is_own { asked.into() } else { IpAddr::V4(Ipv4Addr::BROADCAST) };
                 Some(Local { address, interface: 0 })
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
