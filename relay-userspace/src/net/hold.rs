@@ -18,9 +18,9 @@ use crate::host::{HostView, Lacks};
 use crate::rule::{Rule, RuleName};
 
 /// Ports held by a socket; what is beyond is only looked up.
-const MOST_SOCKETS: usize = 2048;
+const MOST_SOCKETS: usize = 1024;
 /// Sockets in the hands of workers before it is looked which of them are still there.
-const MOST_GIVEN: usize = 16 * MOST_SOCKETS;
+const MOST_GIVEN: usize = 32 * MOST_SOCKETS;
 const TOO_MANY: Cow<'static, str> =
     Cow::Borrowed("the user plane listens on each port by itself, and these are too many");
 /// Connections that wait to be accepted; the kernel's own limit is `net.core.somaxconn`, 4,096 since Linux 5.4.

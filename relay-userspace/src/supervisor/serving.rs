@@ -125,7 +125,7 @@ impl Served {
             }
         }
         for (claim, target) in wanted {
-            let Some(opened) = self.listen(name, &claim, target, holder, workers) else { continue };
+            let Some(opened) = self.listen(planned, &claim, target, holder, workers) else { continue };
             match opened {
                 Ok(open) => _ = self.open.insert(claim, open),
                 Err(error) => {
@@ -143,19 +143,22 @@ impl Served {
 
     fn listen(
         &self,
-        name: &RuleName,
+        planned: &PlannedRule,
         claim: &Claim,
         target: Target,
         holder: &mut Holder,
         workers: &Workers,
     ) -> Option<io::Result<Open>> {
-        let sockets = match holder.open(name, claim, workers.count())? {
+        let name = &planned.rule.name;
+        // next to the kernel plane there is only the host itself to listen for
+        let is_aside = claim.address.is_ipv4() && planned.kernel.is_some();
+        let sockets = match holder.open(name, claim, if is_aside { 1 } else { workers.count() })? {
             Ok(sockets) => sockets,
             Err(error) => return Some(Err(error)),
         };
         let service = Arc::new(Service::new(name.clone(), self.counters.clone(), target));
         let (phase, watched) = watch::channel(Phase::Serve);
-        for (worker, socket) in sockets.into_iter().enumerate() {
+        for (worker, socket) in (usize::from(claim.port)..).zip(sockets) {
             let socket = match claim.protocol {
                 Protocol::Tcp => Listening::Tcp(TcpListener::from(socket)),
                 Protocol::Udp => Listening::Udp(UdpSocket::from(socket)),
