@@ -235,6 +235,7 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
     let user = user_plane(&planned, address, facts);
     let lacks = facts.lacks.get(&rule.name).cloned().unwrap_or_default();
     let user_v4 = user_for(&user, lacks.ipv4);
+    let hears_itself = user_v4.is_ok();
     planned.ipv4 = ipv4(&mut planned, listeners, address, user_v4, facts);
     planned.ipv6 = ipv6(rule, user_for(&user, lacks.ipv6), facts);
     if rule.plane == PlaneChoice::Kernel
@@ -246,7 +247,7 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
     }
     if let Ok(user) = user {
         // of IPv4 clients that the kernel carries, those on this host itself
-        let ipv4 = !matches!(planned.ipv4, Carriage::None(_));
+        let ipv4 = hears_itself && !matches!(planned.ipv4, Carriage::None(_));
         let ipv6 = matches!(planned.ipv6, Carriage::User(_));
         planned.user = (ipv4 || ipv6).then(|| Arc::new(UserRule { ipv4, ipv6, ..user }));
     }
