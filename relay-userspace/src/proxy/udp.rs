@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use self::relay::{Left, Relay};
 use self::socket::Replies;
+pub use self::socket::use_trains;
 use super::counters::Refusal;
 use super::service::{Phase, Service};
 

@@ -32,6 +32,7 @@ use crate::kernel::{Dataplane, Desired, Options, Unavailable};
 use crate::net::hold::Holder;
 use crate::net::monitor::Monitor;
 use crate::net::sysctl::Ledger;
+use crate::proxy::udp::use_trains;
 use crate::rule::RuleName;
 use crate::service::Service;
 
@@ -104,6 +105,7 @@ async fn start_state(
         .await
         .context("cannot read the host's network")?;
     let kernel = open_kernel(&settings, launch.trace, service);
+    use_trains(kernel.is_err());
     let serving = start_serving();
     let ledger = Ledger::open(&settings.state_dir);
     let draining = kernel.as_ref().map(|kernel| kernel.draining().cloned().collect()).unwrap_or_default();

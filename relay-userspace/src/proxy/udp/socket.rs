@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -49,8 +50,21 @@ pub fn open(backend: SocketAddr, nat: UdpNat) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
+/// Whether sockets take several datagrams of a sender as one.
+static TRAINS: AtomicBool = AtomicBool::new(false);
+
+/// One socket that does it makes the kernel look for a socket for every UDP packet of the host, long before the kernel
+/// plane gets it (`udp_encap_needed_key` in net/ipv4/udp_offload.c): a sixth of the kernel plane's packet rate. So it is
+/// for hosts without one.
+pub fn use_trains(yes: bool) {
+    TRAINS.store(yes, Ordering::Relaxed);
+}
+
 /// The kernel may hand over several datagrams of a sender as one. Linux before 5.0 never does.
 fn take_trains(socket: impl AsFd) {
+    if !TRAINS.load(Ordering::Relaxed) {
+        return;
+    }
     if let Err(error) = setsockopt(&socket, sockopt::UdpGroSegment, &true) {
         tracing::trace!("no UDP_GRO: {error}");
     }

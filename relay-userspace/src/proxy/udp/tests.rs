@@ -46,6 +46,7 @@ impl Rig {
 
     /// Without a worker.
     fn stopped(listen: &str, backend: &str, change: impl FnOnce(&mut Target)) -> Self {
+        super::use_trains(true);
         // Held only until the workers have it, since they share it.
         let address = listener(listen.parse().unwrap()).local_addr().unwrap();
         let backend = socket(backend);
