@@ -26,10 +26,10 @@ pub fn programs(options: &Options) {
     for (protocol, path) in PATHS {
         let mut rows: Vec<(String, Series)> =
             sets().iter().map(|(name, _)| ((*name).to_owned(), Series::default())).collect();
-        let planes: Vec<(Plane, Side, Vec<u8>)> =
+        let mut planes: Vec<(Plane, Side, Vec<u8>)> =
             sets().iter().map(|(_, rules)| ready(rules, protocol)).collect();
         for _ in 0..options.rounds {
-            for ((plane, side, frame), (_, series)) in planes.iter().zip(&mut rows) {
+            for ((plane, side, frame), (_, series)) in planes.iter_mut().zip(&mut rows) {
                 plane.enter();
                 series.0.push(time(plane, path, protocol, *side, frame));
             }
@@ -102,12 +102,14 @@ fn sent(
 }
 
 /// The mean of a run, over many packets.
-fn time(plane: &Plane, path: &str, protocol: &str, side: Side, frame: &[u8]) -> f64 {
+fn time(plane: &mut Plane, path: &str, protocol: &str, side: Side, frame: &[u8]) -> f64 {
     let wanted = if protocol == "TCP, not ours" { Verdict::Pass } else { Verdict::Redirect };
     let mut series = Series::default();
     let mut frame = frame.to_vec();
     if path == "xdp" && wanted == Verdict::Redirect {
+        // they go round with the address that XDP writes
         frame[..6].copy_from_slice(&NEIGHBOUR_MAC);
+        plane.come_in_for(NEIGHBOUR_MAC);
     }
     for _ in 0..if path == "tc" { PACKETS } else { XDP_PACKETS } {
         let run = if path == "tc" {

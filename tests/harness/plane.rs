@@ -244,8 +244,7 @@ impl Plane {
     }
 
     /// Lets the packets of every established client half go round for ever, or until their TTL is spent: what they
-    /// are translated to is translated back towards the client, and that once more to the backend. For XDP they come in
-    /// as they went out: for [`NEIGHBOUR_MAC`].
+    /// are translated to is translated back towards the client, and that once more to the backend.
     pub fn close_the_circle(&mut self) {
         let established: Vec<_> = self.flows().filter(|(table, ..)| *table != Table::Unproven).collect();
         let clients = established.iter().filter(|(_, _, half)| !half.flags().has(FlowFlags::EGRESS));
@@ -262,11 +261,19 @@ impl Plane {
                 let owner =
                     Owner { rule: half.rule(), generation: half.generation, endpoint: half.endpoint() };
                 let flags = half.flags().with(FlowFlags::EGRESS);
-                let mut entry = FlowEntry::new(&key, to, owner, half.hop(), flags, half.seen);
-                let [_, _, link @ ..] = NEIGHBOUR_MAC;
-                entry.link = u32::from_ne_bytes(link);
+                let entry = FlowEntry::new(&key, to, owner, half.hop(), flags, half.seen);
                 self.tables.insert(*table, &key, &entry);
             }
+        }
+    }
+
+    /// Has every flow's packets come in for this link address, as far as XDP looks at that.
+    pub fn come_in_for(&mut self, mac: [u8; 6]) {
+        let flows: Vec<_> = self.flows().collect();
+        for (table, key, mut half) in flows {
+            let [_, _, link @ ..] = mac;
+            half.link = u32::from_ne_bytes(link);
+            self.tables.insert(table, &key, &half);
         }
     }
 
