@@ -127,6 +127,11 @@ fn a_drain_keeps_datagrams_going_and_may_be_called_off() {
         Datagrams::new(&world.client, (RELAY_V6, 8080)).echo(b"new").expect("everybody again");
     }
     assert!(daemon.ctl.counter("web", "/drops/draining") >= 1);
+    daemon.ctl.ok(&["disable", "web"]);
+    daemon.ctl.ok(&["enable", "web"]);
+    for _ in 0..16 {
+        Datagrams::new(&world.client, (RELAY_V6, 8080)).echo(b"new").expect("everybody once more");
+    }
 }
 
 #[test]

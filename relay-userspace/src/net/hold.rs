@@ -141,6 +141,11 @@ impl Holder {
         self.held.get(name).into_iter().flat_map(BTreeMap::keys)
     }
 
+    /// What the kernel calls the socket that holds a port.
+    pub fn inode(&self, name: &RuleName, claim: &Claim) -> Option<u64> {
+        Some(fstat(self.held.get(name)?.get(claim)?).ok()?.st_ino)
+    }
+
     /// Whether another rule holds a port too, which it then goes over to.
     pub fn is_passed_on(&self, name: &RuleName, claim: &Claim) -> bool {
         self.held.iter().any(|(other, held)| other != name && held.contains_key(claim))

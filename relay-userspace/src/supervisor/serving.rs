@@ -44,6 +44,8 @@ struct Served {
 struct Open {
     service: Arc<Service>,
     phase: watch::Sender<Phase>,
+    /// The socket that held the port then; if it is another one now, nobody reads that.
+    socket: Option<u64>,
 }
 
 impl Serving {
@@ -116,6 +118,13 @@ impl Served {
         for claim in self.open.keys().filter(gone).cloned().collect::<Vec<_>>() {
             self.leave(name, &claim, holder);
         }
+        self.open.retain(|claim, open| {
+            let stays = !wanted.contains_key(claim) || open.socket == holder.inode(name, claim);
+            if !stays {
+                open.phase.send_replace(Phase::End);
+            }
+            stays
+        });
         self.ending.retain(|phase| !phase.is_closed());
         self.ails = false;
         for (claim, open) in &self.open {
@@ -165,7 +174,7 @@ impl Served {
             };
             workers.serve(worker, socket, service.clone(), watched.clone());
         }
-        Some(Ok(Open { service, phase }))
+        Some(Ok(Open { service, phase, socket: holder.inode(name, claim) }))
     }
 
     /// Stops accepting on a port; its sessions go on.
