@@ -1,7 +1,7 @@
 //! Network namespaces as values, set up through netlink.
 
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -161,6 +161,12 @@ impl NetNs {
             self.sysctl(&format!("net/ipv6/conf/{interface}/accept_dad"), "0");
         }
         self.netlink(async move |handle| handle.address().add(index, address, prefix).execute().await);
+        // the kernel makes an IPv6 address ready a moment later, even if nobody is asked about it
+        if let IpAddr::V6(address) = address {
+            let scope = if address.is_unicast_link_local() { index } else { 0 };
+            let own = SocketAddrV6::new(address, 0, 0, scope);
+            crate::eventually("the address is ready", || self.run(|| UdpSocket::bind(own)).is_ok());
+        }
     }
 
     pub fn delete_address(&self, interface: &str, address: Ipv4Addr) {

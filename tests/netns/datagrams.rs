@@ -68,12 +68,6 @@ fn link_local(ns: &NetNs, interface: &str, address: Ipv6Addr, port: u16) -> Sock
     SocketAddrV6::new(address, port, 0, ns.index(interface)).into()
 }
 
-fn add_address(ns: &NetNs, interface: &str, address: Ipv6Addr) {
-    ns.sysctl(&format!("net/ipv6/conf/{interface}/accept_dad"), "0");
-    let index = ns.index(interface);
-    ns.netlink(async move |handle| handle.address().add(index, address.into(), 64).execute().await);
-}
-
 #[test]
 fn an_ipv6_answer_leaves_from_the_address_and_interface_that_was_asked() {
     let world = World::new();
@@ -88,7 +82,7 @@ fn an_ipv6_answer_leaves_from_the_address_and_interface_that_was_asked() {
         (&world.relay, "inside", &[local(1)]),
         (&world.backend, "backend", &[local(2)]),
     ] {
-        addresses.iter().for_each(|&address| add_address(ns, interface, address));
+        addresses.iter().for_each(|&address| ns.add_address(interface, address, 64));
     }
     let asked = |last| (global(last), PORT).into();
     let near = |ns, interface| {
