@@ -6,10 +6,12 @@
 //! rule, host        ◄── plan ◄── supervisor
 //! config            ◄── api, cli, supervisor
 //! kernel, net       ◄── supervisor                  (kernel and net never see each other)
+//! proxy             ◄── plan (its values), supervisor
 //! api::view         ◄── cli, supervisor
 //! ```
 //!
-//! `rule`, `host` and `plan` are plain values and pure functions. The supervisor alone changes anything.
+//! `rule`, `host` and `plan` are plain values and pure functions. The supervisor alone changes anything; `kernel` and
+//! `proxy` are the two planes.
 
 pub mod api;
 pub mod boot;

@@ -15,8 +15,6 @@ pub enum Refusal {
     Descriptors,
     /// A datagram could not be sent on.
     Unsendable,
-    /// A datagram from somebody else than the backend.
-    Stranger,
     /// No source port is left towards the backend.
     PortsExhausted,
     /// As many clients as a listener may have.
@@ -26,13 +24,12 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::NoBackend,
         Self::BackendRefused,
         Self::BackendTimeout,
         Self::Descriptors,
         Self::Unsendable,
-        Self::Stranger,
         Self::PortsExhausted,
         Self::TableFull,
         Self::Draining,
@@ -45,7 +42,6 @@ impl Refusal {
             Self::BackendTimeout => "backend_timeout",
             Self::Descriptors => "descriptors",
             Self::Unsendable => "unsendable",
-            Self::Stranger => "stranger",
             Self::PortsExhausted => "ports_exhausted",
             Self::TableFull => "table_full",
             Self::Draining => "draining",
