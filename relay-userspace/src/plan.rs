@@ -11,7 +11,7 @@ use crate::config::Origin;
 use crate::config::settings::Hook;
 use crate::host::{HostView, Lacks, Path};
 use crate::proxy::service::{PortMap, Target};
-use crate::rule::{Host, Listener, PortRange, Protocols, Rule, RuleName, Timeouts, UdpNat};
+use crate::rule::{Connect, Host, Listener, PortRange, Protocols, Rule, RuleName, Timeouts, UdpNat};
 
 /// What the plan depends on besides the rules.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ pub struct PlannedRule {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Carriage {
     Kernel(Hook),
-    /// relayd itself, and why not the kernel.
+    /// relayd itself, and why not the kernel, which may carry UDP all the same.
     User(String),
     /// Nobody, and why.
     None(String),
@@ -91,6 +91,7 @@ impl Fault {
 /// What the kernel plane needs to know of a rule.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct KernelRule {
+    /// Not TCP where that needs relayd.
     pub protocols: Protocols,
     pub listeners: Vec<KernelListener>,
     pub backend: Ipv4Addr,
@@ -112,6 +113,7 @@ pub struct UserRule {
     pub first_port: Option<u16>,
     pub timeouts: Timeouts,
     pub udp_nat: UdpNat,
+    pub connect: Connect,
 }
 
 impl UserRule {
@@ -121,7 +123,13 @@ impl UserRule {
             None => PortMap::Same,
             Some(to) => PortMap::Shift { from: listener.ports.first(), to },
         };
-        Target { addresses: self.addresses.clone(), ports, timeouts: self.timeouts, udp_nat: self.udp_nat }
+        Target {
+            addresses: self.addresses.clone(),
+            ports,
+            timeouts: self.timeouts,
+            udp_nat: self.udp_nat,
+            connect: self.connect.clone(),
+        }
     }
 }
 

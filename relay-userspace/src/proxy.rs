@@ -4,6 +4,7 @@
 //! the API.
 
 pub mod counters;
+pub mod proxy_protocol;
 pub mod service;
 pub mod tcp;
 pub mod udp;

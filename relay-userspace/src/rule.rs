@@ -2,7 +2,9 @@
 //!
 //! Plain values without serialisation, sockets or clocks. Everything typed was parsed once, at the edge.
 
+pub mod accept;
 pub mod backend;
+pub mod connect;
 pub mod listen;
 pub mod overlap;
 
@@ -12,7 +14,9 @@ use std::time::Duration;
 
 use relay_common::net::Protocol;
 
+pub use self::accept::Accept;
 pub use self::backend::{Backend, Host};
+pub use self::connect::{Connect, ProxyVersion};
 pub use self::listen::{ListenOn, Listener, PortRange};
 
 /// A rule as configured.
@@ -31,6 +35,8 @@ pub struct Rule {
     /// Take ports that other programs listen on.
     pub force: bool,
     pub timeouts: Timeouts,
+    pub accept: Accept,
+    pub connect: Connect,
 }
 
 impl Rule {
@@ -47,6 +53,8 @@ impl Rule {
             udp_nat: UdpNat::default(),
             force: false,
             timeouts: Timeouts::default(),
+            accept: Accept::default(),
+            connect: Connect::default(),
         }
     }
 

@@ -47,16 +47,17 @@ fn every_command_has_its_page() {
     }
 }
 
-/// Keys that the page describes: the words of its `.It Ic` entries, with the depth of the list that they stand in.
-fn described(page: &str) -> Vec<(usize, String)> {
-    let (mut depth, mut found) = (0, Vec::new());
+/// Keys that the page describes, dotted: the words of its `.It Ic` entries, below those whose lists they stand in.
+fn described(page: &str) -> Vec<String> {
+    let (mut path, mut found) = (Vec::<String>::new(), Vec::new());
     for line in page.lines() {
         if line.starts_with(".Bl ") {
-            depth += 1;
+            path.push(String::new());
         } else if line == ".El" {
-            depth -= 1;
-        } else if let Some(entry) = line.strip_prefix(".It Ic ") {
-            found.push((depth, entry.split(' ').next().unwrap_or("").to_owned()));
+            path.pop();
+        } else if let (Some(entry), Some(last)) = (line.strip_prefix(".It Ic "), path.last_mut()) {
+            *last = entry.split(' ').next().unwrap_or("").to_owned();
+            found.push(path.join("."));
         }
     }
     found
@@ -84,18 +85,20 @@ fn every_key_of_the_file_is_described() {
         ("rule", format!("{rule}zzzzzzzzzz = 1\n")),
         ("timeout", format!("{rule}timeout.zzzzzzzzzz = 1\n")),
         ("keepalive", format!("{rule}timeout.keepalive.zzzzzzzzzz = 1\n")),
+        ("accept", format!("{rule}accept.zzzzzzzzzz = 1\n")),
+        ("connect", format!("{rule}connect.zzzzzzzzzz = 1\n")),
         ("backend", rule.replace("\"203.0.113.2\"", "{ addr = \"203.0.113.2\", zzzzzzzzzz = 1 }")),
     ] {
         let keys = known(&text, table);
         assert!(!keys.is_empty());
-        let depth = match table {
-            "timeout" => 2,
-            "keepalive" => 3,
-            _ => 1,
+        let path = match table {
+            "timeout" | "accept" | "connect" => format!("{table}."),
+            "keepalive" => "timeout.keepalive.".to_owned(),
+            _ => String::new(),
         };
         for key in keys {
             let built = is_built(table, &key, &text);
-            let is_described = described.contains(&(depth, key.clone()));
+            let is_described = described.contains(&format!("{path}{key}"));
             assert_eq!(is_described, built, "{table}: {key} is built: {built}");
         }
     }

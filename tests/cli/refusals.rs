@@ -72,6 +72,27 @@ const MISTAKES: &[Mistake] = &[
     ),
     (&["add", "90", "203.0.113.2", "--set", "timeout.udp=5"], 4, &["\"5\" is not a duration", "\"5s\""]),
     (&["add", "90", "203.0.113.2", "--set", "timeout.udp=0s"], 4, &["\"0s\" is no time at all"]),
+    (
+        &["add", "90", "203.0.113.2", "--set", "connect.proxy_protocol=3"],
+        4,
+        &["connect: proxy_protocol: 3 is a whole number, not a whole number from 1 to 2"],
+    ),
+    (
+        &["add", "90", "203.0.113.2", "--protocol", "udp", "--set", "connect.proxy_protocol=1"],
+        4,
+        &["connect: proxy_protocol", "the rule carries UDP alone"],
+    ),
+    (
+        &["add", "90", "203.0.113.2", "--plane", "kernel", "--set", "connect.proxy_protocol=1"],
+        1,
+        &["the kernel plane cannot carry it: relayd writes the PROXY protocol header"],
+    ),
+    (
+        &["add", "90", "203.0.113.2", "--set", "connect.transport=wss"],
+        4,
+        &["connect: transport: \"wss\" is not built yet; leave `transport` out, or set it to plain"],
+    ),
+    (&["set", "web", "accept.proxy_protocl=true"], 4, &["accept", "did you mean `proxy_protocol`?"]),
     (&["set", "web", "listen=:443", "plain=true"], 4, &["there is no key `plain`", "did you mean `plane`?"]),
 ];
 

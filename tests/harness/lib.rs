@@ -5,6 +5,7 @@
 
 pub mod daemon;
 pub mod dns;
+pub mod haproxy;
 pub mod hooks;
 pub mod http;
 pub mod lab;

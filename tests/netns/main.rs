@@ -5,6 +5,7 @@ mod forward;
 mod lifecycle;
 mod listeners;
 mod names;
+mod proxy_protocol;
 mod roads;
 mod tables;
 mod trace;

@@ -5,9 +5,12 @@ use serde_json::{Map, Value, json};
 use super::Misuse;
 
 /// Keys that hold true or false.
-const SWITCHES: &[&str] = &["enabled", "force", "count_ports"];
+const SWITCHES: &[&str] =
+    &["enabled", "force", "count_ports", "accept.proxy_protocol", "accept.mptcp", "connect.mptcp"];
 /// Keys that hold lists; commas separate their items.
-const LISTS: &[&str] = &["listen", "to"];
+const LISTS: &[&str] = &["listen", "to", "accept.trusted", "accept.allow"];
+/// Keys that hold whole numbers.
+const NUMBERS: &[&str] = &["connect.proxy_protocol", "timeout.keepalive.count"];
 
 /// All words as one object. Dots make tables, an empty value clears.
 pub fn parse(words: &[String]) -> Result<Map<String, Value>, Misuse> {
@@ -45,8 +48,9 @@ fn typed(key: &str, value: &str) -> Value {
     if LISTS.contains(&name) && (value.contains(',') || name != key) {
         return value.split(',').map(|item| json!(item.trim())).collect();
     }
-    match value.parse::<bool>() {
-        Ok(value) if SWITCHES.contains(&name) => json!(value),
+    match (value.parse::<bool>(), value.parse::<i64>()) {
+        (Ok(value), _) if SWITCHES.contains(&name) => json!(value),
+        (_, Ok(value)) if NUMBERS.contains(&name) => json!(value),
         _ => json!(value),
     }
 }
@@ -70,6 +74,11 @@ mod tests {
         assert_eq!(
             fields(&["to+=c:3", "listen-=:80", "note=true"]),
             json!({ "to+": ["c:3"], "listen-": [":80"], "note": "true" })
+        );
+        assert_eq!(
+            fields(&["accept.proxy_protocol=true", "accept.trusted+=10.0.0.0/8", "connect.proxy_protocol=2"]),
+            json!({ "accept": { "proxy_protocol": true, "trusted+": ["10.0.0.0/8"] },
+                "connect": { "proxy_protocol": 2 } })
         );
     }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value as Json, json};
 
 use super::quantity::format_duration;
-use crate::rule::{Keepalive, PlaneChoice, Rule, Timeouts, UdpNat};
+use crate::rule::{Connect, Keepalive, PlaneChoice, Rule, Timeouts, UdpNat};
 
 /// The rule as an API body; what is at its default is left out, but for the identity of the rule.
 pub fn to_json(rule: &Rule) -> Map<String, Json> {
@@ -33,11 +33,23 @@ pub fn to_json(rule: &Rule) -> Map<String, Json> {
     if !timeouts.is_empty() {
         map.insert("timeout".into(), Json::Object(timeouts));
     }
+    let connect = connect(&rule.connect);
+    if !connect.is_empty() {
+        map.insert("connect".into(), Json::Object(connect));
+    }
     map
 }
 
 fn one_or_list(mut texts: Vec<String>) -> Json {
     if texts.len() == 1 { json!(texts.remove(0)) } else { json!(texts) }
+}
+
+fn connect(connect: &Connect) -> Map<String, Json> {
+    let mut map = Map::new();
+    if let Some(version) = connect.proxy_protocol {
+        map.insert("proxy_protocol".into(), json!(version.number()));
+    }
+    map
 }
 
 fn timeouts(timeouts: &Timeouts) -> Map<String, Json> {

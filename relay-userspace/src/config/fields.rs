@@ -40,6 +40,21 @@ impl<'a> Fields<'a> {
         (node.value != Value::Null).then_some(node)
     }
 
+    /// A key that has not been taken yet.
+    pub fn peek(&self, key: &str) -> Option<&'a Node> {
+        self.entries.iter().flatten().find(|entry| entry.key == key).map(|entry| &entry.node)
+    }
+
+    /// A table inside this one.
+    pub fn table(&mut self, key: &'static str, problems: &mut Problems) -> Option<Self> {
+        let node = self.take(key)?;
+        if let Value::Table(table) = &node.value {
+            return Some(Fields::new(table, node.span.clone(), self.subject_of(key)));
+        }
+        self.wrong_kind(key, node, "a table", problems);
+        None
+    }
+
     pub fn text(&mut self, key: &'static str, problems: &mut Problems) -> Option<(&'a str, &'a Node)> {
         let node = self.take(key)?;
         if let Value::Text(text) = &node.value {
@@ -93,7 +108,7 @@ impl<'a> Fields<'a> {
         longest: Duration,
         problems: &mut Problems,
     ) -> Option<Duration> {
-        let at = self.entries.iter().flatten().find(|entry| entry.key == key).map(|entry| &entry.node);
+        let at = self.peek(key);
         let duration = self.duration(key, problems)?;
         if duration.subsec_nanos() == 0 && duration <= longest {
             return Some(duration);

@@ -7,18 +7,35 @@ use super::node::{Node, Value as NodeValue};
 use super::problem::Problems;
 use crate::rule::{Backend, Listener, Rule};
 
-/// `to+` and `to-` as the list that they make of `to`.
+/// `to+` and `to-` as the list that they make of `to`, in tables too.
 pub fn spelled_out(
     before: &Map<String, Value>,
     fields: Map<String, Value>,
 ) -> Result<Map<String, Value>, Problems> {
     let mut problems = Problems::default();
+    let spelled = spell(before, fields, &mut problems);
+    problems.into_result(spelled)
+}
+
+fn spell(
+    before: &Map<String, Value>,
+    fields: Map<String, Value>,
+    problems: &mut Problems,
+) -> Map<String, Value> {
     let mut spelled = Map::new();
     for (key, value) in fields {
         let (name, grow) = match (key.strip_suffix('+'), key.strip_suffix('-')) {
             (Some(name), _) => (name, true),
             (_, Some(name)) => (name, false),
             _ => {
+                let value = match value {
+                    Value::Object(inner) => {
+                        let nothing = Map::new();
+                        let before = before.get(&key).and_then(Value::as_object).unwrap_or(&nothing);
+                        Value::Object(spell(before, inner, problems))
+                    }
+                    value => value,
+                };
                 spelled.insert(key, value);
                 continue;
             }
@@ -43,7 +60,7 @@ pub fn spelled_out(
         }
         spelled.insert(name.to_owned(), Value::Array(list));
     }
-    problems.into_result(spelled)
+    spelled
 }
 
 /// A list's item as rules print it: `80` is `:80`.
@@ -115,6 +132,13 @@ mod tests {
             let spelled = spelled_out(&before, object(same)).expect("fields");
             assert_eq!(Value::Object(spelled), json!({ "listen": [":2"] }));
         }
+        let before_tables = object(json!({ "accept": { "trusted": "10.0.0.0/8" } }));
+        let fields = object(json!({ "accept": { "trusted+": ["192.0.2.1"] }, "timeout": { "udp": "5s" } }));
+        let spelled = spelled_out(&before_tables, fields).expect("fields");
+        assert_eq!(
+            Value::Object(spelled),
+            json!({ "accept": { "trusted": ["10.0.0.0/8", "192.0.2.1"] }, "timeout": { "udp": "5s" } })
+        );
         let absent = spelled_out(&before, object(json!({ "listen-": ":3" }))).expect_err("absent");
         assert_eq!(absent.to_string(), "listen: \":3\" is not in the list; it has \":1\", \":2\"");
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use relay_common::net::Protocol;
 use serde_json::{Map, Value as Json};
 
 use super::edit::{Edit, change_text};
@@ -12,8 +13,8 @@ use super::node::{Node, Value};
 use super::problem::{Problems, Source};
 use super::{decode, encode, quantity};
 use crate::rule::{
-    Backend, Keepalive, Listener, PlaneChoice, PortRange, Protocols, Rule, RuleName, Timeouts, UdpNat,
-    overlap,
+    Accept, Backend, Connect, Keepalive, Listener, PlaneChoice, PortRange, Protocols, ProxyVersion, Rule,
+    RuleName, Timeouts, UdpNat, overlap,
 };
 
 fn names() -> impl Strategy<Value = RuleName> {
@@ -49,6 +50,11 @@ fn durations() -> impl Strategy<Value = Duration> {
     (1..=10_000_000_000u64).prop_map(Duration::from_millis)
 }
 
+fn connects() -> impl Strategy<Value = Connect> {
+    let version = proptest::option::of(proptest::sample::select(&ProxyVersion::ALL[..]));
+    version.prop_map(|proxy_protocol| Connect { proxy_protocol })
+}
+
 prop_compose! {
     fn rules()(
         name in names(),
@@ -62,12 +68,15 @@ prop_compose! {
         force: bool,
         times in (durations(), durations(), durations(), durations()),
         keepalive in (1..=32_767u64, 1..=32_767u64, 1..=127u8),
+        connect in connects(),
     ) -> Rule {
         let seconds = Duration::from_secs;
         let keepalive =
             Keepalive { idle: seconds(keepalive.0), interval: seconds(keepalive.1), count: keepalive.2 };
         let timeouts = Timeouts { connect: times.0, tcp_idle: times.1, half_close: times.2, udp: times.3, keepalive };
-        Rule { name, note, enabled, listen, protocols, to: vec![to], plane, udp_nat, force, timeouts }
+        let connect = if protocols.has(Protocol::Tcp) { connect } else { Connect::default() };
+        let accept = Accept::default();
+        Rule { name, note, enabled, listen, protocols, to: vec![to], plane, udp_nat, force, timeouts, accept, connect }
     }
 }
 

@@ -4,11 +4,13 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use relay_common::net::Protocol;
+
 use super::{Carriage, Facts, Fault, KernelListener, KernelOn, KernelRule, PlannedRule, UserRule};
 use crate::config::Origin;
 use crate::config::settings::Hook;
 use crate::host::HostView;
-use crate::rule::{Host, ListenOn, Listener, PlaneChoice, PortRange, Rule};
+use crate::rule::{Host, ListenOn, Listener, PlaneChoice, PortRange, Protocols, Rule};
 
 const NO_ADDRESS: &str = "its backend has no address yet";
 /// What `relayctl down` leaves.
@@ -87,9 +89,11 @@ fn ipv4(
     }
     match (kernel_plane(rule, &listeners, address, facts), user) {
         (Ok(_), _) if is_blocked(&planned.faults) => Carriage::None("see the fault".into()),
-        (Ok((hook, backend)), _) => {
+        (Ok((hook, backend)), user) => {
+            let needs_relayd = needs_relayd(rule);
+            let udp_alone = needs_relayd.is_some();
             planned.kernel = Some(Arc::new(KernelRule {
-                protocols: rule.protocols,
+                protocols: if udp_alone { Protocols::Udp } else { rule.protocols },
                 listeners,
                 backend,
                 first_port: rule.to.first().and_then(crate::rule::Backend::first_port),
@@ -98,7 +102,11 @@ fn ipv4(
             if !facts.paths.contains_key(&backend) {
                 planned.faults.push(Fault::NoRoute(backend));
             }
-            Carriage::Kernel(hook)
+            match (needs_relayd, user) {
+                (None, _) => Carriage::Kernel(hook),
+                (Some(reason), Ok(())) => Carriage::User(format!("{reason}; UDP stays in the kernel")),
+                (Some(_), Err(reason)) => Carriage::None(format!("{reason}; UDP stays in the kernel")),
+            }
         }
         (Err(reason), _) if rule.plane == PlaneChoice::Kernel => Carriage::None(reason),
         (Err(reason), Ok(())) => Carriage::User(reason),
@@ -127,6 +135,11 @@ fn user_for(user: &Result<UserRule, String>, lack: Option<Cow<'static, str>>) ->
     }
 }
 
+/// Why TCP of the rule must go through relayd, if it must.
+fn needs_relayd(rule: &Rule) -> Option<&'static str> {
+    if rule.protocols.has(Protocol::Tcp) { rule.connect.needs_relayd() } else { None }
+}
+
 /// The backend, if the kernel plane can carry IPv4 clients to it; or why not.
 fn kernel_plane(
     rule: &Rule,
@@ -139,6 +152,11 @@ fn kernel_plane(
     }
     if rule.plane == PlaneChoice::User {
         return Err("plane = \"user\"".into());
+    }
+    if let Some(reason) = needs_relayd(rule)
+        && (!rule.protocols.has(Protocol::Udp) || rule.plane == PlaneChoice::Kernel)
+    {
+        return Err(reason.into());
     }
     let address = match address {
         None => return Err(NO_ADDRESS.into()),
@@ -176,6 +194,7 @@ fn user_plane(planned: &PlannedRule, address: Option<IpAddr>, facts: &Facts<'_>)
         first_port,
         timeouts: rule.timeouts,
         udp_nat: rule.udp_nat,
+        connect: rule.connect.clone(),
     })
 }
 
@@ -261,7 +280,7 @@ mod tests {
     use super::*;
     use crate::host::{HostAddress, NextHop, Path};
     use crate::plan::RuleState;
-    use crate::rule::{Backend, RuleName};
+    use crate::rule::{Backend, Connect, ProxyVersion, RuleName};
     use std::collections::{BTreeMap, HashMap};
 
     fn host() -> HostView {
@@ -327,6 +346,29 @@ mod tests {
         assert_eq!(by_choice.ipv4, Carriage::User("plane = \"user\"".into()));
         let no_rights = planned_with(":80", "203.0.113.10:80", PlaneChoice::Auto, Err("no CAP_BPF"));
         assert_eq!(no_rights.ipv4, Carriage::User("no CAP_BPF".into()));
+    }
+
+    #[test]
+    fn the_proxy_protocol_takes_tcp_to_relayd_and_leaves_udp_in_the_kernel() {
+        let rule = |protocols, plane| {
+            let connect = Connect { proxy_protocol: Some(ProxyVersion::V2) };
+            let rule = (*planned(":80", "203.0.113.10:80").rule).clone();
+            planned_rule(Rule { protocols, plane, connect, ..rule }, Ok(Hook::Tc))
+        };
+        let both = rule(Protocols::Both, PlaneChoice::Auto);
+        assert_eq!(both.kernel.as_ref().expect("UDP").protocols, Protocols::Udp);
+        assert!(
+            matches!(&both.ipv4, Carriage::User(why) if why.contains("connect.proxy_protocol") && why.contains("UDP stays in the kernel")),
+            "{:?}",
+            both.ipv4
+        );
+        assert!(both.user.as_ref().is_some_and(|user| user.ipv4 && user.connect == both.rule.connect));
+        let tcp = rule(Protocols::Tcp, PlaneChoice::Auto);
+        assert_eq!((&tcp.kernel, tcp.state()), (&None, RuleState::Active));
+        let forced = rule(Protocols::Both, PlaneChoice::Kernel);
+        assert!(
+            matches!(&forced.faults[..], [Fault::KernelImpossible(why)] if why.contains("connect.proxy_protocol"))
+        );
     }
 
     #[test]

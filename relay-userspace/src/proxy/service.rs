@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::counters::Counters;
 pub use crate::rule::UdpNat;
-use crate::rule::{RuleName, Timeouts};
+use crate::rule::{Connect, RuleName, Timeouts};
 
 /// A listener of a rule, as far as it can change while it is served.
 #[derive(Debug)]
@@ -27,6 +27,7 @@ pub struct Target {
     pub timeouts: Timeouts,
     /// Who may answer a UDP client.
     pub udp_nat: UdpNat,
+    pub connect: Connect,
 }
 
 /// Which port of the backend a listener's port leads to.

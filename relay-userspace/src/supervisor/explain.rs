@@ -7,7 +7,7 @@ use crate::api::view::{ExplainView, RuleView};
 use crate::config::quantity::format_duration;
 use crate::config::{Origin, encode};
 use crate::host::{ClaimRange, Path};
-use crate::plan::{Carriage, KernelListener, KernelOn, PlannedRule};
+use crate::plan::{Carriage, KernelListener, KernelOn, KernelRule, PlannedRule};
 use crate::rule::{Backend, PortRange};
 
 /// What explanations refer to, from the latest plan.
@@ -29,7 +29,7 @@ pub fn explain(planned: &PlannedRule, view: RuleView, facts: &Facts) -> ExplainV
     }
     lines.extend(planned.faults.iter().map(|fault| format!("fault: {fault}")));
     if let Some(kernel) = &planned.kernel {
-        lines.extend(kernel.listeners.iter().map(|listener| heard(listener, planned, facts)));
+        lines.extend(kernel.listeners.iter().map(|listener| heard(listener, kernel, planned, facts)));
         lines.push(match facts.paths.get(&kernel.backend) {
             Some(path) => way(kernel.backend, path, facts),
             None => "new flows are refused as no_route until there is one".to_owned(),
@@ -64,7 +64,7 @@ const fn hook_name(hook: crate::config::settings::Hook) -> &'static str {
     }
 }
 
-fn heard(listener: &KernelListener, planned: &PlannedRule, facts: &Facts) -> String {
+fn heard(listener: &KernelListener, kernel: &KernelRule, planned: &PlannedRule, facts: &Facts) -> String {
     let on = match listener.on {
         KernelOn::Everywhere => "every address of this host".to_owned(),
         KernelOn::Address(address) => address.to_string(),
@@ -76,7 +76,7 @@ fn heard(listener: &KernelListener, planned: &PlannedRule, facts: &Facts) -> Str
     let ports = listener.ports;
     let (noun, verb) = if ports.is_single() { ("port", "goes") } else { ("ports", "go") };
     let target = planned.rule.to.first().map(|to| target(to, ports)).unwrap_or_default();
-    format!("{on}, {noun} {ports}/{} {verb} to {target}", planned.rule.protocols)
+    format!("{on}, {noun} {ports}/{} {verb} to {target}", kernel.protocols)
 }
 
 fn target(to: &Backend, listen: PortRange) -> String {

@@ -160,7 +160,8 @@ impl Served {
     ) -> Option<io::Result<Open>> {
         let name = &planned.rule.name;
         // next to the kernel plane there is only the host itself to listen for
-        let is_aside = claim.address.is_ipv4() && planned.kernel.is_some();
+        let kernel = planned.kernel.as_ref().is_some_and(|kernel| kernel.protocols.has(claim.protocol));
+        let is_aside = claim.address.is_ipv4() && kernel;
         let sockets = match holder.open(name, claim, if is_aside { 1 } else { workers.count() })? {
             Ok(sockets) => sockets,
             Err(error) => return Some(Err(error)),

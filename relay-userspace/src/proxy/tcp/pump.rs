@@ -28,18 +28,30 @@ pub enum End {
 /// Sides are numbered: the client is 0, the backend 1. Way 0 leads from the client to the backend.
 pub const SIDES: [usize; 2] = [0, 1];
 
+/// What the backend is sent first: a header of ours, then what the client has sent already.
+#[derive(Debug, Default)]
+pub struct Preamble {
+    pub data: Vec<u8>,
+    /// How much of it is ours.
+    pub overhead: usize,
+}
+
 pub struct Pump<'a> {
     legs: [&'a Leg; 2],
     carried: [&'a Carried; 2],
     ways: [Way; 2],
     /// A side was reset before it ended its stream.
     broken: bool,
+    /// Bytes still to be sent to the backend that are no client's.
+    overhead: usize,
 }
 
 impl<'a> Pump<'a> {
-    pub fn new(legs: [&'a Leg; 2], counters: &'a Counters) -> Self {
+    /// `preamble`: what the backend is sent before anything else.
+    pub fn new(legs: [&'a Leg; 2], counters: &'a Counters, preamble: Preamble) -> Self {
         let carried = [&counters.ingress, &counters.egress];
-        Self { legs, carried, ways: Default::default(), broken: false }
+        let ways = [Way::starting_with(preamble.data), Way::default()];
+        Self { legs, carried, ways, broken: false, overhead: preamble.overhead }
     }
 
     /// Carries both ways. `moved` becomes true if there was anything, the end of a stream included.
@@ -58,7 +70,9 @@ impl<'a> Pump<'a> {
             let mut amount = Moved::default();
             let result = self.ways[side].poll(cx, from, to, &mut amount);
             if amount.sent > 0 {
-                self.carried[side].add_bytes(amount.sent as u64);
+                let overhead = if side == 0 { amount.sent.min(self.overhead) } else { 0 };
+                self.overhead -= overhead;
+                self.carried[side].add_bytes((amount.sent - overhead) as u64);
                 *moved = true;
             }
             match result {

@@ -11,10 +11,10 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::connect::connect;
-use super::pump::{End, Pump, SIDES};
+use super::pump::{End, Preamble, Pump, SIDES};
 use super::socket::{Leg, probe};
-use crate::proxy::counters::Counters;
-use crate::proxy::service::Service;
+use crate::proxy::proxy_protocol::{self, Header, Origin};
+use crate::proxy::service::{Service, Target};
 use crate::rule::Timeouts;
 
 /// How often to look whether a side has everything, before it is reset.
@@ -36,7 +36,9 @@ pub async fn run(client: TcpStream, port: u16, service: Arc<Service>) {
         // the client has given up
         _ = client.ready(Interest::ERROR) => return,
     };
-    let end = carry([&client, &backend], &service.counters, target.timeouts, timer).await;
+    let preamble = preamble(&client, &target);
+    let pump = Pump::new([&client, &backend], &service.counters, preamble);
+    let end = carry([&client, &backend], pump, target.timeouts, timer).await;
     tracing::trace!(rule = %service.rule, ?end, "session over");
     if end == End::Closed {
         client.close();
@@ -44,8 +46,19 @@ pub async fn run(client: TcpStream, port: u16, service: Arc<Service>) {
     }
 }
 
-async fn carry(legs: [&Leg; 2], counters: &Counters, timeouts: Timeouts, mut timer: Pin<&mut Sleep>) -> End {
-    let mut pump = Pump::new(legs, counters);
+/// What the backend is told before the client's data.
+fn preamble(client: &Leg, target: &Target) -> Preamble {
+    let Some(version) = target.connect.proxy_protocol else { return Preamble::default() };
+    let origin = match (client.peer_addr(), client.local_addr()) {
+        (Ok(source), Ok(destination)) => Origin::client(source, destination),
+        // the client has gone already
+        _ => Origin::Unknown,
+    };
+    let data = proxy_protocol::write(&Header { origin, tlvs: Vec::new() }, version);
+    Preamble { overhead: data.len(), data }
+}
+
+async fn carry(legs: [&Leg; 2], mut pump: Pump<'_>, timeouts: Timeouts, mut timer: Pin<&mut Sleep>) -> End {
     let mut failures = [pin!(legs[0].ready(Interest::ERROR)), pin!(legs[1].ready(Interest::ERROR))];
     let mut noticed = [false; 2];
     let mut last = Instant::now();

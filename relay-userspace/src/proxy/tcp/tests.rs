@@ -4,6 +4,7 @@ mod carry;
 mod connect;
 mod ends;
 mod limits;
+mod proxy_protocol;
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -16,7 +17,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use tokio::sync::watch;
 
 use super::serve;
-use crate::proxy::service::{Phase, PortMap, Service, Target, UdpNat};
+use crate::proxy::service::{Phase, PortMap, Service, Target};
 use crate::rule::{RuleName, Timeouts};
 
 /// Both families.
@@ -43,7 +44,8 @@ impl Relay {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let ports = PortMap::Shift { from: address.port(), to: port };
-        let target = Target { addresses, ports, timeouts, udp_nat: UdpNat::default() };
+        let (udp_nat, connect) = Default::default();
+        let target = Target { addresses, ports, timeouts, udp_nat, connect };
         let service = Arc::new(Service::new(RuleName::parse("test").unwrap(), Arc::default(), target));
         let (phase, receiver) = watch::channel(Phase::Serve);
         let shared = service.clone();

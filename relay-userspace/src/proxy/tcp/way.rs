@@ -92,6 +92,12 @@ enum Input {
 }
 
 impl Way {
+    /// With something to deliver before anything is received.
+    pub fn starting_with(data: Vec<u8>) -> Self {
+        let store = if data.is_empty() { Store::Empty } else { Store::Kept { data, sent: 0 } };
+        Self { store, ..Self::default() }
+    }
+
     pub fn is_done(&self) -> bool {
         self.state == State::Done
     }
