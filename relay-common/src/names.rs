@@ -18,6 +18,9 @@ names! {
     FRAGMENTS,
     PORTS,
     LISTENERS,
+    /// The same for IPv6.
+    PORTS_V6,
+    LISTENERS_V6,
     RULES,
     /// Rule slot to name; only userspace reads it.
     RULE_NAMES,
@@ -26,6 +29,7 @@ names! {
     ROUTES,
     /// The host's own unicast addresses.
     ADDRESSES,
+    ADDRESSES_V6,
     COUNTERS,
     DROPS,
     SETTINGS,

@@ -1,7 +1,7 @@
-//! IPv4 addresses, ports and protocols in network order, as they lie in a packet.
+//! Addresses, ports and protocols in network order, as they lie in a packet.
 
 use core::fmt;
-use core::net::Ipv4Addr;
+use core::net::{Ipv4Addr, Ipv6Addr};
 
 /// An IPv4 address in network order.
 #[repr(transparent)]
@@ -52,6 +52,15 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Ipv4Addr::from(*self).fmt(f)
     }
+}
+
+/// The four words of an IPv6 address as native loads of the packet read them.
+pub fn ipv6_to_wire(address: Ipv6Addr) -> [u32; 4] {
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(address.octets().as_chunks().0) {
+        *word = u32::from_ne_bytes(*bytes);
+    }
+    words
 }
 
 /// A TCP or UDP port in network order.
@@ -200,6 +209,13 @@ mod tests {
         let address = Address::from(Ipv4Addr::new(192, 0, 2, 1));
         assert_eq!(address.to_wire().to_ne_bytes(), [192, 0, 2, 1]);
         assert_eq!(Ipv4Addr::from(address), Ipv4Addr::new(192, 0, 2, 1));
+    }
+
+    #[test]
+    fn ipv6_addresses_lie_as_in_a_header() {
+        let address = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 2, 3, 4, 5);
+        let bytes = ipv6_to_wire(address).map(u32::to_ne_bytes);
+        assert_eq!(bytes.as_flattened(), address.octets());
     }
 
     #[test]

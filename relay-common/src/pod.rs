@@ -19,6 +19,7 @@ pod! {
     crate::flow::FragmentEntry: 32,
     crate::rule::PortEntry: 8,
     crate::rule::ListenerKey: 12,
+    crate::rule::ListenerKey<[u32; 4]>: 24,
     crate::rule::ListenerEntry: 8,
     crate::rule::RuleEntry: 64,
     crate::rule::EndpointEntry: 32,

@@ -70,11 +70,14 @@ impl PortEntry {
 }
 
 /// A listener among several on one stretch of ports (a segment): by its address, or by its interface with no address.
+///
+/// `A` is an address as it lies in a packet: `u32` for IPv4, `[u32; 4]` for IPv6, whose ports and listeners have tables
+/// of their own.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct ListenerKey {
+pub struct ListenerKey<A = u32> {
     pub segment: u32,
-    pub address: u32,
+    pub address: A,
     pub interface: u32,
 }
 
@@ -87,15 +90,29 @@ pub struct ListenerEntry {
     pub _reserved: u16,
 }
 
-/// What a rule does with new flows.
+/// What a rule does with new flows of one address family.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RuleState {
-    /// The slot is free, or its rule is not carried here.
+    /// The slot is free, or its rule is not carried.
     Off = 0,
     Active = 1,
     /// Flows that exist go on; new ones are refused.
     Draining = 2,
+    /// The user plane carries it. Flows from before that go on.
+    User = 3,
+}
+
+impl RuleState {
+    #[inline(always)]
+    const fn from_number(number: u32) -> Self {
+        match number {
+            1 => Self::Active,
+            2 => Self::Draining,
+            3 => Self::User,
+            _ => Self::Off,
+        }
+    }
 }
 
 /// A rule (64 bytes).
@@ -104,6 +121,7 @@ pub enum RuleState {
 pub struct RuleEntry {
     /// Grows whenever the slot changes hands; flows of an older generation are swept.
     pub generation: u32,
+    /// For IPv4 clients.
     state: u32,
     /// First of `endpoints` consecutive slots in the endpoint table.
     pub endpoint: u32,
@@ -114,7 +132,9 @@ pub struct RuleEntry {
     pub udp_idle: u32,
     /// 1: a local socket that listens on a new flow's destination gets it instead.
     pub yields: u32,
-    pub _reserved: [u32; 8],
+    /// For IPv6 clients.
+    state_v6: u32,
+    pub _reserved: [u32; 7],
 }
 
 impl RuleEntry {
@@ -136,7 +156,8 @@ impl RuleEntry {
             tcp_half_closed: 0,
             udp_idle: 0,
             yields: 0,
-            _reserved: [0; 8],
+            state_v6: RuleState::Off as u32,
+            _reserved: [0; 7],
         }
     }
 
@@ -148,21 +169,35 @@ impl RuleEntry {
         Self { state: RuleState::Draining as u32, ..self }
     }
 
-    /// The same rule, switched off; its flows belong to the generation before.
-    pub const fn switched_off(self) -> Self {
-        if self.state == RuleState::Off as u32 {
-            return self;
-        }
-        Self { generation: self.generation.wrapping_add(1), state: RuleState::Off as u32, ..self }
+    /// The same rule, carried by the user plane from now on; the flows that it has go on.
+    pub const fn left_to_user(self) -> Self {
+        Self { state: RuleState::User as u32, yields: 0, ..self }
     }
 
+    /// The same rule with this state for IPv6 clients.
+    pub const fn with_v6(self, state: RuleState) -> Self {
+        Self { state_v6: state as u32, ..self }
+    }
+
+    /// The same rule, switched off; its flows belong to the generation before.
+    pub const fn switched_off(self) -> Self {
+        let off = RuleState::Off as u32;
+        if self.state == off && self.state_v6 == off {
+            return self;
+        }
+        Self { generation: self.generation.wrapping_add(1), state: off, state_v6: off, ..self }
+    }
+
+    /// What it does with IPv4 clients.
     #[inline(always)]
     pub const fn state(&self) -> RuleState {
-        match self.state {
-            1 => RuleState::Active,
-            2 => RuleState::Draining,
-            _ => RuleState::Off,
-        }
+        RuleState::from_number(self.state)
+    }
+
+    /// What it does with IPv6 clients.
+    #[inline(always)]
+    pub const fn state_v6(&self) -> RuleState {
+        RuleState::from_number(self.state_v6)
     }
 }
 

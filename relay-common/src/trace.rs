@@ -25,4 +25,5 @@ numbered! {
     Off = "passed to the host: the rule is off",
     Draining = "passed to the host: the rule drains",
     LocalSocket = "passed to the host: a local socket wants it",
+    User = "passed to the user plane, which carries the rule",
 }

@@ -33,6 +33,10 @@ static PORTS: Array<PortEntry, { PORT_TABLE as usize }> = Array::new();
 #[btf_map]
 static LISTENERS: HashMap<ListenerKey, ListenerEntry, 65_536, NO_PREALLOC> = HashMap::new();
 #[btf_map]
+static PORTS_V6: Array<PortEntry, { PORT_TABLE as usize }> = Array::new();
+#[btf_map]
+static LISTENERS_V6: HashMap<ListenerKey<[u32; 4]>, ListenerEntry, 65_536, NO_PREALLOC> = HashMap::new();
+#[btf_map]
 static RULES: Array<RuleEntry, RULE_SLOTS> = Array::new();
 #[btf_map]
 static RULE_NAMES: HashMap<u32, [u8; 72], RULE_SLOTS, NO_PREALLOC> = HashMap::new();
@@ -44,6 +48,8 @@ static NEXT_HOPS: Array<NextHop, 4_096> = Array::new();
 static ROUTES: LpmTrie<RouteKey, u32, 16_384> = LpmTrie::new();
 #[btf_map]
 static ADDRESSES: HashMap<u32, u32, 4_096, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static ADDRESSES_V6: HashMap<[u32; 4], u32, 4_096, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<RuleCounters, RULE_SLOTS> = PerCpuArray::new();
 #[btf_map]

@@ -31,6 +31,7 @@ pub(crate) fn run(skb: Skb, packet: &mut Packet) -> Action {
     let Some(rule) = maps::rule(listening.rule) else { return Action::Pass };
     match (rule.state(), packet.protocol) {
         (RuleState::Off, _) => pass(packet, Decision::Off),
+        (RuleState::User, _) => pass(packet, Decision::User),
         (RuleState::Draining, Protocol::Tcp) => pass(packet, Decision::Draining),
         _ if rule.yields != 0 && skb.has_local_socket(&packet.key, packet.protocol) => {
             pass(packet, Decision::LocalSocket)

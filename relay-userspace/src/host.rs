@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A network interface.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -115,6 +115,17 @@ impl HostView {
             .iter()
             .filter_map(|own| match own.address {
                 IpAddr::V4(address) if !address.is_loopback() => Some((address, own.interface)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Own IPv6 addresses and their interfaces, loopback's left out. A link-local address may be on several: then one.
+    pub fn own_v6(&self) -> BTreeMap<Ipv6Addr, u32> {
+        self.addresses
+            .iter()
+            .filter_map(|own| match own.address {
+                IpAddr::V6(address) if !address.is_loopback() => Some((address, own.interface)),
                 _ => None,
             })
             .collect()

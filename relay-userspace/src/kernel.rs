@@ -12,6 +12,7 @@ pub mod detach;
 pub mod filters;
 pub mod hops;
 pub mod links;
+pub mod listening;
 pub mod load;
 pub mod maps;
 pub mod meter;
@@ -25,11 +26,11 @@ pub mod trace;
 mod ways;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::host::{ClaimRange, ClientRoute, NextHop, Path};
-use crate::plan::KernelRule;
+use crate::plan::{KernelRule, UserRule};
 use crate::rule::RuleName;
 
 pub use self::load::{Dataplane, Options};
@@ -64,6 +65,7 @@ pub struct Desired {
     pub revision: u64,
     pub routes: BTreeMap<ClientRoute, NextHop>,
     pub addresses: BTreeMap<Ipv4Addr, u32>,
+    pub addresses_v6: BTreeMap<Ipv6Addr, u32>,
     /// Source ports that flows may claim.
     pub claims: ClaimRange,
     /// Devices that XDP may redirect to: interface index to slot in the device map.
@@ -77,6 +79,8 @@ pub struct DesiredRule {
     pub enabled: bool,
     /// `None`: not carried here. What keeps it from being carried may pass, so its flows only end if it is disabled.
     pub carried: Option<Carried>,
+    /// What the user plane carries of it.
+    pub user: Option<Arc<UserRule>>,
     pub draining: bool,
 }
 

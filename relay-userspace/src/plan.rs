@@ -3,7 +3,7 @@
 mod decide;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 pub use self::decide::{DETACHED, rule};
@@ -103,6 +103,7 @@ pub struct KernelRule {
 /// What the user plane needs to know of a rule.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct UserRule {
+    pub protocols: Protocols,
     /// The families of clients that it listens for. IPv4 also where the kernel carries it: packets of the host to itself
     /// pass no interface.
     pub ipv4: bool,
@@ -114,6 +115,9 @@ pub struct UserRule {
     pub timeouts: Timeouts,
     pub udp_nat: UdpNat,
     pub connect: Connect,
+    /// Where its clients' packets come in, loopback left out.
+    pub heard_v4: Vec<KernelListener>,
+    pub heard_v6: Vec<KernelListener<Ipv6Addr>>,
 }
 
 impl UserRule {
@@ -133,16 +137,17 @@ impl UserRule {
     }
 }
 
+/// A listener as the programs look for it.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct KernelListener {
-    pub on: KernelOn,
+pub struct KernelListener<A = Ipv4Addr> {
+    pub on: KernelOn<A>,
     pub ports: PortRange,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum KernelOn {
+pub enum KernelOn<A = Ipv4Addr> {
     Everywhere,
-    Address(Ipv4Addr),
+    Address(A),
     Interface(u32),
 }
 

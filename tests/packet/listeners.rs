@@ -47,6 +47,21 @@ fn a_wildcard_is_every_address_of_the_host_and_no_other() {
 }
 
 #[test]
+fn what_the_user_plane_carries_opens_no_flow() {
+    let mut plane = plane(WEB);
+    let talk = Conversation::usual(45_050);
+    let mut kernel = talk;
+    kernel.prove(&plane, plane.client, plane.backend);
+    plane.apply(&format!("{WEB}plane = \"user\"\n"), &[]);
+    passes(&plane, plane.client, (RELAY, 8080));
+    // what the kernel carried before goes on
+    let hello = kernel.client_udp(b"hello");
+    row(&plane, "old", plane.client, &hello, SendsFast(&kernel.to_backend(&hello)), "web: in 1/33");
+    plane.apply(WEB, &[]);
+    goes_to(&plane, plane.client, 45_051, (RELAY, 8080), 80);
+}
+
+#[test]
 fn addresses_and_interfaces_share_a_port() {
     let plane = plane(
         "[[rule]]\nname = \"one\"\nlisten = \"198.51.100.1:7000\"\nto = \"203.0.113.2:71\"\nforce = true\n\

@@ -6,11 +6,13 @@ use std::path::Path;
 use aya::maps::{HashMap, MapData};
 use relay_common::names;
 use relay_common::route::NextHop as KernelHop;
-use relay_common::rule::{EndpointEntry, ListenerEntry, ListenerKey, PORT_TABLE, PortEntry, RuleEntry};
+use relay_common::rule::{EndpointEntry, ListenerKey, PORT_TABLE, PortEntry, RuleEntry};
 
 use super::Unavailable;
 use super::batch::Walk;
-use super::maps::{self, Maps, NameBytes};
+use super::listening::ListeningShadow;
+use super::maps::{self, ListeningMaps, Maps, NameBytes};
+use super::ports::{Family, Listeners, PortTables, Segments};
 use super::shadow::{RoutePrefix, Shadow};
 use super::slots::{Slots, decode_name};
 use crate::rule::RuleName;
@@ -33,19 +35,18 @@ pub(super) fn shadow(maps: &Maps, pins: &Path) -> Result<Shadow, Unavailable> {
             shadow.draining.insert(name);
         }
     }
-    for entry in maps.listeners.iter() {
-        let (key, value): (ListenerKey, ListenerEntry) =
-            entry.map_err(|error| failed(names::LISTENERS, &error))?;
-        shadow.tables.listeners.insert(key, value);
-    }
-    shadow.segments = super::ports::Segments::adopt(&shadow.tables.listeners);
-    shadow.tables.ports = read_array::<PortEntry>(pins, names::PORTS, PORT_TABLE)?;
+    shadow.listening = listening(&maps.listening, pins, [names::PORTS, names::LISTENERS])?;
+    shadow.listening_v6 = listening(&maps.listening_v6, pins, [names::PORTS_V6, names::LISTENERS_V6])?;
     let hops = read_array::<KernelHop>(pins, names::NEXT_HOPS, maps::HOP_SLOTS)?;
     let endpoints = read_array::<EndpointEntry>(pins, names::ENDPOINTS, maps::ENDPOINT_SLOTS)?;
     shadow.adopt_ways(&hops, &endpoints);
     for entry in maps.addresses.iter() {
         let (address, interface) = entry.map_err(|error| failed(names::ADDRESSES, &error))?;
         shadow.addresses.insert(address, interface);
+    }
+    for entry in maps.addresses_v6.iter() {
+        let (address, interface) = entry.map_err(|error| failed(names::ADDRESSES_V6, &error))?;
+        shadow.addresses_v6.insert(address, interface);
     }
     for entry in maps.routes.iter() {
         let (key, index) = entry.map_err(|error| failed(names::ROUTES, &error))?;
@@ -57,6 +58,22 @@ pub(super) fn shadow(maps: &Maps, pins: &Path) -> Result<Shadow, Unavailable> {
         shadow.routes.insert(route, index);
     }
     Ok(shadow)
+}
+
+/// Who listens for clients of one family. `[ports, listeners]`: what the maps are called.
+fn listening<F: Family>(
+    maps: &ListeningMaps<F::Wire>,
+    pins: &Path,
+    [ports, listeners]: [&'static str; 2],
+) -> Result<ListeningShadow<F>, Unavailable>
+where
+    ListenerKey<F::Wire>: aya::Pod,
+{
+    let found: Result<Listeners<F>, _> = maps.listeners.iter().collect();
+    let found = found.map_err(|error| failed(listeners, &error))?;
+    let segments = Segments::adopt(&found);
+    let ports = read_array::<PortEntry>(pins, ports, PORT_TABLE)?;
+    Ok(ListeningShadow { segments, tables: PortTables { ports, listeners: found } })
 }
 
 fn failed(name: &str, error: &dyn std::fmt::Display) -> Unavailable {

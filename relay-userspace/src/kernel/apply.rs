@@ -10,17 +10,15 @@ use std::time::Duration;
 
 use aya::maps::MapError;
 use relay_common::counters::{DropKey, DropReason, RuleCounters};
-use relay_common::net::Address;
-use relay_common::rule::{PortEntry, RuleEntry, RuleState};
+use relay_common::rule::{RuleEntry, RuleState};
 use relay_common::settings::Settings;
 use relay_common::{names, tick};
 
 use super::load::Dataplane;
-use super::ports::{Listening, PortTables, lay_out};
 use super::shadow::EndpointContent;
 use super::slots::encode_name;
 use super::ways::endpoint_content;
-use super::{Desired, DesiredRule, KernelError, batch, maps};
+use super::{Carried, Desired, DesiredRule, KernelError, maps};
 
 const HANDSHAKE: Duration = Duration::from_secs(20);
 const UDP_UNANSWERED: Duration = Duration::from_secs(30);
@@ -63,6 +61,7 @@ impl Dataplane {
         let kept = applied.rules.len();
         let same_host = applied.routes == desired.routes
             && applied.addresses == desired.addresses
+            && applied.addresses_v6 == desired.addresses_v6
             && applied.claims == desired.claims
             && applied.devices == desired.devices;
         let same_rules = kept <= desired.rules.len()
@@ -81,7 +80,7 @@ impl Dataplane {
         let hops = self.write_hops(new, desired)?;
         let endpoints = self.write_endpoints(new, &hops, &mut false)?;
         self.write_rules(new, &endpoints, applied)?;
-        self.write_ports(desired)
+        self.write_listening(desired)
     }
 
     fn apply_all(&mut self, desired: &Desired, applied: &mut Applied) -> Result<(), KernelError> {
@@ -96,7 +95,7 @@ impl Dataplane {
             self.raise_generations()?;
         }
         self.write_rules(&desired.rules, &endpoints, applied)?;
-        self.write_ports(desired)?;
+        self.write_listening(desired)?;
         self.end_rules(desired, applied)?;
         self.free_ways(desired, &hops)?;
         self.remove_addresses(desired)
@@ -124,29 +123,6 @@ impl Dataplane {
 
     fn ticks(&self, duration: Duration) -> u32 {
         tick::ticks(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), self.hz)
-    }
-
-    fn add_addresses(&mut self, desired: &Desired) -> Result<(), KernelError> {
-        for (&address, &interface) in &desired.addresses {
-            let key = Address::from(address).to_wire();
-            if self.shadow.addresses.get(&key) != Some(&interface) {
-                self.maps.addresses.insert(key, interface, 0).map_err(map_error(names::ADDRESSES))?;
-                self.shadow.addresses.insert(key, interface);
-            }
-        }
-        Ok(())
-    }
-
-    fn remove_addresses(&mut self, desired: &Desired) -> Result<(), KernelError> {
-        let wanted: HashSet<u32> =
-            desired.addresses.keys().map(|&own| Address::from(own).to_wire()).collect();
-        let gone: Vec<u32> =
-            self.shadow.addresses.keys().filter(|key| !wanted.contains(key)).copied().collect();
-        for key in gone {
-            absent_is_fine(self.maps.addresses.remove(&key)).map_err(map_error(names::ADDRESSES))?;
-            self.shadow.addresses.remove(&key);
-        }
-        Ok(())
     }
 
     /// XDP's devices. One that is gone has left the map by itself.
@@ -193,9 +169,23 @@ impl Dataplane {
         old: &RuleEntry,
         endpoints: &HashMap<EndpointContent, u32>,
     ) -> RuleEntry {
-        let Some(carried) = &rule.carried else {
-            return if rule.enabled { old.without_new_flows() } else { old.switched_off() };
+        let user = rule.user.as_ref();
+        let entry = match &rule.carried {
+            Some(carried) => self.carried_entry(rule, carried, old, endpoints),
+            None if !rule.enabled => return old.switched_off(),
+            None if user.is_some_and(|user| user.ipv4) => old.left_to_user(),
+            None => old.without_new_flows(),
         };
+        entry.with_v6(if user.is_some_and(|user| user.ipv6) { RuleState::User } else { RuleState::Off })
+    }
+
+    fn carried_entry(
+        &self,
+        rule: &DesiredRule,
+        carried: &Carried,
+        old: &RuleEntry,
+        endpoints: &HashMap<EndpointContent, u32>,
+    ) -> RuleEntry {
         let state = if rule.draining { RuleState::Draining } else { RuleState::Active };
         let endpoint = endpoints.get(&endpoint_content(carried)).copied().unwrap_or(0);
         let timeouts = &carried.kernel.timeouts;
@@ -253,43 +243,6 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Listeners first, then the ports that point to them, then the listeners that nothing points to any more.
-    fn write_ports(&mut self, desired: &Desired) -> Result<(), KernelError> {
-        let slots = &self.shadow.slots;
-        let listening = desired.rules.iter().filter_map(|rule| {
-            let carried = rule.carried.as_ref()?;
-            let slot = slots.get(&rule.name)?;
-            let kernel = &carried.kernel;
-            Some(Listening { slot, protocols: kernel.protocols, listeners: &kernel.listeners })
-        });
-        let tables: PortTables = lay_out(listening, &mut self.shadow.segments);
-        for (key, entry) in &tables.listeners {
-            if self.shadow.tables.listeners.get(key) != Some(entry) {
-                self.maps.listeners.insert(key, entry, 0).map_err(map_error(names::LISTENERS))?;
-                self.shadow.tables.listeners.insert(*key, *entry);
-            }
-        }
-        for (start, run) in changed_runs(&self.shadow.tables.ports, &tables.ports) {
-            let keys: Vec<u32> = (start as u32..).take(run.len()).collect();
-            batch::update(self.maps.ports.fd(), &keys, run)
-                .map_err(|source| KernelError::Batch { map: names::PORTS, source })?;
-            self.shadow.tables.ports[start..start + run.len()].copy_from_slice(run);
-        }
-        let gone: Vec<_> = self
-            .shadow
-            .tables
-            .listeners
-            .keys()
-            .filter(|key| !tables.listeners.contains_key(key))
-            .copied()
-            .collect();
-        for key in gone {
-            absent_is_fine(self.maps.listeners.remove(&key)).map_err(map_error(names::LISTENERS))?;
-            self.shadow.tables.listeners.remove(&key);
-        }
-        Ok(())
-    }
-
     /// Rules that are configured no more give up their slots.
     fn end_rules(&mut self, desired: &Desired, applied: &mut Applied) -> Result<(), KernelError> {
         let wanted: HashSet<_> = desired.rules.iter().map(|rule| &rule.name).collect();
@@ -314,26 +267,6 @@ impl Dataplane {
     }
 }
 
-/// Stretches of `new` that differ from `old`, with where they start.
-fn changed_runs<'a>(old: &[PortEntry], new: &'a [PortEntry]) -> Vec<(usize, &'a [PortEntry])> {
-    let mut runs = Vec::new();
-    let mut start = None;
-    for (index, (before, after)) in old.iter().zip(new).enumerate() {
-        match (before == after, start) {
-            (false, None) => start = Some(index),
-            (true, Some(from)) => {
-                runs.push((from, &new[from..index]));
-                start = None;
-            }
-            _ => {}
-        }
-    }
-    if let Some(from) = start {
-        runs.push((from, &new[from..]));
-    }
-    runs
-}
-
 /// Removing what is not there is what was wanted.
 pub(super) fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
@@ -342,21 +275,5 @@ pub(super) fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapErro
             Ok(())
         }
         other => other,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_changed_ports_are_written() {
-        let port = |rule| PortEntry::everywhere(rule, 1);
-        let old = [port(1), port(1), port(2), port(2), port(3)];
-        let new = [port(1), port(9), port(9), port(2), port(4)];
-        let runs = changed_runs(&old, &new);
-        let shapes: Vec<(usize, usize)> = runs.iter().map(|(start, run)| (*start, run.len())).collect();
-        assert_eq!(shapes, [(1, 2), (4, 1)]);
-        assert!(changed_runs(&old, &old).is_empty());
     }
 }

@@ -19,33 +19,47 @@ pub type NameBytes = [u8; 72];
 
 /// The maps that relayd writes.
 pub struct Maps {
-    /// Written in batches, so without aya's typed wrapper: `u32` to `PortEntry`.
-    pub ports: MapData,
-    pub listeners: HashMap<MapData, ListenerKey, ListenerEntry>,
+    pub listening: ListeningMaps<u32>,
+    pub listening_v6: ListeningMaps<[u32; 4]>,
     pub rules: Array<MapData, RuleEntry>,
     pub rule_names: HashMap<MapData, u32, NameBytes>,
     pub endpoints: Array<MapData, EndpointEntry>,
     pub next_hops: Array<MapData, NextHop>,
     pub routes: LpmTrie<MapData, RouteKey, u32>,
     pub addresses: HashMap<MapData, u32, u32>,
+    pub addresses_v6: HashMap<MapData, [u32; 4], u32>,
     pub counters: PerCpuArray<MapData, RuleCounters>,
     pub drops: PerCpuHashMap<MapData, DropKey, u64>,
     pub settings: Array<MapData, Settings>,
     pub devices: DevMap<MapData>,
 }
 
+/// Who listens for clients of one address family.
+pub struct ListeningMaps<A> {
+    /// Written in batches, so without aya's typed wrapper: `u32` to `PortEntry`.
+    pub ports: MapData,
+    pub listeners: HashMap<MapData, ListenerKey<A>, ListenerEntry>,
+}
+
 impl Maps {
     /// Opens the pins.
     pub fn open(pins: &Path) -> Result<Self, Unavailable> {
         Ok(Self {
-            ports: open_raw(pins, names::PORTS)?,
-            listeners: open(pins, names::LISTENERS)?,
+            listening: ListeningMaps {
+                ports: open_raw(pins, names::PORTS)?,
+                listeners: open(pins, names::LISTENERS)?,
+            },
+            listening_v6: ListeningMaps {
+                ports: open_raw(pins, names::PORTS_V6)?,
+                listeners: open(pins, names::LISTENERS_V6)?,
+            },
             rules: open(pins, names::RULES)?,
             rule_names: open(pins, names::RULE_NAMES)?,
             endpoints: open(pins, names::ENDPOINTS)?,
             next_hops: open(pins, names::NEXT_HOPS)?,
             routes: open(pins, names::ROUTES)?,
             addresses: open(pins, names::ADDRESSES)?,
+            addresses_v6: open(pins, names::ADDRESSES_V6)?,
             counters: open(pins, names::COUNTERS)?,
             drops: open(pins, names::DROPS)?,
             settings: open(pins, names::SETTINGS)?,
@@ -87,20 +101,24 @@ pub const DEVICE_SLOTS: u16 = 256;
 /// Every pinned map. Sizes of flow tables follow the settings.
 pub fn shapes() -> Vec<Shape> {
     use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
+    use relay_common::rule::PORT_TABLE;
     use relay_common::settings::Pressure;
     vec![
         shape::<FlowKey, FlowEntry>(names::FLOWS_TCP, MapType::Hash, None),
         shape::<FlowKey, FlowEntry>(names::FLOWS_UDP, MapType::Hash, None),
         shape::<FlowKey, FlowEntry>(names::UNPROVEN, MapType::LruHash, None),
         shape::<FragmentKey, FragmentEntry>(names::FRAGMENTS, MapType::LruHash, None),
-        shape::<u32, PortEntry>(names::PORTS, MapType::Array, Some(relay_common::rule::PORT_TABLE)),
+        shape::<u32, PortEntry>(names::PORTS, MapType::Array, Some(PORT_TABLE)),
         shape::<ListenerKey, ListenerEntry>(names::LISTENERS, MapType::Hash, None),
+        shape::<u32, PortEntry>(names::PORTS_V6, MapType::Array, Some(PORT_TABLE)),
+        shape::<ListenerKey<[u32; 4]>, ListenerEntry>(names::LISTENERS_V6, MapType::Hash, None),
         shape::<u32, RuleEntry>(names::RULES, MapType::Array, Some(RULE_SLOTS)),
         shape::<u32, NameBytes>(names::RULE_NAMES, MapType::Hash, None),
         shape::<u32, EndpointEntry>(names::ENDPOINTS, MapType::Array, Some(ENDPOINT_SLOTS)),
         shape::<u32, NextHop>(names::NEXT_HOPS, MapType::Array, Some(HOP_SLOTS)),
         Shape { name: names::ROUTES, kind: MapType::LpmTrie, key: 12, value: 4, entries: None },
         shape::<u32, u32>(names::ADDRESSES, MapType::Hash, None),
+        shape::<[u32; 4], u32>(names::ADDRESSES_V6, MapType::Hash, None),
         shape::<u32, RuleCounters>(names::COUNTERS, MapType::PerCpuArray, Some(RULE_SLOTS)),
         shape::<DropKey, u64>(names::DROPS, MapType::PerCpuHash, None),
         shape::<u32, Settings>(names::SETTINGS, MapType::Array, Some(1)),

@@ -2,15 +2,15 @@
 //! difference against it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use relay_common::route::NextHop as KernelHop;
 use relay_common::rule::{EndpointEntry, RuleEntry};
 use relay_common::settings::Settings;
 
 use super::hops::Interner;
+use super::listening::ListeningShadow;
 use super::maps::{ENDPOINT_SLOTS, HOP_SLOTS};
-use super::ports::{PortTables, Segments};
 use super::slots::Slots;
 use crate::rule::RuleName;
 
@@ -18,8 +18,8 @@ pub struct Shadow {
     pub slots: Slots,
     pub draining: BTreeSet<RuleName>,
     pub rules: HashMap<u32, RuleEntry>,
-    pub segments: Segments,
-    pub tables: PortTables,
+    pub listening: ListeningShadow<Ipv4Addr>,
+    pub listening_v6: ListeningShadow<Ipv6Addr>,
     /// By content, the generation left at 0.
     pub hops: Interner<KernelHop>,
     /// Generation of every next hop slot.
@@ -27,6 +27,7 @@ pub struct Shadow {
     pub endpoints: Interner<EndpointContent>,
     pub endpoint_entries: HashMap<u32, EndpointEntry>,
     pub addresses: HashMap<u32, u32>,
+    pub addresses_v6: HashMap<[u32; 4], u32>,
     pub routes: HashMap<RoutePrefix, u32>,
     pub settings: Option<Settings>,
     pub devices: HashMap<u16, u32>,
@@ -55,14 +56,15 @@ impl Default for Shadow {
             slots: Slots::default(),
             draining: BTreeSet::new(),
             rules: HashMap::new(),
-            segments: Segments::default(),
-            tables: PortTables::default(),
+            listening: ListeningShadow::default(),
+            listening_v6: ListeningShadow::default(),
             // slot 0 leads nowhere
             hops: Interner::new(1, HOP_SLOTS),
             generations: vec![0; HOP_SLOTS as usize],
             endpoints: Interner::new(0, ENDPOINT_SLOTS),
             endpoint_entries: HashMap::new(),
             addresses: HashMap::new(),
+            addresses_v6: HashMap::new(),
             routes: HashMap::new(),
             settings: None,
             devices: HashMap::new(),

@@ -1,7 +1,7 @@
 //! Planning one rule: who can carry it, family by family, and what is wrong with it.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use relay_common::net::Protocol;
@@ -18,8 +18,8 @@ pub const DETACHED: &str = "relayd is detached (`relayctl reload` attaches again
 
 /// Plans one rule.
 pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>) -> PlannedRule {
-    let mut faults = Vec::new();
-    let listeners = listeners(rule, facts, &mut faults);
+    let mut faults = missing(rule, facts.host);
+    let listeners = listeners_v4(rule, facts.host);
     let address = backend(rule, facts, &mut faults);
     if let Some(text) = facts.taken.get(&rule.name) {
         faults.push(Fault::PortInUse(text.clone()));
@@ -56,7 +56,10 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
         // of IPv4 clients that the kernel carries, those on this host itself
         let ipv4 = hears_itself && !matches!(planned.ipv4, Carriage::None(_));
         let ipv6 = matches!(planned.ipv6, Carriage::User(_));
-        planned.user = (ipv4 || ipv6).then(|| Arc::new(UserRule { ipv4, ipv6, ..user }));
+        let heard_v4 = if ipv4 { listeners_v4(rule, facts.host) } else { Vec::new() };
+        let heard_v6 = if ipv6 { listeners_v6(rule, facts.host) } else { Vec::new() };
+        let user = UserRule { ipv4, ipv6, heard_v4, heard_v6, ..user };
+        planned.user = (ipv4 || ipv6).then(|| Arc::new(user));
     }
     planned
 }
@@ -188,6 +191,7 @@ fn user_plane(planned: &PlannedRule, address: Option<IpAddr>, facts: &Facts<'_>)
     }
     let first_port = rule.to.first().and_then(crate::rule::Backend::first_port);
     Ok(UserRule {
+        protocols: rule.protocols,
         ipv4: false,
         ipv6: false,
         addresses: vec![address],
@@ -195,6 +199,8 @@ fn user_plane(planned: &PlannedRule, address: Option<IpAddr>, facts: &Facts<'_>)
         timeouts: rule.timeouts,
         udp_nat: rule.udp_nat,
         connect: rule.connect.clone(),
+        heard_v4: Vec::new(),
+        heard_v6: Vec::new(),
     })
 }
 
@@ -220,31 +226,51 @@ fn backend(rule: &Rule, facts: &Facts<'_>, faults: &mut Vec<Fault>) -> Option<Ip
     }
 }
 
-fn listeners(rule: &Rule, facts: &Facts<'_>, faults: &mut Vec<Fault>) -> Vec<KernelListener> {
-    let mut found = Vec::new();
-    for Listener { on, ports } in &rule.listen {
+/// What the rule listens on and the host has not.
+fn missing(rule: &Rule, host: &HostView) -> Vec<Fault> {
+    let fault = |listener: &Listener| match &listener.on {
+        ListenOn::Address(address) if !host.is_own(*address) => Some(Fault::AddressNotHere(*address)),
+        ListenOn::Interface(name) if host.link_by_name(name).is_none() => {
+            Some(Fault::NoInterface(name.clone()))
+        }
+        _ => None,
+    };
+    rule.listen.iter().filter_map(fault).collect()
+}
+
+fn listeners_v4(rule: &Rule, host: &HostView) -> Vec<KernelListener> {
+    listeners(rule, host, ListenOn::takes_ipv4, |address| match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    })
+}
+
+fn listeners_v6(rule: &Rule, host: &HostView) -> Vec<KernelListener<Ipv6Addr>> {
+    listeners(rule, host, ListenOn::takes_ipv6, |address| match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => Some(address),
+    })
+}
+
+/// A rule's listeners of one family, as far as the host has them.
+fn listeners<A>(
+    rule: &Rule,
+    host: &HostView,
+    takes: impl Fn(&ListenOn) -> bool,
+    of_family: impl Fn(IpAddr) -> Option<A>,
+) -> Vec<KernelListener<A>> {
+    let listener = |Listener { on, ports }: &Listener| {
         let on = match on {
-            ListenOn::Everywhere | ListenOn::EverywhereV4 => KernelOn::Everywhere,
-            ListenOn::EverywhereV6 => continue,
+            ListenOn::Everywhere | ListenOn::EverywhereV4 | ListenOn::EverywhereV6 => KernelOn::Everywhere,
             // only this host talks to those, and its packets do not pass an interface
-            ListenOn::Address(address) if address.is_loopback() => continue,
-            ListenOn::Address(address) if !facts.host.is_own(*address) => {
-                faults.push(Fault::AddressNotHere(*address));
-                continue;
-            }
-            ListenOn::Address(IpAddr::V4(address)) => KernelOn::Address(*address),
-            ListenOn::Address(IpAddr::V6(_)) => continue,
-            ListenOn::Interface(name) => match facts.host.link_by_name(name) {
-                Some(link) => KernelOn::Interface(link.index),
-                None => {
-                    faults.push(Fault::NoInterface(name.clone()));
-                    continue;
-                }
-            },
+            ListenOn::Address(address) if address.is_loopback() => return None,
+            ListenOn::Address(address) if !host.is_own(*address) => return None,
+            ListenOn::Address(address) => KernelOn::Address(of_family(*address)?),
+            ListenOn::Interface(name) => KernelOn::Interface(host.link_by_name(name)?.index),
         };
-        found.push(KernelListener { on, ports: *ports });
-    }
-    found
+        Some(KernelListener { on, ports: *ports })
+    };
+    rule.listen.iter().filter(|listener| takes(&listener.on)).filter_map(listener).collect()
 }
 
 /// A backend that is the rule's own listener: every packet would come back, one hop older.
@@ -377,6 +403,20 @@ mod tests {
         assert_eq!(planned.ipv4, Carriage::None("it has no IPv4 listener".into()));
         assert!(matches!(planned.ipv6, Carriage::User(_)));
         assert!(!planned.user.expect("IPv6").ipv4);
+    }
+
+    #[test]
+    fn the_programs_know_where_the_user_plane_listens() {
+        for (listen, heard) in [
+            (":80", (1, 1)),
+            ("[::]:80", (0, 1)),
+            ("192.0.2.1:80", (1, 0)),
+            // its packets pass no interface
+            ("[::1]:80", (0, 0)),
+        ] {
+            let user = planned(listen, "[2001:db8::1]:80").user.expect(listen);
+            assert_eq!((user.heard_v4.len(), user.heard_v6.len()), heard, "{listen}");
+        }
     }
 
     #[test]

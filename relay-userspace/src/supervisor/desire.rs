@@ -27,6 +27,7 @@ pub fn desired(
         rules: rules.collect(),
         routes: facts.host.client_routes(),
         addresses: facts.host.own_v4(),
+        addresses_v6: facts.host.own_v6(),
         claims,
         devices: devices.clone(),
     }
@@ -42,6 +43,7 @@ fn rule(planned: &PlannedRule, facts: &FactBook) -> Arc<DesiredRule> {
             yields: !planned.rule.force && !facts.holder.holds(&planned.rule),
             kernel: kernel.clone(),
         }),
+        user: planned.user.clone(),
     })
 }
 
