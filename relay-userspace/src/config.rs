@@ -5,6 +5,7 @@
 //! first.
 
 pub mod decode;
+pub mod dns;
 pub mod edit;
 pub mod encode;
 pub mod fields;

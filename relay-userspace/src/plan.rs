@@ -13,6 +13,9 @@ use crate::host::{HostView, Lacks, Path};
 use crate::proxy::service::{PortMap, Target};
 use crate::rule::{Connect, Host, Listener, PortRange, Protocols, Rule, RuleName, Timeouts, UdpNat};
 
+/// A name's addresses in the order to try them, never none; or why it has none.
+pub type Resolved = Result<Arc<[IpAddr]>, String>;
+
 /// What the plan depends on besides the rules.
 #[derive(Debug)]
 pub struct Facts<'a> {
@@ -21,8 +24,8 @@ pub struct Facts<'a> {
     pub host: &'a HostView,
     /// The ways to IPv4 backends; one without has no route.
     pub paths: &'a BTreeMap<Ipv4Addr, Path>,
-    /// Every name of a backend, resolved, or why not. One that is missing is being resolved.
-    pub resolved: &'a BTreeMap<Host, Result<IpAddr, String>>,
+    /// Every name of a backend. One that is missing is being resolved.
+    pub resolved: &'a BTreeMap<Host, Resolved>,
     /// Listeners that cannot be had, by rule name: another program has the port.
     pub taken: &'a BTreeMap<RuleName, String>,
     /// What keeps relayd from listening for a rule's clients.

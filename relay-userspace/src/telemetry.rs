@@ -6,7 +6,7 @@ use std::io::IsTerminal as _;
 use anyhow::Context as _;
 use nix::sys::stat::fstat;
 use tracing::Subscriber;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -32,7 +32,10 @@ pub fn start(level: Level, format: LogFormat) -> anyhow::Result<()> {
         LogFormat::Text => text(),
         LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).boxed(),
     };
-    registry().with(layer.with_filter(filter)).try_init().context("cannot start logging")
+    // the resolver tells its log of every forged answer that comes along
+    let quiet = if filter < LevelFilter::DEBUG { LevelFilter::OFF } else { filter };
+    let targets = Targets::new().with_default(filter).with_target("hickory", quiet);
+    registry().with(layer.with_filter(targets)).try_init().context("cannot start logging")
 }
 
 /// The journal, if standard error goes there: programs started from a unit inherit its environment too.

@@ -80,6 +80,7 @@ fn every_key_of_the_file_is_described() {
     let rule = "[[rule]]\nname = \"x\"\nlisten = \"1\"\nto = \"203.0.113.2\"\n";
     for (table, text) in [
         ("daemon", "[daemon]\nzzzzzzzzzz = 1\n".to_owned()),
+        ("dns", "[dns]\nzzzzzzzzzz = 1\n".to_owned()),
         ("log", "[log]\nzzzzzzzzzz = 1\n".to_owned()),
         ("metrics", "[metrics]\nzzzzzzzzzz = 1\n".to_owned()),
         ("rule", format!("{rule}zzzzzzzzzz = 1\n")),

@@ -118,7 +118,9 @@ const BROKEN: &str = r#"[daemn]
 level = "loud"
 colour = 1
 [dns]
-servers = []
+servers = ["dns.example.com"]
+min_ttl = "10m"
+[group]
 [[rule]]
 name = "a b"
 listen = ":0"
@@ -143,27 +145,29 @@ const EXPECTED: &[(&str, &str)] = &[
     ("1:2", "there is no table `daemn`; did you mean `daemon`?"),
     ("3:9", "log: level: \"loud\" is not known here; it is one of \"error\", \"warn\""),
     ("4:1", "log: there is no key `colour`; known are level, format"),
-    ("5:2", "`dns` is not built yet; leave it out"),
-    ("8:8", "name: \"a b\" is not a rule name; a name is 1 to 64"),
-    ("9:10", "rule \"a b\": listen: \":0\" is not a listener"),
-    ("10:6", "rule \"a b\": to: \"\" is not a backend: there is no address"),
-    ("13:22", "rule \"c\": listen: true is a true or false, not a text"),
+    ("6:12", "dns: servers: \"dns.example.com\" is not the address of a name server; write"),
+    ("7:11", "dns: min_ttl (10m) is longer than max_ttl (5m)"),
+    ("8:2", "`group` is not built yet; leave it out"),
+    ("10:8", "name: \"a b\" is not a rule name; a name is 1 to 64"),
+    ("11:10", "rule \"a b\": listen: \":0\" is not a listener"),
+    ("12:6", "rule \"a b\": to: \"\" is not a backend: there is no address"),
+    ("15:22", "rule \"c\": listen: true is a true or false, not a text"),
     (
-        "15:1",
+        "17:1",
         "rule \"c\": balance: \"iphash\" is not built yet; leave `balance` out, or set it to roundrobin",
     ),
-    ("16:2", "rule \"c\": there is no key `protocl`; did you mean `protocol`?"),
-    ("17:19", "rule \"c\": timeout: udp: \"0s\" is no time at all"),
-    ("17:25", "rule \"c\": timeout: handshake: \"5s\" is not built yet"),
-    ("19:8", "two rules are called \"c\"; the other one is at"),
+    ("18:2", "rule \"c\": there is no key `protocl`; did you mean `protocol`?"),
+    ("19:19", "rule \"c\": timeout: udp: \"0s\" is no time at all"),
+    ("19:25", "rule \"c\": timeout: handshake: \"5s\" is not built yet"),
+    ("21:8", "two rules are called \"c\"; the other one is at"),
     (
-        "21:6",
+        "23:6",
         "rule \"c\": to: the 11 ports of \":90-100\" do not fit above port 65530; the highest start is 65525",
     ),
-    ("21:32", "rule \"c\": to: there is no key `weigth`; did you mean `weight`?"),
-    ("22:1", "rule: the rule has no name"),
-    ("22:1", "rule: to: the rule has no backend"),
-    ("23:10", "rule: listen: \"东京:90\" is not a listener"),
+    ("23:32", "rule \"c\": to: there is no key `weigth`; did you mean `weight`?"),
+    ("24:1", "rule: the rule has no name"),
+    ("24:1", "rule: to: the rule has no backend"),
+    ("25:10", "rule: listen: \"东京:90\" is not a listener"),
 ];
 
 #[test]
@@ -185,8 +189,8 @@ fn all_mistakes_of_a_file_are_shown_at_once_where_they_are() {
         assert!(head.starts_with(&format!("{shown}:{place}: {text}")), "{place} {text}:\n{head}");
     }
     // the line itself, and a mark below the value, whatever stands before it
-    assert!(said.err.contains("\n16 | \tprotocl = \"tcp\"\n   | \t^^^^^^^\n"), "{}", said.err);
-    assert!(said.err.contains("23 | listen = \"东京:90\"\n   |          ^^^^^^^"), "{}", said.err);
+    assert!(said.err.contains("\n18 | \tprotocl = \"tcp\"\n   | \t^^^^^^^\n"), "{}", said.err);
+    assert!(said.err.contains("25 | listen = \"东京:90\"\n   |          ^^^^^^^"), "{}", said.err);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use relay::config::dns::Dns;
 use relay::config::problem::Source;
 use relay::config::settings::Hook;
 use relay::config::{Config, Problems};
@@ -161,7 +162,9 @@ impl Plane {
         let config = Config::parse(problems).unwrap_or_else(|problems| panic!("{problems:?}"));
         let (devices, claims) = (self.devices.clone(), self.claims);
         self.relay.netlink(async move |handle| {
-            let mut book = FactBook::new(handle, Names::open(world::folder().path())).await.expect("facts");
+            let mut book = FactBook::new(handle, Names::open(world::folder().path(), &Dns::default()))
+                .await
+                .expect("facts");
             let rules: Vec<_> = config.rules.iter().map(|(rule, _)| rule.clone()).collect();
             book.find_paths(&rules).await;
             let facts = Facts {

@@ -30,9 +30,45 @@ pub struct BackendView {
     pub weight: u32,
     /// up, down, unknown, unresolved
     pub state: String,
-    /// The address that a name has resolved to.
+    /// The address of a name that is tried first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolved: Option<String>,
+    /// All addresses of a name, in the order to try them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// How a name is kept up to date.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lookup: Option<LookupView>,
+}
+
+/// When a name was looked up, and when it will be.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct LookupView {
+    /// Seconds since the last answer; absent: none since relayd has started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_seconds: Option<u64>,
+    /// Seconds until the next lookup; absent: when /etc/hosts changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_seconds: Option<u64>,
+    /// What was wrong with the last lookup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl LookupView {
+    /// `asked 3 s ago, again in 57 s`.
+    pub fn sentence(&self) -> String {
+        let asked = match self.age_seconds {
+            Some(age) => format!("asked {age} s ago"),
+            None => "known from before relayd was started".into(),
+        };
+        let again = match self.next_seconds {
+            Some(next) => format!("again in {next} s"),
+            None => "again when /etc/hosts changes".into(),
+        };
+        let error = self.error.as_ref().map(|error| format!(" (the last lookup failed: {error})"));
+        format!("{asked}, {again}{}", error.unwrap_or_default())
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]

@@ -171,8 +171,12 @@ pub fn rule(rule: &RuleView, format: Format) -> String {
     facts.push(("listen", rule.listen.join(", ")));
     facts.push(("protocol", rule.protocol.clone()));
     for backend in &rule.to {
-        let resolved = backend.resolved.as_ref().map(|address| format!(" ({address})")).unwrap_or_default();
-        facts.push(("to", format!("{}{resolved}, {}", backend.addr, backend.state)));
+        let addresses = match &backend.addresses[..] {
+            [] => String::new(),
+            addresses => format!(" ({})", addresses.join(", ")),
+        };
+        facts.push(("to", format!("{}{addresses}, {}", backend.addr, backend.state)));
+        facts.extend(backend.lookup.as_ref().map(|lookup| ("name", lookup.sentence())));
     }
     facts.push(("state", rule.state.clone()));
     facts.extend(rule.faults.iter().map(|fault| ("fault", fault.clone())));

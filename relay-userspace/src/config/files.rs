@@ -31,8 +31,8 @@ pub enum Origin {
 }
 
 /// Tables that a later version will understand.
-const LATER_TABLES: &[&str] = &["dns", "group", "watch", "alert", "firewall", "mptcp"];
-const TABLES: &[&str] = &["daemon", "log", "metrics", "rule"];
+const LATER_TABLES: &[&str] = &["group", "watch", "alert", "firewall", "mptcp"];
+const TABLES: &[&str] = &["daemon", "dns", "log", "metrics", "rule"];
 
 impl Config {
     /// Reads the main file and `conf.d/*.toml` beside it, in name order. A missing main file is a problem.
@@ -160,6 +160,7 @@ impl Reader {
         self.seen.push((entry.key.clone(), entry.key_span.clone()));
         match entry.key.as_str() {
             "daemon" => self.config.settings.daemon(&entry.node, problems),
+            "dns" => self.config.settings.dns(&entry.node, problems),
             "log" => self.config.settings.log(&entry.node, problems),
             "metrics" => self.config.settings.metrics(&entry.node, problems),
             later if LATER_TABLES.contains(&later) => {
@@ -169,7 +170,7 @@ impl Reader {
             unknown => {
                 let help = match nearest(unknown, TABLES.iter().copied()) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => "known are [daemon], [log], [metrics] and [[rule]]".into(),
+                    None => "known are [daemon], [dns], [log], [metrics] and [[rule]]".into(),
                 };
                 problems.add(entry.key_span, "", format!("there is no table `{unknown}`"), Some(&help));
             }

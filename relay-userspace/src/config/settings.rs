@@ -1,8 +1,9 @@
-//! `[daemon]`, `[log]` and `[metrics]`: how relayd runs.
+//! `[daemon]`, `[log]`, `[metrics]` and `[dns]`: how relayd runs.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::dns::Dns;
 use super::fields::{Fields, Later};
 use super::node::{Node, Table, Value};
 use super::problem::Problems;
@@ -22,6 +23,7 @@ pub struct Settings {
     pub log_level: Level,
     pub log_format: LogFormat,
     pub metrics: Option<SocketAddr>,
+    pub dns: Dns,
 }
 
 impl Default for Settings {
@@ -36,6 +38,7 @@ impl Default for Settings {
             log_level: Level::Info,
             log_format: LogFormat::Auto,
             metrics: None,
+            dns: Dns::default(),
         }
     }
 }
@@ -169,6 +172,12 @@ impl Settings {
             }
         }
         fields.finish(&[], problems);
+    }
+
+    pub fn dns(&mut self, node: &Node, problems: &mut Problems) {
+        if let Some(fields) = table(node, "dns", problems) {
+            self.dns.read(fields, problems);
+        }
     }
 }
 

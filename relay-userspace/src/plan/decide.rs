@@ -20,15 +20,11 @@ pub const DETACHED: &str = "relayd is detached (`relayctl reload` attaches again
 pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>) -> PlannedRule {
     let mut faults = missing(rule, facts.host);
     let listeners = listeners_v4(rule, facts.host);
-    let address = backend(rule, facts, &mut faults);
+    let addresses = backend(rule, facts, &mut faults);
     if let Some(text) = facts.taken.get(&rule.name) {
         faults.push(Fault::PortInUse(text.clone()));
     }
-    if let Some(address) = address
-        && let Some(fault) = self_loop(rule, address, facts.host)
-    {
-        faults.push(fault);
-    }
+    faults.extend(addresses.iter().find_map(|address| self_loop(rule, *address, facts.host)));
     let mut planned = PlannedRule {
         rule: rule.clone(),
         origin: origin.clone(),
@@ -39,11 +35,11 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
         kernel: None,
         user: None,
     };
-    let user = user_plane(&planned, address, facts);
+    let user = user_plane(&planned, &addresses, facts);
     let lacks = facts.lacks.get(&rule.name).cloned().unwrap_or_default();
     let user_v4 = user_for(&user, lacks.ipv4);
     let hears_itself = user_v4.is_ok();
-    planned.ipv4 = ipv4(&mut planned, listeners, address, user_v4, facts);
+    planned.ipv4 = ipv4(&mut planned, listeners, &addresses, user_v4, facts);
     planned.ipv6 = ipv6(rule, user_for(&user, lacks.ipv6), facts);
     if rule.plane == PlaneChoice::Kernel
         && let Carriage::None(reason) = &planned.ipv4
@@ -82,7 +78,7 @@ fn deaf(rule: &Rule, host: &HostView, name: &str, family: impl Fn(&ListenOn) -> 
 fn ipv4(
     planned: &mut PlannedRule,
     listeners: Vec<KernelListener>,
-    address: Option<IpAddr>,
+    addresses: &[IpAddr],
     user: Result<(), String>,
     facts: &Facts<'_>,
 ) -> Carriage {
@@ -90,7 +86,7 @@ fn ipv4(
     if let Some(why) = deaf(rule, facts.host, "IPv4", ListenOn::takes_ipv4) {
         return Carriage::None(why);
     }
-    match (kernel_plane(rule, &listeners, address, facts), user) {
+    match (kernel_plane(rule, &listeners, addresses, facts), user) {
         (Ok(_), _) if is_blocked(&planned.faults) => Carriage::None("see the fault".into()),
         (Ok((hook, backend)), user) => {
             let needs_relayd = needs_relayd(rule);
@@ -147,7 +143,7 @@ fn needs_relayd(rule: &Rule) -> Option<&'static str> {
 fn kernel_plane(
     rule: &Rule,
     listeners: &[KernelListener],
-    address: Option<IpAddr>,
+    addresses: &[IpAddr],
     facts: &Facts<'_>,
 ) -> Result<(Hook, Ipv4Addr), String> {
     if !rule.enabled {
@@ -161,11 +157,17 @@ fn kernel_plane(
     {
         return Err(reason.into());
     }
+    let address = addresses.iter().find_map(|address| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    });
     let address = match address {
-        None => return Err(NO_ADDRESS.into()),
-        Some(IpAddr::V6(_)) => return Err("the backend is IPv6".into()),
-        Some(address) if facts.host.is_own(address) => return Err("the backend is on this host".into()),
-        Some(IpAddr::V4(address)) => address,
+        None if addresses.is_empty() => return Err(NO_ADDRESS.into()),
+        None => return Err("the backend is IPv6".into()),
+        Some(address) if facts.host.is_own(address.into()) => {
+            return Err("the backend is on this host".into());
+        }
+        Some(address) => address,
     };
     if listeners.is_empty() {
         return Err("its listeners are for connections of this host to itself".into());
@@ -174,7 +176,7 @@ fn kernel_plane(
 }
 
 /// Where the user plane would send clients; or why it cannot carry the rule.
-fn user_plane(planned: &PlannedRule, address: Option<IpAddr>, facts: &Facts<'_>) -> Result<UserRule, String> {
+fn user_plane(planned: &PlannedRule, addresses: &[IpAddr], facts: &Facts<'_>) -> Result<UserRule, String> {
     let rule = &planned.rule;
     if !rule.enabled {
         return Err("the rule is disabled".into());
@@ -185,7 +187,9 @@ fn user_plane(planned: &PlannedRule, address: Option<IpAddr>, facts: &Facts<'_>)
     if rule.plane == PlaneChoice::Kernel {
         return Err("plane = \"kernel\"".into());
     }
-    let Some(address) = address else { return Err(NO_ADDRESS.into()) };
+    if addresses.is_empty() {
+        return Err(NO_ADDRESS.into());
+    }
     if is_blocked(&planned.faults) {
         return Err("see the fault".into());
     }
@@ -194,7 +198,7 @@ fn user_plane(planned: &PlannedRule, address: Option<IpAddr>, facts: &Facts<'_>)
         protocols: rule.protocols,
         ipv4: false,
         ipv6: false,
-        addresses: vec![address],
+        addresses: addresses.to_vec(),
         first_port,
         timeouts: rule.timeouts,
         udp_nat: rule.udp_nat,
@@ -208,20 +212,23 @@ fn is_blocked(faults: &[Fault]) -> bool {
     faults.iter().any(|fault| matches!(fault, Fault::PortInUse(_) | Fault::SelfLoop(..)))
 }
 
-fn backend(rule: &Rule, facts: &Facts<'_>, faults: &mut Vec<Fault>) -> Option<IpAddr> {
-    let host = &rule.to.first()?.host;
+/// Where the backend is; empty while nobody knows.
+fn backend(rule: &Rule, facts: &Facts<'_>, faults: &mut Vec<Fault>) -> Arc<[IpAddr]> {
+    let nowhere = Arc::default;
+    let Some(host) = rule.to.first().map(|backend| &backend.host) else { return nowhere() };
     match (host, facts.resolved.get(host)) {
         // an IPv4 address in IPv6 notation is one
-        (Host::Address(address), _) | (_, Some(Ok(address))) => Some(address.to_canonical()),
+        (Host::Address(address), _) => Arc::new([address.to_canonical()]),
+        (_, Some(Ok(addresses))) => addresses.clone(),
         // nobody asks for the names of a disabled rule
-        _ if !rule.enabled => None,
+        _ if !rule.enabled => nowhere(),
         (_, Some(Err(error))) => {
             faults.push(Fault::Unresolved(host.clone(), error.clone()));
-            None
+            nowhere()
         }
         (_, None) => {
             faults.push(Fault::Resolving(host.clone()));
-            None
+            nowhere()
         }
     }
 }

@@ -252,6 +252,7 @@ impl State {
                 draining: std::mem::replace(&mut self.draining, draining),
                 planned: std::mem::replace(&mut self.planned, planned),
                 desired: std::mem::replace(&mut self.desired, desired),
+                dns: None,
             }),
         }
     }
@@ -275,7 +276,10 @@ impl State {
 
     /// Undoes a switch.
     pub fn go_back(&mut self, undo: Undo) {
-        let Undo { rules, draining, planned, desired } = undo;
+        let Undo { rules, draining, planned, desired, dns } = undo;
+        if let Some(dns) = dns {
+            self.use_dns(dns);
+        }
         let (changed, _) = different(&self.rules, &rules);
         self.facts.hold(&changed);
         if let Err(error) = self.apply(&planned) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use crate::api::view::{ExplainView, RuleView};
+use crate::api::view::{BackendView, ExplainView, RuleView};
 use crate::config::quantity::format_duration;
 use crate::config::{Origin, encode};
 use crate::host::{ClaimRange, Path};
@@ -28,6 +28,7 @@ pub fn explain(planned: &PlannedRule, view: RuleView, facts: &Facts) -> ExplainV
         });
     }
     lines.extend(planned.faults.iter().map(|fault| format!("fault: {fault}")));
+    lines.extend(view.to.iter().filter_map(name));
     if let Some(kernel) = &planned.kernel {
         lines.extend(kernel.listeners.iter().map(|listener| heard(listener, kernel, planned, facts)));
         lines.push(match facts.paths.get(&kernel.backend) {
@@ -55,6 +56,16 @@ pub fn explain(planned: &PlannedRule, view: RuleView, facts: &Facts) -> ExplainV
         Origin::CommandLine => "relayd's command line".into(),
     };
     ExplainView { rule: view, config: encode::to_json(&planned.rule), origin, lines }
+}
+
+/// What a backend's name has resolved to.
+fn name(backend: &BackendView) -> Option<String> {
+    let lookup = backend.lookup.as_ref()?.sentence();
+    let addresses = match &backend.addresses[..] {
+        [] => "no address".to_owned(),
+        addresses => addresses.join(", "),
+    };
+    Some(format!("{} has {addresses}: {lookup}", backend.addr))
 }
 
 const fn hook_name(hook: crate::config::settings::Hook) -> &'static str {

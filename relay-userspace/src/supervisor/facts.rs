@@ -1,7 +1,7 @@
 //! What plans depend on, gathered from the host: addresses and routes, resolved names, who else has which port.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use rtnetlink::Handle;
@@ -92,13 +92,8 @@ impl FactBook {
 
     /// The addresses that rules go to, as far as they are IPv4.
     fn backends<'a>(&'a self, rules: impl IntoIterator<Item = &'a Arc<Rule>>) -> BTreeSet<Ipv4Addr> {
-        let addresses = rules.into_iter().flat_map(|rule| &rule.to);
-        let addresses = addresses.filter_map(|backend| self.names.address(&backend.host));
-        let ipv4 = |address| match address {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        };
-        addresses.filter_map(ipv4).collect()
+        let backends = rules.into_iter().flat_map(|rule| &rule.to);
+        backends.filter_map(|backend| self.names.ipv4(&backend.host)).collect()
     }
 
     /// Finds the ways to backends that have none yet.

@@ -1,13 +1,15 @@
-//! The addresses of backends that are names: looked up beside the supervisor, and again until there is an answer.
+//! The addresses of backends that are names: looked up beside the supervisor, again when they are no longer sure to be
+//! right, and again until there is an answer.
 //!
-//! A name that has resolved keeps its address when a later lookup fails. It keeps it over a restart too, where the
-//! kernel plane has gone on forwarding to it.
+//! A name that has resolved keeps its addresses when a later lookup fails. It keeps them over a restart too, where the
+//! kernel plane has gone on forwarding to them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
-use std::net::IpAddr;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -15,33 +17,56 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::boot::BootFile;
-use crate::net::resolve::resolve;
+use crate::config::dns::{Dns, Prefer};
+use crate::net::resolve::{Answer, Family, Resolver};
+use crate::plan::Resolved;
 use crate::rule::{Host, Rule};
 
 /// How long a start or a reload waits for its names before it is called done. Rules without names do not wait.
 pub const FIRST_ANSWERS: Duration = Duration::from_secs(2);
-/// Lookups at once: each has a thread of its own, for as long as the resolver takes.
+/// Lookups at once.
 const AT_ONCE: usize = 32;
 /// Between a failure and the next lookup: this, then twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-type Answer = Result<Vec<IpAddr>, String>;
-
 pub struct Names {
-    known: BTreeMap<Host, Result<IpAddr, String>>,
+    known: BTreeMap<Host, Resolved>,
+    upkeep: Arc<Upkeep>,
+    /// Names that are looked up when they are due.
+    wanted: BTreeSet<Host>,
     under_way: BTreeSet<Host>,
-    lookups: JoinSet<(Host, Answer)>,
+    lookups: JoinSet<(Host, Result<Answer, String>)>,
     at_once: Arc<Semaphore>,
-    /// Names whose last lookup failed.
-    failing: BTreeMap<Host, Failure>,
+    resolver: Resolver,
+    dns: Dns,
     memory: BootFile,
 }
 
-/// Failures in a row, and when it is worth another try.
-struct Failure {
-    times: u32,
-    retry: Instant,
+/// How names are kept up to date, for display too.
+#[derive(Debug, Default)]
+pub struct Upkeep(Mutex<BTreeMap<Host, Kept>>);
+
+/// How one name is kept up to date.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// When somebody has last said what its addresses are; `None`: not since relayd has started.
+    pub learned: Option<Instant>,
+    /// When it is looked up again; `None`: when the file changes that says so.
+    pub due: Option<Instant>,
+    /// What was wrong with the last lookup.
+    pub error: Option<String>,
+    /// Failures in a row.
+    failures: u32,
+}
+
+/// What answers have brought.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub struct News {
+    /// Names of which something else is known now.
+    pub names: BTreeSet<Host>,
+    /// Those that had addresses before and have others now, in words.
+    pub changes: Vec<String>,
 }
 
 /// The names that rules go to.
@@ -55,31 +80,55 @@ pub fn names_for<'a>(rules: impl IntoIterator<Item = &'a Arc<Rule>>) -> BTreeSet
     names_in(rules.into_iter().filter(|rule| rule.enabled))
 }
 
+impl Upkeep {
+    pub fn of(&self, host: &Host) -> Option<Kept> {
+        self.lock().get(host).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Host, Kept>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Names {
     /// Starts with what an earlier relayd has written down.
-    pub fn open(state_dir: &Path) -> Self {
+    pub fn open(state_dir: &Path, dns: &Dns) -> Self {
         let memory = BootFile::open(&state_dir.join("names"));
-        let remembered = |(name, address): (&String, &String)| {
-            Some((Host::Name(name.as_str().into()), Ok(address.parse().ok()?)))
+        let remembered = |(name, addresses): (&String, &String)| {
+            let addresses: Result<Arc<[IpAddr]>, _> = addresses.split(' ').map(str::parse).collect();
+            Some((Host::Name(name.as_str().into()), Ok(addresses.ok()?)))
         };
         Self {
             known: memory.entries.iter().filter_map(remembered).collect(),
+            upkeep: Arc::default(),
+            wanted: BTreeSet::new(),
             under_way: BTreeSet::new(),
             lookups: JoinSet::new(),
             at_once: Arc::new(Semaphore::new(AT_ONCE)),
-            failing: BTreeMap::new(),
+            resolver: Resolver::new(dns.servers.clone()),
+            dns: dns.clone(),
             memory,
         }
     }
 
-    /// The address of each name, or why it has none. Those that are missing are being resolved.
-    pub const fn known(&self) -> &BTreeMap<Host, Result<IpAddr, String>> {
+    /// The addresses of each name, or why it has none. Those that are missing are being resolved.
+    pub const fn known(&self) -> &BTreeMap<Host, Resolved> {
         &self.known
     }
 
-    pub fn address(&self, host: &Host) -> Option<IpAddr> {
+    pub fn upkeep(&self) -> Arc<Upkeep> {
+        self.upkeep.clone()
+    }
+
+    pub fn has_address(&self, host: &Host) -> bool {
+        matches!((host, self.known.get(host)), (Host::Address(_), _) | (_, Some(Ok(_))))
+    }
+
+    /// The address that the kernel plane goes to.
+    pub fn ipv4(&self, host: &Host) -> Option<Ipv4Addr> {
         match (host, self.known.get(host)) {
-            (Host::Address(address), _) | (_, Some(Ok(address))) => Some(*address),
+            (Host::Address(address), _) => first_ipv4(&[address.to_canonical()]),
+            (_, Some(Ok(addresses))) => first_ipv4(addresses),
             _ => None,
         }
     }
@@ -89,21 +138,28 @@ impl Names {
     }
 
     pub fn look_up(&mut self, host: &Host) {
-        let Host::Name(name) = host else { return };
-        if !self.under_way.insert(host.clone()) {
-            return;
+        if self.under_way.insert(host.clone()) {
+            self.ask(host);
         }
-        let (name, host, at_once) = (name.clone(), host.clone(), self.at_once.clone());
+    }
+
+    fn ask(&mut self, host: &Host) {
+        let Host::Name(name) = host else { return };
+        self.resolver.follow_files();
+        let (name, host, at_once, book) =
+            (name.clone(), host.clone(), self.at_once.clone(), self.resolver.book());
         self.lookups.spawn(async move {
             let _turn = at_once.acquire().await;
-            (host, resolve(&name).await)
+            (host, book.look_up(&name).await)
         });
     }
 
     /// Looks names up whatever is known. Addresses hold until there is an answer, failures are forgotten.
     pub fn look_up_again(&mut self, names: &BTreeSet<Host>) {
         for host in names {
-            self.failing.remove(host);
+            if let Some(kept) = self.upkeep.lock().get_mut(host) {
+                kept.failures = 0;
+            }
             if let Some(Err(_)) = self.known.get(host) {
                 self.known.remove(host);
             }
@@ -111,87 +167,132 @@ impl Names {
         }
     }
 
-    /// Looks up names that are wanted and not known, and tries no others again. What is not even kept is forgotten:
-    /// names that no rule goes to, and failures.
-    pub fn tend(&mut self, wanted: &BTreeSet<Host>, kept: &BTreeSet<Host>) {
+    /// Looks up names that are wanted and not known, and only those again when they are due. What is not even kept is
+    /// forgotten: names that no rule goes to, and failures.
+    pub fn tend(&mut self, wanted: BTreeSet<Host>, kept: &BTreeSet<Host>) {
         self.known.retain(|host, known| wanted.contains(host) || (known.is_ok() && kept.contains(host)));
-        self.failing.retain(|host, _| wanted.contains(host));
-        for host in wanted {
-            if !self.known.contains_key(host) {
+        self.upkeep.lock().retain(|host, _| wanted.contains(host) || self.known.contains_key(host));
+        for host in &wanted {
+            if !self.known.contains_key(host) || !self.upkeep.lock().contains_key(host) {
                 self.look_up(host);
             }
         }
+        self.wanted = wanted;
         self.remember();
     }
 
     /// Tries everything that has failed again: the way to the name server may be there now.
     pub fn retry_now(&mut self) {
-        let retry = Instant::now();
-        self.failing.values_mut().for_each(|failure| *failure = Failure { times: 0, retry });
+        for kept in self.upkeep.lock().values_mut().filter(|kept| kept.failures > 0) {
+            (kept.failures, kept.due) = (0, Some(Instant::now()));
+        }
     }
 
-    /// Waits for answers, and tries again in time what has failed. Returns the names of which something new is known.
-    pub async fn answered(&mut self) -> BTreeSet<Host> {
+    /// Looks everything up again if resolv.conf or hosts has changed.
+    pub fn follow_files(&mut self) {
+        if self.resolver.follow_files() {
+            self.all_are_due();
+        }
+    }
+
+    /// Looks names up in another way from now on.
+    pub fn configure(&mut self, dns: &Dns) {
+        let before = std::mem::replace(&mut self.dns, dns.clone());
+        if before.servers != dns.servers {
+            self.resolver = Resolver::new(dns.servers.clone());
+            self.lookups = JoinSet::new();
+            for host in self.under_way.clone() {
+                self.ask(&host);
+            }
+        }
+        if before != *dns {
+            self.all_are_due();
+        }
+    }
+
+    fn all_are_due(&self) {
+        self.upkeep.lock().values_mut().for_each(|kept| kept.due = Some(Instant::now()));
+    }
+
+    /// Waits for answers, and looks up in time what is due. Returns what is new.
+    pub async fn answered(&mut self) -> News {
         loop {
-            let waiting = self.failing.iter().filter(|(host, _)| !self.under_way.contains(host));
-            let retry = waiting.map(|(_, failure)| failure.retry).min();
+            let due = self.due().map(|(_, due)| due).min();
             tokio::select! {
                 Some(first) = self.lookups.join_next() => {
                     let rest = std::iter::from_fn(|| self.lookups.try_join_next());
                     let answers: Vec<_> = std::iter::once(first).chain(rest).flatten().collect();
-                    return answers.into_iter().filter_map(|(host, answer)| self.take(host, answer)).collect();
+                    let mut news = News::default();
+                    for (host, answer) in answers {
+                        self.take(host, answer, &mut news);
+                    }
+                    return news;
                 }
-                () = at(retry) => self.retry_due(),
+                () = at(due) => self.look_up_due(),
             }
         }
     }
 
-    fn retry_due(&mut self) {
+    /// Names that wait for their next lookup.
+    fn due(&self) -> impl Iterator<Item = (&Host, Instant)> {
+        let upkeep = self.upkeep.lock();
+        let waiting = self.wanted.iter().filter(|host| !self.under_way.contains(host));
+        waiting.filter_map(move |host| Some((host, upkeep.get(host)?.due?)))
+    }
+
+    fn look_up_due(&mut self) {
         let now = Instant::now();
-        let due = self.failing.iter().filter(|(_, failure)| failure.retry <= now);
-        for host in due.map(|(host, _)| host.clone()).collect::<Vec<_>>() {
+        let due: Vec<Host> =
+            self.due().filter(|(_, due)| *due <= now).map(|(host, _)| host.clone()).collect();
+        for host in due {
             self.look_up(&host);
         }
     }
 
-    /// Takes an answer in; returns the name if that is news.
-    fn take(&mut self, host: Host, answer: Answer) -> Option<Host> {
+    /// Takes an answer in.
+    fn take(&mut self, host: Host, answer: Result<Answer, String>, news: &mut News) {
         self.under_way.remove(&host);
         let before = self.known.get(&host);
-        let result = match answer {
-            Ok(addresses) => {
-                self.failing.remove(&host);
-                let address = choose(&addresses, before);
-                if let Some(Ok(before)) = before.filter(|before| **before != Ok(address)) {
-                    tracing::info!("{host} is {address} now, and no longer {before}");
+        let mut upkeep = self.upkeep.lock();
+        let kept = upkeep.entry(host.clone()).or_default();
+        let known = match answer {
+            Ok(answer) => {
+                let addresses = kept.succeed(&answer, addresses_of(before), &self.dns);
+                if let Some(Ok(before)) = before.filter(|before| **before != Ok(addresses.clone())) {
+                    let change =
+                        format!("{host} is {} now, and no longer {}", shown(&addresses), shown(before));
+                    tracing::info!("{change}");
+                    news.changes.push(change);
                 }
-                Ok(address)
+                Ok(addresses)
             }
             Err(error) => {
-                let first = Failure { times: 0, retry: Instant::now() };
-                let failure = self.failing.entry(host.clone()).or_insert(first);
-                match before {
-                    _ if failure.times > 0 => {}
-                    Some(Ok(address)) => tracing::warn!("{host} keeps its address {address}: {error}"),
-                    _ => tracing::warn!("{host} does not resolve: {error}; it is tried again"),
+                if kept.failures == 0 {
+                    match before {
+                        Some(Ok(before)) => {
+                            tracing::warn!("{host} keeps its address {}: {error}", shown(before));
+                        }
+                        _ => tracing::warn!("{host} does not resolve: {error}; it is tried again"),
+                    }
                 }
-                failure.retry = Instant::now() + pause(failure.times);
-                failure.times += 1;
+                kept.fail(error.clone());
                 before.cloned().filter(Result::is_ok).unwrap_or(Err(error))
             }
         };
-        let is_news = before != Some(&result);
-        self.known.insert(host.clone(), result);
-        is_news.then_some(host)
+        drop(upkeep);
+        if before != Some(&known) {
+            news.names.insert(host.clone());
+        }
+        self.known.insert(host, known);
     }
 
     /// Writes down what has an address.
     fn remember(&mut self) {
-        let resolved = self
-            .known
-            .iter()
-            .filter_map(|(host, known)| Some((host.to_string(), known.as_ref().ok()?.to_string())));
-        let entries: BTreeMap<String, String> = resolved.collect();
+        let resolved = |(host, known): (&Host, &Resolved)| {
+            let addresses: Vec<String> = known.as_ref().ok()?.iter().map(ToString::to_string).collect();
+            Some((host.to_string(), addresses.join(" ")))
+        };
+        let entries: BTreeMap<String, String> = self.known.iter().filter_map(resolved).collect();
         if entries == self.memory.entries {
             return;
         }
@@ -203,10 +304,69 @@ impl Names {
     }
 }
 
-/// The address that a name had, if it still has it; else the first IPv4 address; else the first.
-fn choose(addresses: &[IpAddr], before: Option<&Result<IpAddr, String>>) -> IpAddr {
-    let kept = before.and_then(|before| before.as_ref().ok()).filter(|kept| addresses.contains(kept));
-    *kept.or(addresses.iter().find(|address| address.is_ipv4())).unwrap_or(&addresses[0])
+impl Kept {
+    /// Notes an answer. Returns the addresses that the name has now, in the order to try them.
+    fn succeed(&mut self, answer: &Answer, before: &[IpAddr], dns: &Dns) -> Arc<[IpAddr]> {
+        let now = Instant::now();
+        let mut addresses = answer.addresses.clone();
+        self.learned = Some(now);
+        self.error = None;
+        self.due = answer.ttl.map(|ttl| now + spread(ttl.clamp(dns.min_ttl, dns.max_ttl)));
+        match answer.unheard {
+            None => self.failures = 0,
+            Some(unheard) => {
+                addresses.extend(before.iter().filter(|address| Family::of(**address) == unheard));
+                self.due = self.due.min(Some(now + pause(self.failures)));
+                self.failures += 1;
+            }
+        }
+        in_order(&addresses, before, dns.prefer)
+    }
+
+    fn fail(&mut self, error: String) {
+        self.error = Some(error);
+        self.due = Some(Instant::now() + pause(self.failures));
+        self.failures += 1;
+    }
+}
+
+fn addresses_of(known: Option<&Resolved>) -> &[IpAddr] {
+    known.and_then(|known| known.as_deref().ok()).unwrap_or_default()
+}
+
+fn first_ipv4(addresses: &[IpAddr]) -> Option<Ipv4Addr> {
+    addresses.iter().find_map(|address| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    })
+}
+
+/// `203.0.113.1, 2001:db8::1`
+fn shown(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The order to try addresses in (RFC 8305, section 4): families by turns, the preferred one first. Within a family those
+/// that the name had before keep their places, since name servers change the order with every answer.
+fn in_order(found: &[IpAddr], before: &[IpAddr], prefer: Prefer) -> Arc<[IpAddr]> {
+    let mut all: Vec<IpAddr> = before.iter().filter(|address| found.contains(address)).copied().collect();
+    for address in found {
+        if !all.contains(address) {
+            all.push(*address);
+        }
+    }
+    let (mut first, mut second): (Vec<_>, Vec<_>) = all.into_iter().partition(IpAddr::is_ipv4);
+    if prefer == Prefer::Ipv6 {
+        std::mem::swap(&mut first, &mut second);
+    }
+    let turns = first.len().max(second.len());
+    (0..turns).flat_map(|turn| [first.get(turn), second.get(turn)]).flatten().copied().collect()
+}
+
+/// A tenth longer at most, so that names of one age are not all looked up at once.
+fn spread(time: Duration) -> Duration {
+    let random = RandomState::new().build_hasher().finish();
+    time + time.mul_f64((random % 1000) as f64 / 10_000.0)
 }
 
 /// How long to wait after so many failures before.
@@ -231,26 +391,47 @@ mod tests {
         Host::Name("x".repeat(64).into())
     }
 
-    fn localhost() -> Host {
-        Host::Name("localhost".into())
+    fn named() -> Host {
+        Host::Name("backend.example".into())
     }
 
     fn address(text: &str) -> IpAddr {
         text.parse().expect(text)
     }
 
+    fn addresses<const N: usize>(texts: [&str; N]) -> Vec<IpAddr> {
+        texts.map(address).to_vec()
+    }
+
+    fn answer(texts: &[&str], seconds: u64) -> Result<Answer, String> {
+        let addresses = texts.iter().copied().map(address).collect();
+        Ok(Answer { addresses, ttl: Some(Duration::from_secs(seconds)), unheard: None })
+    }
+
+    fn open(folder: &tempfile::TempDir) -> Names {
+        Names::open(folder.path(), &Dns::default())
+    }
+
+    /// What an answer changes; and how long the name is left alone then.
+    fn told(names: &mut Names, answer: Result<Answer, String>) -> (News, u64) {
+        let mut news = News::default();
+        names.take(named(), answer, &mut news);
+        let due = names.upkeep.of(&named()).expect("looked up").due.expect("due");
+        (news, due.duration_since(Instant::now()).as_secs())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_fails_is_tried_again_later_and_later() {
         let folder = tempfile::tempdir().expect("folder");
-        let mut names = Names::open(folder.path());
+        let mut names = open(&folder);
         let nothing = BTreeSet::new();
-        names.tend(&BTreeSet::from([impossible()]), &nothing);
-        assert_eq!(names.answered().await, BTreeSet::from([impossible()]));
+        names.tend(BTreeSet::from([impossible()]), &nothing);
+        assert_eq!(names.answered().await.names, BTreeSet::from([impossible()]));
         assert!(matches!(names.known().get(&impossible()), Some(Err(_))));
         let mut pauses = Vec::new();
         for _ in 0..8 {
             let start = Instant::now();
-            assert_eq!(names.answered().await, BTreeSet::new(), "the same failure is no news");
+            assert_eq!(names.answered().await, News::default(), "the same failure is no news");
             pauses.push(start.elapsed().as_secs());
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
@@ -260,43 +441,88 @@ mod tests {
         names.answered().await;
         assert_eq!(start.elapsed().as_secs(), 1, "at once, and then as patiently as at first");
         // nobody wants it any more, so nothing is ever tried
-        names.tend(&nothing, &BTreeSet::from([impossible()]));
-        assert!(names.known().is_empty() && names.failing.is_empty() && names.under_way.is_empty());
+        names.tend(nothing, &BTreeSet::from([impossible()]));
+        assert!(names.known().is_empty() && names.upkeep.lock().is_empty() && names.under_way.is_empty());
     }
 
     #[tokio::test]
-    async fn an_address_is_kept_over_failures_and_restarts() {
+    async fn addresses_are_kept_over_failures_and_restarts() {
         let folder = tempfile::tempdir().expect("folder");
-        let (wanted, nothing) = (BTreeSet::from([localhost()]), BTreeSet::new());
-        let mut names = Names::open(folder.path());
-        names.tend(&wanted, &nothing);
-        assert_eq!(names.answered().await, wanted);
-        assert_eq!(names.address(&localhost()), Some(address("127.0.0.1")));
-        names.tend(&wanted, &nothing);
-        let mut names = Names::open(folder.path());
-        assert_eq!(names.address(&localhost()), Some(address("127.0.0.1")), "written down");
-        assert_eq!(names.take(localhost(), Err("no answer".into())), None);
-        assert_eq!(names.address(&localhost()), Some(address("127.0.0.1")));
-        assert!(names.failing.contains_key(&localhost()), "but tried again");
+        let (wanted, nothing) = (BTreeSet::from([named()]), BTreeSet::new());
+        let mut names = open(&folder);
+        told(&mut names, answer(&["203.0.113.1", "2001:db8::1"], 60));
+        names.tend(wanted.clone(), &nothing);
+        let mut names = open(&folder);
+        let known = addresses(["203.0.113.1", "2001:db8::1"]);
+        assert_eq!(addresses_of(names.known().get(&named())), known, "written down");
+        let (news, _) = told(&mut names, Err("no answer".into()));
+        assert_eq!(news, News::default());
+        assert_eq!(addresses_of(names.known().get(&named())), known);
+        let kept = names.upkeep.of(&named()).expect("upkeep");
+        assert_eq!((kept.error.as_deref(), kept.failures), (Some("no answer"), 1), "but tried again");
         names.look_up_again(&wanted);
-        assert_eq!(names.address(&localhost()), Some(address("127.0.0.1")), "until there is an answer");
-        names.tend(&nothing, &wanted);
-        assert_eq!(
-            Names::open(folder.path()).known().len(),
-            1,
-            "a rule that needs it not now may need it again"
-        );
-        names.tend(&nothing, &nothing);
-        assert_eq!(Names::open(folder.path()).known().len(), 0, "forgotten");
+        assert_eq!(addresses_of(names.known().get(&named())), known, "until there is an answer");
+        names.tend(nothing.clone(), &wanted);
+        assert_eq!(open(&folder).known().len(), 1, "a rule that needs it not now may need it again");
+        names.tend(nothing.clone(), &nothing);
+        assert_eq!(open(&folder).known().len(), 0, "forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_holds_for_its_time_within_limits() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut names = open(&folder);
+        for (ttl, from, to) in [(0, 5, 5), (60, 60, 66), (86_400, 300, 330), (u64::from(u32::MAX), 300, 330)]
+        {
+            let (_, due) = told(&mut names, answer(&["203.0.113.1"], ttl));
+            assert!((from..=to).contains(&due), "{ttl}: {due}");
+        }
+    }
+
+    #[tokio::test]
+    async fn changes_are_told_and_other_orders_are_none() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut names = open(&folder);
+        let (news, _) = told(&mut names, answer(&["203.0.113.1", "203.0.113.2"], 60));
+        assert_eq!((news.names.len(), news.changes), (1, vec![]), "a first answer changes nothing");
+        let (news, _) = told(&mut names, answer(&["203.0.113.2", "203.0.113.1"], 60));
+        assert_eq!(news, News::default());
+        let (news, _) = told(&mut names, answer(&["203.0.113.9", "203.0.113.2"], 60));
+        let change =
+            "backend.example is 203.0.113.2, 203.0.113.9 now, and no longer 203.0.113.1, 203.0.113.2";
+        assert_eq!(news.changes, [change]);
+        assert_eq!(names.ipv4(&named()), Some(Ipv4Addr::new(203, 0, 113, 2)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_family_that_nobody_has_heard_of_keeps_its_addresses() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut names = open(&folder);
+        told(&mut names, answer(&["203.0.113.1", "2001:db8::1"], 60));
+        let half = |unheard| {
+            let answer = answer(&["2001:db8::2"], 60).expect("answer");
+            Ok(Answer { unheard, ..answer })
+        };
+        let (_, due) = told(&mut names, half(Some(Family::Ipv4)));
+        let known = addresses(["203.0.113.1", "2001:db8::2"]);
+        assert_eq!(addresses_of(names.known().get(&named())), known);
+        assert!(due <= 1, "and is asked for again soon: {due}");
+        told(&mut names, half(None));
+        assert_eq!(addresses_of(names.known().get(&named())), addresses(["2001:db8::2"]));
     }
 
     #[test]
-    fn an_address_that_is_still_right_stays() {
-        let all = ["2001:db8::1", "203.0.113.1", "203.0.113.2"].map(address);
-        assert_eq!(choose(&all, None), all[1], "IPv4 first");
-        assert_eq!(choose(&all, Some(&Err("no".into()))), all[1]);
-        assert_eq!(choose(&all, Some(&Ok(all[2]))), all[2]);
-        assert_eq!(choose(&all, Some(&Ok(address("203.0.113.9")))), all[1]);
-        assert_eq!(choose(&all[..1], None), all[0]);
+    fn families_take_turns_and_what_is_still_right_keeps_its_place() {
+        let all = addresses(["2001:db8::1", "203.0.113.1", "203.0.113.2"]);
+        for (found, before, prefer, order) in [
+            (&all[..], vec![], Prefer::Ipv4, &["203.0.113.1", "2001:db8::1", "203.0.113.2"][..]),
+            (&all, vec![], Prefer::Ipv6, &["2001:db8::1", "203.0.113.1", "203.0.113.2"]),
+            (&all, vec![all[2]], Prefer::Ipv4, &["203.0.113.2", "2001:db8::1", "203.0.113.1"]),
+            (&all[..1], all.clone(), Prefer::Ipv4, &["2001:db8::1"]),
+            (&[all[1], all[1]], vec![], Prefer::Ipv4, &["203.0.113.1"]),
+        ] {
+            let order: Vec<IpAddr> = order.iter().copied().map(address).collect();
+            assert_eq!(&*in_order(found, &before, prefer), &order[..]);
+        }
     }
 }

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use super::change::{Done, Strictness, complain};
 use super::command::Manner;
 use super::delta::changes;
-use super::state::{Pending, Rules, State};
+use super::state::{Pending, Rules, State, Undo};
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::ChangeView;
+use crate::config::dns::Dns;
 use crate::config::files::Config;
 use crate::config::save::{Staged, save};
 use crate::config::settings::Settings;
@@ -48,11 +49,30 @@ impl State {
         }
         let mut view = ChangeView { changes: changes(&self.rules, &config.rules), ..ChangeView::default() };
         view.notes.extend(settings_note(&self.settings, &config.settings));
-        let rules = self.keep_known(config.rules);
-        let draining = self.still_draining(&rules);
-        self.switch(rules, draining, Strictness::Reload).await?;
+        self.switch_all(config).await?;
         self.publish();
         Ok(view)
+    }
+
+    /// Makes another configuration the current one, as far as that needs no restart.
+    async fn switch_all(&mut self, config: Config) -> Result<Undo, ApiProblem> {
+        let rules = self.keep_known(config.rules);
+        let draining = self.still_draining(&rules);
+        // names of the new rules are looked up in the new way
+        let before = self.use_dns(config.settings.dns);
+        match self.switch(rules, draining, Strictness::Reload).await {
+            Ok(undo) => Ok(Undo { dns: Some(before), ..undo }),
+            Err(problem) => {
+                self.use_dns(before);
+                Err(problem)
+            }
+        }
+    }
+
+    /// Looks names up in this way from now on; returns the way before.
+    pub fn use_dns(&mut self, dns: Dns) -> Dns {
+        self.facts.names.configure(&dns);
+        std::mem::replace(&mut self.settings.dns, dns)
     }
 
     /// Drain marks of rules that stay.
@@ -95,14 +115,12 @@ impl State {
         if self.down {
             self.bring_up();
         }
-        let rules = self.keep_known(config.rules);
-        let draining = self.still_draining(&rules);
         let not_saved = |error: std::io::Error| {
             let text = format!("not saved, and nothing changed: {}: {error}", path.display());
             ApiProblem::new(Code::NotSaved, text)
         };
         let staged = Staged::write(&path, text).map_err(not_saved)?;
-        let undo = self.switch(rules, draining, Strictness::Reload).await?;
+        let undo = self.switch_all(config).await?;
         if let Some(within) = confirm {
             view.confirm_within = Some(within.as_secs());
             self.pending =
@@ -183,6 +201,7 @@ impl State {
 
 /// Most settings are read once.
 fn settings_note(before: &Settings, after: &Settings) -> Option<String> {
-    (before != after)
+    let same_dns = Settings { dns: before.dns.clone(), ..after.clone() };
+    (*before != same_dns)
         .then(|| "changes to [daemon], [log] and [metrics] take effect when relayd is restarted".into())
 }

@@ -101,7 +101,7 @@ async fn start_state(
     monitor: &Monitor,
     service: &Service,
 ) -> anyhow::Result<State> {
-    let facts = FactBook::new(monitor.handle.clone(), Names::open(&settings.state_dir))
+    let facts = FactBook::new(monitor.handle.clone(), Names::open(&settings.state_dir, &settings.dns))
         .await
         .context("cannot read the host's network")?;
     let kernel = open_kernel(&settings, launch.trace, service);
@@ -304,13 +304,17 @@ impl Events {
                 Some(()) = self.monitor.changes.recv() => state.network_changed().await,
                 Some(number) = next_round(&mut self.rounds) => state.swept(number),
                 news = state.facts.names.answered() => {
-                    state.names_answered(&news).await;
-                    service.status(&summary(state));
+                    let is_news = !news.names.is_empty();
+                    state.names_answered(news).await;
+                    if is_news {
+                        service.status(&summary(state));
+                    }
                 }
                 () = at(starting.map(Into::into)) => {}
                 () = at(lapse.map(Into::into)) => state.lapse().await,
                 _ = mend.tick() => {
                     service.alive();
+                    state.facts.names.follow_files();
                     state.mend();
                 }
             }

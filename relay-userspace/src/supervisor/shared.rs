@@ -10,18 +10,18 @@ use tokio::time::timeout;
 use super::census::CensusTaker;
 use super::change::complain;
 use super::command::{Action, Command, Reply};
-use super::names::FIRST_ANSWERS;
+use super::names::{FIRST_ANSWERS, Kept, Upkeep};
 use super::serving::CountersByRule;
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::{
-    BackendView, CountersView, EventView, FlowsView, InterfaceView, KernelView, PlaneView, PlanesView,
-    RuleView, StatusView, TablesView, TrafficView,
+    BackendView, CountersView, EventView, FlowsView, InterfaceView, KernelView, LookupView, PlaneView,
+    PlanesView, RuleView, StatusView, TablesView, TrafficView,
 };
 use crate::config::settings::Hook;
 use crate::kernel::meter::{Drops, Meter, Totals};
-use crate::plan::{Carriage, PlannedRule};
+use crate::plan::{Carriage, PlannedRule, Resolved};
 use crate::proxy::counters::{Counters, Refusal};
-use crate::rule::{Host, RuleName};
+use crate::rule::{Backend, Host, RuleName};
 
 /// The state at one moment.
 #[derive(Clone, Debug, Default)]
@@ -32,8 +32,9 @@ pub struct Snapshot {
     pub slots: HashMap<RuleName, u32>,
     /// What the user plane counts.
     pub sessions: Arc<CountersByRule>,
-    /// What names have resolved to, for display.
-    pub resolved: BTreeMap<Host, Result<std::net::IpAddr, String>>,
+    /// What names have resolved to, for display, and how that is kept up to date.
+    pub resolved: BTreeMap<Host, Resolved>,
+    pub upkeep: Arc<Upkeep>,
     /// No rule waits for the first answer about its name.
     pub settled: bool,
     pub kernel: KernelView,
@@ -260,12 +261,27 @@ fn plane_view(carriage: &Carriage) -> PlaneView {
     }
 }
 
-fn backend_view(snapshot: &Snapshot, backend: &crate::rule::Backend) -> BackendView {
-    let (state, resolved) = match snapshot.resolved.get(&backend.host) {
-        Some(Err(_)) => ("unresolved", None),
-        Some(Ok(address)) => ("unknown", Some(address.to_string())),
-        None if matches!(backend.host, Host::Name(_)) => ("unresolved", None),
-        None => ("unknown", None),
-    };
-    BackendView { addr: backend.to_string(), weight: 1, state: state.into(), resolved }
+fn backend_view(snapshot: &Snapshot, backend: &Backend) -> BackendView {
+    let name = Some(&backend.host).filter(|host| matches!(host, Host::Name(_)));
+    let known = name.and_then(|name| snapshot.resolved.get(name));
+    let addresses = known.and_then(|known| known.as_deref().ok()).unwrap_or_default();
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let state = if name.is_some() && addresses.is_empty() { "unresolved" } else { "unknown" };
+    BackendView {
+        addr: backend.to_string(),
+        weight: 1,
+        state: state.into(),
+        resolved: addresses.first().cloned(),
+        addresses,
+        lookup: name.and_then(|name| snapshot.upkeep.of(name)).map(lookup_view),
+    }
+}
+
+fn lookup_view(kept: Kept) -> LookupView {
+    let now = tokio::time::Instant::now();
+    LookupView {
+        age_seconds: kept.learned.map(|learned| now.duration_since(learned).as_secs()),
+        next_seconds: kept.due.map(|due| due.duration_since(now).as_secs()),
+        error: kept.error,
+    }
 }

@@ -13,6 +13,7 @@ use super::facts::FactBook;
 use super::serving::Serving;
 use super::shared::{Shared, Snapshot};
 use crate::api::view::{InterfaceView, KernelView};
+use crate::config::dns::Dns;
 use crate::config::settings::{Hook, Settings};
 use crate::config::{Origin, files::Config};
 use crate::host::ClaimRange;
@@ -76,6 +77,8 @@ pub struct Undo {
     pub draining: BTreeSet<RuleName>,
     pub planned: Vec<Arc<PlannedRule>>,
     pub desired: Desired,
+    /// How names were looked up, if that changes too.
+    pub dns: Option<Dns>,
 }
 
 impl State {
@@ -209,6 +212,7 @@ impl State {
             slots,
             sessions: self.serving.as_ref().map(Serving::counters).unwrap_or_default(),
             resolved: self.facts.names.known().clone(),
+            upkeep: self.facts.names.upkeep(),
             settled: self.is_settled(),
             kernel: self.kernel_view(),
             interfaces,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::command::{Command, Manner, Setback};
 use super::delta::different;
-use super::names::{names_for, names_in};
+use super::names::{News, names_for, names_in};
 use super::state::{Rules, State};
 use crate::rule::Host;
 
@@ -13,7 +13,7 @@ impl State {
     pub fn want_names(&self, rules: &Rules, manner: Manner<'_>) -> Result<(), Setback> {
         let (changed, _) = different(&self.rules, rules);
         let mut unknown = names_for(&changed);
-        unknown.retain(|host| self.facts.names.address(host).is_none() && !manner.asked.contains(host));
+        unknown.retain(|host| !self.facts.names.has_address(host) && !manner.asked.contains(host));
         if unknown.is_empty() { Ok(()) } else { Err(Setback::Unknown(unknown)) }
     }
 
@@ -27,9 +27,14 @@ impl State {
     }
 
     /// Names have answers: news change the plan, and commands that have waited for them go on.
-    pub async fn names_answered(&mut self, news: &BTreeSet<Host>) {
-        if !names_for(self.rules.iter().map(|(rule, _)| rule)).is_disjoint(news) {
+    pub async fn names_answered(&mut self, news: News) {
+        for change in news.changes {
+            self.shared.tell("name", None, change);
+        }
+        if !names_for(self.rules.iter().map(|(rule, _)| rule)).is_disjoint(&news.names) {
             self.replan_with_ways("its backend's name has an answer").await;
+        } else if self.aside.is_empty() {
+            return;
         }
         // one by one: the names of those that are still aside are not forgotten
         while let Some(command) = self.next_ready() {
@@ -54,6 +59,6 @@ impl State {
         let kept = names_in(self.rules.iter().chain(before).map(|(rule, _)| rule));
         let mut wanted = names_for(self.rules.iter().map(|(rule, _)| rule));
         wanted.extend(self.aside.iter().flat_map(|command| command.asked.iter().cloned()));
-        self.facts.names.tend(&wanted, &kept);
+        self.facts.names.tend(wanted, &kept);
     }
 }

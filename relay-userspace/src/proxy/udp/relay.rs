@@ -1,7 +1,9 @@
 //! One listener's traffic: datagrams of clients to their sockets, datagrams of those sockets to the clients.
 
 use std::cell::RefCell;
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +18,7 @@ use super::session::{Key, Session, lacks_descriptors, refusal};
 use super::share::{self, Place};
 use super::socket::{self, Replies};
 use crate::proxy::counters::{Carried, Counters, Refusal};
-use crate::proxy::service::{Service, UdpNat};
+use crate::proxy::service::{Service, Target, UdpNat};
 
 /// Answers sent at once. They come client by client, so that more would not travel together.
 const REPLIES: usize = 256;
@@ -208,18 +210,18 @@ impl Relay {
             return Err((Refusal::Draining, String::new()));
         }
         let target = self.service.target();
-        let Some(&address) = target.addresses.first() else {
-            return Err((Refusal::NoBackend, "its backend has no address".to_owned()));
-        };
-        let backend = SocketAddr::new(address, target.ports.of(self.port));
         let place = self.make_room()?;
-        let socket = match socket::open(backend, target.udp_nat) {
-            Err(error) if lacks_descriptors(&error) && self.clients.evict().is_some() => {
-                socket::open(backend, target.udp_nat)
-            }
-            result => result,
-        };
-        let socket = socket.map_err(|error| refusal(&error, backend))?;
+        let mut opened = open_first(&target, self.port);
+        if let Err(Some((error, _))) = &opened
+            && lacks_descriptors(error)
+            && self.clients.evict().is_some()
+        {
+            opened = open_first(&target, self.port);
+        }
+        let (socket, backend) = opened.map_err(|failure| match failure {
+            Some((error, backend)) => refusal(&error, backend),
+            None => (Refusal::NoBackend, "its backend has no address".to_owned()),
+        })?;
         let unconnected = (target.udp_nat == UdpNat::FullCone).then_some(backend);
         let session = Session::new(&self.service, socket, unconnected, place);
         let id = self.clients.insert(key, session, now);
@@ -266,6 +268,25 @@ impl Relay {
     fn now(&self) -> Tick {
         Tick::try_from(self.started.elapsed().as_millis() / TICK.as_millis()).unwrap_or(Tick::MAX)
     }
+}
+
+/// A socket towards the first address that there is a way to. On failure: the last one tried, if there was any.
+fn open_first(target: &Target, port: u16) -> Result<(OwnedFd, SocketAddr), Option<(io::Error, SocketAddr)>> {
+    let mut failure = None;
+    for &address in &target.addresses {
+        let backend = SocketAddr::new(address, target.ports.of(port));
+        match socket::open(backend, target.udp_nat) {
+            Ok(socket) => return Ok((socket, backend)),
+            Err(error) => {
+                let is_hopeless = lacks_descriptors(&error);
+                failure = Some((error, backend));
+                if is_hopeless {
+                    break;
+                }
+            }
+        }
+    }
+    Err(failure)
 }
 
 /// Datagrams of the client's backend into the slots from `first` on.

@@ -5,9 +5,10 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::libc;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use super::clients::Id;
 use crate::proxy::service::UdpNat;
@@ -38,16 +39,24 @@ pub fn prepare_listener(listener: &UdpSocket) -> io::Result<()> {
     Ok(())
 }
 
-/// A socket for one client. Connected, the kernel lets only the backend's datagrams and ICMP errors in.
+/// A socket for one client, if there is a way to the backend. Connected, the kernel lets only the backend's datagrams and
+/// ICMP errors in.
 pub fn open(backend: SocketAddr, nat: UdpNat) -> io::Result<OwnedFd> {
     let kind = Type::DGRAM.nonblocking().cloexec();
     let socket = Socket::new_raw(Domain::for_address(backend), kind, Some(Protocol::UDP))?;
-    match nat {
-        UdpNat::Restricted => socket.connect(&backend.into())?,
-        UdpNat::FullCone => {}
+    socket.connect(&backend.into())?;
+    if nat == UdpNat::FullCone {
+        socket.connect(&anybody())?;
     }
     take_trains(&socket);
     Ok(socket.into())
+}
+
+/// Connected to this, a socket lets everybody's datagrams in again (AF_UNSPEC in connect(2)).
+fn anybody() -> SockAddr {
+    let length = size_of::<libc::sa_family_t>() as libc::socklen_t;
+    // SAFETY: AF_UNSPEC is 0, and nothing beyond the family belongs to such an address.
+    unsafe { SockAddr::new(SockAddrStorage::zeroed(), length) }
 }
 
 /// Whether sockets take several datagrams of a sender as one.
