@@ -11,7 +11,7 @@ use crate::config::Origin;
 use crate::config::settings::Hook;
 use crate::host::{HostView, Lacks, Path};
 use crate::proxy::service::{PortMap, Target};
-use crate::rule::{Connect, Host, Listener, PortRange, Protocols, Rule, RuleName, Timeouts, UdpNat};
+use crate::rule::{Accept, Connect, Host, Listener, PortRange, Protocols, Rule, RuleName, Timeouts, UdpNat};
 
 /// A name's addresses in the order to try them, never none; or why it has none.
 pub type Resolved = Result<Arc<[IpAddr]>, String>;
@@ -117,6 +117,7 @@ pub struct UserRule {
     pub first_port: Option<u16>,
     pub timeouts: Timeouts,
     pub udp_nat: UdpNat,
+    pub accept: Accept,
     pub connect: Connect,
     /// Where its clients' packets come in, loopback left out.
     pub heard_v4: Vec<KernelListener>,
@@ -135,6 +136,7 @@ impl UserRule {
             ports,
             timeouts: self.timeouts,
             udp_nat: self.udp_nat,
+            accept: self.accept.clone(),
             connect: self.connect.clone(),
         }
     }

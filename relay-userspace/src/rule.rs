@@ -3,6 +3,7 @@
 //! Plain values without serialisation, sockets or clocks. Everything typed was parsed once, at the edge.
 
 pub mod accept;
+pub mod allow;
 pub mod backend;
 pub mod connect;
 pub mod listen;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use relay_common::net::Protocol;
 
 pub use self::accept::Accept;
+pub use self::allow::{AllowList, Network};
 pub use self::backend::{Backend, Host};
 pub use self::connect::{Connect, ProxyVersion};
 pub use self::listen::{ListenOn, Listener, PortRange};
@@ -63,6 +65,12 @@ impl Rule {
         self.listen.iter().all(|listener| {
             matches!(listener.on, ListenOn::Everywhere | ListenOn::EverywhereV4 | ListenOn::EverywhereV6)
         })
+    }
+
+    /// Why relayd itself must carry the rule's TCP, if it must.
+    pub fn needs_relayd(&self) -> Option<&'static str> {
+        let reason = || self.accept.needs_relayd().or(self.connect.needs_relayd());
+        self.protocols.has(Protocol::Tcp).then(reason).flatten()
     }
 
     /// How many ports the rule takes, per protocol and family.
@@ -193,6 +201,8 @@ impl UdpNat {
 pub struct Timeouts {
     /// For each address of a backend.
     pub connect: Duration,
+    /// For what a client must send before it is connected.
+    pub handshake: Duration,
     pub tcp_idle: Duration,
     pub half_close: Duration,
     pub udp: Duration,
@@ -222,6 +232,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
+            handshake: Duration::from_secs(10),
             tcp_idle: Duration::from_secs(125 * 60),
             half_close: Duration::from_secs(60),
             udp: Duration::from_secs(180),

@@ -80,8 +80,34 @@ const MISTAKES: &[Mistake] = &[
     (
         &["add", "90", "203.0.113.2", "--protocol", "udp", "--set", "connect.proxy_protocol=1"],
         4,
-        &["connect: proxy_protocol", "the rule carries UDP alone"],
+        &["connect: proxy_protocol: this is TCP's, and the rule carries UDP alone"],
     ),
+    (
+        &["add", "90", "203.0.113.2", "--protocol", "udp", "--set", "accept.proxy_protocol=true"],
+        4,
+        &["accept: proxy_protocol: this is TCP's, and the rule carries UDP alone"],
+    ),
+    (
+        &["add", "90", "203.0.113.2", "--plane", "kernel", "--set", "accept.proxy_protocol=true"],
+        1,
+        &["the kernel plane cannot carry it: relayd reads the PROXY protocol header"],
+    ),
+    (
+        &["add", "90", "203.0.113.2", "--set", "accept.trusted=10.0.0.0/8"],
+        4,
+        &["accept: trusted: it says who may send a PROXY protocol header, and none is expected"],
+    ),
+    (
+        &["set", "web", "accept.proxy_protocol=true", "accept.trusted=10.0.0.1/8"],
+        4,
+        &["\"10.0.0.1/8\" is not a network: it has bits behind its prefix; the network is 10.0.0.0/8"],
+    ),
+    (
+        &["set", "web", "accept.proxy_protocol=true", "accept.trusted-=10.0.0.0/8"],
+        4,
+        &["trusted: \"10.0.0.0/8\" is not in the list"],
+    ),
+    (&["set", "web", "timeout.handshake=0s"], 4, &["handshake: \"0s\" is no time at all"]),
     (
         &["add", "90", "203.0.113.2", "--plane", "kernel", "--set", "connect.proxy_protocol=1"],
         1,
@@ -131,7 +157,7 @@ listen = [":80", 81, true]
 to = "1.2.3.4:80"
 balance = "iphash"
 	protocl = "tcp"
-timeout = { udp = "0s", handshake = "5s" }
+timeout = { udp = "0s", handshake = "5" }
 [[rule]]
 name = "c"
 listen = ":90-100"
@@ -158,7 +184,7 @@ const EXPECTED: &[(&str, &str)] = &[
     ),
     ("18:2", "rule \"c\": there is no key `protocl`; did you mean `protocol`?"),
     ("19:19", "rule \"c\": timeout: udp: \"0s\" is no time at all"),
-    ("19:25", "rule \"c\": timeout: handshake: \"5s\" is not built yet"),
+    ("19:37", "rule \"c\": timeout: handshake: \"5\" is not a duration"),
     ("21:8", "two rules are called \"c\"; the other one is at"),
     (
         "23:6",

@@ -10,7 +10,7 @@ use harness::{NetNs, eventually};
 use nix::sys::socket::{setsockopt, sockopt};
 use relay::proxy::service::{Phase, PortMap, Service, Target, UdpNat};
 use relay::proxy::udp::serve;
-use relay::rule::{Connect, RuleName, Timeouts};
+use relay::rule::{Accept, Connect, RuleName, Timeouts};
 use tokio::sync::watch;
 
 const PORT: u16 = 8080;
@@ -29,6 +29,7 @@ impl Worker {
             ports: PortMap::Shift { from: PORT, to: backend.port() },
             timeouts: Timeouts::default(),
             udp_nat: UdpNat::Restricted,
+            accept: Accept::default(),
             connect: Connect::default(),
         };
         let service = Arc::new(Service::new(RuleName::parse("web").expect("name"), Arc::default(), target));

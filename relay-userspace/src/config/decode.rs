@@ -7,7 +7,7 @@ mod timeouts;
 
 pub use self::places::misfit;
 use super::fields::{Fields, Later};
-use super::node::{Span, Table};
+use super::node::{Node, Span, Table, Value};
 use super::problem::Problems;
 use crate::rule::{Listener, PlaneChoice, Protocols, Rule, RuleName, UdpNat};
 
@@ -25,6 +25,10 @@ const LATER: &[Later] = &[
     Later { key: "expires", default: None },
     Later { key: "limit", default: None },
 ];
+
+/// Said of keys for TCP in a rule that has none.
+const NO_TCP: &str = "this is TCP's, and the rule carries UDP alone";
+const NO_TCP_HELP: &str = "leave it out, or have the rule carry TCP";
 
 /// A rule from its table. `fallback`: the name to give a rule that has none; a file must name its rules.
 ///
@@ -50,7 +54,7 @@ pub fn rule(
     let udp_nat =
         fields.word("udp_nat", &["restricted", "fullcone"], UdpNat::parse, problems).unwrap_or_default();
     let timeouts = timeouts::timeouts(&mut fields, problems);
-    let accept = accept::accept(&mut fields, problems);
+    let accept = accept::accept(&mut fields, protocols, problems);
     let connect = connect::connect(&mut fields, protocols, problems);
     fields.finish(LATER, problems);
     if problems.list.len() > before {
@@ -101,4 +105,12 @@ fn note(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<String> {
         return None;
     }
     (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// A single value stands for a list of one.
+fn one_or_more(node: &Node) -> Vec<&Node> {
+    match &node.value {
+        Value::Array(items) => items.iter().collect(),
+        _ => vec![node],
+    }
 }

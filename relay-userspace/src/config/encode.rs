@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value as Json, json};
 
 use super::quantity::format_duration;
-use crate::rule::{Connect, Keepalive, PlaneChoice, Rule, Timeouts, UdpNat};
+use crate::rule::{Accept, Connect, Keepalive, PlaneChoice, Rule, Timeouts, UdpNat};
 
 /// The rule as an API body; what is at its default is left out, but for the identity of the rule.
 pub fn to_json(rule: &Rule) -> Map<String, Json> {
@@ -33,6 +33,10 @@ pub fn to_json(rule: &Rule) -> Map<String, Json> {
     if !timeouts.is_empty() {
         map.insert("timeout".into(), Json::Object(timeouts));
     }
+    let accept = accept(&rule.accept);
+    if !accept.is_empty() {
+        map.insert("accept".into(), Json::Object(accept));
+    }
     let connect = connect(&rule.connect);
     if !connect.is_empty() {
         map.insert("connect".into(), Json::Object(connect));
@@ -42,6 +46,18 @@ pub fn to_json(rule: &Rule) -> Map<String, Json> {
 
 fn one_or_list(mut texts: Vec<String>) -> Json {
     if texts.len() == 1 { json!(texts.remove(0)) } else { json!(texts) }
+}
+
+fn accept(accept: &Accept) -> Map<String, Json> {
+    let mut map = Map::new();
+    if accept.proxy_protocol {
+        map.insert("proxy_protocol".into(), json!(true));
+    }
+    if let Some(trusted) = &accept.trusted {
+        let networks = trusted.networks().iter().map(ToString::to_string).collect();
+        map.insert("trusted".into(), one_or_list(networks));
+    }
+    map
 }
 
 fn connect(connect: &Connect) -> Map<String, Json> {
@@ -57,6 +73,7 @@ fn timeouts(timeouts: &Timeouts) -> Map<String, Json> {
     let mut map = Map::new();
     for (key, value, default) in [
         ("connect", timeouts.connect, defaults.connect),
+        ("handshake", timeouts.handshake, defaults.handshake),
         ("tcp_idle", timeouts.tcp_idle, defaults.tcp_idle),
         ("half_close", timeouts.half_close, defaults.half_close),
         ("udp", timeouts.udp, defaults.udp),

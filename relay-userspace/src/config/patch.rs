@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::decode;
 use super::node::{Node, Value as NodeValue};
 use super::problem::Problems;
-use crate::rule::{Backend, Listener, Rule};
+use crate::rule::{Backend, Listener, Network, Rule};
 
 /// `to+` and `to-` as the list that they make of `to`, in tables too.
 pub fn spelled_out(
@@ -72,6 +72,7 @@ fn plain(key: &str, item: &Value) -> Value {
     let printed = match key {
         "listen" => Listener::parse(&text).ok().map(|listener| listener.to_string()),
         "to" => Backend::parse(&text).ok().map(|backend| backend.to_string()),
+        "trusted" => Network::parse(&text).ok().map(|network| network.to_string()),
         _ => None,
     };
     printed.map_or_else(|| item.clone(), Value::String)

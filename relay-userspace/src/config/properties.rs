@@ -13,8 +13,8 @@ use super::node::{Node, Value};
 use super::problem::{Problems, Source};
 use super::{decode, encode, quantity};
 use crate::rule::{
-    Accept, Backend, Connect, Keepalive, Listener, PlaneChoice, PortRange, Protocols, ProxyVersion, Rule,
-    RuleName, Timeouts, UdpNat, overlap,
+    Accept, AllowList, Backend, Connect, Keepalive, Listener, Network, PlaneChoice, PortRange, Protocols,
+    ProxyVersion, Rule, RuleName, Timeouts, UdpNat, overlap,
 };
 
 fn names() -> impl Strategy<Value = RuleName> {
@@ -50,6 +50,22 @@ fn durations() -> impl Strategy<Value = Duration> {
     (1..=10_000_000_000u64).prop_map(Duration::from_millis)
 }
 
+fn networks() -> impl Strategy<Value = Network> {
+    let ipv4 = any::<std::net::Ipv4Addr>().prop_map(|address| address.to_string());
+    let ipv6 = (any::<u64>(), 48..=64u8).prop_map(|(high, length)| {
+        let bits = u128::from(high) << 64 & !0 << (128 - length);
+        format!("{}/{length}", std::net::Ipv6Addr::from(bits))
+    });
+    prop_oneof![ipv4, ipv6].prop_map(|text| Network::parse(&text).expect("a network"))
+}
+
+fn accepts() -> impl Strategy<Value = Accept> {
+    let trusted = proptest::option::of(vec(networks(), 1..4));
+    let accept =
+        trusted.prop_map(|trusted| Accept { proxy_protocol: true, trusted: trusted.map(AllowList::new) });
+    prop_oneof![Just(Accept::default()), accept]
+}
+
 fn connects() -> impl Strategy<Value = Connect> {
     let version = proptest::option::of(proptest::sample::select(&ProxyVersion::ALL[..]));
     version.prop_map(|proxy_protocol| Connect { proxy_protocol })
@@ -66,16 +82,17 @@ prop_compose! {
         plane in proptest::sample::select(&PlaneChoice::ALL[..]),
         udp_nat in proptest::sample::select(&UdpNat::ALL[..]),
         force: bool,
-        times in (durations(), durations(), durations(), durations()),
+        times in (durations(), durations(), durations(), durations(), durations()),
         keepalive in (1..=32_767u64, 1..=32_767u64, 1..=127u8),
+        accept in accepts(),
         connect in connects(),
     ) -> Rule {
         let seconds = Duration::from_secs;
         let keepalive =
             Keepalive { idle: seconds(keepalive.0), interval: seconds(keepalive.1), count: keepalive.2 };
-        let timeouts = Timeouts { connect: times.0, tcp_idle: times.1, half_close: times.2, udp: times.3, keepalive };
+        let timeouts = Timeouts { connect: times.0, tcp_idle: times.1, half_close: times.2, udp: times.3, handshake: times.4, keepalive };
         let connect = if protocols.has(Protocol::Tcp) { connect } else { Connect::default() };
-        let accept = Accept::default();
+        let accept = if protocols.has(Protocol::Tcp) { accept } else { Accept::default() };
         Rule { name, note, enabled, listen, protocols, to: vec![to], plane, udp_nat, force, timeouts, accept, connect }
     }
 }

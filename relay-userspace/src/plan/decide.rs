@@ -89,7 +89,7 @@ fn ipv4(
     match (kernel_plane(rule, &listeners, addresses, facts), user) {
         (Ok(_), _) if is_blocked(&planned.faults) => Carriage::None("see the fault".into()),
         (Ok((hook, backend)), user) => {
-            let needs_relayd = needs_relayd(rule);
+            let needs_relayd = rule.needs_relayd();
             let udp_alone = needs_relayd.is_some();
             planned.kernel = Some(Arc::new(KernelRule {
                 protocols: if udp_alone { Protocols::Udp } else { rule.protocols },
@@ -134,11 +134,6 @@ fn user_for(user: &Result<UserRule, String>, lack: Option<Cow<'static, str>>) ->
     }
 }
 
-/// Why TCP of the rule must go through relayd, if it must.
-fn needs_relayd(rule: &Rule) -> Option<&'static str> {
-    if rule.protocols.has(Protocol::Tcp) { rule.connect.needs_relayd() } else { None }
-}
-
 /// The backend, if the kernel plane can carry IPv4 clients to it; or why not.
 fn kernel_plane(
     rule: &Rule,
@@ -152,7 +147,7 @@ fn kernel_plane(
     if rule.plane == PlaneChoice::User {
         return Err("plane = \"user\"".into());
     }
-    if let Some(reason) = needs_relayd(rule)
+    if let Some(reason) = rule.needs_relayd()
         && (!rule.protocols.has(Protocol::Udp) || rule.plane == PlaneChoice::Kernel)
     {
         return Err(reason.into());
@@ -202,6 +197,7 @@ fn user_plane(planned: &PlannedRule, addresses: &[IpAddr], facts: &Facts<'_>) ->
         first_port,
         timeouts: rule.timeouts,
         udp_nat: rule.udp_nat,
+        accept: rule.accept.clone(),
         connect: rule.connect.clone(),
         heard_v4: Vec::new(),
         heard_v6: Vec::new(),

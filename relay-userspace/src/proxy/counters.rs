@@ -21,10 +21,20 @@ pub enum Refusal {
     TableFull,
     /// A new client of a rule that is draining.
     Draining,
+    /// A connection that must begin with a PROXY protocol header, from somebody whose word on it is worth nothing.
+    ProxyUntrusted,
+    /// One that does not begin with such a header.
+    ProxyMissing,
+    /// One whose header makes no sense or ends early.
+    ProxyMalformed,
+    /// One whose header is longer than any need be.
+    ProxyTooLong,
+    /// What must come before a client is connected has not come in time.
+    HandshakeTimeout,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 13] = [
         Self::NoBackend,
         Self::BackendRefused,
         Self::BackendTimeout,
@@ -33,6 +43,11 @@ impl Refusal {
         Self::PortsExhausted,
         Self::TableFull,
         Self::Draining,
+        Self::ProxyUntrusted,
+        Self::ProxyMissing,
+        Self::ProxyMalformed,
+        Self::ProxyTooLong,
+        Self::HandshakeTimeout,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -45,6 +60,11 @@ impl Refusal {
             Self::PortsExhausted => "ports_exhausted",
             Self::TableFull => "table_full",
             Self::Draining => "draining",
+            Self::ProxyUntrusted => "proxy_untrusted",
+            Self::ProxyMissing => "proxy_missing",
+            Self::ProxyMalformed => "proxy_malformed",
+            Self::ProxyTooLong => "proxy_too_long",
+            Self::HandshakeTimeout => "handshake_timeout",
         }
     }
 }

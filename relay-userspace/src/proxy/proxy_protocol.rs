@@ -1,10 +1,14 @@
 //! The PROXY protocol, versions 1 and 2: a header ahead of a connection's data that says whose connection it is.
 //! <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>
 
+mod parse;
+#[cfg(test)]
+mod properties;
 mod write;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+pub use self::parse::{Flaw, parse};
 pub use self::write::write;
 
 /// What every binary header begins with.

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::counters::Counters;
 pub use crate::rule::UdpNat;
-use crate::rule::{Connect, RuleName, Timeouts};
+use crate::rule::{Accept, Connect, RuleName, Timeouts};
 
 /// A listener of a rule, as far as it can change while it is served.
 #[derive(Debug)]
@@ -27,6 +27,7 @@ pub struct Target {
     pub timeouts: Timeouts,
     /// Who may answer a UDP client.
     pub udp_nat: UdpNat,
+    pub accept: Accept,
     pub connect: Connect,
 }
 

@@ -1,6 +1,7 @@
 //! TCP sessions: accept, connect, carry both ways.
 
 mod accept;
+mod arrival;
 mod connect;
 mod pipe;
 mod pump;
@@ -49,8 +50,8 @@ async fn accept(
     sessions: &mut JoinSet<()>,
 ) {
     let port = acceptor.port();
-    let begin = |sessions: &mut JoinSet<()>, client| {
-        drop(sessions.spawn(session::run(client, port, service.clone())))
+    let begin = |sessions: &mut JoinSet<()>, (client, address)| {
+        drop(sessions.spawn(session::run(client, address, port, service.clone())))
     };
     let mut over = pin!(phase.wait_for(|phase| *phase != Phase::Serve));
     loop {

@@ -1,8 +1,12 @@
 //! How clients are taken in: `accept = { ... }`.
 
+use relay_common::net::Protocol;
+
 use super::super::fields::{Fields, Later};
+use super::super::node::{Node, Value};
 use super::super::problem::Problems;
-use crate::rule::Accept;
+use super::{NO_TCP, NO_TCP_HELP, one_or_more};
+use crate::rule::{Accept, AllowList, Network, Protocols};
 
 const LATER: &[Later] = &[
     Later { key: "transport", default: Some("plain") },
@@ -13,15 +17,70 @@ const LATER: &[Later] = &[
     Later { key: "client_ca", default: None },
     Later { key: "token", default: None },
     Later { key: "headers", default: None },
-    Later { key: "proxy_protocol", default: Some("false") },
-    Later { key: "trusted", default: None },
     Later { key: "mptcp", default: Some("false") },
     Later { key: "allow", default: None },
 ];
 
-pub fn accept(fields: &mut Fields<'_>, problems: &mut Problems) -> Accept {
-    if let Some(inner) = fields.table("accept", problems) {
-        inner.finish(LATER, problems);
+pub fn accept(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems) -> Accept {
+    let mut accept = Accept::default();
+    let Some(mut inner) = fields.table("accept", problems) else { return accept };
+    accept.proxy_protocol = proxy_protocol(&mut inner, protocols, problems);
+    accept.trusted = trusted(&mut inner, accept.proxy_protocol, problems);
+    inner.finish(LATER, problems);
+    accept
+}
+
+fn proxy_protocol(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems) -> bool {
+    let node = fields.peek("proxy_protocol");
+    let wanted = fields.bool("proxy_protocol", problems).unwrap_or(false);
+    if let (true, false, Some(node)) = (wanted, protocols.has(Protocol::Tcp), node) {
+        problems.at(node, &fields.subject_of("proxy_protocol"), NO_TCP, Some(NO_TCP_HELP));
     }
-    Accept {}
+    wanted
+}
+
+fn trusted(fields: &mut Fields<'_>, proxy_protocol: bool, problems: &mut Problems) -> Option<AllowList> {
+    let node = fields.take("trusted")?;
+    let subject = fields.subject_of("trusted");
+    if !proxy_protocol {
+        let help = "say proxy_protocol = true, or leave it out";
+        problems.at(
+            node,
+            &subject,
+            "it says who may send a PROXY protocol header, and none is expected",
+            Some(help),
+        );
+    }
+    networks(node, &subject, problems)
+}
+
+/// A list of networks; what is wrong with it is noted.
+fn networks(node: &Node, subject: &str, problems: &mut Problems) -> Option<AllowList> {
+    let items = one_or_more(node);
+    if items.is_empty() {
+        problems.at(
+            node,
+            subject,
+            "the list is empty, so nobody could get in",
+            Some("leave the key out, or name somebody"),
+        );
+        return None;
+    }
+    let networks = items.into_iter().filter_map(|item| network(item, subject, problems)).collect();
+    Some(AllowList::new(networks))
+}
+
+fn network(node: &Node, subject: &str, problems: &mut Problems) -> Option<Network> {
+    let Value::Text(text) = &node.value else {
+        problems.at(node, subject, format!("{} is {}, not a text", node.shown(), node.kind()), None);
+        return None;
+    };
+    match Network::parse(text) {
+        Ok(network) => Some(network),
+        Err(error) => {
+            let help = format!("write {}", Network::FORMS);
+            problems.at(node, subject, format!("{} is not a network: {error}", node.shown()), Some(&help));
+            None
+        }
+    }
 }

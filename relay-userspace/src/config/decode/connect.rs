@@ -4,6 +4,7 @@ use relay_common::net::Protocol;
 
 use super::super::fields::{Fields, Later};
 use super::super::problem::Problems;
+use super::{NO_TCP, NO_TCP_HELP};
 use crate::rule::{Connect, Protocols, ProxyVersion};
 
 const LATER: &[Later] = &[
@@ -42,14 +43,7 @@ fn proxy_protocol(
     let node = fields.peek("proxy_protocol");
     let number = fields.integer("proxy_protocol", 1..=2, problems)?;
     if let (false, Some(node)) = (protocols.has(Protocol::Tcp), node) {
-        let subject = fields.subject_of("proxy_protocol");
-        let help = "leave it out, or have the rule carry TCP";
-        problems.at(
-            node,
-            &subject,
-            "the PROXY protocol is TCP's, and the rule carries UDP alone",
-            Some(help),
-        );
+        problems.at(node, &fields.subject_of("proxy_protocol"), NO_TCP, Some(NO_TCP_HELP));
     }
     ProxyVersion::ALL.into_iter().find(|version| i64::from(version.number()) == number)
 }

@@ -3,6 +3,7 @@
 use super::super::fields::{Fields, Later};
 use super::super::node::{Node, Value};
 use super::super::problem::Problems;
+use super::one_or_more;
 use crate::rule::backend::BackendPorts;
 use crate::rule::{Backend, Listener};
 
@@ -39,14 +40,6 @@ fn listener(node: &Node, subject: &str, problems: &mut Problems) -> Option<Liste
             problems.at(node, subject, format!("{} is not a listener: {error}", node.shown()), Some(&help));
             None
         }
-    }
-}
-
-/// A single value stands for a list of one.
-fn one_or_more(node: &Node) -> Vec<&Node> {
-    match &node.value {
-        Value::Array(items) => items.iter().collect(),
-        _ => vec![node],
     }
 }
 

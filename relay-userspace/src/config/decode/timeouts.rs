@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use super::super::fields::{Fields, Later};
+use super::super::fields::Fields;
 use super::super::problem::Problems;
 use crate::rule::{Keepalive, Timeouts};
-
-const LATER: &[Later] = &[Later { key: "handshake", default: None }];
 
 pub fn timeouts(fields: &mut Fields<'_>, problems: &mut Problems) -> Timeouts {
     let mut timeouts = Timeouts::default();
@@ -17,11 +15,12 @@ pub fn timeouts(fields: &mut Fields<'_>, problems: &mut Problems) -> Timeouts {
         }
     };
     set("connect", &mut timeouts.connect);
+    set("handshake", &mut timeouts.handshake);
     set("tcp_idle", &mut timeouts.tcp_idle);
     set("half_close", &mut timeouts.half_close);
     set("udp", &mut timeouts.udp);
     timeouts.keepalive = keepalive(&mut inner, problems);
-    inner.finish(LATER, problems);
+    inner.finish(&[], problems);
     timeouts
 }
 

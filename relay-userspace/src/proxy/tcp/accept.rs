@@ -58,23 +58,23 @@ impl Acceptor {
     }
 
     /// The next client. Nothing is lost if the future is dropped.
-    pub async fn accept(&mut self) -> TcpStream {
+    pub async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         loop {
             if let Some(resume) = self.resume {
                 sleep_until(resume).await;
                 self.resume = None;
             }
             match self.listener.accept().await {
-                Ok((client, _)) => return client,
+                Ok(client) => return client,
                 Err(error) => self.failed(&error).await,
             }
         }
     }
 
     /// A client that is waiting already.
-    pub async fn accept_now(&self) -> Option<TcpStream> {
+    pub async fn accept_now(&self) -> Option<(TcpStream, SocketAddr)> {
         poll_fn(|cx| match self.listener.poll_accept(cx) {
-            Poll::Ready(Ok((client, _))) => Poll::Ready(Some(client)),
+            Poll::Ready(Ok(client)) => Poll::Ready(Some(client)),
             Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
         })
         .await
@@ -99,7 +99,7 @@ impl Acceptor {
         }
         for _ in 0..MOST_TURNED_AWAY {
             match self.accept_now().await {
-                Some(client) => drop(Leg::new(client)),
+                Some((client, _)) => drop(Leg::new(client)),
                 None => break,
             }
         }

@@ -1,6 +1,7 @@
 //! One session: a client's connection, the one to the backend, and everything between them.
 
 use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -10,9 +11,11 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::arrival::{Arrival, announced};
 use super::connect::connect;
 use super::pump::{End, Preamble, Pump, SIDES};
 use super::socket::{Leg, probe};
+use crate::proxy::counters::Refusal;
 use crate::proxy::proxy_protocol::{self, Header, Origin};
 use crate::proxy::service::{Service, Target};
 use crate::rule::Timeouts;
@@ -21,12 +24,20 @@ use crate::rule::Timeouts;
 const DELIVERY: Duration = Duration::from_millis(50);
 
 /// Carries a client that has come in on `port` until it is over. Dropped before that, it resets both connections.
-pub async fn run(client: TcpStream, port: u16, service: Arc<Service>) {
+pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc<Service>) {
     let _active = service.counters.begin();
     let client = Leg::new(client);
     let target = service.target();
     // one timer for everything that may take too long: it is cheap as long as it is left alone
     let mut timer = pin!(sleep(target.timeouts.connect));
+    let arrival = match arrive(&client, address, &target, timer.as_mut()).await {
+        Ok(arrival) => arrival,
+        Err(None) => return,
+        Err(Some(refusal)) => {
+            tracing::debug!(rule = %service.rule, client = %address, reason = refusal.as_str(), "refused");
+            return service.counters.refuse(refusal);
+        }
+    };
     let backend = tokio::select! {
         biased;
         result = connect(&target, target.ports.of(port), timer.as_mut()) => match result {
@@ -36,26 +47,50 @@ pub async fn run(client: TcpStream, port: u16, service: Arc<Service>) {
         // the client has given up
         _ = client.ready(Interest::ERROR) => return,
     };
-    let preamble = preamble(&client, &target);
-    let pump = Pump::new([&client, &backend], &service.counters, preamble);
+    let source = arrival.client(address);
+    let pump =
+        Pump::new([&client, &backend], &service.counters, preamble(&client, address, &target, arrival));
     let end = carry([&client, &backend], pump, target.timeouts, timer).await;
-    tracing::trace!(rule = %service.rule, ?end, "session over");
+    tracing::trace!(rule = %service.rule, client = %source, ?end, "session over");
     if end == End::Closed {
         client.close();
         backend.close();
     }
 }
 
-/// What the backend is told before the client's data.
-fn preamble(client: &Leg, target: &Target) -> Preamble {
-    let Some(version) = target.connect.proxy_protocol else { return Preamble::default() };
-    let origin = match (client.peer_addr(), client.local_addr()) {
-        (Ok(source), Ok(destination)) => Origin::client(source, destination),
-        // the client has gone already
-        _ => Origin::Unknown,
-    };
-    let data = proxy_protocol::write(&Header { origin, tlvs: Vec::new() }, version);
-    Preamble { overhead: data.len(), data }
+/// Whose connection it is. `None` as the error: the client has gone.
+async fn arrive(
+    client: &Leg,
+    address: SocketAddr,
+    target: &Target,
+    mut timer: Pin<&mut Sleep>,
+) -> Result<Arrival, Option<Refusal>> {
+    if !target.accept.proxy_protocol {
+        return Ok(Arrival::PLAIN);
+    }
+    if !target.accept.trusts(address.ip()) {
+        return Err(Some(Refusal::ProxyUntrusted));
+    }
+    timer.as_mut().reset(Instant::now() + target.timeouts.handshake);
+    // boxed, so that sessions of other rules need no room for it
+    let arrival = Box::pin(announced(client, timer.as_mut())).await?;
+    timer.reset(Instant::now() + target.timeouts.connect);
+    Ok(arrival)
+}
+
+/// What the backend is sent first: a header of ours if it wants one, and what the client has sent already.
+fn preamble(client: &Leg, address: SocketAddr, target: &Target, arrival: Arrival) -> Preamble {
+    let Arrival { header, data } = arrival;
+    let Some(version) = target.connect.proxy_protocol else { return Preamble { data, overhead: 0 } };
+    let header = header.unwrap_or_else(|| {
+        // one that is gone already has none
+        let origin = client.local_addr().map_or(Origin::Unknown, |own| Origin::client(address, own));
+        Header { origin, tlvs: Vec::new() }
+    });
+    let mut bytes = proxy_protocol::write(&header, version);
+    let overhead = bytes.len();
+    bytes.extend_from_slice(&data);
+    Preamble { data: bytes, overhead }
 }
 
 async fn carry(legs: [&Leg; 2], mut pump: Pump<'_>, timeouts: Timeouts, mut timer: Pin<&mut Sleep>) -> End {

@@ -44,8 +44,8 @@ impl Relay {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let ports = PortMap::Shift { from: address.port(), to: port };
-        let (udp_nat, connect) = Default::default();
-        let target = Target { addresses, ports, timeouts, udp_nat, connect };
+        let (udp_nat, accept, connect) = Default::default();
+        let target = Target { addresses, ports, timeouts, udp_nat, accept, connect };
         let service = Arc::new(Service::new(RuleName::parse("test").unwrap(), Arc::default(), target));
         let (phase, receiver) = watch::channel(Phase::Serve);
         let shared = service.clone();

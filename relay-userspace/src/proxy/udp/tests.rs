@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::serve;
 use crate::proxy::service::{Phase, PortMap, Service, Target, UdpNat};
-use crate::rule::{Connect, RuleName, Timeouts};
+use crate::rule::{Accept, Connect, RuleName, Timeouts};
 
 const V4: &str = "127.0.0.1:0";
 const V6: &str = "[::1]:0";
@@ -107,6 +107,7 @@ fn target(to: SocketAddr, from: u16) -> Target {
         ports: PortMap::Shift { from, to: to.port() },
         timeouts: Timeouts::default(),
         udp_nat: UdpNat::Restricted,
+        accept: Accept::default(),
         connect: Connect::default(),
     }
 }

@@ -1,7 +1,7 @@
 //! The header that a backend gets.
 
 use super::*;
-use crate::rule::{Connect, ProxyVersion};
+use crate::rule::{Accept, Connect, ProxyVersion};
 
 /// A session whose backend is told, from a client that has sent nothing yet.
 fn told(host: IpAddr, version: ProxyVersion) -> (Relay, TcpStream, TcpStream) {
@@ -46,4 +46,58 @@ fn a_client_that_says_nothing_at_all_is_announced_too() {
     assert_eq!(answer, b"bye");
     eventually(|| relay.service.counters.egress.bytes() == 3);
     assert_eq!(relay.service.counters.ingress.bytes(), 0);
+}
+
+/// A relay that expects a header, a client, and the backend's listener.
+fn expecting(host: IpAddr) -> (Relay, TcpStream, TcpListener) {
+    let backend = listen(host);
+    let relay = Relay::to(host, backend.local_addr().unwrap());
+    let accept = Accept { proxy_protocol: true, trusted: None };
+    let connect = Connect { proxy_protocol: Some(ProxyVersion::V2) };
+    relay.service.retarget(Target { accept, connect, ..(*relay.service.target()).clone() });
+    let client = relay.client();
+    (relay, client, backend)
+}
+
+#[test]
+fn what_a_proxy_says_goes_on_with_all_it_says() {
+    let header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x10\xc0\0\x02\x07\xc6\x33\x64\x01\0\x05\x01\xbb\x05\0\x01x";
+    for split in [1, 12, 20, header.len()] {
+        for host in HOSTS {
+            let (relay, mut client, backend) = expecting(host);
+            for part in header.chunks(split) {
+                client.write_all(part).unwrap();
+                thread::sleep(Duration::from_millis(1));
+            }
+            client.write_all(b"hello").unwrap();
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut all = Vec::new();
+            patient(backend.accept().unwrap().0).read_to_end(&mut all).unwrap();
+            assert_eq!(all, [header, &b"hello"[..]].concat());
+            eventually(|| relay.service.counters.ingress.bytes() == 5);
+        }
+    }
+}
+
+#[test]
+fn a_proxys_own_connection_is_told_as_such() {
+    let (_relay, mut client, backend) = expecting(HOSTS[0]);
+    client.write_all(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0ping").unwrap();
+    let mut backend = patient(backend.accept().unwrap().0);
+    let mut all = [0; 20];
+    backend.read_exact(&mut all).unwrap();
+    assert_eq!(&all[..], b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0ping");
+}
+
+#[test]
+fn large_data_right_behind_the_header_is_whole() {
+    let (_relay, mut client, backend) = expecting(HOSTS[0]);
+    let data = pattern(3 << 20, 7);
+    let sent = [b"PROXY UNKNOWN\r\n", &data[..]].concat();
+    let sender = thread::spawn(move || client.write_all(&sent).map(|()| client));
+    let mut backend = patient(backend.accept().unwrap().0);
+    let mut all = vec![0; 16 + data.len()];
+    backend.read_exact(&mut all).unwrap();
+    assert!(all[16..] == data[..] && all[12..16] == *b"\x21\0\0\0");
+    sender.join().unwrap().unwrap();
 }
