@@ -1,6 +1,5 @@
 //! Bulk TCP: throughput, and the CPU time of the whole machine per gigabyte.
 
-use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use harness::World;
 
 use crate::contender::{Contender, Kind};
 use crate::figures::{Options, Series, table};
+use crate::load::busy;
 
 const KINDS: [Kind; 3] = [Kind::Routing, Kind::Nftables, Kind::RelayTc];
 const STRETCH: Duration = Duration::from_secs(2);
@@ -40,7 +40,7 @@ pub fn run(options: &Options) {
 }
 
 /// Gigabits per second, and CPU-seconds per gigabyte.
-fn measure(world: &World, target: (Ipv4Addr, u16), streams: usize) -> (f64, f64) {
+pub fn measure(world: &World, target: (Ipv4Addr, u16), streams: usize) -> (f64, f64) {
     let stop = Arc::new(AtomicBool::new(false));
     let received = Arc::new(AtomicU64::new(0));
     let listener = world.backend.run(|| TcpListener::bind("0.0.0.0:80")).expect("bind");
@@ -77,15 +77,4 @@ fn take(mut stream: TcpStream, received: &AtomicU64) {
     while let Ok(length @ 1..) = stream.read(&mut buffer) {
         received.fetch_add(length as u64, Ordering::Relaxed);
     }
-}
-
-/// Seconds that all CPUs together have not been idle.
-fn busy() -> f64 {
-    let text = fs::read_to_string("/proc/stat").expect("stat");
-    let numbers = text.lines().next().unwrap_or("").split_whitespace().skip(1);
-    let ticks: Vec<u64> = numbers.filter_map(|number| number.parse().ok()).collect();
-    // user nice system idle iowait irq softirq
-    let busy: u64 =
-        ticks.iter().enumerate().filter(|(at, _)| !matches!(at, 3 | 4)).map(|(_, ticks)| ticks).sum();
-    busy as f64 / 100.0
 }

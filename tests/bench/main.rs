@@ -4,12 +4,20 @@ mod bulk;
 mod contender;
 mod cost;
 mod figures;
+mod load;
 mod packets;
+mod peer;
 mod scale;
+mod user;
 
 use figures::Options;
+use load::server::{ANSWERING, answer_for_ever};
 
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some(ANSWERING) {
+        peer::allow_descriptors();
+        return answer_for_ever();
+    }
     let options = Options::from_args();
     let wants = |part: &str| options.parts.is_empty() || options.parts.iter().any(|wanted| wanted == part);
     figures::heading();
@@ -24,6 +32,15 @@ fn main() {
     }
     if wants("cost") {
         cost::run(&options);
+    }
+    if wants("tcp") {
+        user::tcp(&options);
+    }
+    if wants("udp") {
+        user::udp(&options);
+    }
+    if wants("memory") {
+        user::memory(&options);
     }
     if wants("scale") {
         scale::run(&options);

@@ -1,7 +1,9 @@
 //! Small UDP packets per second, made in the kernel, counted and dropped at the backend.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use harness::World;
 use harness::lab::{Attached, Generator, rate};
 use harness::packet::Packet;
 use harness::world::CLIENT;
@@ -44,8 +46,12 @@ fn prepared(kind: Kind) -> (Contender, Attached) {
 }
 
 pub fn measure(contender: &Contender, counter: &Attached, flows: u32) -> f64 {
-    let world = &contender.world;
-    let mut packet = Packet::udp((CLIENT, 1024), contender.target, &[0x55; 18]);
+    flood(&contender.world, contender.target, counter, flows)
+}
+
+/// Packets per second that come through.
+pub fn flood(world: &World, target: (Ipv4Addr, u16), counter: &Attached, flows: u32) -> f64 {
+    let mut packet = Packet::udp((CLIENT, 1024), target, &[0x55; 18]);
     packet.destination_mac = world.relay.mac("uplink");
     packet.source_mac = world.client.mac("client");
     let _generator = Generator::start(&world.client, "client", &packet, flows, 0);

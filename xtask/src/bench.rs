@@ -3,8 +3,8 @@
 use std::process::Command;
 
 use crate::build;
-use crate::cargo::{cargo, release_dir};
-use crate::tools::{need_root, run as run_program};
+use crate::cargo::{cargo, release_dir, target_dir};
+use crate::tools::{need_programs, need_root, run as run_program, say};
 
 pub fn run(args: &[String]) -> anyhow::Result<()> {
     build::release()?;
@@ -17,8 +17,32 @@ pub fn run(args: &[String]) -> anyhow::Result<()> {
         "--bin",
         "bench",
     ]))?;
+    if needs_peers(args) {
+        need_programs(&[("haproxy", "haproxy"), ("nginx", "nginx-light libnginx-mod-stream")])?;
+        build_realm()?;
+    }
     let mut bench = Command::new(release_dir().join("bench"));
     bench.args(args);
     need_root("the benchmark makes network namespaces", &bench)?;
     run_program(&mut bench)
+}
+
+/// Whether a part is asked for that compares with other programs.
+fn needs_peers(args: &[String]) -> bool {
+    let mut parts = args.iter().filter(|arg| PARTS.contains(&arg.as_str())).peekable();
+    parts.peek().is_none() || parts.any(|part| matches!(part.as_str(), "tcp" | "udp" | "memory"))
+}
+
+const PARTS: [&str; 8] = ["packets", "bulk", "programs", "cost", "tcp", "udp", "memory", "scale"];
+
+/// realm's engine from its published crates, which want unstable features of the compiler.
+fn build_realm() -> anyhow::Result<()> {
+    let folder = target_dir().join("realm");
+    if !folder.exists() {
+        say("building realm's engine to compare with");
+    }
+    let manifest = ["--manifest-path", "tests/bench/realm/Cargo.toml"];
+    let mut cargo = cargo();
+    cargo.args(["build", "--quiet", "--release", "--locked"]).args(manifest).arg("--target-dir").arg(folder);
+    run_program(cargo.env("RUSTC_BOOTSTRAP", "1"))
 }

@@ -45,28 +45,30 @@ impl Train {
 
 /// The buffers. Memory that no datagram has reached is not taken from the system.
 pub struct Inbox {
-    memory: Box<[u8]>,
-    names: Box<[Name]>,
-    controls: Box<[Control]>,
-    lengths: Box<[usize]>,
-    vectors: Vec<libc::iovec>,
+    memory: Vec<u8>,
+    names: Vec<Name>,
+    controls: Vec<Control>,
+    lengths: Vec<usize>,
+    _vectors: Vec<libc::iovec>,
+    /// Each points at the name, the control buffer and the memory of its slot; none of these vectors ever changes its
+    /// size.
     headers: Vec<libc::mmsghdr>,
 }
 
 impl Inbox {
     pub fn new() -> Self {
-        let memory = vec![0; SLOTS * STRIDE].into_boxed_slice();
+        let mut memory = vec![0; SLOTS * STRIDE];
         // SAFETY: the range is the allocation's own, and this advice changes no content. Huge pages would make the
         // first datagrams of a thread cost megabytes. Where the advice is not taken, nothing else is wrong.
         unsafe { libc::madvise(page_up(memory.as_ptr()), memory.len() - PAGE, libc::MADV_NOHUGEPAGE) };
-        Self {
-            memory,
-            names: vec![Name::default(); SLOTS].into(),
-            controls: vec![Control::default(); SLOTS].into(),
-            lengths: vec![0; SLOTS].into(),
-            vectors: Vec::with_capacity(SLOTS),
-            headers: Vec::with_capacity(SLOTS),
-        }
+        let mut names: Vec<Name> = vec![Name::default(); SLOTS];
+        let mut controls: Vec<Control> = vec![Control::default(); SLOTS];
+        let slots = memory.chunks_exact_mut(STRIDE);
+        let mut vectors: Vec<libc::iovec> =
+            slots.map(|slot| libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: SLOT }).collect();
+        let parts = vectors.iter_mut().zip(&mut names).zip(&mut controls);
+        let headers = parts.map(|((vector, name), control)| header(vector, name, control)).collect();
+        Self { memory, names, controls, lengths: vec![0; SLOTS], _vectors: vectors, headers }
     }
 
     pub fn memory(&self) -> &[u8] {
@@ -75,19 +77,20 @@ impl Inbox {
 
     /// Receives at most `most` datagrams or trains into the slots from `first` on, and says how many came.
     pub fn receive(&mut self, socket: impl AsFd, first: usize, most: usize) -> nix::Result<usize> {
-        self.prepare(first, most);
-        let count = self.headers.len() as libc::c_uint;
+        let headers = &mut self.headers[first..SLOTS.min(first + most)];
+        let count = headers.len() as libc::c_uint;
         let flags = libc::MSG_DONTWAIT as _;
         let descriptor = socket.as_fd().as_raw_fd();
-        // SAFETY: `prepare` has pointed every header at a name, a control buffer and a vector of one slot, none of
-        // them shared and all alive and in place until the next call.
+        // SAFETY: `new` has pointed every header at a name, a control buffer and a vector of one slot, none of them
+        // shared, all of them in vectors that live and stay in place as long as the headers.
         let received =
-            unsafe { libc::recvmmsg(descriptor, self.headers.as_mut_ptr(), count, flags, ptr::null_mut()) };
+            unsafe { libc::recvmmsg(descriptor, headers.as_mut_ptr(), count, flags, ptr::null_mut()) };
         let received = Errno::result(received)?.cast_unsigned() as usize;
-        for (slot, header) in (first..).zip(&self.headers[..received]) {
+        for (slot, header) in (first..).zip(&mut headers[..received]) {
             self.lengths[slot] = header.msg_len as usize;
             self.names[slot].filled(header.msg_hdr.msg_namelen);
             self.controls[slot].filled(header.msg_hdr.msg_controllen as _);
+            offer(header);
         }
         Ok(received)
     }
@@ -105,30 +108,22 @@ impl Inbox {
     pub fn control(&self, slot: usize) -> &Control {
         &self.controls[slot]
     }
+}
 
-    fn prepare(&mut self, first: usize, most: usize) {
-        let slots = first..SLOTS.min(first + most);
-        self.vectors.clear();
-        self.headers.clear();
-        let memory = &mut self.memory[slots.start * STRIDE..slots.end * STRIDE];
-        self.vectors.extend(
-            memory
-                .chunks_exact_mut(STRIDE)
-                .map(|slot| libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: SLOT }),
-        );
-        let names = &mut self.names[slots.clone()];
-        let controls = &mut self.controls[slots];
-        for ((vector, name), control) in self.vectors.iter_mut().zip(names).zip(controls) {
-            let mut header = empty_header();
-            header.msg_hdr.msg_name = name.as_mut_ptr().cast();
-            header.msg_hdr.msg_namelen = Name::ROOM as _;
-            header.msg_hdr.msg_iov = vector;
-            header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_control = control.as_mut_ptr().cast();
-            header.msg_hdr.msg_controllen = Control::ROOM as _;
-            self.headers.push(header);
-        }
-    }
+fn header(vector: &mut libc::iovec, name: &mut Name, control: &mut Control) -> libc::mmsghdr {
+    let mut header = empty_header();
+    header.msg_hdr.msg_name = name.as_mut_ptr().cast();
+    header.msg_hdr.msg_iov = vector;
+    header.msg_hdr.msg_iovlen = 1;
+    header.msg_hdr.msg_control = control.as_mut_ptr().cast();
+    offer(&mut header);
+    header
+}
+
+/// Says how much room there is, where the kernel says how much of it is used.
+const fn offer(header: &mut libc::mmsghdr) {
+    header.msg_hdr.msg_namelen = Name::ROOM as _;
+    header.msg_hdr.msg_controllen = Control::ROOM as _;
 }
 
 /// Some C libraries have padding in it that cannot be named.

@@ -1,0 +1,95 @@
+//! The user plane beside realm, HAProxy and nginx: throughput, round trips, connections, datagrams, memory.
+
+mod memory;
+
+use harness::lab::Attached;
+
+use crate::figures::{Options, Series, say, table};
+use crate::load::{connects, datagrams, exchange};
+use crate::peer::{Kind, Peer};
+use crate::{bulk, packets};
+
+pub use self::memory::run as memory;
+
+const CONNECTIONS: usize = 32;
+const UDP_CLIENTS: usize = 100;
+
+/// What is measured of each peer in a round: a figure and its value.
+type Figures = Vec<(String, f64)>;
+
+fn wanted(options: &Options, kinds: &[Kind]) -> Vec<Peer> {
+    let is_wanted =
+        |kind: &&Kind| options.only.is_empty() || options.only.iter().any(|word| kind.name().contains(word));
+    kinds.iter().filter(is_wanted).map(|&kind| Peer::new(kind)).collect()
+}
+
+pub fn tcp(options: &Options) {
+    let peers = wanted(options, &Kind::TCP);
+    in_turns(options.rounds, &peers, |peer| {
+        let mut figures = Figures::new();
+        for streams in [1, 16] {
+            let (gigabits, cost) = bulk::measure(&peer.world, peer.target, streams);
+            figures.push((format!("bulk TCP, {streams} streams: Gbit/s"), gigabits));
+            figures.push((format!("bulk TCP, {streams} streams: CPU-seconds per GB"), cost));
+        }
+        let seen = exchange::measure(&peer.world, peer.target, CONNECTIONS);
+        let title = |what: &str| format!("64 B request and response, {CONNECTIONS} connections: {what}");
+        figures.push((title("per second"), seen.per_second));
+        figures.push((title("CPU-microseconds each"), seen.cost));
+        figures.push((title("p50, microseconds"), seen.p50));
+        figures.push((title("p99, microseconds"), seen.p99));
+        figures.push((title("p99.9, microseconds"), seen.p999));
+        let seen = connects::measure(&peer.world, peer.target);
+        figures.push(("connect, request, close: per second".into(), seen.per_second));
+        figures.push(("connect, request, close: CPU-microseconds each".into(), seen.cost));
+        if seen.failed > 0 {
+            say(&format!("{}: {} connections broke", peer.kind.name(), seen.failed));
+        }
+        figures
+    });
+}
+
+pub fn udp(options: &Options) {
+    let peers = wanted(options, &Kind::UDP);
+    in_turns(options.rounds, &peers, |peer| {
+        let mut figures = Figures::new();
+        for window in [1, 16] {
+            let seen = datagrams::measure(&peer.world, peer.target, UDP_CLIENTS, window);
+            let title =
+                |what: &str| format!("64 B UDP echo, {UDP_CLIENTS} clients with {window} on the way: {what}");
+            figures.push((title("per second"), seen.per_second));
+            figures.push((title("CPU-microseconds each"), seen.cost));
+        }
+        let title = format!("64-byte UDP frames one way, {UDP_CLIENTS} clients, more than fits");
+        figures.push((format!("{title}: thousand/s at the backend"), flood(peer) / 1e3));
+        figures
+    });
+}
+
+/// Datagrams per second that come through when there are more than anybody could carry.
+fn flood(peer: &Peer) -> f64 {
+    let counter = Attached::xdp(&peer.world.backend, "backend", "lab_count");
+    let rate = packets::flood(&peer.world, peer.target, &counter, UDP_CLIENTS as u32);
+    peer.world.accept_checksum_errors();
+    rate
+}
+
+/// Measures every peer in every round, and prints a table for each figure.
+fn in_turns(rounds: usize, peers: &[Peer], measure: impl Fn(&Peer) -> Figures) {
+    let mut tables: Vec<(String, Vec<(String, Series)>)> = Vec::new();
+    for _ in 0..rounds {
+        for (index, peer) in peers.iter().enumerate() {
+            for (at, (title, value)) in measure(peer).into_iter().enumerate() {
+                if tables.len() <= at {
+                    let rows = peers.iter().map(|peer| (peer.kind.name().to_owned(), Series::default()));
+                    tables.push((title, rows.collect()));
+                }
+                tables[at].1[index].1.0.push(value);
+            }
+        }
+    }
+    for (title, rows) in tables {
+        let (what, unit) = title.split_once(": ").unwrap_or((&title, ""));
+        table(what, unit, &rows, &["realm", "haproxy"]);
+    }
+}
