@@ -59,6 +59,16 @@ numbered! {
     Unwritable = "unwritable",
     /// An XDP device that went away between the lookup and the redirect.
     DeviceGone = "device_gone",
+    /// A new flow from an address that is not on the rule's allow list.
+    NotAllowed = "not_allowed",
+    /// A new flow of a rule that has as many as it may.
+    LimitConnections = "limit_connections",
+    /// A new flow from an address that has as many as it may.
+    LimitConnectionsPerIp = "limit_connections_per_ip",
+    /// A new flow sooner than the rule's pace allows.
+    LimitNewFlows = "limit_new_flows",
+    /// A new flow sooner than an address's pace allows.
+    LimitNewFlowsPerIp = "limit_new_flows_per_ip",
 }
 
 #[cfg(test)]

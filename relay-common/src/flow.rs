@@ -95,6 +95,10 @@ impl FlowFlags {
     pub const DYING: Self = Self(1 << 7);
     /// Every packet of this half must take the slow path.
     pub const SLOW: Self = Self(1 << 8);
+    /// Established backend half: it counts for its rule's limit.
+    pub const COUNTED: Self = Self(1 << 9);
+    /// And for its client address's.
+    pub const SOURCE_COUNTED: Self = Self(1 << 10);
 
     #[inline(always)]
     pub const fn has(self, other: Self) -> bool {

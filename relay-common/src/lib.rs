@@ -7,6 +7,7 @@
 //!
 //! Any change to a type that lies in a pinned map bumps [`ABI_VERSION`].
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod checksum;
 pub mod claim;
@@ -20,8 +21,10 @@ pub mod pod;
 pub mod route;
 pub mod rule;
 pub mod settings;
+pub mod shared;
 pub mod tick;
 pub mod trace;
+pub mod usage;
 
 /// Version of the map layouts; pins live under `bpf_dir/abi<ABI_VERSION>/`.
 pub const ABI_VERSION: u32 = 1;

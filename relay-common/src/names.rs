@@ -36,6 +36,14 @@ names! {
     PRESSURE,
     /// XDP's device map.
     DEVICES,
+    /// Networks that rules let in.
+    ALLOWED,
+    /// What rules have used of their limits; relayd maps it into its memory.
+    USAGE,
+    /// Proven flows of each client address, for rules that limit them.
+    SOURCES,
+    /// The pace of each client address, for rules that limit it; a flood only hurts this limit.
+    PACES,
 }
 
 /// The program for interfaces with an Ethernet header.

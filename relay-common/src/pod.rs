@@ -23,6 +23,7 @@ pod! {
     crate::rule::ListenerEntry: 8,
     crate::rule::RuleEntry: 64,
     crate::rule::EndpointEntry: 32,
+    crate::rule::SourceKey: 8,
     crate::route::NextHop: 32,
     crate::route::RouteKey: 8,
     crate::counters::RuleCounters: 64,

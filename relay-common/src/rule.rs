@@ -134,7 +134,48 @@ pub struct RuleEntry {
     pub yields: u32,
     /// For IPv6 clients.
     state_v6: u32,
-    pub _reserved: [u32; 7],
+    /// 0: everybody is let in. Otherwise only who is in the table of allowed networks; another number whenever the list
+    /// changes.
+    pub guarded: u32,
+    pub limits: Limits,
+    pub _reserved: [u32; 2],
+}
+
+/// What a rule allows at most; 0: any number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Limits {
+    /// Proven flows, and sessions of the user plane.
+    pub connections: u32,
+    /// The same, of one client address.
+    pub connections_per_ip: u32,
+    /// Nanoseconds between new flows.
+    pub interval: u32,
+    /// The same, of one client address.
+    pub interval_per_ip: u32,
+}
+
+impl Limits {
+    pub const NONE: Self = Self { connections: 0, connections_per_ip: 0, interval: 0, interval_per_ip: 0 };
+
+    #[inline(always)]
+    pub const fn are_none(&self) -> bool {
+        self.connections | self.connections_per_ip | self.interval | self.interval_per_ip == 0
+    }
+}
+
+/// A rule's slot and the address of a client (which, in the table of allowed networks, is a network's). The slot is matched
+/// whole, so prefixes there are [`SourceKey::RULE_BITS`] longer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct SourceKey {
+    pub rule: u32,
+    pub address: u32,
+}
+
+impl SourceKey {
+    pub const RULE_BITS: u32 = 32;
+    pub const BITS: u32 = 64;
 }
 
 impl RuleEntry {
@@ -157,7 +198,9 @@ impl RuleEntry {
             udp_idle: 0,
             yields: 0,
             state_v6: RuleState::Off as u32,
-            _reserved: [0; 7],
+            guarded: 0,
+            limits: Limits::NONE,
+            _reserved: [0; 2],
         }
     }
 

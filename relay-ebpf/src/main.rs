@@ -11,6 +11,7 @@ mod count;
 mod established;
 mod fragment;
 mod icmp;
+mod limit;
 mod maps;
 mod mss;
 mod neighbour;

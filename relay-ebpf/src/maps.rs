@@ -9,14 +9,18 @@ use relay_common::counters::{DropKey, RuleCounters};
 use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use relay_common::net::Protocol;
 use relay_common::route::{NextHop, RouteKey};
-use relay_common::rule::{EndpointEntry, ListenerEntry, ListenerKey, PORT_TABLE, PortEntry, RuleEntry};
+use relay_common::rule::{
+    EndpointEntry, ListenerEntry, ListenerKey, PORT_TABLE, PortEntry, RuleEntry, SourceKey,
+};
 use relay_common::settings::{IcmpBudget, Pressure, Settings};
+use relay_common::usage::{Count, Pace, Usage};
 
 use crate::neighbour::{KNOWN, Known};
 use crate::slow::Packet;
 use crate::trace::Note;
 
 const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
+const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
 const FLOWS: usize = 131_072;
 const RULE_SLOTS: usize = 16_384;
 
@@ -60,6 +64,14 @@ static SETTINGS: Array<Settings, 1> = Array::new();
 static PRESSURE: Array<Pressure, 2> = Array::new();
 #[btf_map]
 static DEVICES: DevMap<256> = DevMap::new();
+#[btf_map]
+static ALLOWED: LpmTrie<SourceKey, u32, 65_536> = LpmTrie::new();
+#[btf_map]
+static USAGE: Array<Usage, RULE_SLOTS, MMAPABLE> = Array::new();
+#[btf_map]
+static SOURCES: HashMap<SourceKey, Count, FLOWS, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static PACES: LruHashMap<SourceKey, Pace, 16_384> = LruHashMap::new();
 /// Not pinned: a budget is worth nothing after a restart.
 #[btf_map]
 static ICMP_BUDGET: PerCpuArray<IcmpBudget, 1> = PerCpuArray::new();
@@ -134,12 +146,14 @@ pub(crate) fn establish(protocol: Protocol, key: &FlowKey, half: &FlowEntry) -> 
     .map_err(refused)
 }
 
+/// `false`: somebody else was faster.
 #[inline(always)]
-pub(crate) fn forget_established(protocol: Protocol, key: &FlowKey) {
-    let _gone = match protocol {
+pub(crate) fn forget_established(protocol: Protocol, key: &FlowKey) -> bool {
+    match protocol {
         Protocol::Tcp => FLOWS_TCP.remove(key),
         Protocol::Udp => FLOWS_UDP.remove(key),
-    };
+    }
+    .is_ok()
 }
 
 /// The unproven or closed half that matches a packet.
@@ -211,6 +225,48 @@ pub(crate) fn route(interface: u32, address: u32) -> Option<u16> {
 #[inline(always)]
 pub(crate) fn own_address(address: u32) -> Option<u32> {
     entry(ADDRESSES.get_ptr_mut(address)).map(|interface| *interface)
+}
+
+/// Whether a rule's allow list has a network with this client in it.
+#[inline(always)]
+pub(crate) fn is_allowed(source: SourceKey) -> bool {
+    ALLOWED.get(&Key::new(SourceKey::BITS, source)).is_some()
+}
+
+#[inline(always)]
+pub(crate) fn usage(rule: u32) -> Option<&'static Usage> {
+    USAGE.get(rule)
+}
+
+/// How many proven flows a client has with a rule that limits them.
+#[inline(always)]
+pub(crate) fn source(key: &SourceKey) -> Option<&'static Count> {
+    entry(SOURCES.get_ptr_mut(key)).map(|count| &*count)
+}
+
+/// The same, made on first use; `None`: there is no room.
+#[inline(always)]
+pub(crate) fn source_or_new(key: &SourceKey) -> Option<&'static Count> {
+    if let Some(count) = source(key) {
+        return Some(count);
+    }
+    let _raced = SOURCES.insert(key, Count::default(), BPF_NOEXIST.into());
+    source(key)
+}
+
+#[inline(always)]
+pub(crate) fn forget_source(key: &SourceKey) {
+    let _gone = SOURCES.remove(key);
+}
+
+/// The pace of a client of a rule that limits it.
+#[inline(always)]
+pub(crate) fn pace(key: &SourceKey) -> Option<&'static Pace> {
+    if let Some(pace) = PACES.get_ptr_mut(key) {
+        return entry(Some(pace)).map(|pace| &*pace);
+    }
+    let _raced = PACES.insert(key, Pace::default(), BPF_NOEXIST.into());
+    entry(PACES.get_ptr_mut(key)).map(|pace| &*pace)
 }
 
 #[inline(always)]

@@ -10,7 +10,7 @@ use crate::claim::{self, Wanted};
 use crate::established::Frame as _;
 use crate::skb::Skb;
 use crate::slow::{Action, Packet, refuse};
-use crate::{answer, count, maps, route, trace};
+use crate::{answer, count, limit, maps, route, trace};
 
 /// A rule that listens on a packet's destination.
 struct Listening {
@@ -79,6 +79,9 @@ fn admit(skb: Skb, packet: &mut Packet, listening: &Listening, rule: &RuleEntry)
     let Some(endpoint) = maps::endpoint(rule.endpoint) else { return Action::Pass };
     if !packet.key.source().is_valid_source() || maps::own_address(packet.key.source().to_wire()).is_some() {
         return refuse(packet, DropReason::BadSource);
+    }
+    if let Some(reason) = limit::refusal(packet, rule) {
+        return refuse(packet, reason);
     }
     if is_full(packet) {
         return refuse(packet, DropReason::TableFull);

@@ -10,9 +10,9 @@ use relay_common::rule::RuleState;
 use relay_common::settings::SweepRequest;
 use relay_common::tick;
 
-use crate::maps;
 use crate::packet::ETHERNET;
 use crate::skb::Skb;
+use crate::{limit, maps};
 
 const REQUEST: u32 = ETHERNET as u32;
 const KEYS: u32 = REQUEST + size_of::<SweepRequest>() as u32;
@@ -65,7 +65,7 @@ fn step(key: &FlowKey, mode: u32) -> u32 {
         Some(other) if !other.flags().has(FlowFlags::DYING) => return 0,
         Some(_) => forget(protocol, key, &other_key, half.flags()),
         // whatever lies where its other half was belongs to another flow
-        None => maps::forget_established(protocol, key),
+        None => limit::leave(protocol, key, half),
     }
     1
 }
@@ -82,16 +82,24 @@ fn moves(protocol: Protocol, key: &FlowKey, other_key: &FlowKey) -> bool {
 #[inline(always)]
 fn forget(protocol: Protocol, key: &FlowKey, other: &FlowKey, flags: FlowFlags) {
     let (client, backend) = if flags.has(FlowFlags::EGRESS) { (other, key) } else { (key, other) };
-    maps::forget_established(protocol, client);
-    maps::forget_established(protocol, backend);
+    for key in [client, backend] {
+        if let Some(half) = maps::established(protocol, key) {
+            limit::leave(protocol, key, half);
+        }
+    }
 }
 
-/// Deletes a flow whose rule is gone, switched off, or another one by now.
+/// Deletes a flow whose rule is gone, switched off, or another one by now, or lets its client in no more.
 #[inline(always)]
 fn orphan(key: &FlowKey, protocol: Protocol) -> u32 {
     let Some(half) = maps::established(protocol, key).or_else(|| maps::unproven(key)) else { return 0 };
-    let alive = maps::rule(half.rule())
-        .is_some_and(|rule| rule.generation == half.generation && rule.state() != RuleState::Off);
+    let client =
+        if half.flags().has(FlowFlags::EGRESS) { half.translation().destination } else { key.source() };
+    let alive = maps::rule(half.rule()).is_some_and(|rule| {
+        rule.generation == half.generation
+            && rule.state() != RuleState::Off
+            && limit::still_allows(rule, client, half.rule())
+    });
     if alive {
         return 0;
     }

@@ -4,9 +4,9 @@ use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
 use relay_common::net::Protocol;
 use relay_common::tick;
 
-use crate::maps;
 use crate::packet::tcp;
 use crate::slow::{Action, Packet};
+use crate::{limit, maps};
 
 /// Takes a segment into account.
 #[inline(always)]
@@ -85,25 +85,31 @@ fn close(packet: &Packet, flow: &FlowEntry, key: &FlowKey, other: &FlowEntry) ->
     let Some(scratch) = maps::scratch() else { return Action::Forward };
     let closed = FlowFlags::CLOSED.with(FlowFlags::SLOW);
     scratch.client = *flow;
-    scratch.client.set_flags(flow.flags().without(FlowFlags::PROVEN).with(closed));
+    scratch.client.set_flags(flow.flags().without(ESTABLISHED).with(closed));
     scratch.backend = *other;
-    scratch.backend.set_flags(other.flags().without(FlowFlags::PROVEN).with(closed));
+    scratch.backend.set_flags(other.flags().without(ESTABLISHED).with(closed));
     if maps::put_unproven(key, &scratch.backend).is_err()
         || maps::put_unproven(&packet.key, &scratch.client).is_err()
     {
         return Action::Forward;
     }
-    maps::forget_established(Protocol::Tcp, &packet.key);
-    maps::forget_established(Protocol::Tcp, key);
+    limit::leave(Protocol::Tcp, &packet.key, flow);
+    limit::leave(Protocol::Tcp, key, other);
     Action::Forward
 }
+
+/// What halves are in the established table only.
+const ESTABLISHED: FlowFlags = FlowFlags::PROVEN.with(FlowFlags::COUNTED).with(FlowFlags::SOURCE_COUNTED);
 
 /// Drops both halves of a flow from every table.
 #[inline(always)]
 pub(crate) fn forget(packet: &Packet, flow: &FlowEntry) {
     let key = flow.opposite(packet.protocol);
-    maps::forget_established(packet.protocol, &packet.key);
-    maps::forget_established(packet.protocol, &key);
+    for key in [&packet.key, &key] {
+        if let Some(half) = maps::established(packet.protocol, key) {
+            limit::leave(packet.protocol, key, half);
+        }
+    }
     maps::forget_unproven(&packet.key);
     maps::forget_unproven(&key);
 }

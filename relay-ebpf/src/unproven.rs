@@ -10,7 +10,7 @@ use relay_common::net::Protocol;
 use crate::maps::{self, Refused};
 use crate::packet::tcp;
 use crate::slow::{self, Action, Packet};
-use crate::{claim, route, track};
+use crate::{claim, limit, route, track};
 
 /// An acknowledgment this far above the backend's first sequence number counts as proof: data may ride on the SYN-ACK.
 const PROOF_WINDOW: u32 = 65_536;
@@ -131,15 +131,20 @@ fn promote(packet: &Packet, flow: &FlowEntry) -> Action {
     }
     fill(&mut scratch.client, flow, packet.now);
     fill(&mut scratch.backend, backend, packet.now);
-    match maps::establish(protocol, &key, &scratch.backend) {
-        Ok(()) => {}
-        Err(Refused::Full) => return full(packet),
-        // another CPU may have been faster with the same flow
-        Err(Refused::Taken) if maps::established(protocol, &packet.key).is_some() => return Action::Forward,
-        Err(Refused::Taken) => return lost(packet),
+    if let Err(reason) = limit::enter(packet.key.source(), &mut scratch.backend) {
+        return slow::refuse(packet, reason);
+    }
+    if let Err(refused) = maps::establish(protocol, &key, &scratch.backend) {
+        limit::give_back(flow.rule(), scratch.backend.flags(), packet.key.source());
+        return match refused {
+            Refused::Full => full(packet),
+            // another CPU may have been faster with the same flow
+            Refused::Taken if maps::established(protocol, &packet.key).is_some() => Action::Forward,
+            Refused::Taken => lost(packet),
+        };
     }
     if maps::establish(protocol, &packet.key, &scratch.client) == Err(Refused::Full) {
-        maps::forget_established(protocol, &key);
+        limit::leave(protocol, &key, &scratch.backend);
         return full(packet);
     }
     maps::forget_unproven(&packet.key);

@@ -10,6 +10,7 @@ pub mod bpffs;
 pub mod clock;
 pub mod detach;
 pub mod filters;
+pub mod guard;
 pub mod hops;
 pub mod links;
 pub mod listening;
@@ -19,10 +20,12 @@ pub mod meter;
 pub mod object;
 pub mod ports;
 pub mod preflight;
+mod recount;
 pub mod shadow;
 pub mod slots;
 pub mod sweep;
 pub mod trace;
+pub mod usage;
 mod ways;
 
 use std::collections::BTreeMap;
@@ -31,7 +34,7 @@ use std::sync::Arc;
 
 use crate::host::{ClaimRange, ClientRoute, NextHop, Path};
 use crate::plan::{KernelRule, UserRule};
-use crate::rule::RuleName;
+use crate::rule::{AllowList, Limits, RuleName};
 
 pub use self::load::{Dataplane, Options};
 
@@ -53,6 +56,10 @@ pub enum KernelError {
     TooManyRules { wanted: usize, most: usize },
     #[error("there are more backends than the kernel plane takes ({most})")]
     TooManyEndpoints { most: usize },
+    #[error(
+        "allow lists have {wanted} IPv4 networks and the kernel plane takes {most}; fewer and wider ones do the same"
+    )]
+    TooManyNetworks { wanted: usize, most: usize },
     #[error("there are more next hops than the kernel plane takes ({most})")]
     TooManyHops { most: usize },
 }
@@ -82,6 +89,9 @@ pub struct DesiredRule {
     /// What the user plane carries of it.
     pub user: Option<Arc<UserRule>>,
     pub draining: bool,
+    /// Who is let in; `None`: everybody. Holds for flows that there are too.
+    pub allow: Option<Arc<AllowList>>,
+    pub limits: Limits,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -4,8 +4,10 @@
 //! the API.
 
 pub mod counters;
+pub mod gate;
 pub mod proxy_protocol;
 pub mod service;
+mod sources;
 pub mod tcp;
 pub mod udp;
 pub mod workers;

@@ -6,6 +6,7 @@ pub mod accept;
 pub mod allow;
 pub mod backend;
 pub mod connect;
+pub mod limit;
 pub mod listen;
 pub mod overlap;
 
@@ -19,6 +20,7 @@ pub use self::accept::Accept;
 pub use self::allow::{AllowList, Network};
 pub use self::backend::{Backend, Host};
 pub use self::connect::{Connect, ProxyVersion};
+pub use self::limit::Limits;
 pub use self::listen::{ListenOn, Listener, PortRange};
 
 /// A rule as configured.
@@ -39,6 +41,7 @@ pub struct Rule {
     pub timeouts: Timeouts,
     pub accept: Accept,
     pub connect: Connect,
+    pub limits: Limits,
 }
 
 impl Rule {
@@ -57,6 +60,7 @@ impl Rule {
             timeouts: Timeouts::default(),
             accept: Accept::default(),
             connect: Connect::default(),
+            limits: Limits::default(),
         }
     }
 

@@ -118,6 +118,15 @@ const MISTAKES: &[Mistake] = &[
         4,
         &["connect: transport: \"wss\" is not built yet; leave `transport` out, or set it to plain"],
     ),
+    (
+        &["set", "web", "accept.allow=198.51.100.7/24"],
+        4,
+        &["accept: allow: \"198.51.100.7/24\" is not a network", "the network is 198.51.100.0/24", "write"],
+    ),
+    (&["set", "web", "accept.allow=friends"], 4, &["neither an address nor a network", "\"2001:db8::/32\""]),
+    (&["set", "web", "limit.connections=-1"], 4, &["limit: connections", "from 0 to 1000000"]),
+    (&["set", "web", "limit.new_flows=fast"], 4, &["limit: new_flows", "from 0 to 1000000"]),
+    (&["set", "web", "limit.connection=5"], 4, &["limit", "did you mean `connections`?"]),
     (&["set", "web", "accept.proxy_protocl=true"], 4, &["accept", "did you mean `proxy_protocol`?"]),
     (&["set", "web", "listen=:443", "plain=true"], 4, &["there is no key `plain`", "did you mean `plane`?"]),
 ];

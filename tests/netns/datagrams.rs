@@ -32,7 +32,12 @@ impl Worker {
             accept: Accept::default(),
             connect: Connect::default(),
         };
-        let service = Arc::new(Service::new(RuleName::parse("web").expect("name"), Arc::default(), target));
+        let service = Arc::new(Service::new(
+            RuleName::parse("web").expect("name"),
+            Arc::default(),
+            Arc::default(),
+            target,
+        ));
         let (phase, phases) = watch::channel(Phase::Serve);
         let listener = relay.run(|| UdpSocket::bind((listen, PORT)).expect("listener"));
         let session = serve(listener, Arc::clone(&service), phases);

@@ -1,5 +1,6 @@
 //! Real relayd, real relayctl, real traffic, between namespaces.
 
+mod admission;
 mod answers;
 mod datagrams;
 mod forward;

@@ -7,6 +7,7 @@ mod capacity;
 mod conversation;
 mod foreign;
 mod fragments;
+mod guard;
 mod icmp;
 mod listeners;
 mod malformed;

@@ -10,7 +10,14 @@ const SWITCHES: &[&str] =
 /// Keys that hold lists; commas separate their items.
 const LISTS: &[&str] = &["listen", "to", "accept.trusted", "accept.allow"];
 /// Keys that hold whole numbers.
-const NUMBERS: &[&str] = &["connect.proxy_protocol", "timeout.keepalive.count"];
+const NUMBERS: &[&str] = &[
+    "connect.proxy_protocol",
+    "timeout.keepalive.count",
+    "limit.connections",
+    "limit.connections_per_ip",
+    "limit.new_flows",
+    "limit.new_flows_per_ip",
+];
 
 /// All words as one object. Dots make tables, an empty value clears.
 pub fn parse(words: &[String]) -> Result<Map<String, Value>, Misuse> {

@@ -2,6 +2,7 @@
 
 mod accept;
 mod connect;
+mod limit;
 mod places;
 mod timeouts;
 
@@ -23,7 +24,6 @@ const LATER: &[Later] = &[
     Later { key: "rate", default: None },
     Later { key: "quota", default: None },
     Later { key: "expires", default: None },
-    Later { key: "limit", default: None },
 ];
 
 /// Said of keys for TCP in a rule that has none.
@@ -56,6 +56,7 @@ pub fn rule(
     let timeouts = timeouts::timeouts(&mut fields, problems);
     let accept = accept::accept(&mut fields, protocols, problems);
     let connect = connect::connect(&mut fields, protocols, problems);
+    let limits = limit::limits(&mut fields, problems);
     fields.finish(LATER, problems);
     if problems.list.len() > before {
         return None;
@@ -78,6 +79,7 @@ pub fn rule(
         timeouts,
         accept,
         connect,
+        limits,
     })
 }
 

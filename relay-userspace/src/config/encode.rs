@@ -41,6 +41,11 @@ pub fn to_json(rule: &Rule) -> Map<String, Json> {
     if !connect.is_empty() {
         map.insert("connect".into(), Json::Object(connect));
     }
+    let limits: Map<String, Json> =
+        rule.limits.set().map(|(key, most)| (key.to_owned(), json!(most))).collect();
+    if !limits.is_empty() {
+        map.insert("limit".into(), Json::Object(limits));
+    }
     map
 }
 
@@ -56,6 +61,10 @@ fn accept(accept: &Accept) -> Map<String, Json> {
     if let Some(trusted) = &accept.trusted {
         let networks = trusted.networks().iter().map(ToString::to_string).collect();
         map.insert("trusted".into(), one_or_list(networks));
+    }
+    if let Some(allow) = &accept.allow {
+        let networks = allow.networks().iter().map(ToString::to_string).collect();
+        map.insert("allow".into(), one_or_list(networks));
     }
     map
 }

@@ -71,6 +71,7 @@ fn plain(key: &str, item: &Value) -> Value {
     };
     let printed = match key {
         "listen" => Listener::parse(&text).ok().map(|listener| listener.to_string()),
+        "allow" => Network::parse(&text).ok().map(|network| network.to_string()),
         "to" => Backend::parse(&text).ok().map(|backend| backend.to_string()),
         "trusted" => Network::parse(&text).ok().map(|network| network.to_string()),
         _ => None,
@@ -140,6 +141,10 @@ mod tests {
             Value::Object(spelled),
             json!({ "accept": { "trusted": ["10.0.0.0/8", "192.0.2.1"] }, "timeout": { "udp": "5s" } })
         );
+        let before_networks = object(json!({ "accept": { "allow": ["192.0.2.1", "10.0.0.0/8"] } }));
+        let spelled =
+            spelled_out(&before_networks, object(json!({ "accept": { "allow-": "192.0.2.1/32" } })));
+        assert_eq!(Value::Object(spelled.expect("fields")), json!({ "accept": { "allow": ["10.0.0.0/8"] } }));
         let absent = spelled_out(&before, object(json!({ "listen-": ":3" }))).expect_err("absent");
         assert_eq!(absent.to_string(), "listen: \":3\" is not in the list; it has \":1\", \":2\"");
     }

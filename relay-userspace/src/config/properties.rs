@@ -1,5 +1,6 @@
 //! What must hold for every configuration, not just for those that somebody thought of.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::collection::vec;
@@ -13,8 +14,8 @@ use super::node::{Node, Value};
 use super::problem::{Problems, Source};
 use super::{decode, encode, quantity};
 use crate::rule::{
-    Accept, AllowList, Backend, Connect, Keepalive, Listener, Network, PlaneChoice, PortRange, Protocols,
-    ProxyVersion, Rule, RuleName, Timeouts, UdpNat, overlap,
+    Accept, AllowList, Backend, Connect, Keepalive, Limits, Listener, Network, PlaneChoice, PortRange,
+    Protocols, ProxyVersion, Rule, RuleName, Timeouts, UdpNat, overlap,
 };
 
 fn names() -> impl Strategy<Value = RuleName> {
@@ -60,10 +61,24 @@ fn networks() -> impl Strategy<Value = Network> {
 }
 
 fn accepts() -> impl Strategy<Value = Accept> {
-    let trusted = proptest::option::of(vec(networks(), 1..4));
-    let accept =
-        trusted.prop_map(|trusted| Accept { proxy_protocol: true, trusted: trusted.map(AllowList::new) });
-    prop_oneof![Just(Accept::default()), accept]
+    let lists = || proptest::option::of(vec(networks(), 1..4).prop_map(AllowList::new));
+    (any::<bool>(), lists(), lists()).prop_map(|(proxy_protocol, trusted, allow)| Accept {
+        proxy_protocol,
+        trusted: trusted.filter(|_| proxy_protocol),
+        allow: allow.map(Arc::new),
+    })
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    let most = || prop_oneof![Just(0), 0..=Limits::MOST];
+    (most(), most(), most(), most()).prop_map(
+        |(connections, connections_per_ip, new_flows, new_flows_per_ip)| Limits {
+            connections,
+            connections_per_ip,
+            new_flows,
+            new_flows_per_ip,
+        },
+    )
 }
 
 fn connects() -> impl Strategy<Value = Connect> {
@@ -86,6 +101,7 @@ prop_compose! {
         keepalive in (1..=32_767u64, 1..=32_767u64, 1..=127u8),
         accept in accepts(),
         connect in connects(),
+        limits in limits(),
     ) -> Rule {
         let seconds = Duration::from_secs;
         let keepalive =
@@ -93,7 +109,8 @@ prop_compose! {
         let timeouts = Timeouts { connect: times.0, tcp_idle: times.1, half_close: times.2, udp: times.3, handshake: times.4, keepalive };
         let connect = if protocols.has(Protocol::Tcp) { connect } else { Connect::default() };
         let accept = if protocols.has(Protocol::Tcp) { accept } else { Accept::default() };
-        Rule { name, note, enabled, listen, protocols, to: vec![to], plane, udp_nat, force, timeouts, accept, connect }
+        let to = vec![to];
+        Rule { name, note, enabled, listen, protocols, to, plane, udp_nat, force, timeouts, accept, connect, limits }
     }
 }
 

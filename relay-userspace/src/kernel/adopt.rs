@@ -6,10 +6,11 @@ use std::path::Path;
 use aya::maps::{HashMap, MapData};
 use relay_common::names;
 use relay_common::route::NextHop as KernelHop;
-use relay_common::rule::{EndpointEntry, ListenerKey, PORT_TABLE, PortEntry, RuleEntry};
+use relay_common::rule::{EndpointEntry, ListenerKey, PORT_TABLE, PortEntry, RuleEntry, SourceKey};
 
 use super::Unavailable;
 use super::batch::Walk;
+use super::guard::AllowedPrefix;
 use super::listening::ListeningShadow;
 use super::maps::{self, ListeningMaps, Maps, NameBytes};
 use super::ports::{Family, Listeners, PortTables, Segments};
@@ -57,6 +58,13 @@ pub(super) fn shadow(maps: &Maps, pins: &Path) -> Result<Shadow, Unavailable> {
         };
         shadow.routes.insert(route, index);
     }
+    for entry in maps.allowed.iter() {
+        let (key, _) = entry.map_err(|error| failed(names::ALLOWED, &error))?;
+        let bits = key.prefix_len() - SourceKey::RULE_BITS;
+        let prefix = AllowedPrefix { address: key.data().address, bits };
+        shadow.guards.lists.entry(key.data().rule).or_default().insert(prefix);
+    }
+    shadow.guards.number = rules.iter().map(|rule| rule.guarded).max().unwrap_or(0);
     Ok(shadow)
 }
 

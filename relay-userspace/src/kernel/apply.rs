@@ -10,15 +10,16 @@ use std::time::Duration;
 
 use aya::maps::MapError;
 use relay_common::counters::{DropKey, DropReason, RuleCounters};
-use relay_common::rule::{RuleEntry, RuleState};
+use relay_common::rule::{Limits, RuleEntry, RuleState};
 use relay_common::settings::Settings;
+use relay_common::usage::Pace;
 use relay_common::{names, tick};
 
 use super::load::Dataplane;
 use super::shadow::EndpointContent;
 use super::slots::encode_name;
 use super::ways::endpoint_content;
-use super::{Carried, Desired, DesiredRule, KernelError, maps};
+use super::{Carried, Desired, DesiredRule, KernelError, guard, maps};
 
 const HANDSHAKE: Duration = Duration::from_secs(20);
 const UDP_UNANSWERED: Duration = Duration::from_secs(30);
@@ -46,6 +47,7 @@ impl Dataplane {
             let (wanted, most) = (desired.rules.len(), maps::RULE_SLOTS as usize);
             return Err(KernelError::TooManyRules { wanted, most });
         }
+        guard::check_room(desired)?;
         let mut applied = Applied::default();
         let result = match self.kept(desired) {
             Some(kept) => self.add_rules(desired, kept, &mut applied),
@@ -150,15 +152,19 @@ impl Dataplane {
                 _ => self.new_slot(rule)?,
             };
             let old = self.shadow.rules.get(&slot).copied().unwrap_or(RuleEntry::OFF);
-            let entry = self.rule_entry(rule, &old, endpoints);
+            let mut entry = self.rule_entry(rule, &old, endpoints);
+            let list = rule.allow.as_deref();
+            entry.guarded = list.map_or(Ok(0), |list| self.widen(slot, list, old.guarded))?;
+            entry.limits = limits(rule.limits);
             if self.shadow.draining.contains(&rule.name) != rule.draining {
                 self.write_name(slot, rule)?;
             }
             if entry != old {
-                applied.orphans |= entry.generation != old.generation;
+                applied.orphans |= entry.generation != old.generation || entry.guarded != old.guarded;
                 self.maps.rules.set(slot, entry, 0).map_err(map_error(names::RULES))?;
                 self.shadow.rules.insert(slot, entry);
             }
+            self.narrow(slot, list)?;
         }
         Ok(())
     }
@@ -258,12 +264,23 @@ impl Dataplane {
             let entry = RuleEntry::off(old.generation.wrapping_add(1));
             self.maps.rules.set(slot, entry, 0).map_err(map_error(names::RULES))?;
             absent_is_fine(self.maps.rule_names.remove(&slot)).map_err(map_error(names::RULE_NAMES))?;
+            self.narrow(slot, None)?;
             self.shadow.rules.remove(&slot);
             self.shadow.draining.remove(&name);
             self.shadow.slots.release(&name);
             applied.orphans = true;
         }
         Ok(())
+    }
+}
+
+/// Limits as the programs read them.
+const fn limits(limits: crate::rule::Limits) -> Limits {
+    Limits {
+        connections: limits.connections,
+        connections_per_ip: limits.connections_per_ip,
+        interval: Pace::interval(limits.new_flows),
+        interval_per_ip: Pace::interval(limits.new_flows_per_ip),
     }
 }
 

@@ -1,17 +1,20 @@
 //! Loading the programs and taking over what a relayd before us has left pinned.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aya::maps::MapInfo;
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use relay_common::usage::Usage;
 use relay_common::{names, tick};
 
 use super::attach::Attachments;
 use super::maps::{self, Maps, Shape};
 use super::shadow::Shadow;
 use super::slots::Slots;
+use super::usage::{UsageSlot, UsageTable};
 use super::{Desired, KernelError, Unavailable, adopt, bpffs, clock, object, preflight};
 use crate::rule::RuleName;
 
@@ -44,6 +47,7 @@ pub struct Dataplane {
     /// Whether flows and rules of an earlier relayd were taken over.
     pub adopted: bool,
     traced: bool,
+    usage: Arc<UsageTable>,
 }
 
 impl Dataplane {
@@ -72,8 +76,22 @@ impl Dataplane {
         }
         let flows = MapInfo::from_pin(pins.join(names::FLOWS_TCP)).map_err(|e| Unavailable(e.to_string()))?;
         let max_flows = flows.max_entries() / 2;
+        let usage = Arc::new(UsageTable::open(&pins)?);
+        usage.slots().iter().for_each(Usage::forget_sessions);
         let (attachments, traced) = (Attachments::default(), traced.is_some());
-        Ok(Self { pins, ebpf, maps, shadow, attachments, applied: None, hz, max_flows, adopted, traced })
+        Ok(Self {
+            pins,
+            ebpf,
+            maps,
+            shadow,
+            attachments,
+            applied: None,
+            hz,
+            max_flows,
+            adopted,
+            traced,
+            usage,
+        })
     }
 
     /// Whether the programs log packets.
@@ -105,6 +123,12 @@ impl Dataplane {
     pub fn free_slots(&mut self, slots: &[u32]) -> Result<(), KernelError> {
         let freed = self.shadow.slots.swept(slots);
         freed.into_iter().try_for_each(|slot| self.forget_drops(slot))
+    }
+
+    /// What a rule has used of its limits.
+    pub fn usage(&self, name: &RuleName) -> Option<UsageSlot> {
+        let slot = self.slot(name)?;
+        Some(UsageSlot { table: self.usage.clone(), slot })
     }
 
     /// A rule's slot.
@@ -176,6 +200,8 @@ fn load_object(
     let halves = options.max_flows.saturating_mul(2);
     loader.map_max_entries(names::FLOWS_TCP, halves);
     loader.map_max_entries(names::FLOWS_UDP, halves);
+    // every proven flow may have a client of its own
+    loader.map_max_entries(names::SOURCES, halves);
     loader.map_max_entries(names::UNPROVEN, unproven_entries(options.max_flows));
     loader.load(bytes).map_err(|error| Unavailable(format!("cannot load the programs: {error}")))
 }

@@ -9,7 +9,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapType, PerCpuArray, PerCpuHashMa
 use relay_common::counters::{DropKey, RuleCounters};
 use relay_common::names;
 use relay_common::route::{NextHop, RouteKey};
-use relay_common::rule::{EndpointEntry, ListenerEntry, ListenerKey, PortEntry, RuleEntry};
+use relay_common::rule::{EndpointEntry, ListenerEntry, ListenerKey, PortEntry, RuleEntry, SourceKey};
 use relay_common::settings::Settings;
 
 use super::Unavailable;
@@ -32,6 +32,7 @@ pub struct Maps {
     pub drops: PerCpuHashMap<MapData, DropKey, u64>,
     pub settings: Array<MapData, Settings>,
     pub devices: DevMap<MapData>,
+    pub allowed: LpmTrie<MapData, SourceKey, u32>,
 }
 
 /// Who listens for clients of one address family.
@@ -64,6 +65,7 @@ impl Maps {
             drops: open(pins, names::DROPS)?,
             settings: open(pins, names::SETTINGS)?,
             devices: open(pins, names::DEVICES)?,
+            allowed: open(pins, names::ALLOWED)?,
         })
     }
 }
@@ -103,6 +105,7 @@ pub fn shapes() -> Vec<Shape> {
     use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
     use relay_common::rule::PORT_TABLE;
     use relay_common::settings::Pressure;
+    use relay_common::usage::Usage;
     vec![
         shape::<FlowKey, FlowEntry>(names::FLOWS_TCP, MapType::Hash, None),
         shape::<FlowKey, FlowEntry>(names::FLOWS_UDP, MapType::Hash, None),
@@ -124,6 +127,16 @@ pub fn shapes() -> Vec<Shape> {
         shape::<u32, Settings>(names::SETTINGS, MapType::Array, Some(1)),
         shape::<u32, Pressure>(names::PRESSURE, MapType::Array, Some(2)),
         Shape { name: names::DEVICES, kind: MapType::DevMap, key: 4, value: 8, entries: None },
+        Shape { name: names::ALLOWED, kind: MapType::LpmTrie, key: 12, value: 4, entries: None },
+        Shape {
+            name: names::USAGE,
+            kind: MapType::Array,
+            key: 4,
+            value: size_of::<Usage>(),
+            entries: Some(RULE_SLOTS),
+        },
+        shape::<SourceKey, u64>(names::SOURCES, MapType::Hash, None),
+        shape::<SourceKey, u64>(names::PACES, MapType::LruHash, None),
     ]
 }
 

@@ -8,6 +8,7 @@ use relay_common::route::NextHop as KernelHop;
 use relay_common::rule::{EndpointEntry, RuleEntry};
 use relay_common::settings::Settings;
 
+use super::guard::Guards;
 use super::hops::Interner;
 use super::listening::ListeningShadow;
 use super::maps::{ENDPOINT_SLOTS, HOP_SLOTS};
@@ -31,6 +32,7 @@ pub struct Shadow {
     pub routes: HashMap<RoutePrefix, u32>,
     pub settings: Option<Settings>,
     pub devices: HashMap<u16, u32>,
+    pub guards: Guards,
 }
 
 /// What makes an endpoint: its address, the address its flows are sent from, where the rule's first port goes (0: the
@@ -68,6 +70,7 @@ impl Default for Shadow {
             routes: HashMap::new(),
             settings: None,
             devices: HashMap::new(),
+            guards: Guards::default(),
         }
     }
 }

@@ -5,10 +5,13 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Duration;
 
 use aya::TestRunOptions;
 use aya::maps::MapData;
 use aya::programs::{SchedClassifier, TestRun as _};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
 use relay_common::net::Protocol;
 use relay_common::rule::{RuleEntry, RuleState};
@@ -16,6 +19,8 @@ use relay_common::settings::SweepRequest;
 use relay_common::{names, tick};
 
 use super::batch::Walk;
+use super::recount::Recount;
+use super::usage::UsageTable;
 use super::{Unavailable, maps};
 
 pub struct Sweeper {
@@ -26,7 +31,14 @@ pub struct Sweeper {
     rounds: u32,
     /// Halves marked in the last round.
     marked: Vec<FlowKey>,
+    usage: UsageTable,
+    recount: Recount,
+    /// Allow lists that rounds have held flows against: the number of each, and how many rounds.
+    checked: HashMap<u32, (u32, u32)>,
 }
+
+/// A flow that was opened while the list changed may come after the first round.
+const CHECKS: u32 = 2;
 
 /// Every so many rounds, halves are looked for that have lost their other half. They are rare, and finding them costs
 /// more than the rest of a walk.
@@ -72,12 +84,16 @@ impl Sweeper {
             hz,
             rounds: 0,
             marked: Vec::new(),
+            usage: UsageTable::open(pins)?,
+            recount: Recount::default(),
+            checked: HashMap::new(),
         })
     }
 
     /// One round: deletes what the last one marked and is still idle, marks what is idle now or has lost its other half,
-    /// ends flows whose rule is gone, counts the rest.
+    /// ends flows whose rule is gone or lets their client in no more, counts the rest.
     pub fn round(&mut self) -> Result<Census, Unavailable> {
+        self.beat()?;
         let marked = std::mem::take(&mut self.marked);
         let mut census = Census { deleted: self.run(SweepRequest::DELETE, &marked)?, ..Census::default() };
         let mut walk = Findings {
@@ -86,23 +102,33 @@ impl Sweeper {
             pairs: self.rounds.is_multiple_of(PAIRING).then(Pairs::default),
             idle: Vec::new(),
             orphans: Vec::new(),
+            checked: std::mem::take(&mut self.checked),
+            counted: HashMap::new(),
         };
         for (map, table) in &self.tables {
             visit(map, *table, &self.rules, &mut walk, &mut census)?;
             walk.idle.extend(walk.pairs.iter_mut().flat_map(Pairs::left));
         }
         self.rounds = self.rounds.wrapping_add(1);
+        self.recount.compare(&walk.counted, self.usage.slots());
+        self.checked = walk.checked_now();
         census.deleted += self.run(SweepRequest::ORPHANS, &walk.orphans)?;
         self.run(SweepRequest::MARK, &walk.idle)?;
         self.marked = walk.idle;
         Ok(census)
     }
 
+    /// Says that sessions still count.
+    fn beat(&self) -> Result<(), Unavailable> {
+        let now = Duration::from(uptime()?).as_nanos() as u64;
+        self.usage.slots().iter().filter(|usage| usage.sessions() != 0).for_each(|usage| usage.beat(now));
+        Ok(())
+    }
+
     /// The programs' clock, in ticks.
     fn now(&self) -> Result<u32, Unavailable> {
         // the monotonic clock and jiffies start together, but for 300 s that jiffies are set back by
-        let up = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-            .map_err(|error| Unavailable(format!("cannot read the clock: {error}")))?;
+        let up = uptime()?;
         let hz = u64::from(self.hz);
         let seconds = up.tv_sec().cast_unsigned();
         let since_boot = seconds * hz + up.tv_nsec().cast_unsigned() * hz / 1_000_000_000;
@@ -126,6 +152,11 @@ impl Sweeper {
     }
 }
 
+fn uptime() -> Result<TimeSpec, Unavailable> {
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_err(|error| Unavailable(format!("cannot read the clock: {error}")))
+}
+
 /// The "packet" that carries a request.
 fn request(mode: u32, keys: &[FlowKey]) -> Vec<u8> {
     let mut packet = vec![0; LINK_HEADER];
@@ -146,7 +177,11 @@ struct Findings {
     pairs: Option<Pairs>,
     /// Halves that may be dead.
     idle: Vec<FlowKey>,
+    /// Halves whose rule is gone, or whose client may have to go.
     orphans: Vec<FlowKey>,
+    checked: HashMap<u32, (u32, u32)>,
+    /// Flows that count for each slot's limit.
+    counted: HashMap<u32, i64>,
 }
 
 fn visit(
@@ -177,6 +212,9 @@ impl Findings {
         census: &mut Census,
     ) {
         let slot = half.rule();
+        if half.flags().has(FlowFlags::COUNTED) {
+            *self.counted.entry(slot).or_default() += 1;
+        }
         let rule = *self.rules.entry(slot).or_insert_with(|| rules.get(&slot, 0).unwrap_or(RuleEntry::OFF));
         if rule.generation != half.generation || rule.state() == RuleState::Off {
             self.orphans.push(*key);
@@ -184,6 +222,9 @@ impl Findings {
         }
         let flags = half.flags();
         let is_client = !flags.has(FlowFlags::EGRESS);
+        if is_client && self.must_check(slot, &rule) {
+            self.orphans.push(*key);
+        }
         let age_limit = match table {
             Table::Established(protocol) => limit(protocol, &rule, flags),
             Table::Unproven => UNPROVEN_TICKS,
@@ -210,6 +251,24 @@ impl Findings {
                 self.idle.push(*key);
             }
         }
+    }
+}
+
+impl Findings {
+    /// Whether the rule's allow list is newer than the rounds that flows have been held against it in.
+    fn must_check(&self, slot: u32, rule: &RuleEntry) -> bool {
+        let done = |&(number, rounds): &(u32, u32)| number == rule.guarded && rounds >= CHECKS;
+        rule.guarded != 0 && !self.checked.get(&slot).is_some_and(done)
+    }
+
+    /// What flows have been held against after this round.
+    fn checked_now(&self) -> HashMap<u32, (u32, u32)> {
+        let guarded = self.rules.iter().filter(|(_, rule)| rule.guarded != 0);
+        let checked = guarded.map(|(&slot, rule)| {
+            let before = self.checked.get(&slot).filter(|(number, _)| *number == rule.guarded);
+            (slot, (rule.guarded, before.map_or(0, |&(_, rounds)| rounds) + 1))
+        });
+        checked.collect()
     }
 }
 

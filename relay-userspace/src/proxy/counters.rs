@@ -31,10 +31,20 @@ pub enum Refusal {
     ProxyTooLong,
     /// What must come before a client is connected has not come in time.
     HandshakeTimeout,
+    /// A client that is not on the rule's allow list.
+    NotAllowed,
+    /// The rule has as many connections as it may.
+    LimitConnections,
+    /// The client has as many as it may.
+    LimitConnectionsPerIp,
+    /// Sooner than the rule's pace allows.
+    LimitNewFlows,
+    /// Sooner than the client's pace allows.
+    LimitNewFlowsPerIp,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 18] = [
         Self::NoBackend,
         Self::BackendRefused,
         Self::BackendTimeout,
@@ -48,6 +58,11 @@ impl Refusal {
         Self::ProxyMalformed,
         Self::ProxyTooLong,
         Self::HandshakeTimeout,
+        Self::NotAllowed,
+        Self::LimitConnections,
+        Self::LimitConnectionsPerIp,
+        Self::LimitNewFlows,
+        Self::LimitNewFlowsPerIp,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -65,7 +80,27 @@ impl Refusal {
             Self::ProxyMalformed => "proxy_malformed",
             Self::ProxyTooLong => "proxy_too_long",
             Self::HandshakeTimeout => "handshake_timeout",
+            Self::NotAllowed => "not_allowed",
+            Self::LimitConnections => "limit_connections",
+            Self::LimitConnectionsPerIp => "limit_connections_per_ip",
+            Self::LimitNewFlows => "limit_new_flows",
+            Self::LimitNewFlowsPerIp => "limit_new_flows_per_ip",
         }
+    }
+}
+
+impl Refusal {
+    /// Whether it is what the rule wants rather than something that has gone wrong.
+    pub const fn is_policy(self) -> bool {
+        matches!(
+            self,
+            Self::Draining
+                | Self::NotAllowed
+                | Self::LimitConnections
+                | Self::LimitConnectionsPerIp
+                | Self::LimitNewFlows
+                | Self::LimitNewFlowsPerIp
+        )
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::counters::Counters;
+use super::gate::Gate;
 pub use crate::rule::UdpNat;
 use crate::rule::{Accept, Connect, RuleName, Timeouts};
 
@@ -13,6 +14,7 @@ use crate::rule::{Accept, Connect, RuleName, Timeouts};
 pub struct Service {
     pub rule: RuleName,
     pub counters: Arc<Counters>,
+    pub gate: Arc<Gate>,
     target: RwLock<Arc<Target>>,
     /// UDP sessions under way, of all workers.
     clients: AtomicU64,
@@ -63,8 +65,8 @@ pub enum Phase {
 }
 
 impl Service {
-    pub fn new(rule: RuleName, counters: Arc<Counters>, target: Target) -> Self {
-        Self { rule, counters, target: RwLock::new(Arc::new(target)), clients: AtomicU64::new(0) }
+    pub fn new(rule: RuleName, counters: Arc<Counters>, gate: Arc<Gate>, target: Target) -> Self {
+        Self { rule, counters, gate, target: RwLock::new(Arc::new(target)), clients: AtomicU64::new(0) }
     }
 
     pub fn target(&self) -> Arc<Target> {

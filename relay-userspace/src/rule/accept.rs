@@ -1,6 +1,7 @@
 //! How a rule takes its clients in.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::AllowList;
 
@@ -11,6 +12,8 @@ pub struct Accept {
     pub proxy_protocol: bool,
     /// Who may send one; `None`: whoever has an address that is not of the Internet.
     pub trusted: Option<AllowList>,
+    /// Who is let in, by the address that such a header names where there is one; `None`: everybody.
+    pub allow: Option<Arc<AllowList>>,
 }
 
 impl Accept {

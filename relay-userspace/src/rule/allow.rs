@@ -14,7 +14,7 @@ pub struct Network(IpNet);
 pub enum NetworkError {
     #[error("that is neither an address nor a network")]
     Form,
-    #[error("it has bits behind its prefix; the network is {0}")]
+    #[error("it has bits set behind its prefix; the network is {0}")]
     HostBits(Network),
 }
 

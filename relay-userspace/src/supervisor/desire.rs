@@ -38,6 +38,8 @@ fn rule(planned: &PlannedRule, facts: &FactBook) -> Arc<DesiredRule> {
         name: planned.rule.name.clone(),
         enabled: planned.rule.enabled,
         draining: planned.draining,
+        allow: planned.rule.accept.allow.clone(),
+        limits: planned.rule.limits,
         carried: planned.kernel.as_ref().map(|kernel| Carried {
             path: facts.paths.get(&kernel.backend).cloned(),
             yields: !planned.rule.force && !facts.holder.holds(&planned.rule),

@@ -8,7 +8,7 @@ use crate::config::quantity::format_duration;
 use crate::config::{Origin, encode};
 use crate::host::{ClaimRange, Path};
 use crate::plan::{Carriage, KernelListener, KernelOn, KernelRule, PlannedRule};
-use crate::rule::{Backend, PortRange};
+use crate::rule::{Backend, PortRange, Rule};
 
 /// What explanations refer to, from the latest plan.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +51,7 @@ pub fn explain(planned: &PlannedRule, view: RuleView, facts: &Facts) -> ExplainV
         ));
         lines.push("the host's own firewall does not see this traffic".into());
     }
+    lines.extend(admission(&planned.rule));
     let origin = match &planned.origin {
         Origin::File(path) => path.display().to_string(),
         Origin::CommandLine => "relayd's command line".into(),
@@ -67,6 +68,29 @@ fn name(backend: &BackendView) -> Option<String> {
     };
     Some(format!("{} has {addresses}: {lookup}", backend.addr))
 }
+
+/// Who is let in, where that is not everybody.
+fn admission(rule: &Rule) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(list) = &rule.accept.allow {
+        let networks: Vec<String> = list.networks().iter().take(SHOWN).map(ToString::to_string).collect();
+        let more = list.networks().len().saturating_sub(SHOWN);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        lines.push(format!("only clients of {}{more} are let in", networks.join(", ")));
+    }
+    for (name, most) in rule.limits.set() {
+        lines.push(match name {
+            "connections" => format!("at most {most} connections at once, of both planes"),
+            "connections_per_ip" => format!("at most {most} connections of one address at once"),
+            "new_flows" => format!("at most {most} new flows a second, of both planes"),
+            _ => format!("at most {most} new flows of one address a second"),
+        });
+    }
+    lines
+}
+
+/// Networks that an explanation lists.
+const SHOWN: usize = 8;
 
 const fn hook_name(hook: crate::config::settings::Hook) -> &'static str {
     match hook {

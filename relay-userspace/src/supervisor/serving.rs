@@ -13,6 +13,7 @@ use crate::net::claim::Claim;
 use crate::net::hold::Holder;
 use crate::plan::PlannedRule;
 use crate::proxy::counters::Counters;
+use crate::proxy::gate::{Gate, Gauge, Policy};
 use crate::proxy::service::{Phase, Service, Target};
 use crate::proxy::workers::{Listening, Workers};
 use crate::rule::RuleName;
@@ -34,6 +35,7 @@ struct Served {
     /// Something of it did not work, and is worth another try.
     ails: bool,
     counters: Arc<Counters>,
+    gate: Arc<Gate>,
     open: BTreeMap<Claim, Open>,
     /// What accepts nothing more but has sessions left.
     ending: Vec<watch::Sender<Phase>>,
@@ -54,7 +56,14 @@ impl Serving {
     }
 
     /// Listens where the plan says so, and nowhere else. Sessions of rules that stay go on.
-    pub fn apply(&mut self, planned: &[Arc<PlannedRule>], holder: &mut Holder) {
+    ///
+    /// `gauge`: what a rule has used of its limits, where the kernel plane keeps that.
+    pub fn apply(
+        &mut self,
+        planned: &[Arc<PlannedRule>],
+        holder: &mut Holder,
+        gauge: impl Fn(&RuleName) -> Option<Gauge>,
+    ) {
         let names: HashSet<&RuleName> = planned.iter().map(|planned| &planned.rule.name).collect();
         let before = self.rules.len();
         self.rules.retain(|name, served| {
@@ -74,6 +83,7 @@ impl Serving {
             let served = self.rules.entry(name.clone()).or_default();
             let is_done = served.planned.as_ref().is_some_and(|done| Arc::ptr_eq(done, planned));
             if !is_done {
+                served.gate.set(policy(planned, gauge(name), &served.gate));
                 served.follow(planned, holder, &self.workers);
             }
         }
@@ -166,7 +176,7 @@ impl Served {
             Ok(sockets) => sockets,
             Err(error) => return Some(Err(error)),
         };
-        let service = Arc::new(Service::new(name.clone(), self.counters.clone(), target));
+        let service = Arc::new(Service::new(name.clone(), self.counters.clone(), self.gate.clone(), target));
         let (phase, watched) = watch::channel(Phase::Serve);
         for (worker, socket) in (usize::from(claim.port)..).zip(sockets) {
             let socket = match claim.protocol {
@@ -216,6 +226,13 @@ impl Served {
             phase.send_replace(Phase::End);
         }
     }
+}
+
+/// What a rule asks of its clients.
+fn policy(planned: &PlannedRule, gauge: Option<Gauge>, gate: &Gate) -> Policy {
+    let rule = &planned.rule;
+    let gauge = gauge.unwrap_or_else(|| gate.policy().gauge.clone());
+    Policy { allow: rule.accept.allow.clone(), limits: rule.limits, gauge }
 }
 
 /// The ports that a rule's user part listens on, with where their clients go.

@@ -21,6 +21,7 @@ use crate::kernel::apply::Applied;
 use crate::kernel::{Dataplane, Desired, KernelError, Unavailable};
 use crate::net::sysctl::Ledger;
 use crate::plan::{self, Fault, PlannedRule};
+use crate::proxy::gate::Gauge;
 use crate::rule::{Rule, RuleName};
 
 pub type Rules = Vec<(Arc<Rule>, Origin)>;
@@ -133,7 +134,9 @@ impl State {
     pub fn apply(&mut self, planned: &[Arc<PlannedRule>]) -> Result<Desired, KernelError> {
         let desired = self.apply_kernel(planned)?;
         if let Some(serving) = &mut self.serving {
-            serving.apply(planned, &mut self.facts.holder);
+            let kernel = self.kernel.as_ref().ok();
+            let gauge = |name: &RuleName| kernel?.usage(name).map(Gauge::new);
+            serving.apply(planned, &mut self.facts.holder, gauge);
         }
         Ok(desired)
     }

@@ -216,7 +216,7 @@ impl State {
         failed.extend(self.ledger.restore());
         self.planned = self.plan(&self.rules, &self.draining, true);
         if let Some(serving) = &mut self.serving {
-            serving.apply(&[], &mut self.facts.holder);
+            serving.apply(&[], &mut self.facts.holder, |_| None);
         }
         tracing::info!("detached: {} hooks, {} pins", hooks, removed.maps);
         self.shared.tell("down", None, "everything is detached");

@@ -1,5 +1,7 @@
 //! How clients are taken in: `accept = { ... }`.
 
+use std::sync::Arc;
+
 use relay_common::net::Protocol;
 
 use super::super::fields::{Fields, Later};
@@ -18,7 +20,6 @@ const LATER: &[Later] = &[
     Later { key: "token", default: None },
     Later { key: "headers", default: None },
     Later { key: "mptcp", default: Some("false") },
-    Later { key: "allow", default: None },
 ];
 
 pub fn accept(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems) -> Accept {
@@ -26,6 +27,7 @@ pub fn accept(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Prob
     let Some(mut inner) = fields.table("accept", problems) else { return accept };
     accept.proxy_protocol = proxy_protocol(&mut inner, protocols, problems);
     accept.trusted = trusted(&mut inner, accept.proxy_protocol, problems);
+    accept.allow = allow(&mut inner, problems);
     inner.finish(LATER, problems);
     accept
 }
@@ -54,6 +56,11 @@ fn trusted(fields: &mut Fields<'_>, proxy_protocol: bool, problems: &mut Problem
     networks(node, &subject, problems)
 }
 
+fn allow(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<Arc<AllowList>> {
+    let node = fields.take("allow")?;
+    networks(node, &fields.subject_of("allow"), problems).map(Arc::new)
+}
+
 /// A list of networks; what is wrong with it is noted.
 fn networks(node: &Node, subject: &str, problems: &mut Problems) -> Option<AllowList> {
     let items = one_or_more(node);
@@ -64,6 +71,11 @@ fn networks(node: &Node, subject: &str, problems: &mut Problems) -> Option<Allow
             "the list is empty, so nobody could get in",
             Some("leave the key out, or name somebody"),
         );
+        return None;
+    }
+    if items.len() > AllowList::MOST {
+        let message = format!("the list has {} networks, and may have {}", items.len(), AllowList::MOST);
+        problems.at(node, subject, message, Some("fewer and wider networks do the same"));
         return None;
     }
     let networks = items.into_iter().filter_map(|item| network(item, subject, problems)).collect();

@@ -25,7 +25,6 @@ const DELIVERY: Duration = Duration::from_millis(50);
 
 /// Carries a client that has come in on `port` until it is over. Dropped before that, it resets both connections.
 pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc<Service>) {
-    let _active = service.counters.begin();
     let client = Leg::new(client);
     let target = service.target();
     // one timer for everything that may take too long: it is cheap as long as it is left alone
@@ -38,18 +37,42 @@ pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc
             return service.counters.refuse(refusal);
         }
     };
+    let source = arrival.client(address);
+    let _seat = match service.gate.admit(source.ip()).and_then(|()| service.gate.enter(source.ip())) {
+        Ok(seat) => seat,
+        Err(refusal) => return service.counters.refuse(refusal),
+    };
+    let _active = service.counters.begin();
+    tokio::select! {
+        biased;
+        () = service.gate.revoked(source.ip()) => {
+            tracing::debug!(rule = %service.rule, client = %source, "not let in any more");
+        }
+        () = relay([address, source], arrival, client, port, &service, &target, timer) => {}
+    }
+}
+
+/// Connects to the backend and carries both ways.
+async fn relay(
+    [address, source]: [SocketAddr; 2],
+    arrival: Arrival,
+    client: Leg,
+    port: u16,
+    service: &Service,
+    target: &Target,
+    mut timer: Pin<&mut Sleep>,
+) {
     let backend = tokio::select! {
         biased;
-        result = connect(&target, target.ports.of(port), timer.as_mut()) => match result {
+        result = connect(target, target.ports.of(port), timer.as_mut()) => match result {
             Ok(stream) => Leg::new(stream),
             Err(refusal) => return service.counters.refuse(refusal),
         },
         // the client has given up
         _ = client.ready(Interest::ERROR) => return,
     };
-    let source = arrival.client(address);
-    let pump =
-        Pump::new([&client, &backend], &service.counters, preamble(&client, address, &target, arrival));
+    let preamble = preamble(&client, address, target, arrival);
+    let pump = Pump::new([&client, &backend], &service.counters, preamble);
     let end = carry([&client, &backend], pump, target.timeouts, timer).await;
     tracing::trace!(rule = %service.rule, client = %source, ?end, "session over");
     if end == End::Closed {

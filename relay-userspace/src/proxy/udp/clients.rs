@@ -139,6 +139,15 @@ impl<K: Copy + Eq + Hash, V> Clients<K, V> {
         self.take(self.queues[usize::from(false)].first)
     }
 
+    /// Removes the clients that are not to stay.
+    pub fn retain(&mut self, stays: impl Fn(&K) -> bool) {
+        let gone: Vec<u32> =
+            self.places.iter().filter(|(key, _)| !stays(key)).map(|(_, &place)| place).collect();
+        for place in gone {
+            self.take(place);
+        }
+    }
+
     fn entry(&mut self, id: Id) -> Option<&mut Entry<K, V>> {
         let entry = self.entries.get_mut(id.place as usize)?;
         (entry.generation == id.generation && entry.client.is_some()).then_some(entry)
@@ -238,6 +247,18 @@ mod tests {
         assert_eq!(clients.evict(), None, "who got an answer stays");
         assert_eq!(clients.find(&"answered"), Some(answered));
         assert_eq!(clients.find(&"first"), None);
+    }
+
+    #[test]
+    fn some_may_have_to_go() {
+        let mut clients = Clients::new();
+        let [goes, stays] = ["goes", "stays"].map(|key| clients.insert(key, (), 1));
+        clients.answered(goes, 1);
+        clients.retain(|key| *key == "stays");
+        assert!(clients.get_mut(goes).is_none() && clients.get_mut(stays).is_some());
+        assert_eq!((clients.len(), clients.oldest()), (1, Some(1)));
+        clients.retain(|_| false);
+        assert_eq!(clients.oldest(), None);
     }
 
     #[test]

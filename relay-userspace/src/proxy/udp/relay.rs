@@ -66,12 +66,28 @@ pub struct Relay {
     port: u16,
     accepts: bool,
     started: Instant,
+    /// The state of the gate that all clients are let in by.
+    revision: u64,
 }
 
 impl Relay {
     pub fn new(service: Arc<Service>, port: u16) -> Self {
         let clients = Clients::new();
-        Self { service, clients, unfinished: Vec::new(), port, accepts: true, started: Instant::now() }
+        let revision = service.gate.revision();
+        let (unfinished, started) = (Vec::new(), Instant::now());
+        Self { service, clients, unfinished, port, accepts: true, started, revision }
+    }
+
+    /// Ends the sessions of clients that are not let in any more.
+    fn revoke(&mut self) {
+        let revision = self.service.gate.revision();
+        if revision != self.revision {
+            self.revision = revision;
+            let policy = self.service.gate.policy();
+            if let Some(list) = &policy.allow {
+                self.clients.retain(|key| list.allows(key.client.ip()));
+            }
+        }
     }
 
     /// Whether new clients are let in.
@@ -81,6 +97,7 @@ impl Relay {
 
     /// One batch from clients to their backends.
     pub fn ingress(&mut self, listener: &UdpSocket, replies: &Replies) -> Left {
+        self.revoke();
         BUFFERS.with_borrow_mut(|buffers| {
             let received = match buffers.inbox.receive(listener, 0, SLOTS) {
                 Ok(received) => received,
@@ -120,11 +137,15 @@ impl Relay {
         let mut total = Sent::default();
         for run in order.chunk_by(|(one, _), (other, _)| one == other) {
             let id = run[0].0;
-            let Some((_, session)) = self.clients.get_mut(id) else {
+            let Some((key, session)) = self.clients.get_mut(id) else {
                 // It has made room for another one of this very batch.
                 self.service.counters.refuse_many(Refusal::TableFull, run.len() as u64);
                 continue;
             };
+            if let Err(refusal) = session.prove(key.client.ip(), &self.service.gate) {
+                self.service.counters.refuse_many(refusal, run.len() as u64);
+                continue;
+            }
             let name = session.backend.map(Name::from).unwrap_or_default();
             for &(_, slot) in run {
                 let train = inbox.train(slot);
@@ -139,6 +160,7 @@ impl Relay {
 
     /// One batch from backends to their clients.
     pub fn egress(&mut self, listener: &UdpSocket, replies: &Replies) -> Left {
+        self.revoke();
         BUFFERS.with_borrow_mut(|buffers| {
             buffers.ready.clear();
             buffers.ready.append(&mut self.unfinished);
@@ -169,6 +191,7 @@ impl Relay {
             }
             used += received;
             if received > 0 {
+                session.answered = true;
                 self.clients.answered(id, now);
             }
             if received == TURN {
@@ -197,7 +220,7 @@ impl Relay {
             Ok(id) => Some(id),
             Err((reason, detail)) => {
                 self.service.counters.refuse(reason);
-                if reason != Refusal::Draining && share::may_log() {
+                if !reason.is_policy() && share::may_log() {
                     tracing::warn!("rule {}: no session for {}: {detail}", self.service.rule, key.client);
                 }
                 None
@@ -209,6 +232,7 @@ impl Relay {
         if !self.accepts {
             return Err((Refusal::Draining, String::new()));
         }
+        self.service.gate.admit(key.client.ip()).map_err(|refusal| (refusal, String::new()))?;
         let target = self.service.target();
         let place = self.make_room()?;
         let mut opened = open_first(&target, self.port);
@@ -255,6 +279,7 @@ impl Relay {
 
     /// Ends the sessions that were silent for too long.
     pub fn expire(&mut self) {
+        self.revoke();
         let since = self.now().saturating_sub(self.patience());
         while self.clients.expire(since).is_some() {}
     }

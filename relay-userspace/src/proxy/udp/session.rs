@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use super::envelope::{Control, Local, Name};
 use super::share::Place;
 use crate::proxy::counters::Refusal;
+use crate::proxy::gate::{Gate, Seat};
 use crate::proxy::service::Service;
 
 /// Who sends, and to which of the host's addresses: a client that talks to two of them is two.
@@ -42,6 +43,10 @@ pub struct Session {
     /// Datagrams of this size and more go to the backend one by one.
     pub ingress_limit: usize,
     pub egress_limit: usize,
+    /// The client got an answer.
+    pub answered: bool,
+    /// Taken when the client sends something after an answer: anybody can send a first datagram.
+    pub seat: Option<Seat>,
     _counted: Counted,
     _place: Place,
 }
@@ -50,7 +55,26 @@ impl Session {
     /// `backend`: only for a socket that is not connected.
     pub fn new(service: &Arc<Service>, socket: OwnedFd, backend: Option<SocketAddr>, place: Place) -> Self {
         let _counted = Counted::new(service);
-        Self { socket, backend, ingress_limit: usize::MAX, egress_limit: usize::MAX, _counted, _place: place }
+        Self {
+            socket,
+            backend,
+            ingress_limit: usize::MAX,
+            egress_limit: usize::MAX,
+            answered: false,
+            seat: None,
+            _counted,
+            _place: place,
+        }
+    }
+}
+
+impl Session {
+    /// The client sends something: if that proves it to be there, it needs a place.
+    pub fn prove(&mut self, client: IpAddr, gate: &Arc<Gate>) -> Result<(), Refusal> {
+        if self.answered && self.seat.is_none() {
+            self.seat = Some(gate.enter(client)?);
+        }
+        Ok(())
     }
 }
 

@@ -53,7 +53,8 @@ impl Rig {
         let to = backend.local_addr().unwrap();
         let mut target = target(to, address.port());
         change(&mut target);
-        let service = Arc::new(Service::new(RuleName::parse("test").unwrap(), Arc::default(), target));
+        let service =
+            Arc::new(Service::new(RuleName::parse("test").unwrap(), Arc::default(), Arc::default(), target));
         let (phase, _) = watch::channel(Phase::Serve);
         Self { address, backend, service, phase, workers: Vec::new() }
     }

@@ -52,7 +52,7 @@ fn a_client_that_says_nothing_at_all_is_announced_too() {
 fn expecting(host: IpAddr) -> (Relay, TcpStream, TcpListener) {
     let backend = listen(host);
     let relay = Relay::to(host, backend.local_addr().unwrap());
-    let accept = Accept { proxy_protocol: true, trusted: None };
+    let accept = Accept { proxy_protocol: true, ..Accept::default() };
     let connect = Connect { proxy_protocol: Some(ProxyVersion::V2) };
     relay.service.retarget(Target { accept, connect, ..(*relay.service.target()).clone() });
     let client = relay.client();

@@ -1,0 +1,226 @@
+//! Who is let in: a rule's allow list and limits, as its sessions meet them.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use nix::time::{ClockId, clock_gettime};
+use relay_common::usage::{Pace, Usage};
+use tokio::sync::Notify;
+
+use super::counters::Refusal;
+use super::sources::{Source, Sources};
+use crate::rule::{AllowList, Limits};
+
+/// One rule's gate, for all its listeners and workers.
+#[derive(Debug, Default)]
+pub struct Gate {
+    policy: RwLock<Arc<Policy>>,
+    /// Grows with every change of the policy.
+    revision: AtomicU64,
+    changed: Notify,
+    sources: Mutex<Sources>,
+}
+
+/// What a rule asks of its clients.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// `None`: everybody is let in.
+    pub allow: Option<Arc<AllowList>>,
+    pub limits: Limits,
+    pub gauge: Gauge,
+}
+
+/// What the rule has used of its limits; where there is a kernel plane it writes there too.
+#[derive(Clone)]
+pub struct Gauge(Arc<dyn AsRef<Usage> + Send + Sync>);
+
+/// For rules that only sessions count for.
+#[derive(Default)]
+struct Own(Usage);
+
+impl AsRef<Usage> for Own {
+    fn as_ref(&self) -> &Usage {
+        &self.0
+    }
+}
+
+impl Gauge {
+    pub fn new(usage: impl AsRef<Usage> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(usage))
+    }
+
+    fn usage(&self) -> &Usage {
+        (*self.0).as_ref()
+    }
+}
+
+impl Default for Gauge {
+    fn default() -> Self {
+        Self::new(Own::default())
+    }
+}
+
+impl fmt::Debug for Gauge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.usage().fmt(f)
+    }
+}
+
+impl Gate {
+    /// Changes what is asked. Sessions whose clients are not let in any more end.
+    pub fn set(&self, policy: Policy) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        self.revision.fetch_add(1, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    pub fn policy(&self) -> Arc<Policy> {
+        self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Another number after every change.
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    pub fn allows(&self, client: IpAddr) -> bool {
+        self.policy().allow.as_ref().is_none_or(|list| list.allows(client))
+    }
+
+    /// Returns when the client is not let in any more.
+    pub async fn revoked(&self, client: IpAddr) {
+        loop {
+            let changed = self.changed.notified();
+            if !self.allows(client) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Whether a client may begin something new, which takes no place until [`Gate::enter`].
+    pub fn admit(&self, client: IpAddr) -> Result<(), Refusal> {
+        let policy = self.policy();
+        if policy.allow.as_ref().is_some_and(|list| !list.allows(client)) {
+            return Err(Refusal::NotAllowed);
+        }
+        let limits = policy.limits;
+        if limits == Limits::default() {
+            return Ok(());
+        }
+        let now = now();
+        let usage = policy.gauge.usage();
+        if usage.is_full(limits.connections, now) {
+            return Err(Refusal::LimitConnections);
+        }
+        self.sources().admit(Source::of(client), limits, now)?;
+        if !usage.pace.admits(Pace::interval(limits.new_flows), now) {
+            return Err(Refusal::LimitNewFlows);
+        }
+        Ok(())
+    }
+
+    /// Takes a place for a client that has proven to be there; it is given back when the seat is dropped.
+    pub fn enter(self: &Arc<Self>, client: IpAddr) -> Result<Seat, Refusal> {
+        let policy = self.policy();
+        let limits = policy.limits;
+        if !policy.gauge.usage().take_session(limits.connections, now()) {
+            return Err(Refusal::LimitConnections);
+        }
+        let mut seat = Seat { gate: self.clone(), gauge: policy.gauge.clone(), source: None };
+        if limits.connections_per_ip > 0 {
+            let source = Source::of(client);
+            self.sources().enter(source, limits.connections_per_ip)?;
+            seat.source = Some(source);
+        }
+        Ok(seat)
+    }
+
+    fn sources(&self) -> std::sync::MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A client's place.
+#[derive(Debug)]
+pub struct Seat {
+    gate: Arc<Gate>,
+    gauge: Gauge,
+    source: Option<Source>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.gauge.usage().give_session_back();
+        if let Some(source) = self.source {
+            self.gate.sources().leave(source);
+        }
+    }
+}
+
+/// The clock that the programs keep a pace by.
+fn now() -> u64 {
+    let since_boot = clock_gettime(ClockId::CLOCK_MONOTONIC).map(std::time::Duration::from);
+    since_boot.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rule::Network;
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::task::Poll;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect(text)
+    }
+
+    fn gate(limits: Limits) -> Arc<Gate> {
+        let gate = Arc::new(Gate::default());
+        gate.set(Policy { limits, ..Policy::default() });
+        gate
+    }
+
+    #[test]
+    fn seats_are_given_back() {
+        let gate = gate(Limits { connections: 2, connections_per_ip: 1, ..Limits::default() });
+        let first = gate.enter(address("192.0.2.1")).expect("a seat");
+        assert_eq!(gate.enter(address("192.0.2.1")).err(), Some(Refusal::LimitConnectionsPerIp));
+        assert_eq!(gate.admit(address("192.0.2.1")), Err(Refusal::LimitConnectionsPerIp));
+        let second = gate.enter(address("192.0.2.2")).expect("a refused one takes no place");
+        assert_eq!(gate.admit(address("192.0.2.3")), Err(Refusal::LimitConnections));
+        assert_eq!(gate.enter(address("192.0.2.3")).err(), Some(Refusal::LimitConnections));
+        drop(first);
+        gate.enter(address("192.0.2.1")).expect("a seat again");
+        drop(second);
+        assert_eq!(gate.policy().gauge.usage().sessions(), 0);
+    }
+
+    #[test]
+    fn a_pace_is_kept() {
+        let gate = gate(Limits { new_flows: 3, new_flows_per_ip: 2, ..Limits::default() });
+        let admit = |client| gate.admit(address(client));
+        assert_eq!([admit("192.0.2.1"), admit("192.0.2.1")], [Ok(()); 2]);
+        assert_eq!(admit("192.0.2.1"), Err(Refusal::LimitNewFlowsPerIp));
+        assert_eq!(admit("192.0.2.2"), Ok(()), "a client's own limit does not use up the rule's");
+        assert_eq!(admit("192.0.2.3"), Err(Refusal::LimitNewFlows));
+    }
+
+    #[tokio::test]
+    async fn who_is_not_on_the_list_any_more_has_to_go() {
+        let gate = gate(Limits::default());
+        let list = |text| Some(Arc::new(AllowList::new(vec![Network::parse(text).expect(text)])));
+        let client = address("192.0.2.7");
+        let mut revoked = pin!(gate.revoked(client));
+        let mut is_revoked = async || poll_fn(|cx| Poll::Ready(revoked.as_mut().poll(cx).is_ready())).await;
+        assert!(!is_revoked().await);
+        gate.set(Policy { allow: list("192.0.2.0/24"), ..Policy::default() });
+        assert!(!is_revoked().await && gate.admit(client).is_ok());
+        gate.set(Policy { allow: list("198.51.100.0/24"), ..Policy::default() });
+        assert!(is_revoked().await);
+        assert_eq!(gate.admit(client), Err(Refusal::NotAllowed));
+    }
+}
