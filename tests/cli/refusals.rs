@@ -100,7 +100,7 @@ const MISTAKES: &[Mistake] = &[
     (
         &["set", "web", "accept.proxy_protocol=true", "accept.trusted=10.0.0.1/8"],
         4,
-        &["\"10.0.0.1/8\" is not a network: it has bits behind its prefix; the network is 10.0.0.0/8"],
+        &["\"10.0.0.1/8\" is not a network: it has bits set behind its prefix; the network is 10.0.0.0/8"],
     ),
     (
         &["set", "web", "accept.proxy_protocol=true", "accept.trusted-=10.0.0.0/8"],
