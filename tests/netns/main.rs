@@ -3,6 +3,7 @@
 mod admission;
 mod answers;
 mod datagrams;
+mod faults;
 mod forward;
 mod lifecycle;
 mod listeners;

@@ -1,0 +1,62 @@
+//! The user plane with backends and clients that misbehave. Whatever they do, a rule beside theirs does not notice, and
+//! every refusal is counted under its reason.
+
+mod backends;
+mod clients;
+mod shortage;
+
+use harness::traffic::{Server, tcp_server, udp_server};
+use harness::world::RELAY;
+use harness::{Daemon, Load, World};
+
+/// A rule that is put to the test, and one beside it that must not notice.
+const RULES: &str = "
+[[rule]]
+name = \"web\"
+listen = \":8080\"
+to = \"203.0.113.2:80\"
+plane = \"user\"
+timeout = { connect = \"1s\", tcp_idle = \"2s\", half_close = \"2s\" }
+
+[[rule]]
+name = \"beside\"
+listen = \":8081\"
+to = \"203.0.113.2:81\"
+plane = \"user\"
+";
+
+/// Traffic of the rule beside, all along; checked when it ends.
+struct Beside {
+    load: Load,
+    _servers: [Server; 2],
+}
+
+impl Beside {
+    fn start(world: &World) -> Self {
+        let servers = [tcp_server(&world.backend, 81), udp_server(&world.backend, 81)];
+        let to = (RELAY, 8081);
+        let load = Load::new()
+            .with_connections(&world.client, to, 2)
+            .with_newcomers(&world.client, to)
+            .with_datagrams(&world.client, to);
+        Self { load, _servers: servers }
+    }
+
+    /// Panics if the rule beside has noticed anything.
+    fn finish(self, daemon: &Daemon) {
+        self.load.run_on(50);
+        self.load.finish();
+        let rule = daemon.ctl.rule("beside");
+        assert_eq!(rule["counters"]["drops"], serde_json::json!({}), "{rule}");
+    }
+}
+
+/// How often the rule has refused somebody for this reason.
+fn refused(daemon: &Daemon, reason: &str) -> u64 {
+    daemon.ctl.counter("web", &format!("/drops/{reason}"))
+}
+
+/// Sessions under way.
+fn active(daemon: &Daemon) -> u64 {
+    daemon.ctl.counter("web", "/flows/active")
+}
