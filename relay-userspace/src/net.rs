@@ -10,6 +10,7 @@ pub mod monitor;
 pub mod paths;
 pub mod resolve;
 pub mod socket_list;
+pub mod stock;
 pub mod sysctl;
 pub mod view;
 pub mod xdp_features;

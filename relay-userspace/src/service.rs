@@ -1,15 +1,19 @@
-//! What relayd tells systemd: ready, reloading, stopping, how it is doing, and that it is alive (sd_notify(3)).
+//! What relayd tells systemd: ready, reloading, stopping, how it is doing, and that it is alive (sd_notify(3)); and what
+//! it has systemd keep.
 
 use std::env;
-use std::io;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use sd_notify::NotifyState;
 
 /// The service manager, if there is one.
+#[derive(Debug)]
 pub struct Service {
     manager: Option<(UnixDatagram, SocketAddr)>,
     systemd: bool,
@@ -17,6 +21,8 @@ pub struct Service {
 
 /// How long a manager that does not read may hold us up.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// Descriptors in one message; the kernel's limit is SCM_MAX_FD, 253.
+const MOST_AT_ONCE: usize = 250;
 
 impl Service {
     pub fn from_environment() -> Self {
@@ -62,12 +68,73 @@ impl Service {
         self.tell(&[NotifyState::Watchdog]);
     }
 
+    /// Whether there is somebody to tell.
+    pub const fn is_there(&self) -> bool {
+        self.manager.is_some()
+    }
+
+    /// How many descriptors the manager keeps, if it says so (systemd 254).
+    pub fn store_size(&self) -> Option<usize> {
+        env::var("FDSTORE").ok()?.parse().ok()
+    }
+
+    /// Has the manager keep descriptors for the next relayd.
+    pub fn store(&self, name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let Some((socket, manager)) = &self.manager else { return Ok(()) };
+        // without FDPOLL=0 it would close what reports an error
+        let states = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
+        let message = lines(&states);
+        for descriptors in descriptors.chunks(MOST_AT_ONCE) {
+            let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+            let attached = [ControlMessage::ScmRights(&raw)];
+            let text = [IoSlice::new(message.as_bytes())];
+            sendmsg(
+                socket.as_raw_fd(),
+                &text,
+                &attached,
+                MsgFlags::MSG_NOSIGNAL,
+                Some(&unix_address(manager)?),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Has the manager close what it keeps under a name.
+    pub fn unstore(&self, name: &str) {
+        self.tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+    }
+
+    /// What the manager has kept. To be asked once.
+    pub fn inherited(&self) -> Vec<(String, OwnedFd)> {
+        let descriptors = match sd_notify::listen_fds_with_names() {
+            Ok(descriptors) => descriptors,
+            Err(error) => {
+                tracing::warn!("what the service manager has kept cannot be used: {error}");
+                return Vec::new();
+            }
+        };
+        // SAFETY: the manager has opened them for this process, which has just checked that, and nobody else has looked.
+        let own = |descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) };
+        descriptors.map(|(descriptor, name)| (name, own(descriptor))).collect()
+    }
+
     fn tell(&self, states: &[NotifyState<'_>]) {
         let Some((socket, manager)) = &self.manager else { return };
-        let message: String = states.iter().map(|state| format!("{state}\n")).collect();
-        if let Err(error) = socket.send_to_addr(message.as_bytes(), manager) {
+        if let Err(error) = socket.send_to_addr(lines(states).as_bytes(), manager) {
             tracing::debug!("the service manager does not listen: {error}");
         }
+    }
+}
+
+fn lines(states: &[NotifyState<'_>]) -> String {
+    states.iter().map(|state| format!("{state}\n")).collect()
+}
+
+fn unix_address(address: &SocketAddr) -> io::Result<UnixAddr> {
+    match (address.as_pathname(), address.as_abstract_name()) {
+        (Some(path), _) => Ok(UnixAddr::new(path)?),
+        (None, Some(name)) => Ok(UnixAddr::new_abstract(name)?),
+        (None, None) => Err(io::ErrorKind::AddrNotAvailable.into()),
     }
 }
 

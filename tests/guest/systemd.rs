@@ -5,9 +5,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use harness::traffic::{Client, Datagrams, tcp_server, text, udp_server};
-use harness::world::{RELAY, around};
+use harness::world::{RELAY, RELAY_V6, around};
 use harness::{Ctl, NetNs, eventually};
 
 const CONFIG: &str = "/etc/relay/relay.toml";
@@ -34,6 +36,8 @@ pub fn check() {
     crate::say("forwarded, reloaded");
     survives(&ctl, &client);
     crate::say("killed, stopped and started again");
+    refuses_nobody(&client);
+    crate::say("restarted, and no client was refused");
     goes_down(&ctl, &client, &relay);
     an_invalid_configuration_is_not_tried_again();
 }
@@ -110,6 +114,31 @@ fn survives(ctl: &Ctl, client: &NetNs) {
     systemctl(&["start", "relayd"]);
     echo("after systemctl start");
     assert_eq!(ctl.json(&["status"])["kernel"]["adopted"], true);
+}
+
+/// IPv6 clients are the user plane's, whose sockets systemd keeps.
+fn refuses_nobody(client: &NetNs) {
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let clients = scope.spawn(|| {
+            let mut connected = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let client = Client::connect(client, (RELAY_V6, 8080)).expect("not refused");
+                let _ended_by_a_restart = client.seen_as();
+                connected += 1;
+            }
+            connected
+        });
+        for _ in 0..2 {
+            systemctl(&["restart", "relayd"]);
+            let before = main_pid();
+            systemctl(&["kill", "--signal=KILL", "relayd"]);
+            eventually("systemd has started it again", || is_active() && main_pid() != before);
+        }
+        is_over.store(true, Ordering::Relaxed);
+        assert!(clients.join().expect("nobody was refused") > 0);
+    });
+    Client::connect(client, (RELAY_V6, 8080)).and_then(|client| client.upload(1 << 20)).expect("upload");
 }
 
 fn goes_down(ctl: &Ctl, client: &NetNs, relay: &NetNs) {

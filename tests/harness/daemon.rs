@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use serde_json::Value;
 
 use crate::netns::NetNs;
 use crate::patience;
+use crate::store::{self, Store};
 
 /// Where the built programs are.
 pub fn binary(name: &str) -> PathBuf {
@@ -41,6 +43,7 @@ pub fn binary(name: &str) -> PathBuf {
 pub struct Daemon {
     child: Child,
     command: Command,
+    store: Option<Arc<Store>>,
     log: fs::File,
     /// What it tells its service manager, one message each.
     pub told: Receiver<String>,
@@ -54,20 +57,24 @@ const READY: Duration = Duration::from_secs(30);
 impl Daemon {
     /// Starts relayd in a namespace and waits until it is ready.
     pub fn start(ns: &NetNs, folder: &Path, daemon: &str, rules: &str) -> Self {
-        let config = folder.join("relay.toml");
-        let mut settings = settings(folder, daemon);
-        settings.push_str(rules);
-        fs::write(&config, settings).expect("config");
-        let mut command = Command::new(binary("relayd"));
-        command.arg("--config").arg(&config);
-        Self::spawn(ns, folder, command)
+        Self::spawn(ns, folder, configured(folder, daemon, rules))
+    }
+
+    /// The same, under a service manager that keeps descriptors.
+    pub fn start_stored(ns: &NetNs, folder: &Path, rules: &str) -> Self {
+        Self::spawn_under(ns, folder, configured(folder, "", rules), Some(Arc::default()))
     }
 
     /// Starts relayd with other arguments.
-    pub fn spawn(ns: &NetNs, folder: &Path, mut command: Command) -> Self {
+    pub fn spawn(ns: &NetNs, folder: &Path, command: Command) -> Self {
+        Self::spawn_under(ns, folder, command, None)
+    }
+
+    /// Starts relayd under a manager that keeps descriptors, or one that does not.
+    pub fn spawn_under(ns: &NetNs, folder: &Path, mut command: Command, store: Option<Arc<Store>>) -> Self {
         let notify_path = folder.join("notify");
         let _left_over = fs::remove_file(&notify_path);
-        let told = listen(UnixDatagram::bind(&notify_path).expect("notify socket"));
+        let told = listen(UnixDatagram::bind(&notify_path).expect("notify socket"), store.clone());
         // a relayd of another user tells it too
         fs::set_permissions(&notify_path, fs::Permissions::from_mode(0o666)).expect("mode");
         let log = fs::OpenOptions::new()
@@ -82,7 +89,7 @@ impl Daemon {
         let socket = folder.join("relay.sock");
         let ctl = Ctl { socket, folder: folder.to_owned() };
         let config = folder.join("relay.toml");
-        let mut daemon = Self { child, command, log, told, ctl, config, folder: folder.to_owned() };
+        let mut daemon = Self { child, command, store, log, told, ctl, config, folder: folder.to_owned() };
         daemon.wait_ready();
         daemon
     }
@@ -131,10 +138,25 @@ impl Daemon {
         assert!(status.success(), "relayd ended with {status}\n{}", self.log());
     }
 
-    /// Starts it again with the same arguments.
+    /// Starts it again with the same arguments, and with what the manager has kept.
     pub fn start_again(&mut self, ns: &NetNs) {
-        self.child = ns.run(|| self.command.spawn()).expect("relayd starts");
+        let (store, command, log) = (&self.store, &mut self.command, &self.log);
+        let spawn = || match store {
+            Some(store) => store.hand_out(command, log.try_clone()?).spawn(),
+            None => command.spawn(),
+        };
+        self.child = ns.run(spawn).expect("relayd starts");
         self.wait_ready();
+    }
+
+    /// For the next time it is started.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.command.env(name, value);
+    }
+
+    /// What its manager keeps.
+    pub fn store(&self) -> &Store {
+        self.store.as_ref().expect("a manager that keeps descriptors")
     }
 
     /// Resident memory in KiB.
@@ -145,18 +167,26 @@ impl Daemon {
     }
 }
 
+/// relayd with a configuration of its own.
+fn configured(folder: &Path, daemon: &str, rules: &str) -> Command {
+    let config = folder.join("relay.toml");
+    fs::write(&config, settings(folder, daemon) + rules).expect("config");
+    let mut command = Command::new(binary("relayd"));
+    command.arg("--config").arg(&config);
+    command
+}
+
 /// Reads all the time, as a service manager does. Ends with the daemon's value.
-fn listen(socket: UnixDatagram) -> Receiver<String> {
+fn listen(socket: UnixDatagram, store: Option<Arc<Store>>) -> Receiver<String> {
     let (heard, told) = mpsc::channel();
     socket.set_read_timeout(Some(Duration::from_secs(1))).expect("timeout");
     thread::spawn(move || {
-        let mut buffer = [0; 4096];
         loop {
-            let message = match socket.recv(&mut buffer) {
-                Ok(length) => String::from_utf8_lossy(&buffer[..length]).into_owned(),
-                // an empty message finds out whether anybody listens still
-                Err(_nothing_yet) => String::new(),
-            };
+            // an empty message finds out whether anybody listens still
+            let (message, descriptors) = store::receive(&socket).unwrap_or_default();
+            if let Some(store) = &store {
+                store.obey(&message, descriptors);
+            }
             if heard.send(message).is_err() {
                 return;
             }

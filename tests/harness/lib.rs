@@ -15,6 +15,7 @@ pub mod packet;
 pub mod plane;
 pub mod programs;
 pub mod raw;
+pub mod store;
 pub mod traffic;
 pub mod tun;
 pub mod world;

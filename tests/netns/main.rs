@@ -9,6 +9,7 @@ mod lifecycle;
 mod listeners;
 mod names;
 mod proxy_protocol;
+mod restart;
 mod roads;
 mod tables;
 mod trace;

@@ -2,6 +2,7 @@
 //! it, and the user plane can listen there; a look at the socket list for wide ranges and large rule sets.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::Shutdown;
@@ -14,6 +15,7 @@ use socket2::Socket;
 use super::claim::{self, Claim};
 use super::diag;
 use super::socket_list::SocketList;
+use super::stock::Stock;
 use crate::host::{HostView, Lacks};
 use crate::rule::{Rule, RuleName};
 
@@ -35,9 +37,16 @@ pub struct Holder {
     count: usize,
     /// Sockets that workers have, by inode.
     given: HashSet<u64>,
+    /// Sockets that outlive relayd.
+    stock: RefCell<Stock>,
 }
 
 impl Holder {
+    /// Holds nothing yet; ports that are in stock will be taken from there.
+    pub fn new(stock: Stock) -> Self {
+        Self { stock: RefCell::new(stock), ..Self::default() }
+    }
+
     /// Takes the ports of a rule, beside those that it has. Says who else has one of them.
     pub fn take(&mut self, rule: &Rule, host: &HostView, list: &mut SocketList) -> Option<String> {
         let mut sockets = self.held.remove(&rule.name).unwrap_or_default();
@@ -50,7 +59,8 @@ impl Holder {
             lacks = Lacks { ipv4: Some(TOO_MANY), ipv6: Some(TOO_MANY) };
         } else {
             for claim in wanted {
-                match claim.bind(false) {
+                let inherited = self.stock.get_mut().take(&claim);
+                match inherited.map_or_else(|| claim.bind(false), Ok) {
                     Ok(socket) => _ = sockets.insert(claim, socket),
                     Err(_) => missing.push(claim),
                 }
@@ -95,29 +105,52 @@ impl Holder {
 
     /// A rule that yields to local sockets must not yield to some of our own: a family is held whole, or not at all.
     fn let_go_of_parts(&mut self, name: &RuleName, lacks: &Lacks) {
-        let Some(held) = self.held.get_mut(name) else { return };
-        let before = held.len();
-        held.retain(
-            |claim, _| {
-                if claim.address.is_ipv4() { lacks.ipv4.is_none() } else { lacks.ipv6.is_none() }
-            },
-        );
-        self.count -= before - held.len();
+        let lack = |claim: &Claim| if claim.address.is_ipv4() { &lacks.ipv4 } else { &lacks.ipv6 };
+        self.let_go(name, |claim| lack(claim).is_some());
     }
 
     /// Lets go of what a rule no longer wants.
     pub fn settle(&mut self, rule: &Rule, host: &HostView) {
         let wanted = wanted(rule, host);
-        let Some(held) = self.held.get_mut(&rule.name) else { return };
-        let before = held.len();
-        held.retain(|claim, _| wanted.contains(claim));
-        self.count -= before - held.len();
+        self.let_go(&rule.name, |claim| !wanted.contains(claim));
     }
 
     /// Lets go of a rule's ports.
     pub fn release(&mut self, name: &RuleName) {
-        self.count -= self.held.remove(name).map_or(0, |held| held.len());
+        self.let_go(name, |_| true);
+        self.held.remove(name);
         self.lacks.remove(name);
+    }
+
+    fn let_go(&mut self, name: &RuleName, goes: impl Fn(&Claim) -> bool) {
+        let Some(held) = self.held.get(name) else { return };
+        for claim in held.keys().filter(|claim| goes(claim)).cloned().collect::<Vec<_>>() {
+            self.forget(name, &claim);
+            if let Some(held) = self.held.get_mut(name) {
+                held.remove(&claim);
+                self.count -= 1;
+            }
+        }
+    }
+
+    /// A port is not listened on any more, by this rule.
+    fn forget(&self, name: &RuleName, claim: &Claim) {
+        if !self.is_passed_on(name, claim) {
+            self.stock.borrow_mut().forget(claim);
+        }
+    }
+
+    /// Everything that wants its ports has them: what the relayd before has left and nobody listens on is closed.
+    pub fn close_leftovers(&self) {
+        for claim in self.stock.borrow_mut().settle() {
+            let holders = self.held.iter().filter(|(_, held)| held.contains_key(&claim));
+            holders.for_each(|(name, _)| self.shut(name, &claim));
+        }
+    }
+
+    /// Whether who waits on a port is the next relayd's client.
+    pub fn is_stored(&self, claim: &Claim) -> bool {
+        self.stock.borrow().has(claim)
     }
 
     /// Whether a rule's ports on IPv4 are all held, so that no other program can listen there.
@@ -159,9 +192,10 @@ impl Holder {
         workers: usize,
     ) -> Option<io::Result<Vec<Socket>>> {
         let socket = self.held.get(name)?.get(claim)?;
-        let sockets = listening(socket, claim, workers);
+        let sockets = listening(socket, self.stock.get_mut().take_rest(claim), claim, workers);
         match &sockets {
             Ok(sockets) => {
+                self.stock.get_mut().keep(claim, sockets);
                 self.given.extend(sockets.iter().filter_map(|socket| Some(fstat(socket).ok()?.st_ino)))
             }
             Err(_) => self.shut(name, claim),
@@ -171,6 +205,7 @@ impl Holder {
 
     /// Stops listening, and goes on holding the port.
     pub fn shut(&self, name: &RuleName, claim: &Claim) {
+        self.forget(name, claim);
         let Some(socket) = self.held.get(name).and_then(|held| held.get(claim)) else { return };
         let _was_not_listening = match claim.protocol {
             // the socket stays bound (inet_shutdown() in net/ipv4/af_inet.c)
@@ -194,7 +229,7 @@ impl Holder {
     pub fn inodes(&self) -> HashSet<u64> {
         let held = self.held.values().flat_map(BTreeMap::values);
         let held = held.filter_map(|socket| Some(fstat(socket).ok()?.st_ino));
-        held.chain(self.given.iter().copied()).collect()
+        held.chain(self.given.iter().copied()).chain(self.stock.borrow().inodes()).collect()
     }
 }
 
@@ -208,14 +243,20 @@ fn most_sockets() -> usize {
     MOST_SOCKETS.min(usize::try_from(limit / 8).unwrap_or(MOST_SOCKETS))
 }
 
-/// The socket that holds a port, and more on the same port, all listening.
-fn listening(socket: &Socket, claim: &Claim, workers: usize) -> io::Result<Vec<Socket>> {
+/// The socket that holds a port, and more on the same port, all listening: at least those that have been.
+fn listening(
+    socket: &Socket,
+    inherited: Vec<Socket>,
+    claim: &Claim,
+    workers: usize,
+) -> io::Result<Vec<Socket>> {
     if claim.protocol == Protocol::Tcp {
         // what is left of sessions must not keep the next relayd from the port
         socket.set_reuse_address(true)?;
     }
     socket.set_reuse_port(true)?;
     let mut sockets = vec![socket.try_clone()?];
+    sockets.extend(inherited);
     while sockets.len() < workers {
         sockets.push(claim.bind(true)?);
     }

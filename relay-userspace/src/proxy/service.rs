@@ -60,6 +60,8 @@ pub enum Phase {
     Serve,
     /// Accept nothing more; end when the last session has ended.
     Drain,
+    /// The same, and leave who waits to be accepted to somebody else, who has the socket too.
+    HandOver,
     /// End now.
     End,
 }

@@ -54,13 +54,16 @@ async fn accept(
         drop(sessions.spawn(session::run(client, address, port, service.clone())))
     };
     let mut over = pin!(phase.wait_for(|phase| *phase != Phase::Serve));
-    loop {
+    let next = loop {
         tokio::select! {
             biased;
-            _ = &mut over => break,
+            next = &mut over => break next.map_or(Phase::End, |next| *next),
             client = acceptor.accept() => begin(sessions, client),
             Some(_) = sessions.join_next() => {}
         }
+    };
+    if next == Phase::HandOver {
+        return;
     }
     while let Some(client) = acceptor.accept_now().await {
         begin(sessions, client);

@@ -79,7 +79,7 @@ async fn run(
         match current {
             Phase::Serve => relay.accept(true),
             Phase::Drain => relay.accept(false),
-            Phase::End => return,
+            Phase::HandOver | Phase::End => return,
         }
         let due = relay.due();
         let left = tokio::select! {

@@ -31,6 +31,7 @@ use crate::kernel::sweep::Sweeper;
 use crate::kernel::{Dataplane, Desired, Options, Unavailable};
 use crate::net::hold::Holder;
 use crate::net::monitor::Monitor;
+use crate::net::stock::Stock;
 use crate::net::sysctl::Ledger;
 use crate::proxy::udp::use_trains;
 use crate::rule::RuleName;
@@ -55,7 +56,7 @@ const MOST_ASIDE: usize = 64;
 
 /// Runs relayd until it is told to stop. The kernel plane goes on without it.
 pub async fn run(launch: Launch) -> anyhow::Result<()> {
-    let service = Service::from_environment();
+    let service = Arc::new(Service::from_environment());
     let settings = launch.config.settings.clone();
     raise_descriptors();
     make_folder(&settings)?;
@@ -74,8 +75,7 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     service.stopping();
     servers.shutdown().await;
     if let Some(serving) = state.serving.take() {
-        state.facts.holder = Holder::default();
-        serving.stop(LAST_WORDS);
+        serving.stop(std::mem::take(&mut state.facts.holder), LAST_WORDS);
     }
     let left = if state.kernel.is_ok() { "; the kernel plane goes on forwarding" } else { "" };
     tracing::info!("stopped{left}");
@@ -99,13 +99,15 @@ async fn start_state(
     settings: Settings,
     shared: &Arc<Shared>,
     monitor: &Monitor,
-    service: &Service,
+    service: &Arc<Service>,
 ) -> anyhow::Result<State> {
-    let facts = FactBook::new(monitor.handle.clone(), Names::open(&settings.state_dir, &settings.dns))
+    let mut facts = FactBook::new(monitor.handle.clone(), Names::open(&settings.state_dir, &settings.dns))
         .await
         .context("cannot read the host's network")?;
     let kernel = open_kernel(&settings, launch.trace, service);
-    use_trains(kernel.is_err());
+    let trains = kernel.is_err();
+    use_trains(trains);
+    facts.holder = Holder::new(Stock::open(service, trains));
     let serving = start_serving();
     let ledger = Ledger::open(&settings.state_dir);
     let draining = kernel.as_ref().map(|kernel| kernel.draining().cloned().collect()).unwrap_or_default();
@@ -143,6 +145,7 @@ async fn start_state(
         .switch(launch.config.rules, draining, Strictness::Reload)
         .await
         .map_err(|problem| anyhow::anyhow!(problem.detail))?;
+    state.facts.holder.close_leftovers();
     state.tend_names();
     state.attach();
     state.detach_strays();

@@ -108,14 +108,19 @@ impl Serving {
         }
     }
 
-    /// Accepts nothing more, gives connections some time to finish, and ends them then. The holder must be gone.
-    pub fn stop(self, within: Duration) {
+    /// Accepts nothing more, gives connections some time to finish, and ends them then. Who is not accepted yet waits for
+    /// the next relayd where there will be one.
+    pub fn stop(self, holder: Holder, within: Duration) {
         for served in self.rules.values() {
             for (claim, open) in &served.open {
-                let phase = if claim.protocol == Protocol::Tcp { Phase::Drain } else { Phase::End };
-                open.phase.send_replace(phase);
+                open.phase.send_replace(match claim.protocol {
+                    Protocol::Tcp if holder.is_stored(claim) => Phase::HandOver,
+                    Protocol::Tcp => Phase::Drain,
+                    Protocol::Udp => Phase::End,
+                });
             }
         }
+        drop(holder);
         self.workers.stop(within);
     }
 }
