@@ -8,6 +8,7 @@ mod forward;
 mod lifecycle;
 mod listeners;
 mod names;
+mod ports;
 mod proxy_protocol;
 mod restart;
 mod roads;

@@ -1,6 +1,6 @@
 //! The PROXY protocol with HAProxy at the other ends, and with nobody's.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr};
 
 use harness::haproxy::{self, Haproxy, WHO, who};
@@ -95,8 +95,11 @@ const EXPECTING: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"20
 
 /// Sends bytes as a client, and expects nothing but the end.
 fn is_refused(world: &World, to: impl Into<SocketAddr>, bytes: &[u8]) {
-    let Client(mut stream) = Client::connect(&world.client, to).expect("connect");
-    // a reset may be quicker
+    // a reset may be quicker, even than connect(2)
+    let mut stream = match Client::connect(&world.client, to) {
+        Ok(Client(stream)) => stream,
+        Err(error) => return assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{bytes:?}"),
+    };
     let _sent = stream.write_all(bytes);
     let mut answer = Vec::new();
     let _reset = stream.read_to_end(&mut answer);

@@ -4,6 +4,7 @@ mod accept;
 mod arrival;
 mod connect;
 mod pipe;
+mod ports;
 mod pump;
 mod session;
 mod socket;

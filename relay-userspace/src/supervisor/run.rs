@@ -126,6 +126,7 @@ async fn start_state(
         claims: crate::host::ClaimRange::default(),
         devices: std::collections::BTreeMap::new(),
         ledger,
+        reuses_ports: false,
         reload_error: None,
         reloaded: Some(Instant::now()),
         pending: None,

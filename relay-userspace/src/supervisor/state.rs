@@ -46,6 +46,8 @@ pub struct State {
     /// Slots in XDP's device map by interface.
     pub devices: BTreeMap<u32, u16>,
     pub ledger: Ledger,
+    /// The host has been told, or has refused, to reuse ports that rest.
+    pub reuses_ports: bool,
     pub reload_error: Option<String>,
     pub reloaded: Option<Instant>,
     pub pending: Option<Pending>,
@@ -137,6 +139,7 @@ impl State {
             let kernel = self.kernel.as_ref().ok();
             let gauge = |name: &RuleName| kernel?.usage(name).map(Gauge::new);
             serving.apply(planned, &mut self.facts.holder, gauge);
+            self.reuse_ports(planned);
         }
         Ok(desired)
     }

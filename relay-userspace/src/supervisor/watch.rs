@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use relay_common::net::Protocol;
+
 use super::desire;
 use super::state::State;
 use crate::api::view::DownView;
@@ -11,6 +13,7 @@ use crate::host::{Link, LinkKind};
 use crate::kernel::maps::DEVICE_SLOTS;
 use crate::kernel::{attach, detach};
 use crate::net::{sysctl, xdp_features};
+use crate::plan::{PlannedRule, UserRule};
 use crate::rule::{Rule, RuleName};
 
 /// Drivers whose devices take redirected frames once an XDP program is attached to them, for kernels that do not say.
@@ -214,6 +217,7 @@ impl State {
         let hooks = removed.hooks();
         let mut failed = removed.failed;
         failed.extend(self.ledger.restore());
+        self.reuses_ports = false;
         self.planned = self.plan(&self.rules, &self.draining, true);
         if let Some(serving) = &mut self.serving {
             serving.apply(&[], &mut self.facts.holder, |_| None);
@@ -222,6 +226,20 @@ impl State {
         self.shared.tell("down", None, "everything is detached");
         self.publish();
         DownView { dry_run: false, hooks, pins: removed.maps, sysctls, failed }
+    }
+
+    /// Once the user plane carries TCP: ports of connections that are over should not be missed for long.
+    pub fn reuse_ports(&mut self, planned: &[Arc<PlannedRule>]) {
+        let has_tcp = |user: &Arc<UserRule>| user.protocols.has(Protocol::Tcp);
+        if self.reuses_ports || !planned.iter().any(|planned| planned.user.as_ref().is_some_and(has_tcp)) {
+            return;
+        }
+        self.reuses_ports = true;
+        if let Err(error) = sysctl::reuse_resting_ports(&mut self.ledger) {
+            tracing::info!(
+                "net.ipv4.tcp_tw_reuse cannot be set to 1 ({error}); where source ports run out relayd chooses them itself"
+            );
+        }
     }
 
     /// Settings that the host needs before flows can be carried.

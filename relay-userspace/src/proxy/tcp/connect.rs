@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 
-use super::socket;
+use super::{ports, socket};
 use crate::proxy::counters::Refusal;
 use crate::proxy::service::Target;
 
@@ -62,12 +62,28 @@ async fn attempt(address: SocketAddr, limit: Pin<&mut Sleep>) -> Result<TcpStrea
 }
 
 async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = socket::outgoing(address)?.connect(address).await?;
+    let stream = open(address).await?;
     // a connection from a free port of this host to itself: nobody listens there
     if stream.local_addr()? == address {
         return Err(Errno::ECONNREFUSED.into());
     }
     Ok(stream)
+}
+
+/// The kernel chooses the source port as long as it finds one.
+async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    if ports::are_scarce() {
+        match ports::connect_by_name(address).await {
+            Err(error) if ports::is_taken(&error) => {
+                return socket::outgoing(address)?.connect(address).await;
+            }
+            result => return result,
+        }
+    }
+    match socket::outgoing(address)?.connect(address).await {
+        Err(error) if ports::is_taken(&error) => ports::connect_by_name(address).await,
+        result => result,
+    }
 }
 
 fn refusal(error: &io::Error) -> Refusal {

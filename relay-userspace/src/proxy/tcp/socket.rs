@@ -71,6 +71,8 @@ pub fn prepare_listener(listener: &impl AsFd, keepalive: Keepalive) -> io::Resul
 pub fn outgoing(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_nodelay(true)?;
+    // what is left of it must not keep the next one from its port
+    socket.set_reuseaddr(true)?;
     Ok(socket)
 }
 

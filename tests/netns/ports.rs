@@ -1,0 +1,68 @@
+//! Source ports towards a backend: they rest for a minute after a connection that the client closes first, and must not
+//! run out.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use harness::daemon::{binary, settings};
+use harness::traffic::{Client, tcp_server, text};
+use harness::world::{RELAY, RELAY_V6};
+use harness::{Daemon, World};
+
+const WEB: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\nplane = \"user\"\nprotocol = \"tcp\"\n";
+const REUSE: &str = "net/ipv4/tcp_tw_reuse";
+const PORTS: usize = 100;
+
+/// A relay that has few ports, and does not reuse those that rest.
+fn world() -> World {
+    let world = World::new();
+    world.relay.sysctl("net/ipv4/ip_local_port_range", "40000 40099");
+    world.relay.sysctl(REUSE, "0");
+    world
+}
+
+/// Many more connections than there are ports, one after the other.
+fn many_connections(world: &World, daemon: &Daemon) {
+    for turn in 0..4 * PORTS {
+        let to = [IpAddr::from(RELAY), RELAY_V6.into()][turn % 2];
+        let mut client = Client::connect(&world.client, SocketAddr::new(to, 8080))
+            .and_then(Client::start_echo)
+            .unwrap_or_else(|error| panic!("{turn}: {error}"));
+        client.echo(&text(100)).unwrap_or_else(|error| panic!("{turn}: {error}"));
+    }
+    assert_eq!(daemon.ctl.rule("web")["counters"]["drops"], serde_json::json!({}));
+}
+
+#[test]
+fn ports_that_rest_are_used_again() {
+    let world = world();
+    let _server = tcp_server(&world.backend, 80);
+    let daemon = world.start(WEB);
+    assert_eq!(world.relay.read_sysctl(REUSE), "1");
+    many_connections(&world, &daemon);
+    let said = daemon.ctl.ok(&["down"]);
+    assert_eq!(world.relay.read_sysctl(REUSE), "0", "{said}");
+}
+
+#[test]
+fn ports_that_rest_are_used_again_without_rights() {
+    let world = world();
+    let _server = tcp_server(&world.backend, 80);
+    let folder = world.folder();
+    fs::write(folder.join("relay.toml"), settings(folder, "") + WEB).expect("config");
+    let program = folder.join("relayd");
+    fs::copy(binary("relayd"), &program).expect("copy");
+    for path in [folder, &folder.join("relay.toml")] {
+        chown(path, Some(65534), Some(65534)).expect("chown");
+    }
+    let mut command = Command::new(program);
+    command.arg("--config").arg(folder.join("relay.toml")).uid(65534).gid(65534);
+    let mut daemon = Daemon::spawn(&world.relay, folder, command);
+    many_connections(&world, &daemon);
+    assert_eq!(world.relay.read_sysctl(REUSE), "0");
+    let log = daemon.log();
+    assert_eq!(log.matches("net.ipv4.tcp_tw_reuse cannot be set to 1").count(), 1, "{log}");
+}
