@@ -255,7 +255,9 @@ pub struct EndpointEntry {
     pub port: u16,
     pub hop_index: u16,
     pub generation: u32,
-    pub _reserved: [u32; 4],
+    /// The interface that its packets must leave by; 0: any. For relayd, which knows its endpoints by that too.
+    pub interface: u32,
+    pub _reserved: [u32; 3],
 }
 
 impl EndpointEntry {
@@ -267,7 +269,8 @@ impl EndpointEntry {
             port,
             hop_index,
             generation,
-            _reserved: [0; 4],
+            interface: 0,
+            _reserved: [0; 3],
         }
     }
 

@@ -52,6 +52,16 @@ pub struct NextHop {
     pub mtu: u32,
 }
 
+/// What a way is asked for.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct WayTo {
+    pub backend: Ipv4Addr,
+    /// As whom; `None`: as the host sees fit.
+    pub source: Option<Ipv4Addr>,
+    /// Through which interface; `None`: any.
+    pub interface: Option<u32>,
+}
+
 /// The way to a backend.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Path {

@@ -7,6 +7,7 @@ pub mod claim;
 pub mod diag;
 pub mod hold;
 pub mod monitor;
+pub mod mptcp;
 pub mod paths;
 pub mod resolve;
 pub mod socket_list;

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-pub use self::decide::{DETACHED, rule};
+pub use self::decide::{DETACHED, rule, way_to};
 use crate::config::Origin;
 use crate::config::settings::Hook;
-use crate::host::{HostView, Lacks, Path};
+use crate::host::{HostView, Lacks, Path, WayTo};
 use crate::proxy::service::{PortMap, Target};
 use crate::rule::{Accept, Connect, Host, Listener, PortRange, Protocols, Rule, RuleName, Timeouts, UdpNat};
 
@@ -23,7 +23,7 @@ pub struct Facts<'a> {
     pub kernel: Result<Hook, &'a str>,
     pub host: &'a HostView,
     /// The ways to IPv4 backends; one without has no route.
-    pub paths: &'a BTreeMap<Ipv4Addr, Path>,
+    pub paths: &'a BTreeMap<WayTo, Path>,
     /// Every name of a backend. One that is missing is being resolved.
     pub resolved: &'a BTreeMap<Host, Resolved>,
     /// Listeners that cannot be had, by rule name: another program has the port.
@@ -79,15 +79,22 @@ pub enum Fault {
     Unresolved(Host, String),
     #[error("{0} is being resolved")]
     Resolving(Host),
-    #[error("there is no route to {0}; `ip route get {0}` says the same")]
-    NoRoute(Ipv4Addr),
+    /// The second: what to ask `ip route get` for.
+    #[error("there is no route to {0}; `ip route get {1}` says the same")]
+    NoRoute(Ipv4Addr, String),
+    #[error("connect.source: {0} is not an address of this host; `ip address` lists them")]
+    SourceNotHere(IpAddr),
+    #[error("connect.source: {0} cannot reach {1}, which has no address of its family")]
+    SourceFamily(IpAddr, Host),
+    #[error("connect.interface: there is no interface {0}; `ip link` lists them")]
+    NoWayOut(Box<str>),
 }
 
 impl Fault {
     /// Whether it is the host's present state rather than the rule that is at fault: such a rule may be added, and
     /// works as soon as the host does.
     pub const fn may_pass(&self) -> bool {
-        matches!(self, Self::NoRoute(_))
+        matches!(self, Self::NoRoute(..))
     }
 }
 
@@ -97,7 +104,7 @@ pub struct KernelRule {
     /// Not TCP where that needs relayd.
     pub protocols: Protocols,
     pub listeners: Vec<KernelListener>,
-    pub backend: Ipv4Addr,
+    pub way: WayTo,
     /// Where a listener's first port goes; `None`: ports stay as they are.
     pub first_port: Option<u16>,
     pub timeouts: Timeouts,

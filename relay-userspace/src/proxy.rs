@@ -5,6 +5,7 @@
 
 pub mod counters;
 pub mod gate;
+pub mod outgoing;
 pub mod proxy_protocol;
 pub mod service;
 mod sources;

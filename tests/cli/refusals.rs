@@ -107,6 +107,30 @@ const MISTAKES: &[Mistake] = &[
         4,
         &["trusted: \"10.0.0.0/8\" is not in the list"],
     ),
+    (
+        &["add", "90", "203.0.113.2", "--protocol", "udp", "--set", "connect.mptcp=true"],
+        4,
+        &["connect: mptcp: this is TCP's, and the rule carries UDP alone"],
+    ),
+    (
+        &["add", "90", "203.0.113.2", "--plane", "kernel", "--set", "accept.mptcp=true"],
+        1,
+        &["the kernel plane cannot carry it: relayd speaks Multipath TCP (accept.mptcp)"],
+    ),
+    (&["set", "web", "connect.source=eth0"], 4, &["\"eth0\" is not an address of a host", "\"192.0.2.9\""]),
+    (&["set", "web", "connect.source=0.0.0.0"], 4, &["\"0.0.0.0\" is not an address of a host"]),
+    (
+        &["set", "web", "connect.source=192.0.2.7"],
+        1,
+        &["connect.source: 192.0.2.7 is not an address of this host", "`ip address`"],
+    ),
+    (
+        &["set", "web", "connect.source=2001:db8:2::1"],
+        1,
+        &["connect.source: 2001:db8:2::1 cannot reach 203.0.113.2, which has no address of its family"],
+    ),
+    (&["set", "web", "connect.interface=two words"], 4, &["\"two words\" is no interface name", "`ip link`"]),
+    (&["set", "web", "connect.interface=eth9"], 1, &["connect.interface: there is no interface eth9"]),
     (&["set", "web", "timeout.handshake=0s"], 4, &["handshake: \"0s\" is no time at all"]),
     (
         &["add", "90", "203.0.113.2", "--plane", "kernel", "--set", "connect.proxy_protocol=1"],

@@ -291,7 +291,17 @@ impl NetNs {
 
     /// A counter of `/proc/net/snmp`, such as `("Udp", "InCsumErrors")`.
     pub fn snmp(&self, group: &str, counter: &str) -> u64 {
-        let text = self.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).expect("snmp");
+        self.counter_in("snmp", group, counter)
+    }
+
+    /// A counter of `/proc/net/netstat`, such as `MPTcpExt`'s.
+    pub fn netstat(&self, group: &str, counter: &str) -> u64 {
+        self.counter_in("netstat", group, counter)
+    }
+
+    fn counter_in(&self, file: &str, group: &str, counter: &str) -> u64 {
+        let path = format!("/proc/thread-self/net/{file}");
+        let text = self.run(|| std::fs::read_to_string(&path)).expect("counters");
         let mut lines = text.lines().filter(|line| line.split(':').next() == Some(group));
         let (Some(heads), Some(values)) = (lines.next(), lines.next()) else { return 0 };
         let found =

@@ -1,6 +1,6 @@
 //! The user plane: everything that the kernel plane does not carry, in the same rules.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use harness::daemon::settings;
 use harness::netns::{NetNs, cable};
@@ -187,4 +187,27 @@ fn what_is_sent_to_everybody_is_no_clients() {
     client.echo(b"hello").expect("echo");
     eventually("the echo is counted", || server.count() > 0);
     assert_eq!(server.count(), 1);
+}
+
+#[test]
+fn an_interface_listener_takes_ipv6_too_link_local_included() {
+    let world = World::new();
+    let other = NetNs::new("other");
+    cable((&other, "other"), (&world.relay, "second"));
+    let global = |last| Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, last);
+    let local = |last| Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, last);
+    for (last, ns, interface) in [(1, &world.relay, "second"), (2, &other, "other")] {
+        ns.add_address(interface, global(last), 64);
+        ns.add_address(interface, local(last), 64);
+    }
+    let daemon =
+        world.start("[[rule]]\nname = \"here\"\nlisten = \"%second:8080\"\nto = \"203.0.113.2:80\"\n");
+    let (_tcp, _udp) = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
+    let near = SocketAddrV6::new(local(1), 8080, 0, other.index("other"));
+    for to in [SocketAddr::from((global(1), 8080)), near.into()] {
+        Client::connect(&other, to).and_then(|client| client.upload(1 << 20)).expect("upload");
+        Datagrams::new(&other, to).echo(&text(1000)).expect("echo");
+    }
+    assert!(Client::connect(&world.client, (RELAY_V6, 8080)).is_err(), "comes in elsewhere");
+    assert_eq!(daemon.ctl.counter("here", "/flows/total"), 4);
 }

@@ -6,6 +6,8 @@ mod limit;
 mod places;
 mod timeouts;
 
+use relay_common::net::Protocol;
+
 pub use self::places::misfit;
 use super::fields::{Fields, Later};
 use super::node::{Node, Span, Table, Value};
@@ -107,6 +109,21 @@ fn note(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<String> {
         return None;
     }
     (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// A switch of TCP's.
+fn tcp_switch(
+    fields: &mut Fields<'_>,
+    key: &'static str,
+    protocols: Protocols,
+    problems: &mut Problems,
+) -> bool {
+    let node = fields.peek(key);
+    let is_on = fields.bool(key, problems).unwrap_or(false);
+    if let (true, false, Some(node)) = (is_on, protocols.has(Protocol::Tcp), node) {
+        problems.at(node, &fields.subject_of(key), NO_TCP, Some(NO_TCP_HELP));
+    }
+    is_on
 }
 
 /// A single value stands for a list of one.

@@ -58,6 +58,9 @@ fn accept(accept: &Accept) -> Map<String, Json> {
     if accept.proxy_protocol {
         map.insert("proxy_protocol".into(), json!(true));
     }
+    if accept.mptcp {
+        map.insert("mptcp".into(), json!(true));
+    }
     if let Some(trusted) = &accept.trusted {
         let networks = trusted.networks().iter().map(ToString::to_string).collect();
         map.insert("trusted".into(), one_or_list(networks));
@@ -73,6 +76,15 @@ fn connect(connect: &Connect) -> Map<String, Json> {
     let mut map = Map::new();
     if let Some(version) = connect.proxy_protocol {
         map.insert("proxy_protocol".into(), json!(version.number()));
+    }
+    if let Some(source) = connect.source {
+        map.insert("source".into(), json!(source.to_string()));
+    }
+    if let Some(interface) = &connect.interface {
+        map.insert("interface".into(), json!(interface));
+    }
+    if connect.mptcp {
+        map.insert("mptcp".into(), json!(true));
     }
     map
 }

@@ -62,10 +62,13 @@ fn networks() -> impl Strategy<Value = Network> {
 
 fn accepts() -> impl Strategy<Value = Accept> {
     let lists = || proptest::option::of(vec(networks(), 1..4).prop_map(AllowList::new));
-    (any::<bool>(), lists(), lists()).prop_map(|(proxy_protocol, trusted, allow)| Accept {
-        proxy_protocol,
-        trusted: trusted.filter(|_| proxy_protocol),
-        allow: allow.map(Arc::new),
+    (any::<bool>(), any::<bool>(), lists(), lists()).prop_map(|(proxy_protocol, mptcp, trusted, allow)| {
+        Accept {
+            proxy_protocol,
+            mptcp,
+            trusted: trusted.filter(|_| proxy_protocol),
+            allow: allow.map(Arc::new),
+        }
     })
 }
 
@@ -83,7 +86,15 @@ fn limits() -> impl Strategy<Value = Limits> {
 
 fn connects() -> impl Strategy<Value = Connect> {
     let version = proptest::option::of(proptest::sample::select(&ProxyVersion::ALL[..]));
-    version.prop_map(|proxy_protocol| Connect { proxy_protocol })
+    let hosts = any::<std::net::IpAddr>().prop_filter("no host's", |address| {
+        let address = address.to_canonical();
+        !address.is_unspecified() && !address.is_multicast()
+    });
+    let source = proptest::option::of(hosts.prop_map(|address| address.to_canonical()));
+    let interface = proptest::option::of("[a-z][a-z0-9.@_-]{0,14}".prop_map(String::into_boxed_str));
+    (version, source, interface, any::<bool>()).prop_map(|(proxy_protocol, source, interface, mptcp)| {
+        Connect { proxy_protocol, source, interface, mptcp }
+    })
 }
 
 prop_compose! {
@@ -107,8 +118,13 @@ prop_compose! {
         let keepalive =
             Keepalive { idle: seconds(keepalive.0), interval: seconds(keepalive.1), count: keepalive.2 };
         let timeouts = Timeouts { connect: times.0, tcp_idle: times.1, half_close: times.2, udp: times.3, handshake: times.4, keepalive };
-        let connect = if protocols.has(Protocol::Tcp) { connect } else { Connect::default() };
-        let accept = if protocols.has(Protocol::Tcp) { accept } else { Accept::default() };
+        let is_tcp = protocols.has(Protocol::Tcp);
+        let connect = Connect {
+            proxy_protocol: connect.proxy_protocol.filter(|_| is_tcp),
+            mptcp: connect.mptcp && is_tcp,
+            ..connect
+        };
+        let accept = if is_tcp { accept } else { Accept::default() };
         let to = vec![to];
         Rule { name, note, enabled, listen, protocols, to, plane, udp_nat, force, timeouts, accept, connect, limits }
     }

@@ -36,12 +36,13 @@ pub struct Shadow {
 }
 
 /// What makes an endpoint: its address, the address its flows are sent from, where the rule's first port goes (0: the
-/// port stays).
+/// port stays), the interface that its packets must leave by (0: any).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct EndpointContent {
     pub address: Ipv4Addr,
     pub source: Ipv4Addr,
     pub port: u16,
+    pub interface: u32,
 }
 
 /// A key of the route table.
@@ -90,6 +91,7 @@ impl Shadow {
                     address: entry.address().into(),
                     source: entry.source().into(),
                     port: entry.port,
+                    interface: entry.interface,
                 };
                 self.endpoints.adopt(slot, content);
                 self.endpoint_entries.insert(slot, *entry);

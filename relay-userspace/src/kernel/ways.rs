@@ -131,7 +131,8 @@ impl Dataplane {
                 self.shadow.endpoints.slot(&content).ok_or(KernelError::TooManyEndpoints { most })?;
             let hop = carried.path.as_ref().and_then(|path| hops.get(&path.hop)).copied().unwrap_or(0);
             let (address, source) = (Address::from(content.address), Address::from(content.source));
-            let entry = EndpointEntry::new(address, source, content.port, hop as u16, 0);
+            let mut entry = EndpointEntry::new(address, source, content.port, hop as u16, 0);
+            entry.interface = content.interface;
             let old = self.shadow.endpoint_entries.get(&slot);
             if old != Some(&entry) {
                 *rerouted |=
@@ -177,9 +178,10 @@ fn route_key(prefix: RoutePrefix) -> Key<RouteKey> {
 
 pub(super) fn endpoint_content(carried: &Carried) -> EndpointContent {
     EndpointContent {
-        address: carried.kernel.backend,
+        address: carried.kernel.way.backend,
         source: carried.path.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |path| path.source),
         port: carried.kernel.first_port.unwrap_or(0),
+        interface: carried.kernel.way.interface.unwrap_or(0),
     }
 }
 

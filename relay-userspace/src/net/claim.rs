@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use relay_common::net::Protocol;
 use socket2::{Domain, Socket, Type};
 
+use super::mptcp;
 use crate::host::HostView;
 use crate::rule::{ListenOn, Listener, PlaneChoice, Rule};
 
@@ -21,6 +22,8 @@ pub struct Claim {
     /// For `%eth0:80`, with its index: one that is made anew is another.
     pub interface: Option<(Box<str>, u32)>,
     pub port: u16,
+    /// By a socket of Multipath TCP.
+    pub mptcp: bool,
 }
 
 /// Whether the kernel knows IPv6 at all.
@@ -45,7 +48,8 @@ pub fn claims(rule: &Rule, listener: &Listener, host: &HostView) -> Vec<Claim> {
             continue;
         }
         for protocol in rule.protocols.iter() {
-            let claim = |port| Claim { protocol, address, interface: interface.clone(), port };
+            let mptcp = is_mptcp(rule, protocol);
+            let claim = |port| Claim { protocol, address, interface: interface.clone(), port, mptcp };
             claims.extend((ports.first()..=ports.last()).map(claim));
         }
     }
@@ -71,6 +75,10 @@ pub fn addresses(rule: &Rule, on: &ListenOn) -> Vec<IpAddr> {
     addresses
 }
 
+fn is_mptcp(rule: &Rule, protocol: Protocol) -> bool {
+    rule.accept.mptcp && protocol == Protocol::Tcp
+}
+
 impl Claim {
     /// Whether a listener wants this port.
     pub fn is_of(&self, listener: &Listener) -> bool {
@@ -85,6 +93,16 @@ impl Claim {
         on && listener.ports.contains(self.port)
     }
 
+    /// Whether it is by the kind of socket that a rule wants.
+    pub fn is_kind_for(&self, rule: &Rule) -> bool {
+        self.mptcp == is_mptcp(rule, self.protocol)
+    }
+
+    /// The same port, taken by the other kind of TCP socket.
+    pub fn of_other_kind(&self) -> Self {
+        Self { mptcp: !self.mptcp, ..self.clone() }
+    }
+
     /// A bound socket: of TCP it does not listen and so answers with a RST, of UDP it keeps next to nothing.
     ///
     /// `shared`: a socket of ours, or what is left of one (TIME_WAIT), may have the port already.
@@ -94,7 +112,11 @@ impl Claim {
             Protocol::Udp => Type::DGRAM,
         };
         let domain = if self.address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-        let socket = Socket::new(domain, kind.nonblocking(), None)?;
+        let socket = if self.mptcp {
+            mptcp::socket(domain, kind.nonblocking())?
+        } else {
+            Socket::new(domain, kind.nonblocking(), None)?
+        };
         if self.address.is_ipv6() {
             // IPv4 has a socket of its own
             socket.set_only_v6(true)?;

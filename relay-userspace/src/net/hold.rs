@@ -135,16 +135,17 @@ impl Holder {
 
     /// A port is not listened on any more, by this rule.
     fn forget(&self, name: &RuleName, claim: &Claim) {
-        if !self.is_passed_on(name, claim) {
+        if !self.is_shared(name, claim) {
             self.stock.borrow_mut().forget(claim);
         }
     }
 
     /// Everything that wants its ports has them: what the relayd before has left and nobody listens on is closed.
-    pub fn close_leftovers(&self) {
-        for claim in self.stock.borrow_mut().settle() {
+    pub fn close_leftovers(&mut self) {
+        for claim in self.stock.get_mut().settle() {
             let holders = self.held.iter().filter(|(_, held)| held.contains_key(&claim));
-            holders.for_each(|(name, _)| self.shut(name, &claim));
+            let names: Vec<RuleName> = holders.map(|(name, _)| name.clone()).collect();
+            names.iter().for_each(|name| self.shut(name, &claim));
         }
     }
 
@@ -179,8 +180,15 @@ impl Holder {
         Some(fstat(self.held.get(name)?.get(claim)?).ok()?.st_ino)
     }
 
-    /// Whether another rule holds a port too, which it then goes over to.
+    /// Whether a port is held once more, which it then goes over to: by another rule, or by the other kind of socket.
     pub fn is_passed_on(&self, name: &RuleName, claim: &Claim) -> bool {
+        let other_kind = claim.of_other_kind();
+        let changes = self.held.get(name).is_some_and(|held| held.contains_key(&other_kind));
+        changes || self.is_shared(name, claim) || self.is_shared(name, &other_kind)
+    }
+
+    /// Whether another rule holds a port by the same kind of socket.
+    fn is_shared(&self, name: &RuleName, claim: &Claim) -> bool {
         self.held.iter().any(|(other, held)| other != name && held.contains_key(claim))
     }
 
@@ -204,8 +212,11 @@ impl Holder {
     }
 
     /// Stops listening, and goes on holding the port.
-    pub fn shut(&self, name: &RuleName, claim: &Claim) {
+    pub fn shut(&mut self, name: &RuleName, claim: &Claim) {
         self.forget(name, claim);
+        if claim.mptcp {
+            return self.bind_anew(name, claim);
+        }
         let Some(socket) = self.held.get(name).and_then(|held| held.get(claim)) else { return };
         let _was_not_listening = match claim.protocol {
             // the socket stays bound (inet_shutdown() in net/ipv4/af_inet.c)
@@ -214,6 +225,19 @@ impl Holder {
         };
         if !self.is_passed_on(name, claim) {
             let _idle_again = socket.set_reuse_port(false).and_then(|()| socket.set_reuse_address(false));
+        }
+    }
+
+    /// A listening socket of Multipath TCP cannot be shut down: another one takes its place. Without one the port is tried
+    /// for again with the next mend.
+    fn bind_anew(&mut self, name: &RuleName, claim: &Claim) {
+        let Some(held) = self.held.get_mut(name) else { return };
+        if held.remove(claim).is_none() {
+            return;
+        }
+        match claim.bind(true) {
+            Ok(socket) => _ = held.insert(claim.clone(), socket),
+            Err(_) => self.count -= 1,
         }
     }
 

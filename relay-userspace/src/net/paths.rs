@@ -10,35 +10,37 @@ use netlink_packet_route::route::RouteType;
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::view::RouteFacts;
-use crate::host::{HostView, NextHop, Path};
+use crate::host::{HostView, NextHop, Path, WayTo};
 
 /// Questions under way at once.
 const AT_ONCE: usize = 64;
 
-/// The way to every backend; those without one are left out.
-pub async fn find(
-    handle: &Handle,
-    host: &HostView,
-    backends: &BTreeSet<Ipv4Addr>,
-) -> BTreeMap<Ipv4Addr, Path> {
-    stream::iter(backends)
-        .map(|&backend| async move { Some((backend, path(handle, host, backend).await?)) })
+/// The ways that there are; those that lead nowhere are left out.
+pub async fn find(handle: &Handle, host: &HostView, ways: &BTreeSet<WayTo>) -> BTreeMap<WayTo, Path> {
+    stream::iter(ways)
+        .map(|&way| async move { Some((way, path(handle, host, way).await?)) })
         .buffer_unordered(AT_ONCE)
         .filter_map(std::future::ready)
         .collect()
         .await
 }
 
-async fn path(handle: &Handle, host: &HostView, backend: Ipv4Addr) -> Option<Path> {
-    let source = ask(handle, host, backend, None).await?.source;
+async fn path(handle: &Handle, host: &HostView, way: WayTo) -> Option<Path> {
+    let source = match way.source {
+        Some(source) => source,
+        None => ask(handle, host, way).await?.source,
+    };
     // asked again as that source: a policy rule may send its packets another way
-    ask(handle, host, backend, Some(source)).await
+    ask(handle, host, WayTo { source: Some(source), ..way }).await
 }
 
-async fn ask(handle: &Handle, host: &HostView, backend: Ipv4Addr, source: Option<Ipv4Addr>) -> Option<Path> {
-    let mut question = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(backend, 32);
-    if let Some(source) = source {
+async fn ask(handle: &Handle, host: &HostView, way: WayTo) -> Option<Path> {
+    let mut question = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(way.backend, 32);
+    if let Some(source) = way.source {
         question = question.source_prefix(source, 32);
+    }
+    if let Some(interface) = way.interface {
+        question = question.output_interface(interface);
     }
     let mut answers = Box::pin(handle.route().get(question.build()).execute());
     let answer = answers.next().await?.ok()?;
@@ -49,5 +51,5 @@ async fn ask(handle: &Handle, host: &HostView, backend: Ipv4Addr, source: Option
     let interface = facts.interface?;
     let link_mtu = host.links.get(&interface)?.mtu;
     let hop = NextHop { interface, gateway: facts.gateway, mtu: facts.mtu.unwrap_or(link_mtu).min(link_mtu) };
-    Some(Path { source: source.or(facts.source)?, hop })
+    Some(Path { source: way.source.or(facts.source)?, hop })
 }

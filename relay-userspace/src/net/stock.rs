@@ -147,7 +147,8 @@ impl Stock {
 
 /// `tcp/203.0.113.1%eth0.2/8080`. No colons: the manager puts them between names.
 fn name(claim: &Claim) -> String {
-    let Claim { protocol, address, interface, port } = claim;
+    let Claim { protocol, address, interface, port, mptcp } = claim;
+    let protocol = if *mptcp { "mptcp" } else { protocol.as_str() };
     let address = address.to_string().replace(':', "_");
     match interface {
         Some((interface, index)) => format!("{protocol}/{address}%{interface}.{index}/{port}"),
@@ -177,7 +178,10 @@ mod tests {
             address: address.parse().expect(address),
             interface,
             port: 80,
+            mptcp: false,
         };
+        let other_kind = claim("0.0.0.0", None).of_other_kind();
+        assert_eq!(name(&other_kind), "mptcp/0.0.0.0/80");
         assert_eq!(name(&claim("2001:db8::1", None)), "tcp/2001_db8__1/80");
         assert_eq!(name(&claim("0.0.0.0", Some(("eth0".into(), 3)))), "tcp/0.0.0.0%eth0.3/80");
     }

@@ -9,8 +9,8 @@ use relay_common::net::Protocol;
 use super::{Carriage, Facts, Fault, KernelListener, KernelOn, KernelRule, PlannedRule, UserRule};
 use crate::config::Origin;
 use crate::config::settings::Hook;
-use crate::host::HostView;
-use crate::rule::{Host, ListenOn, Listener, PlaneChoice, PortRange, Protocols, Rule};
+use crate::host::{HostView, WayTo};
+use crate::rule::{Connect, Host, ListenOn, Listener, PlaneChoice, PortRange, Protocols, Rule};
 
 const NO_ADDRESS: &str = "its backend has no address yet";
 /// What `relayctl down` leaves.
@@ -20,7 +20,7 @@ pub const DETACHED: &str = "relayd is detached (`relayctl reload` attaches again
 pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>) -> PlannedRule {
     let mut faults = missing(rule, facts.host);
     let listeners = listeners_v4(rule, facts.host);
-    let addresses = backend(rule, facts, &mut faults);
+    let addresses = reachable(rule, backend(rule, facts, &mut faults), &mut faults);
     if let Some(text) = facts.taken.get(&rule.name) {
         faults.push(Fault::PortInUse(text.clone()));
     }
@@ -88,18 +88,18 @@ fn ipv4(
     }
     match (kernel_plane(rule, &listeners, addresses, facts), user) {
         (Ok(_), _) if is_blocked(&planned.faults) => Carriage::None("see the fault".into()),
-        (Ok((hook, backend)), user) => {
+        (Ok((hook, way)), user) => {
             let needs_relayd = rule.needs_relayd();
             let udp_alone = needs_relayd.is_some();
             planned.kernel = Some(Arc::new(KernelRule {
                 protocols: if udp_alone { Protocols::Udp } else { rule.protocols },
                 listeners,
-                backend,
+                way,
                 first_port: rule.to.first().and_then(crate::rule::Backend::first_port),
                 timeouts: rule.timeouts,
             }));
-            if !facts.paths.contains_key(&backend) {
-                planned.faults.push(Fault::NoRoute(backend));
+            if !facts.paths.contains_key(&way) {
+                planned.faults.push(Fault::NoRoute(way.backend, question(rule, way.backend)));
             }
             match (needs_relayd, user) {
                 (None, _) => Carriage::Kernel(hook),
@@ -140,7 +140,7 @@ fn kernel_plane(
     listeners: &[KernelListener],
     addresses: &[IpAddr],
     facts: &Facts<'_>,
-) -> Result<(Hook, Ipv4Addr), String> {
+) -> Result<(Hook, WayTo), String> {
     if !rule.enabled {
         return Err("the rule is disabled".into());
     }
@@ -167,7 +167,30 @@ fn kernel_plane(
     if listeners.is_empty() {
         return Err("its listeners are for connections of this host to itself".into());
     }
-    facts.kernel.map(|hook| (hook, address)).map_err(ToOwned::to_owned)
+    // what keeps it from being asked for is a fault
+    let way = way_to(rule, address, facts.host).ok_or("see the fault")?;
+    facts.kernel.map(|hook| (hook, way)).map_err(ToOwned::to_owned)
+}
+
+/// What to ask the kernel for the way to a rule's backend; `None`: there can be none.
+pub fn way_to(rule: &Rule, backend: Ipv4Addr, host: &HostView) -> Option<WayTo> {
+    let source = match rule.connect.source {
+        None => None,
+        Some(IpAddr::V4(source)) => Some(source),
+        Some(IpAddr::V6(_)) => return None,
+    };
+    let interface = match &rule.connect.interface {
+        None => None,
+        Some(name) => Some(host.link_by_name(name)?.index),
+    };
+    Some(WayTo { backend, source, interface })
+}
+
+/// The same question, as one would type it.
+fn question(rule: &Rule, backend: Ipv4Addr) -> String {
+    let source = rule.connect.source.map(|source| format!(" from {source}")).unwrap_or_default();
+    let interface = rule.connect.interface.as_ref().map(|name| format!(" oif {name}")).unwrap_or_default();
+    format!("{backend}{source}{interface}")
 }
 
 /// Where the user plane would send clients; or why it cannot carry the rule.
@@ -205,7 +228,11 @@ fn user_plane(planned: &PlannedRule, addresses: &[IpAddr], facts: &Facts<'_>) ->
 }
 
 fn is_blocked(faults: &[Fault]) -> bool {
-    faults.iter().any(|fault| matches!(fault, Fault::PortInUse(_) | Fault::SelfLoop(..)))
+    faults.iter().any(|fault| {
+        let is_way_out =
+            matches!(fault, Fault::SourceNotHere(_) | Fault::SourceFamily(..) | Fault::NoWayOut(_));
+        is_way_out || matches!(fault, Fault::PortInUse(_) | Fault::SelfLoop(..))
+    })
 }
 
 /// Where the backend is; empty while nobody knows.
@@ -229,7 +256,18 @@ fn backend(rule: &Rule, facts: &Facts<'_>, faults: &mut Vec<Fault>) -> Arc<[IpAd
     }
 }
 
-/// What the rule listens on and the host has not.
+/// The addresses of a backend that the rule's source can talk to.
+fn reachable(rule: &Rule, addresses: Arc<[IpAddr]>, faults: &mut Vec<Fault>) -> Arc<[IpAddr]> {
+    let Some((source, to)) = rule.connect.source.zip(rule.to.first()) else { return addresses };
+    let suiting: Arc<[IpAddr]> =
+        addresses.iter().copied().filter(|address| rule.connect.suits(*address)).collect();
+    if suiting.is_empty() && !addresses.is_empty() {
+        faults.push(Fault::SourceFamily(source, to.host.clone()));
+    }
+    suiting
+}
+
+/// What the rule listens on or goes out by, and the host has not.
 fn missing(rule: &Rule, host: &HostView) -> Vec<Fault> {
     let fault = |listener: &Listener| match &listener.on {
         ListenOn::Address(address) if !host.is_own(*address) => Some(Fault::AddressNotHere(*address)),
@@ -238,7 +276,12 @@ fn missing(rule: &Rule, host: &HostView) -> Vec<Fault> {
         }
         _ => None,
     };
-    rule.listen.iter().filter_map(fault).collect()
+    let mut faults: Vec<Fault> = rule.listen.iter().filter_map(fault).collect();
+    let Connect { source, interface, .. } = &rule.connect;
+    faults.extend(source.filter(|source| !host.is_own(*source)).map(Fault::SourceNotHere));
+    let gone = interface.as_deref().filter(|name| host.link_by_name(name).is_none());
+    faults.extend(gone.map(|name| Fault::NoWayOut(name.into())));
+    faults
 }
 
 fn listeners_v4(rule: &Rule, host: &HostView) -> Vec<KernelListener> {
@@ -330,7 +373,8 @@ mod tests {
         let resolved = BTreeMap::from([(Host::Name("gone.example".into()), unresolved)]);
         let hop = NextHop { interface: 2, gateway: None, mtu: 1500 };
         let path = Path { source: Ipv4Addr::new(192, 0, 2, 1), hop };
-        let paths = BTreeMap::from([(Ipv4Addr::new(203, 0, 113, 10), path)]);
+        let way = WayTo { backend: Ipv4Addr::new(203, 0, 113, 10), source: None, interface: None };
+        let paths = BTreeMap::from([(way, path)]);
         let (host, taken, lacks) = (host(), BTreeMap::new(), HashMap::new());
         let facts = Facts {
             kernel,
@@ -380,7 +424,7 @@ mod tests {
     #[test]
     fn the_proxy_protocol_takes_tcp_to_relayd_and_leaves_udp_in_the_kernel() {
         let rule = |protocols, plane| {
-            let connect = Connect { proxy_protocol: Some(ProxyVersion::V2) };
+            let connect = Connect { proxy_protocol: Some(ProxyVersion::V2), ..Connect::default() };
             let rule = (*planned(":80", "203.0.113.10:80").rule).clone();
             planned_rule(Rule { protocols, plane, connect, ..rule }, Ok(Hook::Tc))
         };
@@ -461,7 +505,7 @@ mod tests {
     #[test]
     fn a_backend_without_a_route_may_get_one() {
         let planned = planned(":80", "203.0.113.11:80");
-        assert_eq!(planned.faults, [Fault::NoRoute(Ipv4Addr::new(203, 0, 113, 11))]);
+        assert_eq!(planned.faults, [Fault::NoRoute(Ipv4Addr::new(203, 0, 113, 11), "203.0.113.11".into())]);
         assert_eq!(planned.state(), RuleState::Degraded);
         assert!(planned.kernel.is_some(), "flows that it has stay");
     }

@@ -41,10 +41,12 @@ pub enum Refusal {
     LimitNewFlows,
     /// Sooner than the client's pace allows.
     LimitNewFlowsPerIp,
+    /// There is no way to the backend, or the interface towards it is gone.
+    NoRoute,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::NoBackend,
         Self::BackendRefused,
         Self::BackendTimeout,
@@ -63,6 +65,7 @@ impl Refusal {
         Self::LimitConnectionsPerIp,
         Self::LimitNewFlows,
         Self::LimitNewFlowsPerIp,
+        Self::NoRoute,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -85,6 +88,7 @@ impl Refusal {
             Self::LimitConnectionsPerIp => "limit_connections_per_ip",
             Self::LimitNewFlows => "limit_new_flows",
             Self::LimitNewFlowsPerIp => "limit_new_flows_per_ip",
+            Self::NoRoute => "no_route",
         }
     }
 }

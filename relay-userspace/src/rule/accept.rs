@@ -14,6 +14,8 @@ pub struct Accept {
     pub trusted: Option<AllowList>,
     /// Who is let in, by the address that such a header names where there is one; `None`: everybody.
     pub allow: Option<Arc<AllowList>>,
+    /// Multipath TCP from clients that speak it.
+    pub mptcp: bool,
 }
 
 impl Accept {
@@ -27,6 +29,9 @@ impl Accept {
     pub const fn needs_relayd(&self) -> Option<&'static str> {
         if self.proxy_protocol {
             return Some("relayd reads the PROXY protocol header (accept.proxy_protocol)");
+        }
+        if self.mptcp {
+            return Some("relayd speaks Multipath TCP (accept.mptcp)");
         }
         None
     }

@@ -102,7 +102,7 @@ impl ListenOn {
 }
 
 /// The kernel's rule (`dev_valid_name`): 1 to 15 bytes, no slash, no colon, no white space.
-fn is_interface_name(name: &str) -> bool {
+pub fn is_interface_name(name: &str) -> bool {
     let bad = |byte: u8| byte == b'/' || byte == b':' || byte.is_ascii_whitespace();
     (1..=15).contains(&name.len()) && name != "." && name != ".." && !name.bytes().any(bad)
 }

@@ -41,7 +41,7 @@ fn rule(planned: &PlannedRule, facts: &FactBook) -> Arc<DesiredRule> {
         allow: planned.rule.accept.allow.clone(),
         limits: planned.rule.limits,
         carried: planned.kernel.as_ref().map(|kernel| Carried {
-            path: facts.paths.get(&kernel.backend).cloned(),
+            path: facts.paths.get(&kernel.way).cloned(),
             yields: !planned.rule.force && !facts.holder.holds(&planned.rule),
             kernel: kernel.clone(),
         }),

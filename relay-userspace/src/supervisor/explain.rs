@@ -6,14 +6,14 @@ use std::net::Ipv4Addr;
 use crate::api::view::{BackendView, ExplainView, RuleView};
 use crate::config::quantity::format_duration;
 use crate::config::{Origin, encode};
-use crate::host::{ClaimRange, Path};
+use crate::host::{ClaimRange, Path, WayTo};
 use crate::plan::{Carriage, KernelListener, KernelOn, KernelRule, PlannedRule};
-use crate::rule::{Backend, PortRange, Rule};
+use crate::rule::{Backend, Connect, PortRange, Rule};
 
 /// What explanations refer to, from the latest plan.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    pub paths: BTreeMap<Ipv4Addr, Path>,
+    pub paths: BTreeMap<WayTo, Path>,
     pub interfaces: BTreeMap<u32, Box<str>>,
     pub claims: ClaimRange,
 }
@@ -29,10 +29,13 @@ pub fn explain(planned: &PlannedRule, view: RuleView, facts: &Facts) -> ExplainV
     }
     lines.extend(planned.faults.iter().map(|fault| format!("fault: {fault}")));
     lines.extend(view.to.iter().filter_map(name));
+    if planned.user.is_some() {
+        lines.extend(way_out(&planned.rule.connect));
+    }
     if let Some(kernel) = &planned.kernel {
         lines.extend(kernel.listeners.iter().map(|listener| heard(listener, kernel, planned, facts)));
-        lines.push(match facts.paths.get(&kernel.backend) {
-            Some(path) => way(kernel.backend, path, facts),
+        lines.push(match facts.paths.get(&kernel.way) {
+            Some(path) => way(kernel.way.backend, path, facts),
             None => "new flows are refused as no_route until there is one".to_owned(),
         });
         let claims = facts.claims;
@@ -121,6 +124,17 @@ fn target(to: &Backend, listen: PortRange) -> String {
         None if listen.is_single() => format!("{to}, same port"),
         None => format!("{to}, same ports"),
     }
+}
+
+/// What the user plane's sockets towards the backend are bound to.
+fn way_out(connect: &Connect) -> Option<String> {
+    let source = connect.source.map(|source| format!(" from {source}"));
+    let interface = connect.interface.as_ref().map(|name| format!(" on {name}"));
+    if source.is_none() && interface.is_none() {
+        return None;
+    }
+    let (source, interface) = (source.unwrap_or_default(), interface.unwrap_or_default());
+    Some(format!("the user plane reaches the backend{source}{interface}"))
 }
 
 fn way(backend: Ipv4Addr, path: &Path, facts: &Facts) -> String {

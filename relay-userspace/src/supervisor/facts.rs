@@ -1,17 +1,17 @@
 //! What plans depend on, gathered from the host: addresses and routes, resolved names, who else has which port.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use rtnetlink::Handle;
 
 use super::names::Names;
 use super::state::Rules;
-use crate::host::{HostView, Path};
+use crate::host::{HostView, Path, WayTo};
 use crate::net::hold::Holder;
 use crate::net::socket_list::SocketList;
 use crate::net::{paths, view};
+use crate::plan::way_to;
 use crate::rule::{Rule, RuleName};
 
 pub struct FactBook {
@@ -19,7 +19,7 @@ pub struct FactBook {
     pub host: HostView,
     pub names: Names,
     pub taken: BTreeMap<RuleName, String>,
-    pub paths: BTreeMap<Ipv4Addr, Path>,
+    pub paths: BTreeMap<WayTo, Path>,
     pub holder: Holder,
     /// Raised when the host looks different, so that what was derived from it before is out of date.
     pub revision: u64,
@@ -90,16 +90,16 @@ impl FactBook {
         taken
     }
 
-    /// The addresses that rules go to, as far as they are IPv4.
-    fn backends<'a>(&'a self, rules: impl IntoIterator<Item = &'a Arc<Rule>>) -> BTreeSet<Ipv4Addr> {
-        let backends = rules.into_iter().flat_map(|rule| &rule.to);
-        backends.filter_map(|backend| self.names.ipv4(&backend.host)).collect()
+    /// The ways that rules need, as far as they go to IPv4.
+    fn ways<'a>(&self, rules: impl IntoIterator<Item = &'a Arc<Rule>>, host: &HostView) -> BTreeSet<WayTo> {
+        let ways = rules.into_iter().flat_map(|rule| rule.to.iter().map(move |backend| (rule, backend)));
+        ways.filter_map(|(rule, backend)| way_to(rule, self.names.ipv4(&backend.host)?, host)).collect()
     }
 
     /// Finds the ways to backends that have none yet.
     pub async fn find_paths(&mut self, rules: &[Arc<Rule>]) {
-        let mut unknown = self.backends(rules);
-        unknown.retain(|backend| !self.paths.contains_key(backend));
+        let mut unknown = self.ways(rules, &self.host);
+        unknown.retain(|way| !self.paths.contains_key(way));
         let found = paths::find(&self.handle, &self.host, &unknown).await;
         self.paths.extend(found);
     }
@@ -107,8 +107,8 @@ impl FactBook {
     /// Looks at the host again. Returns whether anything is different.
     pub async fn refresh(&mut self, rules: &[Arc<Rule>]) -> anyhow::Result<bool> {
         let host = view::read(&self.handle).await?;
-        let backends = self.backends(rules);
-        let paths = paths::find(&self.handle, &host, &backends).await;
+        let ways = self.ways(rules, &host);
+        let paths = paths::find(&self.handle, &host, &ways).await;
         let changed = host != self.host || paths != self.paths;
         self.revision += u64::from(changed);
         if host.reaches_more_than(&self.host) {

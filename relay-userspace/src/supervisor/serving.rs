@@ -194,7 +194,7 @@ impl Served {
     }
 
     /// Stops accepting on a port; its sessions go on.
-    fn leave(&mut self, name: &RuleName, claim: &Claim, holder: &Holder) {
+    fn leave(&mut self, name: &RuleName, claim: &Claim, holder: &mut Holder) {
         let Some(open) = self.open.get(claim) else { return };
         open.phase.send_replace(Phase::Drain);
         if claim.protocol == Protocol::Tcp {
@@ -210,7 +210,7 @@ impl Served {
     }
 
     /// UDP that drains has ended when its last client has fallen silent.
-    fn tend(&mut self, name: &RuleName, holder: &Holder) {
+    fn tend(&mut self, name: &RuleName, holder: &mut Holder) {
         self.open.retain(|claim, open| {
             let drained = *open.phase.borrow() == Phase::Drain && open.service.clients() == 0;
             if drained {
@@ -223,7 +223,7 @@ impl Served {
     }
 
     /// Ends everything at once.
-    fn end(&self, name: &RuleName, holder: &Holder) {
+    fn end(&self, name: &RuleName, holder: &mut Holder) {
         for claim in self.open.keys() {
             holder.shut(name, claim);
         }
@@ -245,7 +245,9 @@ fn wanted(planned: &PlannedRule, holder: &Holder) -> BTreeMap<Claim, Target> {
     let Some(user) = planned.user.as_ref().filter(|_| !planned.draining) else { return BTreeMap::new() };
     let takes = |claim: &&Claim| if claim.address.is_ipv4() { user.ipv4 } else { user.ipv6 };
     let rule = &planned.rule;
-    let claims = holder.claims(&rule.name).filter(takes).filter(|claim| rule.protocols.has(claim.protocol));
+    // until a change is done the holder has the sockets of before, too
+    let is_right = |claim: &&Claim| rule.protocols.has(claim.protocol) && claim.is_kind_for(rule);
+    let claims = holder.claims(&rule.name).filter(takes).filter(is_right);
     let listener = |claim: &Claim| rule.listen.iter().find(|listener| claim.is_of(listener));
     claims.filter_map(|claim| Some((claim.clone(), user.target(listener(claim)?)))).collect()
 }

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use relay_common::net::Protocol;
-
 use super::super::fields::{Fields, Later};
 use super::super::node::{Node, Value};
 use super::super::problem::Problems;
-use super::{NO_TCP, NO_TCP_HELP, one_or_more};
+use super::{one_or_more, tcp_switch};
 use crate::rule::{Accept, AllowList, Network, Protocols};
 
 const LATER: &[Later] = &[
@@ -19,26 +17,17 @@ const LATER: &[Later] = &[
     Later { key: "client_ca", default: None },
     Later { key: "token", default: None },
     Later { key: "headers", default: None },
-    Later { key: "mptcp", default: Some("false") },
 ];
 
 pub fn accept(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems) -> Accept {
     let mut accept = Accept::default();
     let Some(mut inner) = fields.table("accept", problems) else { return accept };
-    accept.proxy_protocol = proxy_protocol(&mut inner, protocols, problems);
+    accept.proxy_protocol = tcp_switch(&mut inner, "proxy_protocol", protocols, problems);
+    accept.mptcp = tcp_switch(&mut inner, "mptcp", protocols, problems);
     accept.trusted = trusted(&mut inner, accept.proxy_protocol, problems);
     accept.allow = allow(&mut inner, problems);
     inner.finish(LATER, problems);
     accept
-}
-
-fn proxy_protocol(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems) -> bool {
-    let node = fields.peek("proxy_protocol");
-    let wanted = fields.bool("proxy_protocol", problems).unwrap_or(false);
-    if let (true, false, Some(node)) = (wanted, protocols.has(Protocol::Tcp), node) {
-        problems.at(node, &fields.subject_of("proxy_protocol"), NO_TCP, Some(NO_TCP_HELP));
-    }
-    wanted
 }
 
 fn trusted(fields: &mut Fields<'_>, proxy_protocol: bool, problems: &mut Problems) -> Option<AllowList> {

@@ -13,7 +13,9 @@ use tokio::time::{Sleep, sleep};
 
 use super::{ports, socket};
 use crate::proxy::counters::Refusal;
+use crate::proxy::outgoing;
 use crate::proxy::service::Target;
+use crate::rule::Connect;
 
 /// RFC 8305's connection attempt delay.
 const STAGGER: Duration = Duration::from_millis(250);
@@ -23,19 +25,19 @@ const STAGGER: Duration = Duration::from_millis(250);
 pub async fn connect(target: &Target, port: u16, limit: Pin<&mut Sleep>) -> Result<TcpStream, Refusal> {
     match &target.addresses[..] {
         [] => Err(Refusal::NoBackend),
-        [only] => attempt(SocketAddr::new(*only, port), limit).await,
-        several => race(several, port, target.timeouts.connect).await,
+        [only] => attempt(SocketAddr::new(*only, port), &target.connect, limit).await,
+        several => race(several, port, &target.connect, target.timeouts.connect).await,
     }
 }
 
-async fn race(addresses: &[IpAddr], port: u16, limit: Duration) -> Result<TcpStream, Refusal> {
+async fn race(addresses: &[IpAddr], port: u16, by: &Connect, limit: Duration) -> Result<TcpStream, Refusal> {
     let mut failure = Refusal::NoBackend;
     let mut attempts = JoinSet::new();
     let mut waiting = addresses.iter();
     loop {
         let next = waiting.next();
         if let Some(&address) = next {
-            attempts.spawn(attempt_for(SocketAddr::new(address, port), limit));
+            attempts.spawn(attempt_for(SocketAddr::new(address, port), by.clone(), limit));
         }
         tokio::select! {
             attempt = attempts.join_next() => match attempt {
@@ -49,20 +51,20 @@ async fn race(addresses: &[IpAddr], port: u16, limit: Duration) -> Result<TcpStr
     }
 }
 
-async fn attempt_for(address: SocketAddr, limit: Duration) -> Result<TcpStream, Refusal> {
-    attempt(address, pin!(sleep(limit))).await
+async fn attempt_for(address: SocketAddr, by: Connect, limit: Duration) -> Result<TcpStream, Refusal> {
+    attempt(address, &by, pin!(sleep(limit))).await
 }
 
-async fn attempt(address: SocketAddr, limit: Pin<&mut Sleep>) -> Result<TcpStream, Refusal> {
+async fn attempt(address: SocketAddr, by: &Connect, limit: Pin<&mut Sleep>) -> Result<TcpStream, Refusal> {
     tokio::select! {
         biased;
-        result = dial(address) => result.map_err(|error| refusal(&error)),
+        result = dial(address, by) => result.map_err(|error| refusal(&error)),
         () = limit => Err(Refusal::BackendTimeout),
     }
 }
 
-async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = open(address).await?;
+async fn dial(address: SocketAddr, by: &Connect) -> io::Result<TcpStream> {
+    let stream = open(address, by).await?;
     // a connection from a free port of this host to itself: nobody listens there
     if stream.local_addr()? == address {
         return Err(Errno::ECONNREFUSED.into());
@@ -71,25 +73,31 @@ async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// The kernel chooses the source port as long as it finds one.
-async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+async fn open(address: SocketAddr, by: &Connect) -> io::Result<TcpStream> {
     if ports::are_scarce() {
-        match ports::connect_by_name(address).await {
-            Err(error) if ports::is_taken(&error) => {
-                return socket::outgoing(address)?.connect(address).await;
-            }
+        match ports::connect_by_name(address, by).await {
+            Err(error) if ports::is_taken(&error) => return connect_from_any(address, by).await,
             result => return result,
         }
     }
-    match socket::outgoing(address)?.connect(address).await {
-        Err(error) if ports::is_taken(&error) => ports::connect_by_name(address).await,
+    match connect_from_any(address, by).await {
+        Err(error) if ports::is_taken(&error) => ports::connect_by_name(address, by).await,
         result => result,
     }
+}
+
+/// Connects from a port of the kernel's choice.
+async fn connect_from_any(address: SocketAddr, by: &Connect) -> io::Result<TcpStream> {
+    let socket = socket::outgoing(address, by)?;
+    outgoing::bind_source(&socket, by)?;
+    socket.connect(address).await
 }
 
 fn refusal(error: &io::Error) -> Refusal {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => Refusal::Descriptors,
         Some(Errno::EADDRNOTAVAIL) => Refusal::PortsExhausted,
+        Some(Errno::ENETUNREACH | Errno::ENODEV) => Refusal::NoRoute,
         Some(Errno::ETIMEDOUT) => Refusal::BackendTimeout,
         _ => Refusal::BackendRefused,
     }

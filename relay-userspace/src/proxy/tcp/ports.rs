@@ -17,6 +17,8 @@ use tokio::net::TcpStream;
 
 use super::socket;
 use crate::net::sysctl::local_ports;
+use crate::proxy::outgoing;
+use crate::rule::Connect;
 
 /// Ports below may be the kernel plane's.
 const LOWEST: u16 = 32_768;
@@ -51,12 +53,12 @@ pub fn are_scarce() -> bool {
 }
 
 /// Connects from a port of our choice.
-pub async fn connect_by_name(address: SocketAddr) -> io::Result<TcpStream> {
+pub async fn connect_by_name(address: SocketAddr, by: &Connect) -> io::Result<TcpStream> {
     let unspecified: IpAddr =
         if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     for _ in 0..TRIES {
-        let socket = socket::outgoing(address)?;
-        let bound = socket.bind(SocketAddr::new(unspecified, next_port()?));
+        let socket = socket::outgoing(address, by)?;
+        let bound = socket.bind(outgoing::source(by.source.unwrap_or(unspecified), next_port()?, by));
         match bound {
             Ok(()) => {}
             Err(error) if is_taken(&error) => continue,

@@ -6,10 +6,13 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
+use nix::errno::Errno;
+use socket2::{Domain, SockRef, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::rule::Keepalive;
+use crate::net::mptcp;
+use crate::proxy::outgoing;
+use crate::rule::{Connect, Keepalive};
 
 nix::ioctl_read_bad!(
     /// How many bytes the peer has not acknowledged yet, a FIN included.
@@ -63,17 +66,35 @@ pub fn is_delivered(socket: &impl AsRawFd) -> bool {
 
 /// Sets on a listening socket what accepted ones inherit.
 pub fn prepare_listener(listener: &impl AsFd, keepalive: Keepalive) -> io::Result<()> {
-    SockRef::from(listener).set_tcp_nodelay(true)?;
-    probe(listener, keepalive)
+    unless_unknown(SockRef::from(listener).set_tcp_nodelay(true))?;
+    unless_unknown(probe(listener, keepalive))
 }
 
 /// A socket for a connection to `address`.
-pub fn outgoing(address: SocketAddr) -> io::Result<TcpSocket> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_nodelay(true)?;
+/// A socket for a connection to `address`, not bound to a source yet.
+pub fn outgoing(address: SocketAddr, connect: &Connect) -> io::Result<TcpSocket> {
+    let socket = match address {
+        _ if connect.mptcp => {
+            let socket = mptcp::socket(Domain::for_address(address), Type::STREAM.nonblocking().cloexec())?;
+            TcpSocket::from_std_stream(socket.into())
+        }
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    unless_unknown(socket.set_nodelay(true))?;
     // what is left of it must not keep the next one from its port
     socket.set_reuseaddr(true)?;
+    outgoing::bind_interface(&socket, connect)?;
     Ok(socket)
+}
+
+/// Older kernels do not know every option of TCP on a socket of Multipath TCP.
+fn unless_unknown(result: io::Result<()>) -> io::Result<()> {
+    let errno = |error: &io::Error| error.raw_os_error().map(Errno::from_raw);
+    match result {
+        Err(error) if matches!(errno(&error), Some(Errno::EOPNOTSUPP | Errno::ENOPROTOOPT)) => Ok(()),
+        result => result,
+    }
 }
 
 /// Has the kernel ask a silent peer whether it is still there.

@@ -300,7 +300,7 @@ fn open_first(target: &Target, port: u16) -> Result<(OwnedFd, SocketAddr), Optio
     let mut failure = None;
     for &address in &target.addresses {
         let backend = SocketAddr::new(address, target.ports.of(port));
-        match socket::open(backend, target.udp_nat) {
+        match socket::open(backend, target.udp_nat, &target.connect) {
             Ok(socket) => return Ok((socket, backend)),
             Err(error) => {
                 let is_hopeless = lacks_descriptors(&error);

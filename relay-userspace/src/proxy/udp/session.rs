@@ -107,6 +107,7 @@ pub fn refusal(error: &io::Error, backend: SocketAddr) -> (Refusal, String) {
         _ if lacks_descriptors(error) => Refusal::Descriptors,
         Some(Errno::ENOSPC) => Refusal::Descriptors,
         Some(Errno::EAGAIN | Errno::EADDRNOTAVAIL) => Refusal::PortsExhausted,
+        Some(Errno::ENETUNREACH | Errno::ENODEV) => Refusal::NoRoute,
         _ => Refusal::Unsendable,
     };
     (reason, format!("no socket towards {backend}: {error}"))

@@ -11,7 +11,9 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use super::clients::Id;
+use crate::proxy::outgoing;
 use crate::proxy::service::UdpNat;
+use crate::rule::Connect;
 
 /// Bursts that a listener holds while its worker is busy: some ten thousand small datagrams.
 const LISTENER_BUFFER: usize = 4 << 20;
@@ -41,12 +43,15 @@ pub fn prepare_listener(listener: &UdpSocket) -> io::Result<()> {
 
 /// A socket for one client, if there is a way to the backend. Connected, the kernel lets only the backend's datagrams and
 /// ICMP errors in.
-pub fn open(backend: SocketAddr, nat: UdpNat) -> io::Result<OwnedFd> {
+pub fn open(backend: SocketAddr, nat: UdpNat, connect: &Connect) -> io::Result<OwnedFd> {
     let kind = Type::DGRAM.nonblocking().cloexec();
     let socket = Socket::new_raw(Domain::for_address(backend), kind, Some(Protocol::UDP))?;
+    outgoing::bind(&socket, connect)?;
     socket.connect(&backend.into())?;
     if nat == UdpNat::FullCone {
         socket.connect(&anybody())?;
+        // which has let go of the interface (__udp_disconnect() in net/ipv4/udp.c)
+        outgoing::bind_interface(&socket, connect)?;
     }
     take_trains(&socket);
     Ok(socket.into())

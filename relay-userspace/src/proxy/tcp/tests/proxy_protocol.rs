@@ -7,7 +7,7 @@ use crate::rule::{Accept, Connect, ProxyVersion};
 fn told(host: IpAddr, version: ProxyVersion) -> (Relay, TcpStream, TcpStream) {
     let backend = listen(host);
     let relay = Relay::to(host, backend.local_addr().unwrap());
-    let connect = Connect { proxy_protocol: Some(version) };
+    let connect = Connect { proxy_protocol: Some(version), ..Connect::default() };
     relay.service.retarget(Target { connect, ..(*relay.service.target()).clone() });
     let client = relay.client();
     (relay, client, patient(backend.accept().unwrap().0))
@@ -53,7 +53,7 @@ fn expecting(host: IpAddr) -> (Relay, TcpStream, TcpListener) {
     let backend = listen(host);
     let relay = Relay::to(host, backend.local_addr().unwrap());
     let accept = Accept { proxy_protocol: true, ..Accept::default() };
-    let connect = Connect { proxy_protocol: Some(ProxyVersion::V2) };
+    let connect = Connect { proxy_protocol: Some(ProxyVersion::V2), ..Connect::default() };
     relay.service.retarget(Target { accept, connect, ..(*relay.service.target()).clone() });
     let client = relay.client();
     (relay, client, backend)
