@@ -7,6 +7,7 @@
 //! config            ◄── api, cli, supervisor
 //! kernel, net       ◄── supervisor                  (kernel and net never see each other)
 //! proxy             ◄── plan (its values), supervisor
+//! connections       ◄── proxy, supervisor
 //! api::view         ◄── cli, supervisor
 //! ```
 //!
@@ -17,6 +18,7 @@ pub mod api;
 pub mod boot;
 pub mod cli;
 pub mod config;
+pub mod connections;
 pub mod host;
 pub mod kernel;
 pub mod net;

@@ -4,6 +4,7 @@
 //! the API.
 
 pub mod counters;
+mod ending;
 pub mod gate;
 pub mod outgoing;
 pub mod proxy_protocol;

@@ -36,6 +36,7 @@ impl Worker {
             RuleName::parse("web").expect("name"),
             Arc::default(),
             Arc::default(),
+            Arc::default(),
             target,
         ));
         let (phase, phases) = watch::channel(Phase::Serve);

@@ -2,6 +2,7 @@
 
 mod admission;
 mod answers;
+mod connections;
 mod datagrams;
 mod faults;
 mod forward;

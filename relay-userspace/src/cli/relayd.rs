@@ -131,13 +131,14 @@ pub fn dump(config: &Config) -> String {
     let metrics =
         settings.metrics.map(|address| format!("\n[metrics]\nlisten = \"{address}\"\n")).unwrap_or_default();
     let mut text = format!(
-        "[daemon]\nsocket = {:?}\nstate_dir = {:?}\nbpf_dir = {:?}\n{interfaces}hook = \"{}\"\n{flows}\n[log]\nlevel = \"{}\"\nformat = \"{}\"\n{metrics}",
+        "[daemon]\nsocket = {:?}\nstate_dir = {:?}\nbpf_dir = {:?}\n{interfaces}hook = \"{}\"\n{flows}\n[log]\nlevel = \"{}\"\nformat = \"{}\"\nconnections = {}\n{metrics}",
         settings.socket,
         settings.state_dir,
         settings.bpf_dir,
         settings.hook.as_str(),
         settings.log_level.as_str(),
         settings.log_format.as_str(),
+        settings.log_connections,
     );
     for (rule, _) in &config.rules {
         text.push('\n');

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::dns::Dns;
-use super::fields::{Fields, Later};
+use super::fields::Fields;
 use super::node::{Node, Table, Value};
 use super::problem::Problems;
 
@@ -22,6 +22,8 @@ pub struct Settings {
     pub max_flows: Option<u32>,
     pub log_level: Level,
     pub log_format: LogFormat,
+    /// Whether every connection gets a line when it ends.
+    pub log_connections: bool,
     pub metrics: Option<SocketAddr>,
     pub dns: Dns,
 }
@@ -37,6 +39,7 @@ impl Default for Settings {
             max_flows: None,
             log_level: Level::Info,
             log_format: LogFormat::Auto,
+            log_connections: false,
             metrics: None,
             dns: Dns::default(),
         }
@@ -156,7 +159,10 @@ impl Settings {
         if let Some(format) = fields.word("format", &["auto", "text", "json"], LogFormat::parse, problems) {
             self.log_format = format;
         }
-        fields.finish(&[Later { key: "connections", default: Some("false") }], problems);
+        if let Some(connections) = fields.bool("connections", problems) {
+            self.log_connections = connections;
+        }
+        fields.finish(&[], problems);
     }
 
     pub fn metrics(&mut self, node: &Node, problems: &mut Problems) {

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::counters::Counters;
 use super::gate::Gate;
+use crate::connections::ConnectionLog;
 pub use crate::rule::UdpNat;
 use crate::rule::{Accept, Connect, RuleName, Timeouts};
 
@@ -15,6 +16,7 @@ pub struct Service {
     pub rule: RuleName,
     pub counters: Arc<Counters>,
     pub gate: Arc<Gate>,
+    pub log: Arc<ConnectionLog>,
     target: RwLock<Arc<Target>>,
     /// UDP sessions under way, of all workers.
     clients: AtomicU64,
@@ -67,8 +69,14 @@ pub enum Phase {
 }
 
 impl Service {
-    pub fn new(rule: RuleName, counters: Arc<Counters>, gate: Arc<Gate>, target: Target) -> Self {
-        Self { rule, counters, gate, target: RwLock::new(Arc::new(target)), clients: AtomicU64::new(0) }
+    pub fn new(
+        rule: RuleName,
+        counters: Arc<Counters>,
+        gate: Arc<Gate>,
+        log: Arc<ConnectionLog>,
+        target: Target,
+    ) -> Self {
+        Self { rule, counters, gate, log, target: RwLock::new(Arc::new(target)), clients: AtomicU64::new(0) }
     }
 
     pub fn target(&self) -> Arc<Target> {

@@ -40,6 +40,8 @@ struct Order {
 
 /// How often somebody who stops looks whether the workers have finished.
 const LOOK: Duration = Duration::from_millis(5);
+/// What workers get to end everything at once.
+const LAST_MOMENT: Duration = Duration::from_millis(500);
 
 impl Workers {
     pub fn start(count: usize) -> io::Result<Self> {
@@ -63,13 +65,19 @@ impl Workers {
         let _only_at_the_end = worker.orders.send(Order { socket, service, phase });
     }
 
-    /// Waits until all sessions have ended, which their phases must have been told to; at most so long.
-    pub fn stop(self, within: Duration) {
-        let until = Instant::now() + within;
+    /// Waits until all sessions have ended, which their phases must have been told to. `end` ends those that are left
+    /// after so long.
+    pub fn stop(self, within: Duration, end: impl FnOnce()) {
         let threads: Vec<JoinHandle<()>> = self.workers.into_iter().map(|worker| worker.thread).collect();
-        while threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < until {
-            thread::sleep(LOOK);
-        }
+        let wait = |within| {
+            let until = Instant::now() + within;
+            while threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < until {
+                thread::sleep(LOOK);
+            }
+        };
+        wait(within);
+        end();
+        wait(LAST_MOMENT);
     }
 }
 

@@ -253,6 +253,7 @@ impl State {
                 planned: std::mem::replace(&mut self.planned, planned),
                 desired: std::mem::replace(&mut self.desired, desired),
                 dns: None,
+                connections: None,
             }),
         }
     }
@@ -276,9 +277,12 @@ impl State {
 
     /// Undoes a switch.
     pub fn go_back(&mut self, undo: Undo) {
-        let Undo { rules, draining, planned, desired, dns } = undo;
+        let Undo { rules, draining, planned, desired, dns, connections } = undo;
         if let Some(dns) = dns {
             self.use_dns(dns);
+        }
+        if let Some(on) = connections {
+            self.log_connections(on);
         }
         let (changed, _) = different(&self.rules, &rules);
         self.facts.hold(&changed);

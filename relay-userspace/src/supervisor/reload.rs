@@ -61,7 +61,10 @@ impl State {
         // names of the new rules are looked up in the new way
         let before = self.use_dns(config.settings.dns);
         match self.switch(rules, draining, Strictness::Reload).await {
-            Ok(undo) => Ok(Undo { dns: Some(before), ..undo }),
+            Ok(undo) => {
+                let connections = self.log_connections(config.settings.log_connections);
+                Ok(Undo { dns: Some(before), connections: Some(connections), ..undo })
+            }
             Err(problem) => {
                 self.use_dns(before);
                 Err(problem)
@@ -73,6 +76,12 @@ impl State {
     pub fn use_dns(&mut self, dns: Dns) -> Dns {
         self.facts.names.configure(&dns);
         std::mem::replace(&mut self.settings.dns, dns)
+    }
+
+    /// Whether connections are logged from now on; returns whether they were.
+    pub fn log_connections(&mut self, on: bool) -> bool {
+        self.log.switch(on);
+        std::mem::replace(&mut self.settings.log_connections, on)
     }
 
     /// Drain marks of rules that stay.
@@ -201,7 +210,7 @@ impl State {
 
 /// Most settings are read once.
 fn settings_note(before: &Settings, after: &Settings) -> Option<String> {
-    let same_dns = Settings { dns: before.dns.clone(), ..after.clone() };
-    (*before != same_dns)
+    let live = Settings { dns: before.dns.clone(), log_connections: before.log_connections, ..after.clone() };
+    (*before != live)
         .then(|| "changes to [daemon], [log] and [metrics] take effect when relayd is restarted".into())
 }

@@ -26,6 +26,7 @@ use super::state::{Rules, State};
 use crate::api::server;
 use crate::config::files::Config;
 use crate::config::settings::{Hook, Settings};
+use crate::connections::ConnectionLog;
 use crate::kernel::meter::Meter;
 use crate::kernel::sweep::Sweeper;
 use crate::kernel::{Dataplane, Desired, Options, Unavailable};
@@ -77,6 +78,7 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     if let Some(serving) = state.serving.take() {
         serving.stop(std::mem::take(&mut state.facts.holder), LAST_WORDS);
     }
+    state.log.flush();
     let left = if state.kernel.is_ok() { "; the kernel plane goes on forwarding" } else { "" };
     tracing::info!("stopped{left}");
     Ok(())
@@ -108,7 +110,9 @@ async fn start_state(
     let trains = kernel.is_err();
     use_trains(trains);
     facts.holder = Holder::new(Stock::open(service, trains));
-    let serving = start_serving();
+    let log = Arc::new(ConnectionLog::default());
+    log.switch(settings.log_connections);
+    let serving = start_serving(log.clone());
     let ledger = Ledger::open(&settings.state_dir);
     let draining = kernel.as_ref().map(|kernel| kernel.draining().cloned().collect()).unwrap_or_default();
     let mut state = State {
@@ -122,6 +126,7 @@ async fn start_state(
         facts,
         kernel,
         serving,
+        log,
         desired: Desired::default(),
         claims: crate::host::ClaimRange::default(),
         devices: std::collections::BTreeMap::new(),
@@ -157,9 +162,9 @@ async fn start_state(
     Ok(state)
 }
 
-fn start_serving() -> Option<Serving> {
+fn start_serving(log: Arc<ConnectionLog>) -> Option<Serving> {
     let workers = thread::available_parallelism().map_or(1, NonZero::get);
-    Serving::start(workers).map_err(|error| tracing::error!("no user plane: {error}")).ok()
+    Serving::start(workers, log).map_err(|error| tracing::error!("no user plane: {error}")).ok()
 }
 
 fn open_kernel(

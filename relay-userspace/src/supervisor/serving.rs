@@ -9,6 +9,7 @@ use std::time::Duration;
 use relay_common::net::Protocol;
 use tokio::sync::watch;
 
+use crate::connections::ConnectionLog;
 use crate::net::claim::Claim;
 use crate::net::hold::Holder;
 use crate::plan::PlannedRule;
@@ -24,6 +25,7 @@ pub struct Serving {
     workers: Workers,
     rules: HashMap<RuleName, Served>,
     counters: Arc<CountersByRule>,
+    log: Arc<ConnectionLog>,
 }
 
 pub type CountersByRule = HashMap<RuleName, Arc<Counters>>;
@@ -36,6 +38,7 @@ struct Served {
     ails: bool,
     counters: Arc<Counters>,
     gate: Arc<Gate>,
+    log: Arc<ConnectionLog>,
     open: BTreeMap<Claim, Open>,
     /// What accepts nothing more but has sessions left.
     ending: Vec<watch::Sender<Phase>>,
@@ -51,8 +54,9 @@ struct Open {
 }
 
 impl Serving {
-    pub fn start(workers: usize) -> io::Result<Self> {
-        Ok(Self { workers: Workers::start(workers)?, rules: HashMap::new(), counters: Arc::default() })
+    pub fn start(workers: usize, log: Arc<ConnectionLog>) -> io::Result<Self> {
+        let workers = Workers::start(workers)?;
+        Ok(Self { workers, rules: HashMap::new(), counters: Arc::default(), log })
     }
 
     /// Listens where the plan says so, and nowhere else. Sessions of rules that stay go on.
@@ -80,7 +84,8 @@ impl Serving {
                 continue;
             }
             changed |= !self.rules.contains_key(name);
-            let served = self.rules.entry(name.clone()).or_default();
+            let new = || Served { log: self.log.clone(), ..Served::default() };
+            let served = self.rules.entry(name.clone()).or_insert_with(new);
             let is_done = served.planned.as_ref().is_some_and(|done| Arc::ptr_eq(done, planned));
             if !is_done {
                 served.gate.set(policy(planned, gauge(name), &served.gate));
@@ -121,7 +126,11 @@ impl Serving {
             }
         }
         drop(holder);
-        self.workers.stop(within);
+        self.workers.stop(within, || {
+            let phases =
+                |served: &Served| served.phases().for_each(|phase| _ = phase.send_replace(Phase::End));
+            self.rules.values().for_each(phases);
+        });
     }
 }
 
@@ -181,7 +190,8 @@ impl Served {
             Ok(sockets) => sockets,
             Err(error) => return Some(Err(error)),
         };
-        let service = Arc::new(Service::new(name.clone(), self.counters.clone(), self.gate.clone(), target));
+        let (counters, gate, log) = (self.counters.clone(), self.gate.clone(), self.log.clone());
+        let service = Arc::new(Service::new(name.clone(), counters, gate, log, target));
         let (phase, watched) = watch::channel(Phase::Serve);
         for (worker, socket) in (usize::from(claim.port)..).zip(sockets) {
             let socket = match claim.protocol {
@@ -227,9 +237,13 @@ impl Served {
         for claim in self.open.keys() {
             holder.shut(name, claim);
         }
-        for phase in self.open.values().map(|open| &open.phase).chain(&self.ending) {
+        for phase in self.phases() {
             phase.send_replace(Phase::End);
         }
+    }
+
+    fn phases(&self) -> impl Iterator<Item = &watch::Sender<Phase>> {
+        self.open.values().map(|open| &open.phase).chain(&self.ending)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::api::view::{InterfaceView, KernelView};
 use crate::config::dns::Dns;
 use crate::config::settings::{Hook, Settings};
 use crate::config::{Origin, files::Config};
+use crate::connections::ConnectionLog;
 use crate::host::ClaimRange;
 use crate::kernel::apply::Applied;
 use crate::kernel::{Dataplane, Desired, KernelError, Unavailable};
@@ -40,6 +41,7 @@ pub struct State {
     pub kernel: Result<Dataplane, Unavailable>,
     /// The user plane; `None`: its threads could not be started.
     pub serving: Option<Serving>,
+    pub log: Arc<ConnectionLog>,
     /// What was last brought into the kernel.
     pub desired: Desired,
     pub claims: ClaimRange,
@@ -82,6 +84,8 @@ pub struct Undo {
     pub desired: Desired,
     /// How names were looked up, if that changes too.
     pub dns: Option<Dns>,
+    /// Whether connections were logged, likewise.
+    pub connections: Option<bool>,
 }
 
 impl State {

@@ -13,17 +13,7 @@ use socket2::SockRef;
 use super::socket::{Leg, is_delivered};
 use super::way::{Fault, Moved, Way, ended_before_reset};
 use crate::proxy::counters::{Carried, Counters};
-
-/// How a session ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum End {
-    /// Both sides ended their streams.
-    Closed,
-    /// One side broke off, and the other is told the same way.
-    Reset,
-    /// Silence for longer than allowed.
-    Silent,
-}
+use crate::proxy::ending::Ending;
 
 /// Sides are numbered: the client is 0, the backend 1. Way 0 leads from the client to the backend.
 pub const SIDES: [usize; 2] = [0, 1];
@@ -39,6 +29,8 @@ pub struct Preamble {
 pub struct Pump<'a> {
     legs: [&'a Leg; 2],
     carried: [&'a Carried; 2],
+    /// The same of this session alone.
+    bytes: &'a mut [u64; 2],
     ways: [Way; 2],
     /// A side was reset before it ended its stream.
     broken: bool,
@@ -47,15 +39,20 @@ pub struct Pump<'a> {
 }
 
 impl<'a> Pump<'a> {
-    /// `preamble`: what the backend is sent before anything else.
-    pub fn new(legs: [&'a Leg; 2], counters: &'a Counters, preamble: Preamble) -> Self {
+    /// `preamble`: what the backend is sent before anything else. `bytes`: where this session's own are counted.
+    pub fn new(
+        legs: [&'a Leg; 2],
+        counters: &'a Counters,
+        bytes: &'a mut [u64; 2],
+        preamble: Preamble,
+    ) -> Self {
         let carried = [&counters.ingress, &counters.egress];
         let ways = [Way::starting_with(preamble.data), Way::default()];
-        Self { legs, carried, ways, broken: false, overhead: preamble.overhead }
+        Self { legs, carried, bytes, ways, broken: false, overhead: preamble.overhead }
     }
 
     /// Carries both ways. `moved` becomes true if there was anything, the end of a stream included.
-    pub fn poll(&mut self, cx: &mut Context<'_>, moved: &mut bool) -> Poll<End> {
+    pub fn poll(&mut self, cx: &mut Context<'_>, moved: &mut bool) -> Poll<Ending> {
         for side in SIDES {
             if let Err(end) = self.poll_way(cx, side, moved) {
                 return Poll::Ready(end);
@@ -64,7 +61,7 @@ impl<'a> Pump<'a> {
         self.poll_end()
     }
 
-    fn poll_way(&mut self, cx: &mut Context<'_>, side: usize, moved: &mut bool) -> Result<(), End> {
+    fn poll_way(&mut self, cx: &mut Context<'_>, side: usize, moved: &mut bool) -> Result<(), Ending> {
         while !self.ways[side].is_done() {
             let (from, to) = (self.legs[side], self.legs[1 - side]);
             let mut amount = Moved::default();
@@ -72,7 +69,9 @@ impl<'a> Pump<'a> {
             if amount.sent > 0 {
                 let overhead = if side == 0 { amount.sent.min(self.overhead) } else { 0 };
                 self.overhead -= overhead;
-                self.carried[side].add_bytes((amount.sent - overhead) as u64);
+                let payload = (amount.sent - overhead) as u64;
+                self.carried[side].add_bytes(payload);
+                self.bytes[side] += payload;
                 *moved = true;
             }
             match result {
@@ -81,7 +80,7 @@ impl<'a> Pump<'a> {
                     *moved = true;
                     self.end_stream(1 - side);
                 }
-                Poll::Ready(Err(Fault::Receive)) => return Err(End::Reset),
+                Poll::Ready(Err(Fault::Receive)) => return Err(Ending::Reset),
                 Poll::Ready(Err(Fault::Send(error))) => self.lost(1 - side, Some(&error)),
             }
         }
@@ -103,18 +102,18 @@ impl<'a> Pump<'a> {
         self.ways[1 - side].give_up();
     }
 
-    fn poll_end(&self) -> Poll<End> {
+    fn poll_end(&self) -> Poll<Ending> {
         if !self.is_lingering() {
             return Poll::Pending;
         }
         if self.broken {
-            return Poll::Ready(End::Reset);
+            return Poll::Ready(Ending::Reset);
         }
         match SIDES.iter().find(|&&side| self.ways[side].is_void()) {
-            None => Poll::Ready(End::Closed),
+            None => Poll::Ready(Ending::Closed),
             // a reset now would throw away what this side has not received yet
             Some(&side) if !is_delivered(&**self.legs[side]) => Poll::Pending,
-            Some(_) => Poll::Ready(End::Reset),
+            Some(_) => Poll::Ready(Ending::Reset),
         }
     }
 
@@ -134,8 +133,8 @@ impl<'a> Pump<'a> {
     }
 
     /// An unwatched side has failed.
-    pub fn fail(&mut self, side: usize, error: Option<&io::Error>) -> Poll<End> {
+    pub fn fail(&mut self, side: usize, error: Option<&io::Error>) -> Poll<Ending> {
         self.lost(side, error);
-        if self.broken { Poll::Ready(End::Reset) } else { Poll::Pending }
+        if self.broken { Poll::Ready(Ending::Reset) } else { Poll::Pending }
     }
 }

@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+use relay_common::net::Protocol;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::arrival::{Arrival, announced};
 use super::connect::connect;
-use super::pump::{End, Preamble, Pump, SIDES};
+use super::pump::{Preamble, Pump, SIDES};
 use super::socket::{Leg, probe};
 use crate::proxy::counters::Refusal;
+use crate::proxy::ending::{Ending, Record};
 use crate::proxy::proxy_protocol::{self, Header, Origin};
 use crate::proxy::service::{Service, Target};
 use crate::rule::Timeouts;
@@ -27,38 +29,60 @@ const DELIVERY: Duration = Duration::from_millis(50);
 pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc<Service>) {
     let client = Leg::new(client);
     let target = service.target();
+    let mut logged = Logged { service: &service, record: Record::new(address) };
     // one timer for everything that may take too long: it is cheap as long as it is left alone
     let mut timer = pin!(sleep(target.timeouts.connect));
     let arrival = match arrive(&client, address, &target, timer.as_mut()).await {
         Ok(arrival) => arrival,
-        Err(None) => return,
+        Err(None) => return logged.record.ending = Ending::ClientGone,
         Err(Some(refusal)) => {
             tracing::debug!(rule = %service.rule, client = %address, reason = refusal.as_str(), "refused");
-            return service.counters.refuse(refusal);
+            return logged.refuse(refusal);
         }
     };
     let source = arrival.client(address);
+    logged.record.client = source;
     let _seat = match service.gate.admit(source.ip()).and_then(|()| service.gate.enter(source.ip())) {
         Ok(seat) => seat,
-        Err(refusal) => return service.counters.refuse(refusal),
+        Err(refusal) => return logged.refuse(refusal),
     };
     let _active = service.counters.begin();
     tokio::select! {
         biased;
         () = service.gate.revoked(source.ip()) => {
             tracing::debug!(rule = %service.rule, client = %source, "not let in any more");
+            logged.record.ending = Ending::Refused(Refusal::NotAllowed);
         }
-        () = relay([address, source], arrival, client, port, &service, &target, timer) => {}
+        () = relay(address, arrival, client, port, &mut logged, &target, timer) => {}
+    }
+}
+
+/// A session that is logged when it is over, however that comes about.
+struct Logged<'a> {
+    service: &'a Service,
+    record: Record,
+}
+
+impl Logged<'_> {
+    fn refuse(&mut self, refusal: Refusal) {
+        self.service.counters.refuse(refusal);
+        self.record.ending = Ending::Refused(refusal);
+    }
+}
+
+impl Drop for Logged<'_> {
+    fn drop(&mut self) {
+        self.record.log(self.service, Protocol::Tcp);
     }
 }
 
 /// Connects to the backend and carries both ways.
 async fn relay(
-    [address, source]: [SocketAddr; 2],
+    address: SocketAddr,
     arrival: Arrival,
     client: Leg,
     port: u16,
-    service: &Service,
+    logged: &mut Logged<'_>,
     target: &Target,
     mut timer: Pin<&mut Sleep>,
 ) {
@@ -66,16 +90,17 @@ async fn relay(
         biased;
         result = connect(target, target.ports.of(port), timer.as_mut()) => match result {
             Ok(stream) => Leg::new(stream),
-            Err(refusal) => return service.counters.refuse(refusal),
+            Err(refusal) => return logged.refuse(refusal),
         },
         // the client has given up
-        _ = client.ready(Interest::ERROR) => return,
+        _ = client.ready(Interest::ERROR) => return logged.record.ending = Ending::ClientGone,
     };
+    let Logged { service, record } = logged;
+    record.backend = backend.peer_addr().ok();
     let preamble = preamble(&client, address, target, arrival);
-    let pump = Pump::new([&client, &backend], &service.counters, preamble);
-    let end = carry([&client, &backend], pump, target.timeouts, timer).await;
-    tracing::trace!(rule = %service.rule, client = %source, ?end, "session over");
-    if end == End::Closed {
+    let pump = Pump::new([&client, &backend], &service.counters, &mut record.bytes, preamble);
+    record.ending = carry([&client, &backend], pump, target.timeouts, timer).await;
+    if record.ending == Ending::Closed {
         client.close();
         backend.close();
     }
@@ -116,7 +141,12 @@ fn preamble(client: &Leg, address: SocketAddr, target: &Target, arrival: Arrival
     Preamble { data: bytes, overhead }
 }
 
-async fn carry(legs: [&Leg; 2], mut pump: Pump<'_>, timeouts: Timeouts, mut timer: Pin<&mut Sleep>) -> End {
+async fn carry(
+    legs: [&Leg; 2],
+    mut pump: Pump<'_>,
+    timeouts: Timeouts,
+    mut timer: Pin<&mut Sleep>,
+) -> Ending {
     let mut failures = [pin!(legs[0].ready(Interest::ERROR)), pin!(legs[1].ready(Interest::ERROR))];
     let mut noticed = [false; 2];
     let mut last = Instant::now();
@@ -148,7 +178,7 @@ async fn carry(legs: [&Leg; 2], mut pump: Pump<'_>, timeouts: Timeouts, mut time
         loop {
             ready!(timer.as_mut().poll(cx));
             if last.elapsed() >= silence {
-                return Poll::Ready(End::Silent);
+                return Poll::Ready(if pump.is_half_closed() { Ending::HalfClosed } else { Ending::Idle });
             }
             timer.as_mut().reset(due);
             if !probed {

@@ -46,8 +46,8 @@ impl Relay {
         let ports = PortMap::Shift { from: address.port(), to: port };
         let (udp_nat, accept, connect) = Default::default();
         let target = Target { addresses, ports, timeouts, udp_nat, accept, connect };
-        let service =
-            Arc::new(Service::new(RuleName::parse("test").unwrap(), Arc::default(), Arc::default(), target));
+        let name = RuleName::parse("test").unwrap();
+        let service = Arc::new(Service::new(name, Arc::default(), Arc::default(), Arc::default(), target));
         let (phase, receiver) = watch::channel(Phase::Serve);
         let shared = service.clone();
         let thread = thread::spawn(move || {

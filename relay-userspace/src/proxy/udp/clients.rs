@@ -140,12 +140,10 @@ impl<K: Copy + Eq + Hash, V> Clients<K, V> {
     }
 
     /// Removes the clients that are not to stay.
-    pub fn retain(&mut self, stays: impl Fn(&K) -> bool) {
+    pub fn retain(&mut self, stays: impl Fn(&K) -> bool) -> Vec<(K, V)> {
         let gone: Vec<u32> =
             self.places.iter().filter(|(key, _)| !stays(key)).map(|(_, &place)| place).collect();
-        for place in gone {
-            self.take(place);
-        }
+        gone.into_iter().filter_map(|place| self.take(place)).collect()
     }
 
     fn entry(&mut self, id: Id) -> Option<&mut Entry<K, V>> {
@@ -254,10 +252,10 @@ mod tests {
         let mut clients = Clients::new();
         let [goes, stays] = ["goes", "stays"].map(|key| clients.insert(key, (), 1));
         clients.answered(goes, 1);
-        clients.retain(|key| *key == "stays");
+        assert_eq!(clients.retain(|key| *key == "stays"), [("goes", ())]);
         assert!(clients.get_mut(goes).is_none() && clients.get_mut(stays).is_some());
         assert_eq!((clients.len(), clients.oldest()), (1, Some(1)));
-        clients.retain(|_| false);
+        assert_eq!(clients.retain(|_| false), [("stays", ())]);
         assert_eq!(clients.oldest(), None);
     }
 

@@ -18,6 +18,7 @@ use super::session::{Key, Session, lacks_descriptors, refusal};
 use super::share::{self, Place};
 use super::socket::{self, Replies};
 use crate::proxy::counters::{Carried, Counters, Refusal};
+use crate::proxy::ending::Ending;
 use crate::proxy::service::{Service, Target, UdpNat};
 
 /// Answers sent at once. They come client by client, so that more would not travel together.
@@ -85,9 +86,15 @@ impl Relay {
             self.revision = revision;
             let policy = self.service.gate.policy();
             if let Some(list) = &policy.allow {
-                self.clients.retain(|key| list.allows(key.client.ip()));
+                for gone in self.clients.retain(|key| list.allows(key.client.ip())) {
+                    self.log(&gone, Ending::Refused(Refusal::NotAllowed));
+                }
             }
         }
+    }
+
+    fn log(&self, (key, session): &(Key, Session), ending: Ending) {
+        session.log(key, &self.service, ending);
     }
 
     /// Whether new clients are let in.
@@ -152,7 +159,9 @@ impl Relay {
                 outbox.push(id, train, session.ingress_limit, || (name, Control::default()));
             }
             let limit = &mut session.ingress_limit;
-            total += outbox.send(&session.socket, inbox.memory(), |_, size| *limit = size);
+            let sent = outbox.send(&session.socket, inbox.memory(), |_, size| *limit = size);
+            session.bytes[0] += sent.bytes;
+            total += sent;
             self.clients.heard(id, now);
         }
         count(&self.service.counters, &self.service.counters.ingress, total);
@@ -187,7 +196,9 @@ impl Relay {
             let Some((&key, session)) = self.clients.get_mut(id) else { continue };
             let received = receive(inbox, session, used, &self.service.counters);
             for slot in used..used + received {
-                outbox.push(id, inbox.train(slot), session.egress_limit, || key.envelope());
+                let train = inbox.train(slot);
+                session.bytes[1] += train.length as u64;
+                outbox.push(id, train, session.egress_limit, || key.envelope());
             }
             used += received;
             if received > 0 {
@@ -281,7 +292,9 @@ impl Relay {
     pub fn expire(&mut self) {
         self.revoke();
         let since = self.now().saturating_sub(self.patience());
-        while self.clients.expire(since).is_some() {}
+        while let Some(gone) = self.clients.expire(since) {
+            self.log(&gone, Ending::Idle);
+        }
     }
 
     /// In ticks: never less than the timeout, and at most two more.
@@ -292,6 +305,14 @@ impl Relay {
 
     fn now(&self) -> Tick {
         Tick::try_from(self.started.elapsed().as_millis() / TICK.as_millis()).unwrap_or(Tick::MAX)
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        while let Some(gone) = self.clients.expire(Tick::MAX) {
+            self.log(&gone, Ending::RuleEnded);
+        }
     }
 }
 

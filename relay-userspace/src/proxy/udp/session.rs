@@ -4,12 +4,16 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::errno::Errno;
+use relay_common::net::Protocol;
+use socket2::SockRef;
 
 use super::envelope::{Control, Local, Name};
 use super::share::Place;
 use crate::proxy::counters::Refusal;
+use crate::proxy::ending::{Ending, Record};
 use crate::proxy::gate::{Gate, Seat};
 use crate::proxy::service::Service;
 
@@ -47,6 +51,9 @@ pub struct Session {
     pub answered: bool,
     /// Taken when the client sends something after an answer: anybody can send a first datagram.
     pub seat: Option<Seat>,
+    /// Payload: client to backend, backend to client.
+    pub bytes: [u64; 2],
+    begun: Instant,
     _counted: Counted,
     _place: Place,
 }
@@ -62,6 +69,8 @@ impl Session {
             egress_limit: usize::MAX,
             answered: false,
             seat: None,
+            bytes: [0; 2],
+            begun: Instant::now(),
             _counted,
             _place: place,
         }
@@ -75,6 +84,16 @@ impl Session {
             self.seat = Some(gate.enter(client)?);
         }
         Ok(())
+    }
+
+    /// The session is over. One that nobody answered is not logged: anybody can send a first datagram.
+    pub fn log(&self, key: &Key, service: &Service, ending: Ending) {
+        if self.answered && service.log.is_on() {
+            let peer = || SockRef::from(&self.socket).peer_addr().ok()?.as_socket();
+            let (client, backend) = (key.client, self.backend.or_else(peer));
+            let record = Record { client, backend, bytes: self.bytes, begun: self.begun, ending };
+            record.log(service, Protocol::Udp);
+        }
     }
 }
 

@@ -53,8 +53,8 @@ impl Rig {
         let to = backend.local_addr().unwrap();
         let mut target = target(to, address.port());
         change(&mut target);
-        let service =
-            Arc::new(Service::new(RuleName::parse("test").unwrap(), Arc::default(), Arc::default(), target));
+        let name = RuleName::parse("test").unwrap();
+        let service = Arc::new(Service::new(name, Arc::default(), Arc::default(), Arc::default(), target));
         let (phase, _) = watch::channel(Phase::Serve);
         Self { address, backend, service, phase, workers: Vec::new() }
     }

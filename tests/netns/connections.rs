@@ -1,0 +1,184 @@
+//! The connection log: who was connected to what, how much it was, why it is over.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use harness::traffic::{Client, Datagrams, tcp_server, text, udp_server};
+use harness::world::{BACKEND, RELAY_V6};
+use harness::{Daemon, World, eventually};
+use serde_json::Value;
+
+const LOG: &str = "[log]\nlevel = \"error\"\nformat = \"json\"\nconnections = true\n\n";
+const RULE: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\n";
+
+/// The rule's listeners by plane.
+const LISTENERS: [(&str, IpAddr); 1] = [("user", IpAddr::V6(RELAY_V6))];
+
+/// What the log says of connections, one after the other.
+fn lines(daemon: &mut Daemon) -> Vec<Value> {
+    let entries = daemon.log();
+    let entries = entries.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    entries
+        .filter(|entry| entry["target"] == "relay::connections")
+        .map(|mut entry| entry["fields"].take())
+        .collect()
+}
+
+/// The one line about a client, as soon as there is one.
+fn line(daemon: &mut Daemon, plane: &str, client: SocketAddr) -> Value {
+    let client = client.to_string();
+    let mut found = None;
+    eventually("the connection is logged", || {
+        // a question has dead flows looked for
+        daemon.ctl.json(&["list"]);
+        let mut of_client = lines(daemon).into_iter().filter(|line| line["client"] == client.as_str());
+        found = of_client.next();
+        assert_eq!(of_client.next(), None, "logged twice");
+        found.is_some()
+    });
+    let line = found.expect("a line");
+    assert_eq!((&line["rule"], &line["plane"]), (&Value::from("web"), &Value::from(plane)), "{line}");
+    line
+}
+
+fn echoing(world: &World, to: IpAddr) -> (Client, SocketAddr) {
+    let client = Client::connect(&world.client, SocketAddr::from((to, 8080))).expect("connect");
+    let own = client.0.local_addr().expect("address");
+    let mut client = client.start_echo().expect("order");
+    client.echo(&text(1000)).expect("echo");
+    (client, own)
+}
+
+fn datagrams(world: &World, to: IpAddr) -> (Datagrams, SocketAddr) {
+    let socket = Datagrams::new(&world.client, SocketAddr::from((to, 8080)));
+    socket.echo(&text(500)).and_then(|()| socket.echo(&text(500))).expect("echo");
+    let own = socket.0.local_addr().expect("address");
+    (socket, own)
+}
+
+/// What 1,000 bytes there and back come to: the order to echo them has nine.
+fn check_bytes(line: &Value, extra: u64) {
+    let bytes = |key: &str| line[key].as_u64().expect("a number");
+    if line["plane"] == "user" {
+        assert_eq!((bytes("ingress"), bytes("egress")), (1000 + extra, 1000), "{line}");
+    } else {
+        assert!(bytes("ingress") > 1000 + extra && bytes("egress") > 1000, "headers too: {line}");
+    }
+}
+
+#[test]
+fn every_connection_has_one_line_with_its_reason() {
+    let world = World::new();
+    let mut daemon = world.start(&format!("{LOG}{RULE}"));
+    let (_tcp, _udp) = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
+    for (plane, to) in LISTENERS {
+        daemon.ctl.ok(&["set", "web", "timeout="]);
+        let (client, closed) = echoing(&world, to);
+        drop(client);
+        let (client, reset) = echoing(&world, to);
+        client.reset();
+        for (client, reason) in [(closed, "closed"), (reset, "reset")] {
+            let line = line(&mut daemon, plane, client);
+            assert_eq!((&line["reason"], &line["protocol"]), (&Value::from(reason), &Value::from("tcp")));
+            assert_eq!(line["backend"], format!("{BACKEND}:80"), "{line}");
+            assert!(line["seconds"].as_f64().is_some_and(|seconds| seconds < 60.0), "{line}");
+            check_bytes(&line, 9);
+        }
+        daemon.ctl.ok(&["set", "web", "timeout.udp=1s", "timeout.tcp_idle=2s"]);
+        let ((_client, tcp), (_socket, udp)) = (echoing(&world, to), datagrams(&world, to));
+        for (client, protocol) in [(udp, "udp"), (tcp, "tcp")] {
+            let line = line(&mut daemon, plane, client);
+            assert_eq!((&line["reason"], &line["protocol"]), (&Value::from("idle"), &Value::from(protocol)));
+            assert_eq!(line["backend"], format!("{BACKEND}:80"), "{line}");
+            assert!(line["seconds"].as_f64().is_some_and(|seconds| seconds >= 1.0), "{line}");
+            check_bytes(&line, if protocol == "tcp" { 9 } else { 0 });
+        }
+        daemon.ctl.ok(&["set", "web", "timeout="]);
+        let ((_client, tcp), (socket, udp)) = (echoing(&world, to), datagrams(&world, to));
+        daemon.ctl.ok(&["set", "web", "accept.allow=192.0.2.0/24"]);
+        // relayd looks at its UDP clients when there is something to do
+        socket.0.send(b"still?").expect("send");
+        for client in [tcp, udp] {
+            assert_eq!(line(&mut daemon, plane, client)["reason"], "not_allowed");
+        }
+        daemon.ctl.ok(&["set", "web", "accept.allow="]);
+    }
+}
+
+/// Neither a rule that ends nor relayd itself leaves a session without its line.
+#[test]
+fn rules_end_sessions_and_so_does_relayd() {
+    let world = World::new();
+    let mut daemon = world.start(&format!("{LOG}{RULE}"));
+    let (_tcp, _udp) = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
+    for (plane, to) in LISTENERS {
+        let ((_client, tcp), (_socket, udp)) = (echoing(&world, to), datagrams(&world, to));
+        daemon.ctl.ok(&["rm", "web"]);
+        for client in [tcp, udp] {
+            assert_eq!(line(&mut daemon, plane, client)["reason"], "rule_ended");
+        }
+        daemon.ctl.ok(&["add", "8080", "203.0.113.2:80", "--name", "web"]);
+    }
+    let ((_client, tcp), (_socket, udp)) =
+        (echoing(&world, RELAY_V6.into()), datagrams(&world, RELAY_V6.into()));
+    daemon.stop();
+    for client in [tcp, udp] {
+        let client = client.to_string();
+        let last = lines(&mut daemon).into_iter().filter(|line| line["client"] == client.as_str());
+        let last: Vec<Value> = last.map(|mut line| line["reason"].take()).collect();
+        assert_eq!(last, ["rule_ended"], "{client}");
+    }
+}
+
+#[test]
+fn refused_connections_are_logged_and_silence_is_not() {
+    let world = World::new();
+    let mut daemon = world.start(&format!("{LOG}{RULE}timeout = {{ udp = \"1s\" }}\n"));
+    for (plane, to) in LISTENERS {
+        let unheard = Datagrams::new(&world.client, SocketAddr::from((to, 8080)));
+        unheard.0.send(b"anybody?").expect("send");
+        // relayd's own listener accepts first, the kernel plane's answer is the backend's
+        drop(Client::connect_within(&world.client, SocketAddr::from((to, 8080)), Duration::from_secs(5)));
+        eventually("the refusal is logged", || {
+            let of_plane = |line: &Value| line["plane"] == plane && line["reason"] == "backend_refused";
+            lines(&mut daemon).iter().any(of_plane)
+        });
+        eventually("it is forgotten", || daemon.ctl.counter("web", "/flows/active") == 0);
+    }
+    // what came of the datagram has been written by the time that a later connection is
+    let _tcp = tcp_server(&world.backend, 80);
+    for (plane, to) in LISTENERS {
+        let (_, own) = echoing(&world, to);
+        line(&mut daemon, plane, own);
+    }
+    let lines = lines(&mut daemon);
+    assert!(lines.iter().all(|line| line["protocol"] == "tcp"), "nobody answered: {lines:?}");
+}
+
+#[test]
+fn it_is_switched_by_a_reload() {
+    let world = World::new();
+    let mut daemon = world.start(RULE);
+    let _tcp = tcp_server(&world.backend, 80);
+    let off = std::fs::read_to_string(&daemon.config).expect("config");
+    let (silent, unsaid) = echoing(&world, RELAY_V6.into());
+    drop(silent);
+    eventually("it is over", || daemon.ctl.counter("web", "/flows/active") == 0);
+    let (client, said) = echoing(&world, RELAY_V6.into());
+    std::fs::write(&daemon.config, format!("[log]\nconnections = true\n\n{off}")).expect("edit");
+    let reloaded = daemon.ctl.ok(&["reload"]);
+    assert!(!reloaded.contains("restarted"), "{reloaded}");
+    drop(client);
+    eventually("a line of text", || {
+        daemon.log().contains(&format!("web: tcp {said} to {BACKEND}:80: closed after "))
+    });
+    let log = daemon.log();
+    assert!(!log.contains(&unsaid.to_string()) && !log.contains("client="), "{log}");
+    std::fs::write(&daemon.config, off).expect("edit");
+    daemon.ctl.ok(&["reload"]);
+    let (client, unsaid) = echoing(&world, RELAY_V6.into());
+    drop(client);
+    eventually("it is over", || daemon.ctl.counter("web", "/flows/active") == 0);
+    daemon.stop();
+    assert!(!daemon.log().contains(&unsaid.to_string()));
+}
