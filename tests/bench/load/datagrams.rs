@@ -161,7 +161,8 @@ impl Batch {
             unsafe { (*header.msg_hdr.msg_iov).iov_len = 2048 };
         }
         let fd = socket.as_raw_fd();
-        let (headers, flags) = (self.headers.as_mut_ptr(), libc::MSG_WAITFORONE);
+        // C libraries differ in the type
+        let (headers, flags) = (self.headers.as_mut_ptr(), libc::MSG_WAITFORONE as _);
         // SAFETY: as many live headers as said, each with room of the size it names.
         let received = unsafe { libc::recvmmsg(fd, headers, BATCH as u32, flags, std::ptr::null_mut()) };
         usize::try_from(received).unwrap_or(0)

@@ -1,7 +1,9 @@
 //! The header that a backend gets.
 
 use super::*;
-use crate::rule::{Accept, Connect, ProxyVersion};
+use crate::proxy::counters::Refusal;
+use crate::proxy::gate::Policy;
+use crate::rule::{Accept, AllowList, Connect, Network, ProxyVersion};
 
 /// A session whose backend is told, from a client that has sent nothing yet.
 fn told(host: IpAddr, version: ProxyVersion) -> (Relay, TcpStream, TcpStream) {
@@ -100,4 +102,31 @@ fn large_data_right_behind_the_header_is_whole() {
     backend.read_exact(&mut all).unwrap();
     assert!(all[16..] == data[..] && all[12..16] == *b"\x21\0\0\0");
     sender.join().unwrap().unwrap();
+}
+
+/// It is the client that the proxy names who must be let in, from the beginning to the end.
+#[test]
+fn the_announced_client_must_be_on_the_list() {
+    let only = |network: &str| {
+        let list = AllowList::new(vec![Network::parse(network).unwrap()]);
+        Policy { allow: Some(Arc::new(list)), ..Policy::default() }
+    };
+    let hello = b"PROXY TCP4 192.0.2.7 198.51.100.1 1280 443\r\nhello";
+    let (relay, mut client, _backend) = expecting(HOSTS[0]);
+    relay.service.gate.set(only("127.0.0.1"));
+    client.write_all(hello).unwrap();
+    client.read_exact(&mut [0]).unwrap_err();
+    eventually(|| relay.service.counters.refused(Refusal::NotAllowed) == 1);
+    assert_eq!(relay.service.counters.total(), 0);
+
+    relay.service.gate.set(only("192.0.2.0/24"));
+    let mut client = relay.client();
+    client.write_all(hello).unwrap();
+    relay.wait_for_sessions(1);
+    relay.service.gate.set(only("192.0.2.7"));
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!(relay.service.counters.active(), 1, "another list that it is on");
+    relay.service.gate.set(only("127.0.0.1"));
+    client.read_exact(&mut [0]).unwrap_err();
+    relay.wait_for_sessions(0);
 }
