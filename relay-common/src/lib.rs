@@ -14,6 +14,7 @@ pub mod claim;
 pub mod counters;
 pub mod flow;
 pub mod lab;
+pub mod lookup;
 pub mod names;
 pub mod net;
 mod numbered;

@@ -53,8 +53,21 @@ pub const TC_L3: &str = "relay_tc_l3";
 pub const XDP: &str = "relay_xdp";
 /// Run by relayd through BPF_PROG_TEST_RUN: deletes dead flows where no packet can race it.
 pub const SWEEP: &str = "relay_sweep";
+/// Finds a socket for what comes to the ports of wide rules.
+pub const LOOKUP: &str = "relay_lookup";
+/// Notice programs that begin to listen there: who binds a socket, who sends from one that was never bound.
+pub const BOUND: [&str; 2] = ["relay_bound4", "relay_bound6"];
+pub const SENT: [&str; 2] = ["relay_sent4", "relay_sent6"];
 /// Run likewise, from an object of its own: reports jiffies and the monotonic clock.
 pub const CLOCK: &str = "relay_clock";
+
+/// Maps that end with relayd, as its sockets do.
+pub const BLOCKS: &str = "BLOCKS";
+pub const SETS: &str = "SETS";
+pub const YIELDED: &str = "YIELDED";
+pub const GROUPS: &str = "GROUPS";
+pub const HOME: &str = "HOME";
+pub const OWN: &str = "OWN";
 
 /// Read-only data that relayd sets at load time.
 pub const TICK_SHIFT: &str = "TICK_SHIFT";

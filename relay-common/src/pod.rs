@@ -32,5 +32,8 @@ pod! {
     crate::settings::Pressure: 8,
     crate::settings::IcmpBudget: 8,
     crate::settings::SweepRequest: 8,
+    crate::lookup::Block: 128,
+    crate::lookup::Spot: 20,
+    crate::lookup::Home: 16,
     crate::lab::Recipe: 68,
 }

@@ -12,6 +12,7 @@ mod established;
 mod fragment;
 mod icmp;
 mod limit;
+mod lookup;
 mod maps;
 mod mss;
 mod neighbour;
@@ -29,8 +30,8 @@ mod unproven;
 mod xdp;
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action, xdp_md};
-use aya_ebpf::macros::{classifier, xdp};
-use aya_ebpf::programs::{TcContext, XdpContext};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier, sk_lookup, xdp};
+use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockContext, TcContext, XdpContext};
 
 use crate::skb::Skb;
 
@@ -89,6 +90,39 @@ fn relay_xdp(ctx: XdpContext) -> u32 {
 fn relay_sweep(ctx: TcContext) -> i32 {
     let skb: *mut __sk_buff = ctx.skb.skb;
     sweep::run(Skb::new(skb))
+}
+
+/// For the network namespace: what comes to a port without a socket of its own.
+#[sk_lookup]
+fn relay_lookup(ctx: SkLookupContext) -> u32 {
+    lookup::run(&ctx)
+}
+
+/// What programs do that may be about to listen. They are never kept from it.
+const GO_ON: i32 = 1;
+
+#[cgroup_sock(post_bind4)]
+fn relay_bound4(ctx: SockContext) -> i32 {
+    lookup::bound4(ctx.sock);
+    GO_ON
+}
+
+#[cgroup_sock(post_bind6)]
+fn relay_bound6(ctx: SockContext) -> i32 {
+    lookup::bound6(ctx.sock);
+    GO_ON
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+fn relay_sent4(ctx: SockAddrContext) -> i32 {
+    lookup::sent(ctx.sock_addr);
+    GO_ON
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+fn relay_sent6(ctx: SockAddrContext) -> i32 {
+    lookup::sent(ctx.sock_addr);
+    GO_ON
 }
 
 #[cfg(not(test))]

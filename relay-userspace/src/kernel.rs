@@ -15,6 +15,7 @@ pub mod hops;
 pub mod links;
 pub mod listening;
 pub mod load;
+pub mod lookup;
 pub mod maps;
 pub mod meter;
 pub mod object;
@@ -60,6 +61,10 @@ pub enum KernelError {
         "allow lists have {wanted} IPv4 networks and the kernel plane takes {most}; fewer and wider ones do the same"
     )]
     TooManyNetworks { wanted: usize, most: usize },
+    #[error("the socket lookup: {0}")]
+    Lookup(String),
+    #[error("the listeners of wide rules are on too many different sets of addresses")]
+    TooManySets,
     #[error("there are more next hops than the kernel plane takes ({most})")]
     TooManyHops { most: usize },
 }

@@ -5,6 +5,7 @@
 
 pub mod claim;
 pub mod diag;
+pub mod group;
 pub mod hold;
 pub mod monitor;
 pub mod mptcp;

@@ -9,6 +9,7 @@ pub mod gate;
 pub mod outgoing;
 pub mod proxy_protocol;
 pub mod service;
+pub mod shared;
 mod sources;
 pub mod tcp;
 pub mod udp;

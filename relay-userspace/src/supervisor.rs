@@ -13,9 +13,11 @@ mod reload;
 pub mod run;
 pub mod serving;
 pub mod shared;
+mod sharing;
 pub mod state;
 mod waiting;
 pub mod watch;
+mod yielding;
 
 pub use self::run::{Launch, run};
 pub use self::shared::Shared;

@@ -64,13 +64,30 @@ fn list_and_show_in_every_format() {
 fn families_that_nobody_carries_say_why() {
     let world = World::new();
     let daemon = world.start(RULES);
-    daemon.ctl.ok(&["add", "10000-19000", "203.0.113.2"]);
-    let plane = daemon.ctl.rule("10000-19000")["plane"]["ipv6"].clone();
+    // sockets that stand for many ports cannot be on one interface, and are nothing without eBPF
+    daemon.ctl.ok(&["add", "%uplink:10000-19000", "203.0.113.2", "--name", "one-link"]);
+    let plane = daemon.ctl.rule("one-link")["plane"]["ipv6"].clone();
     assert_eq!(plane["plane"], "none");
-    assert!(plane["reason"].as_str().is_some_and(|text| text.contains("too many")), "{plane}");
+    assert!(
+        plane["reason"].as_str().is_some_and(|text| text.contains("too many on an interface")),
+        "{plane}"
+    );
     let user = daemon.ctl.rule("user");
     assert_eq!((&user["plane"]["ipv4"]["plane"], &user["state"]), (&json!("user"), &json!("active")));
     assert_eq!(user["plane"]["ipv4"]["reason"], "plane = \"user\"");
+}
+
+#[test]
+fn a_range_without_the_kernel_plane_says_why_not() {
+    let world = World::new();
+    let daemon = world.start_with("hook = \"off\"\n", RULES);
+    daemon.ctl.fails(5, &["add", "10000-19000", "203.0.113.2", "--name", "wide"]);
+    for family in ["ipv4", "ipv6"] {
+        let plane = daemon.ctl.rule("wide")["plane"][family].clone();
+        assert_eq!(plane["plane"], "none");
+        let reason = plane["reason"].as_str().expect("reason");
+        assert!(reason.contains("needs the kernel plane: hook = \"off\""), "{reason}");
+    }
 }
 
 #[test]

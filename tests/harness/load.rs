@@ -1,7 +1,7 @@
 //! Traffic that runs while something else happens: connections that stay, connections that come and go, datagrams.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -49,8 +49,8 @@ impl Load {
     }
 
     /// Adds connections that stay for the whole time and echo all along.
-    pub fn with_connections(mut self, ns: &NetNs, to: (Ipv4Addr, u16), number: usize) -> Self {
-        let payload = text(700);
+    pub fn with_connections(mut self, ns: &NetNs, to: impl Into<SocketAddr>, number: usize) -> Self {
+        let (to, payload) = (to.into(), text(700));
         for _ in 0..number {
             let client = Client::connect(ns, to).and_then(Client::start_echo);
             let mut client = client.expect("a connection before the load starts");
@@ -68,8 +68,8 @@ impl Load {
     }
 
     /// Adds connections that come, say something and go, one after the other.
-    pub fn with_newcomers(mut self, ns: &NetNs, to: (Ipv4Addr, u16)) -> Self {
-        let payload = text(300);
+    pub fn with_newcomers(mut self, ns: &NetNs, to: impl Into<SocketAddr>) -> Self {
+        let (to, payload) = (to.into(), text(300));
         let inside = ns.another();
         self.add(
             ns,
@@ -84,7 +84,7 @@ impl Load {
     }
 
     /// Adds a datagram every few milliseconds, each of which must come back.
-    pub fn with_datagrams(mut self, ns: &NetNs, to: (Ipv4Addr, u16)) -> Self {
+    pub fn with_datagrams(mut self, ns: &NetNs, to: impl Into<SocketAddr>) -> Self {
         let socket = Datagrams::new(ns, to);
         socket.0.set_read_timeout(Some(patience(Duration::from_millis(500)))).expect("timeout");
         let payload = text(200);

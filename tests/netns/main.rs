@@ -12,6 +12,7 @@ mod mptcp;
 mod names;
 mod ports;
 mod proxy_protocol;
+mod ranges;
 mod restart;
 mod roads;
 mod tables;

@@ -11,6 +11,7 @@ use relay_common::usage::Usage;
 use relay_common::{names, tick};
 
 use super::attach::Attachments;
+use super::lookup::Lookup;
 use super::maps::{self, Maps, Shape};
 use super::shadow::Shadow;
 use super::slots::Slots;
@@ -38,6 +39,7 @@ pub struct Dataplane {
     pub(super) maps: Maps,
     pub(super) shadow: Shadow,
     pub(super) attachments: Attachments,
+    pub(super) lookup: Result<Lookup, Unavailable>,
     /// What was last applied whole.
     pub(super) applied: Option<Desired>,
     /// Jiffies per second.
@@ -69,6 +71,7 @@ impl Dataplane {
             load_programs(&mut ebpf, options).map_err(|error| refused(&error))?;
         }
         pin_sweeper(&mut ebpf, &pins)?;
+        let lookup = Lookup::load(&mut ebpf);
         let maps = Maps::open(&pins)?;
         let mut shadow = adopt::shadow(&maps, &pins)?;
         if let Some((name, slot)) = traced {
@@ -85,6 +88,7 @@ impl Dataplane {
             maps,
             shadow,
             attachments,
+            lookup,
             applied: None,
             hz,
             max_flows,

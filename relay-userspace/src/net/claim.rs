@@ -1,11 +1,14 @@
 //! One port that a rule takes for itself, and the socket that takes it.
 
+use std::collections::HashSet;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
+use nix::sys::stat::fstat;
 use relay_common::net::Protocol;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::mptcp;
 use crate::host::HostView;
@@ -27,7 +30,8 @@ pub struct Claim {
 }
 
 /// Whether the kernel knows IPv6 at all.
-static HAS_IPV6: LazyLock<bool> = LazyLock::new(|| Socket::new(Domain::IPV6, Type::DGRAM, None).is_ok());
+pub(super) static HAS_IPV6: LazyLock<bool> =
+    LazyLock::new(|| Socket::new(Domain::IPV6, Type::DGRAM, None).is_ok());
 
 /// Every port that a listener of the rule wants and can have on this host; none of a listener that is too wide.
 pub fn claims(rule: &Rule, listener: &Listener, host: &HostView) -> Vec<Claim> {
@@ -79,6 +83,52 @@ fn is_mptcp(rule: &Rule, protocol: Protocol) -> bool {
     rule.accept.mptcp && protocol == Protocol::Tcp
 }
 
+/// Binds sockets of relayd, which those who watch for other programs must not take for one of them.
+#[derive(Clone, Default)]
+pub struct Binder {
+    bind: Option<Arc<Bind>>,
+    /// What was bound lately, by inode: now, and before [`Binder::forget`] was called last.
+    lately: Arc<Mutex<[HashSet<u64>; 2]>>,
+}
+
+pub type Bind = dyn Fn(&Socket, &SockAddr) -> io::Result<()> + Send + Sync;
+
+impl Binder {
+    pub fn new(bind: Arc<Bind>) -> Self {
+        Self { bind: Some(bind), lately: Arc::default() }
+    }
+
+    /// With nobody to watch, as any socket is.
+    pub fn bind(&self, socket: &Socket, address: &SockAddr) -> io::Result<()> {
+        self.lately()[0].insert(fstat(socket)?.st_ino);
+        match &self.bind {
+            Some(bind) => bind(socket, address),
+            None => socket.bind(address),
+        }
+    }
+
+    /// Sockets that may be seen bound, though they listen for nobody and will soon have a peer.
+    pub fn bound_lately(&self) -> HashSet<u64> {
+        self.lately().iter().flatten().copied().collect()
+    }
+
+    /// What was bound before this was called last has become what it was to be.
+    pub fn forget(&self) {
+        let mut lately = self.lately();
+        lately[1] = std::mem::take(&mut lately[0]);
+    }
+
+    fn lately(&self) -> MutexGuard<'_, [HashSet<u64>; 2]> {
+        self.lately.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Binder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Binder")
+    }
+}
+
 impl Claim {
     /// Whether a listener wants this port.
     pub fn is_of(&self, listener: &Listener) -> bool {
@@ -106,7 +156,7 @@ impl Claim {
     /// A bound socket: of TCP it does not listen and so answers with a RST, of UDP it keeps next to nothing.
     ///
     /// `shared`: a socket of ours, or what is left of one (TIME_WAIT), may have the port already.
-    pub fn bind(&self, shared: bool) -> io::Result<Socket> {
+    pub fn bind(&self, shared: bool, binder: &Binder) -> io::Result<Socket> {
         let kind = match self.protocol {
             Protocol::Tcp => Type::STREAM,
             Protocol::Udp => Type::DGRAM,
@@ -131,7 +181,7 @@ impl Claim {
         if self.protocol == Protocol::Udp {
             socket.set_recv_buffer_size(0)?;
         }
-        socket.bind(&SocketAddr::from((self.address, self.port)).into())?;
+        binder.bind(&socket, &SocketAddr::from((self.address, self.port)).into())?;
         Ok(socket)
     }
 }

@@ -12,21 +12,21 @@ use nix::sys::stat::fstat;
 use relay_common::net::Protocol;
 use socket2::Socket;
 
-use super::claim::{self, Claim};
+use super::claim::{self, Binder, Claim};
 use super::diag;
+use super::group::{self, Group};
 use super::socket_list::SocketList;
 use super::stock::Stock;
 use crate::host::{HostView, Lacks};
-use crate::rule::{Rule, RuleName};
+use crate::rule::{ListenOn, Rule, RuleName};
 
 /// Ports held by a socket; what is beyond is only looked up.
 const MOST_SOCKETS: usize = 1024;
 /// Sockets in the hands of workers before it is looked which of them are still there.
 const MOST_GIVEN: usize = 32 * MOST_SOCKETS;
-const TOO_MANY: Cow<'static, str> =
-    Cow::Borrowed("the user plane listens on each port by itself, and these are too many");
+const TOO_MANY: &str = "the user plane listens on each port by itself, and these are too many";
 /// Connections that wait to be accepted; the kernel's own limit is `net.core.somaxconn`, 4,096 since Linux 5.4.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// The sockets that hold ports.
 #[derive(Debug, Default)]
@@ -34,6 +34,11 @@ pub struct Holder {
     held: HashMap<RuleName, BTreeMap<Claim, Socket>>,
     /// Why rules have not more of them.
     lacks: HashMap<RuleName, Lacks>,
+    /// Rules whose ports are too many for a socket each: shared sockets take them, if there are any.
+    wide: HashSet<RuleName>,
+    /// Why there are no shared sockets.
+    unshared: Option<String>,
+    binder: Binder,
     count: usize,
     /// Sockets that workers have, by inode.
     given: HashSet<u64>,
@@ -47,6 +52,18 @@ impl Holder {
         Self { stock: RefCell::new(stock), ..Self::default() }
     }
 
+    /// Whether sockets that stand for many ports can be had; or why not.
+    pub fn share(&mut self, possible: Result<Binder, String>) {
+        (self.binder, self.unshared) = match possible {
+            Ok(binder) => (binder, None),
+            Err(why) => (Binder::default(), Some(why)),
+        };
+    }
+
+    pub const fn binder(&self) -> &Binder {
+        &self.binder
+    }
+
     /// Takes the ports of a rule, beside those that it has. Says who else has one of them.
     pub fn take(&mut self, rule: &Rule, host: &HostView, list: &mut SocketList) -> Option<String> {
         let mut sockets = self.held.remove(&rule.name).unwrap_or_default();
@@ -55,18 +72,22 @@ impl Holder {
         wanted.retain(|claim| !sockets.contains_key(claim));
         let mut lacks = Lacks::default();
         let mut missing = Vec::new();
-        if self.count + sockets.len() + wanted.len() > most_sockets() || !claim::is_narrow(rule) {
-            lacks = Lacks { ipv4: Some(TOO_MANY), ipv6: Some(TOO_MANY) };
+        let is_wide = self.count + sockets.len() + wanted.len() > most_sockets() || !claim::is_narrow(rule);
+        if is_wide {
+            self.wide.insert(rule.name.clone());
+            let lack = self.cannot_share(rule).map(Cow::Owned);
+            lacks = Lacks { ipv4: lack.clone(), ipv6: lack };
         } else {
+            self.wide.remove(&rule.name);
             for claim in wanted {
                 let inherited = self.stock.get_mut().take(&claim);
-                match inherited.map_or_else(|| claim.bind(false), Ok) {
+                match inherited.map_or_else(|| claim.bind(false, &self.binder), Ok) {
                     Ok(socket) => _ = sockets.insert(claim, socket),
                     Err(_) => missing.push(claim),
                 }
             }
         }
-        let whole = lacks.is_nothing() && missing.is_empty();
+        let whole = !is_wide && missing.is_empty();
         self.count += sockets.len();
         self.held.insert(rule.name.clone(), sockets);
         self.lacks.remove(&rule.name);
@@ -84,11 +105,23 @@ impl Holder {
         conflict.filter(|_| !rule.force)
     }
 
+    /// Why a rule's ports cannot come to shared sockets.
+    fn cannot_share(&self, rule: &Rule) -> Option<String> {
+        if rule.listen.iter().any(|listener| matches!(listener.on, ListenOn::Interface(_))) {
+            return Some(format!("{TOO_MANY} on an interface"));
+        }
+        if rule.accept.mptcp {
+            return Some(format!("{TOO_MANY} for Multipath TCP (accept.mptcp)"));
+        }
+        let why = self.unshared.as_ref()?;
+        Some(format!("{TOO_MANY} (one socket for all of them needs the kernel plane: {why})"))
+    }
+
     /// Tries once more for ports that were not free; beside sockets of ours, if it was nobody else who had them.
     fn take_rest(&mut self, name: &RuleName, missing: Vec<Claim>, shared: bool, lacks: &mut Lacks) {
         let Some(held) = self.held.get_mut(name) else { return };
         for claim in missing {
-            match claim.bind(shared) {
+            match claim.bind(shared, &self.binder) {
                 Ok(socket) => {
                     held.insert(claim, socket);
                     self.count += 1;
@@ -111,7 +144,7 @@ impl Holder {
 
     /// Lets go of what a rule no longer wants.
     pub fn settle(&mut self, rule: &Rule, host: &HostView) {
-        let wanted = wanted(rule, host);
+        let wanted = if self.wide.contains(&rule.name) { Vec::new() } else { wanted(rule, host) };
         self.let_go(&rule.name, |claim| !wanted.contains(claim));
     }
 
@@ -120,6 +153,7 @@ impl Holder {
         self.let_go(name, |_| true);
         self.held.remove(name);
         self.lacks.remove(name);
+        self.wide.remove(name);
     }
 
     fn let_go(&mut self, name: &RuleName, goes: impl Fn(&Claim) -> bool) {
@@ -157,12 +191,18 @@ impl Holder {
     /// Whether a rule's ports on IPv4 are all held, so that no other program can listen there.
     pub fn holds(&self, rule: &Rule) -> bool {
         let lacks = self.lacks.get(&rule.name);
-        self.held.contains_key(&rule.name) && lacks.is_none_or(|lacks| lacks.ipv4.is_none())
+        let is_held = self.held.contains_key(&rule.name) && !self.wide.contains(&rule.name);
+        is_held && lacks.is_none_or(|lacks| lacks.ipv4.is_none())
+    }
+
+    /// Whether a rule's ports come to the shared sockets.
+    pub fn shares(&self, name: &RuleName) -> bool {
+        self.wide.contains(name) && !self.lacks.contains_key(name)
     }
 
     /// Whether a rule lacks ports for a reason that may pass.
     pub fn may_have_more(&self, name: &RuleName) -> bool {
-        self.lacks.get(name).is_some_and(|lacks| lacks.ipv4.as_ref() != Some(&TOO_MANY))
+        self.lacks.contains_key(name) && !self.wide.contains(name)
     }
 
     /// What keeps relayd from listening for rules.
@@ -170,9 +210,10 @@ impl Holder {
         &self.lacks
     }
 
-    /// The ports that are held for a rule.
+    /// The ports that are held for a rule, one by one.
     pub fn claims(&self, name: &RuleName) -> impl Iterator<Item = &Claim> {
-        self.held.get(name).into_iter().flat_map(BTreeMap::keys)
+        let held = self.held.get(name).filter(|_| !self.wide.contains(name));
+        held.into_iter().flat_map(BTreeMap::keys)
     }
 
     /// What the kernel calls the socket that holds a port.
@@ -200,7 +241,8 @@ impl Holder {
         workers: usize,
     ) -> Option<io::Result<Vec<Socket>>> {
         let socket = self.held.get(name)?.get(claim)?;
-        let sockets = listening(socket, self.stock.get_mut().take_rest(claim), claim, workers);
+        let rest = self.stock.get_mut().take_rest(claim);
+        let sockets = listening(socket, rest, claim, workers, &self.binder);
         match &sockets {
             Ok(sockets) => {
                 self.stock.get_mut().keep(claim, sockets);
@@ -209,6 +251,14 @@ impl Holder {
             Err(_) => self.shut(name, claim),
         }
         Some(sockets)
+    }
+
+    /// Opens sockets that stand for many ports, so many of each kind.
+    pub fn open_shared(&mut self, workers: usize) -> io::Result<Vec<Group>> {
+        let groups = group::open(workers)?;
+        let sockets = groups.iter().flat_map(|group| &group.sockets);
+        self.given.extend(sockets.filter_map(|socket| Some(fstat(socket).ok()?.st_ino)));
+        Ok(groups)
     }
 
     /// Stops listening, and goes on holding the port.
@@ -235,7 +285,7 @@ impl Holder {
         if held.remove(claim).is_none() {
             return;
         }
-        match claim.bind(true) {
+        match claim.bind(true, &self.binder) {
             Ok(socket) => _ = held.insert(claim.clone(), socket),
             Err(_) => self.count -= 1,
         }
@@ -253,7 +303,11 @@ impl Holder {
     pub fn inodes(&self) -> HashSet<u64> {
         let held = self.held.values().flat_map(BTreeMap::values);
         let held = held.filter_map(|socket| Some(fstat(socket).ok()?.st_ino));
-        held.chain(self.given.iter().copied()).chain(self.stock.borrow().inodes()).collect()
+        let stock = self.stock.borrow();
+        held.chain(self.given.iter().copied())
+            .chain(stock.inodes())
+            .chain(self.binder.bound_lately())
+            .collect()
     }
 }
 
@@ -273,6 +327,7 @@ fn listening(
     inherited: Vec<Socket>,
     claim: &Claim,
     workers: usize,
+    binder: &Binder,
 ) -> io::Result<Vec<Socket>> {
     if claim.protocol == Protocol::Tcp {
         // what is left of sessions must not keep the next relayd from the port
@@ -282,7 +337,7 @@ fn listening(
     let mut sockets = vec![socket.try_clone()?];
     sockets.extend(inherited);
     while sockets.len() < workers {
-        sockets.push(claim.bind(true)?);
+        sockets.push(claim.bind(true, binder)?);
     }
     if claim.protocol == Protocol::Tcp {
         sockets.iter().try_for_each(|socket| socket.listen(BACKLOG))?;

@@ -1,6 +1,6 @@
 //! The host's listening sockets: who is in the way of a rule.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -31,7 +31,7 @@ struct Sockets {
 impl SocketList {
     /// Names a program that listens where the rule wants to.
     pub fn conflict(&mut self, rule: &Rule, host: &HostView, holder: &Holder) -> Option<String> {
-        let sockets = self.sockets.get_or_insert_with(|| Sockets::read(&holder.inodes()));
+        let sockets = self.sockets.get_or_insert_with(|| Sockets::read(holder));
         let here = |address: &IpAddr| address.is_unspecified() || host.is_own(*address);
         let wanted = rule.listen.iter().flat_map(|listener| {
             let addresses = claim::addresses(rule, &listener.on).into_iter().filter(here);
@@ -52,11 +52,18 @@ impl SocketList {
     }
 }
 
+/// Listening sockets of other programs, and of relayd where it is but a client.
+pub fn others(holder: &Holder) -> impl Iterator<Item = Listening> + use<> {
+    let all = diag::listening().unwrap_or_default();
+    // what is ours is asked after that: none may be missing that was listed
+    let own = holder.inodes();
+    all.into_iter().filter(move |socket| !own.contains(&socket.inode.into()))
+}
+
 impl Sockets {
-    fn read(own: &HashSet<u64>) -> Self {
+    fn read(holder: &Holder) -> Self {
         let mut by_port: BTreeMap<_, Vec<Listening>> = BTreeMap::new();
-        let others = diag::listening().unwrap_or_default();
-        for socket in others.into_iter().filter(|socket| !own.contains(&socket.inode.into())) {
+        for socket in others(holder) {
             by_port.entry((socket.protocol, socket.port)).or_default().push(socket);
         }
         Self { by_port, local: sysctl::local_ports().unwrap_or(NO_PORTS) }
@@ -72,8 +79,13 @@ impl Sockets {
     /// Whether a socket is most likely a client's (of DNS, say), which nobody has chosen the port of and which will be
     /// gone soon. A range need not be refused for it: ranges yield to local sockets.
     fn is_passing(&self, socket: &Listening) -> bool {
-        socket.protocol == Protocol::Udp && self.local.contains(&socket.port)
+        is_passing(socket.protocol, socket.port, &self.local)
     }
+}
+
+/// The same for a socket of which we know no more than that. `local`: ports for sockets that ask for none.
+pub fn is_passing(protocol: Protocol, port: u16, local: &RangeInclusive<u16>) -> bool {
+    protocol == Protocol::Udp && local.contains(&port)
 }
 
 /// Whether a socket bound to `theirs` takes packets that a listener on `ours` wants. Traffic to loopback does not reach

@@ -7,6 +7,7 @@ mod pipe;
 mod ports;
 mod pump;
 mod session;
+mod shared;
 mod socket;
 mod way;
 
@@ -20,7 +21,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use self::accept::Acceptor;
+use self::accept::{Acceptor, Front};
+pub use self::shared::serve as serve_shared;
 use super::service::{Phase, Service};
 
 /// Accepts and carries until `phase` says otherwise, or nobody is left who could. A drain closes the listening socket,
@@ -29,10 +31,15 @@ use super::service::{Phase, Service};
 /// `listener` is bound, listening and non-blocking. Meant for a runtime of one thread: sessions are its tasks.
 pub async fn serve(listener: TcpListener, service: Arc<Service>, mut phase: watch::Receiver<Phase>) {
     let mut sessions = JoinSet::new();
-    match Acceptor::new(listener, service.clone()) {
+    match Acceptor::new(listener, Front::Rule(service.clone())) {
         Ok(acceptor) => accept(acceptor, &service, &mut phase, &mut sessions).await,
         Err(error) => tracing::error!(rule = %service.rule, %error, "cannot use the listening socket"),
     }
+    finish(sessions, phase).await;
+}
+
+/// Lets sessions go on until they have ended, or are to end.
+async fn finish(mut sessions: JoinSet<()>, mut phase: watch::Receiver<Phase>) {
     let mut end = pin!(phase.wait_for(|phase| *phase == Phase::End));
     loop {
         tokio::select! {

@@ -5,8 +5,10 @@ mod envelope;
 mod inbox;
 mod outbox;
 mod relay;
+mod sender;
 mod session;
 mod share;
+mod shared;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -22,6 +24,7 @@ use tokio::io::unix::{AsyncFd, AsyncFdRegisterError};
 use tokio::sync::watch;
 
 use self::relay::{Left, Relay};
+pub use self::shared::serve as serve_shared;
 use self::socket::Replies;
 pub use self::socket::use_trains;
 use super::counters::Refusal;
@@ -93,7 +96,7 @@ async fn run(
             }
             ready = replies.readable() => {
                 let Ok(mut ready) = ready else { return };
-                let left = relay.egress(listener.get_ref(), replies.get_ref());
+                let left = relay.egress(Some(listener.get_ref()), replies.get_ref());
                 if left == Left::Nothing {
                     ready.clear_ready();
                 }

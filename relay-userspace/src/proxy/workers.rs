@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::service::{Phase, Service};
+use super::shared::Shared;
 use super::{tcp, udp};
 
 /// The threads of the user plane.
@@ -34,8 +35,14 @@ pub enum Listening {
 
 struct Order {
     socket: Listening,
-    service: Arc<Service>,
+    whose: Whose,
     phase: watch::Receiver<Phase>,
+}
+
+/// Whose clients come in on a socket.
+enum Whose {
+    Rule(Arc<Service>),
+    Shared(Arc<Shared>),
 }
 
 /// How often somebody who stops looks whether the workers have finished.
@@ -61,8 +68,23 @@ impl Workers {
         service: Arc<Service>,
         phase: watch::Receiver<Phase>,
     ) {
+        self.order(worker, Order { socket, whose: Whose::Rule(service), phase });
+    }
+
+    /// Has worker number `worker` carry what comes in on a socket that many ports share.
+    pub fn serve_shared(
+        &self,
+        worker: usize,
+        socket: Listening,
+        shared: Arc<Shared>,
+        phase: watch::Receiver<Phase>,
+    ) {
+        self.order(worker, Order { socket, whose: Whose::Shared(shared), phase });
+    }
+
+    fn order(&self, worker: usize, order: Order) {
         let worker = &self.workers[worker % self.workers.len()];
-        let _only_at_the_end = worker.orders.send(Order { socket, service, phase });
+        let _only_at_the_end = worker.orders.send(order);
     }
 
     /// Waits until all sessions have ended, which their phases must have been told to. `end` ends those that are left
@@ -99,12 +121,20 @@ async fn work(mut orders: mpsc::UnboundedReceiver<Order>) {
         tokio::select! {
             order = orders.recv() => match order {
                 None => break,
-                Some(Order { socket: Listening::Tcp(listener), service, phase }) => {
-                    listeners.spawn(tcp::serve(listener, service, phase));
-                }
-                Some(Order { socket: Listening::Udp(socket), service, phase }) => {
-                    listeners.spawn(udp::serve(socket, service, phase));
-                }
+                Some(Order { socket, whose, phase }) => _ = match (socket, whose) {
+                    (Listening::Tcp(socket), Whose::Rule(service)) => {
+                        listeners.spawn(tcp::serve(socket, service, phase))
+                    }
+                    (Listening::Udp(socket), Whose::Rule(service)) => {
+                        listeners.spawn(udp::serve(socket, service, phase))
+                    }
+                    (Listening::Tcp(socket), Whose::Shared(shared)) => {
+                        listeners.spawn(tcp::serve_shared(socket, shared, phase))
+                    }
+                    (Listening::Udp(socket), Whose::Shared(shared)) => {
+                        listeners.spawn(udp::serve_shared(socket, shared, phase))
+                    }
+                },
             },
             Some(_) = listeners.join_next() => {}
         }

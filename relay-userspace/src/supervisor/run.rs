@@ -143,6 +143,7 @@ async fn start_state(
     if state.kernel.is_ok() {
         state.prepare_host();
     }
+    state.offer_sharing();
     let known: BTreeSet<RuleName> = launch.config.rules.iter().map(|(rule, _)| rule.name.clone()).collect();
     let draining: BTreeSet<RuleName> = draining;
     let draining = draining.intersection(&known).cloned().collect();
@@ -347,6 +348,7 @@ impl State {
         self.down = false;
         self.desired = Desired::default();
         self.prepare_host();
+        self.offer_sharing();
         self.replan("relayd is attached again");
         self.attach();
     }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use relay_common::net::Protocol;
 use tokio::sync::watch;
 
+use super::sharing::{Branches, Layout, Sharing};
 use crate::connections::ConnectionLog;
+use crate::kernel::lookup::{self, Lookup};
 use crate::net::claim::Claim;
 use crate::net::hold::Holder;
 use crate::plan::PlannedRule;
@@ -26,6 +28,10 @@ pub struct Serving {
     rules: HashMap<RuleName, Served>,
     counters: Arc<CountersByRule>,
     log: Arc<ConnectionLog>,
+    /// Opened when the first rule needs them.
+    sharing: Option<Sharing>,
+    /// Something leads to other rules on shared sockets than before.
+    is_shared_anew: bool,
 }
 
 pub type CountersByRule = HashMap<RuleName, Arc<Counters>>;
@@ -40,6 +46,8 @@ struct Served {
     gate: Arc<Gate>,
     log: Arc<ConnectionLog>,
     open: BTreeMap<Claim, Open>,
+    /// Listeners on shared sockets.
+    branches: Branches,
     /// What accepts nothing more but has sessions left.
     ending: Vec<watch::Sender<Phase>>,
 }
@@ -56,7 +64,8 @@ struct Open {
 impl Serving {
     pub fn start(workers: usize, log: Arc<ConnectionLog>) -> io::Result<Self> {
         let workers = Workers::start(workers)?;
-        Ok(Self { workers, rules: HashMap::new(), counters: Arc::default(), log })
+        let (rules, counters) = (HashMap::new(), Arc::default());
+        Ok(Self { workers, rules, counters, log, sharing: None, is_shared_anew: false })
     }
 
     /// Listens where the plan says so, and nowhere else. Sessions of rules that stay go on.
@@ -73,6 +82,7 @@ impl Serving {
         self.rules.retain(|name, served| {
             let stays = names.contains(name);
             if !stays {
+                self.is_shared_anew |= !served.branches.is_empty();
                 served.end(name, holder);
             }
             stays
@@ -89,7 +99,7 @@ impl Serving {
             let is_done = served.planned.as_ref().is_some_and(|done| Arc::ptr_eq(done, planned));
             if !is_done {
                 served.gate.set(policy(planned, gauge(name), &served.gate));
-                served.follow(planned, holder, &self.workers);
+                self.is_shared_anew |= served.follow(planned, holder, &self.workers);
             }
         }
         if changed {
@@ -106,11 +116,39 @@ impl Serving {
     /// Closes what has drained, and tries again what has failed.
     pub fn tend(&mut self, holder: &mut Holder) {
         for (name, served) in &mut self.rules {
-            served.tend(name, holder);
+            self.is_shared_anew |= served.tend(name, holder);
             if let (true, Some(planned)) = (served.ails, served.planned.clone()) {
-                served.follow(&planned, holder, &self.workers);
+                self.is_shared_anew |= served.follow(&planned, holder, &self.workers);
             }
         }
+    }
+
+    /// Has the shared sockets serve the rules that need them, and says what must come to them; `None`: the same as
+    /// before.
+    pub fn share(
+        &mut self,
+        holder: &mut Holder,
+        lookup: &mut Lookup,
+    ) -> anyhow::Result<Option<Vec<lookup::Stretch>>> {
+        if !self.is_shared_anew {
+            return Ok(None);
+        }
+        let mut layout = Layout::default();
+        self.rules.values().for_each(|served| served.branches.lay_out(&mut layout));
+        if self.sharing.is_none() && !layout.taken.is_empty() {
+            self.sharing = Some(Sharing::start(&self.workers, holder)?);
+        }
+        if let Some(sharing) = &self.sharing {
+            sharing.introduce(lookup, holder.binder())?;
+            sharing.serve(layout.serving, layout.draining);
+        }
+        self.is_shared_anew = false;
+        Ok(Some(layout.taken))
+    }
+
+    /// What shared sockets take could not be brought about; it is tried again.
+    pub const fn share_again(&mut self) {
+        self.is_shared_anew = true;
     }
 
     /// Accepts nothing more, gives connections some time to finish, and ends them then. Who is not accepted yet waits for
@@ -124,18 +162,24 @@ impl Serving {
                     Protocol::Udp => Phase::End,
                 });
             }
+            served.branches.drain();
+        }
+        if let Some(sharing) = &self.sharing {
+            sharing.stop();
         }
         drop(holder);
         self.workers.stop(within, || {
             let phases =
                 |served: &Served| served.phases().for_each(|phase| _ = phase.send_replace(Phase::End));
             self.rules.values().for_each(phases);
+            self.sharing.iter().for_each(Sharing::end);
         });
     }
 }
 
 impl Served {
-    fn follow(&mut self, planned: &Arc<PlannedRule>, holder: &mut Holder, workers: &Workers) {
+    /// Returns whether shared sockets have something else to do now.
+    fn follow(&mut self, planned: &Arc<PlannedRule>, holder: &mut Holder, workers: &Workers) -> bool {
         let name = &planned.rule.name;
         let mut wanted = wanted(planned, holder);
         let gone = |claim: &&Claim| !wanted.contains_key(claim);
@@ -172,6 +216,11 @@ impl Served {
             }
         }
         self.planned = Some(planned.clone());
+        let (counters, gate, log) = (&self.counters, &self.gate, &self.log);
+        let service = |target| {
+            Service::new(planned.rule.name.clone(), counters.clone(), gate.clone(), log.clone(), target)
+        };
+        self.branches.follow(planned, holder, service, &mut self.ending)
     }
 
     fn listen(
@@ -219,8 +268,8 @@ impl Served {
         self.ending.extend(self.open.remove(claim).map(|open| open.phase));
     }
 
-    /// UDP that drains has ended when its last client has fallen silent.
-    fn tend(&mut self, name: &RuleName, holder: &mut Holder) {
+    /// UDP that drains has ended when its last client has fallen silent. Returns whether that was on shared sockets.
+    fn tend(&mut self, name: &RuleName, holder: &mut Holder) -> bool {
         self.open.retain(|claim, open| {
             let drained = *open.phase.borrow() == Phase::Drain && open.service.clients() == 0;
             if drained {
@@ -230,6 +279,7 @@ impl Served {
             !drained
         });
         self.ending.retain(|phase| !phase.is_closed());
+        self.branches.tend(&mut self.ending)
     }
 
     /// Ends everything at once.
@@ -243,7 +293,7 @@ impl Served {
     }
 
     fn phases(&self) -> impl Iterator<Item = &watch::Sender<Phase>> {
-        self.open.values().map(|open| &open.phase).chain(&self.ending)
+        self.open.values().map(|open| &open.phase).chain(self.branches.phases()).chain(&self.ending)
     }
 }
 

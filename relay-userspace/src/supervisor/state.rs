@@ -145,6 +145,7 @@ impl State {
             serving.apply(planned, &mut self.facts.holder, gauge);
             self.reuse_ports(planned);
         }
+        self.share();
         Ok(desired)
     }
 

@@ -165,6 +165,8 @@ impl State {
         if let Some(serving) = &mut self.serving {
             serving.tend(&mut self.facts.holder);
         }
+        self.share();
+        self.watch_others();
         let Ok(kernel) = &mut self.kernel else { return };
         let lost = kernel.lost();
         if !lost.is_empty() {

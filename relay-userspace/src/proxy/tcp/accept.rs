@@ -1,6 +1,7 @@
 //! Accepting, whatever happens: no error ends a listener.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::fs::File;
 use std::future::poll_fn;
 use std::io;
@@ -10,6 +11,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use relay_common::net::Protocol;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep_until};
 
@@ -17,6 +19,8 @@ use super::pipe::Pipe;
 use super::socket::{Leg, prepare_listener};
 use crate::proxy::counters::Refusal;
 use crate::proxy::service::Service;
+use crate::proxy::shared::Shared;
+use crate::rule::Keepalive;
 
 /// How long clients wait in the kernel after we have run out of descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -30,23 +34,65 @@ thread_local! {
     static RESERVE: RefCell<Option<File>> = const { RefCell::new(None) };
 }
 
+/// Whose clients a listening socket takes in.
+pub enum Front {
+    Rule(Arc<Service>),
+    Shared(Arc<Shared>),
+}
+
+impl Front {
+    /// What accepted sockets begin with.
+    fn keepalive(&self) -> Keepalive {
+        match self {
+            Self::Rule(service) => service.target().timeouts.keepalive,
+            Self::Shared(_) => Keepalive::default(),
+        }
+    }
+
+    /// Counts a lack of descriptors. Whose client a shared socket could not take in nobody knows.
+    fn lacks_descriptors(&self) {
+        if let Self::Rule(service) = self {
+            service.counters.refuse(Refusal::Descriptors);
+        }
+    }
+
+    /// Counts a client that was turned away.
+    fn turned_away(&self, client: &TcpStream) {
+        if let Self::Shared(shared) = self
+            && let Ok(to) = client.local_addr()
+            && let Some(entry) = shared.table().find(Protocol::Tcp, to)
+        {
+            entry.service.counters.refuse(Refusal::Descriptors);
+        }
+    }
+}
+
+impl fmt::Display for Front {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rule(service) => service.rule.fmt(f),
+            Self::Shared(_) => f.write_str("(shared)"),
+        }
+    }
+}
+
 /// A listening socket.
 pub struct Acceptor {
     listener: TcpListener,
     address: SocketAddr,
-    service: Arc<Service>,
+    front: Front,
     resume: Option<Instant>,
     logged: Option<Instant>,
 }
 
 impl Acceptor {
-    pub fn new(listener: std::net::TcpListener, service: Arc<Service>) -> io::Result<Self> {
-        prepare_listener(&listener, service.target().timeouts.keepalive)?;
+    pub fn new(listener: std::net::TcpListener, front: Front) -> io::Result<Self> {
+        prepare_listener(&listener, front.keepalive())?;
         fill_reserve();
         Ok(Self {
             address: listener.local_addr()?,
             listener: TcpListener::from_std(listener)?,
-            service,
+            front,
             resume: None,
             logged: None,
         })
@@ -83,7 +129,7 @@ impl Acceptor {
     async fn failed(&mut self, error: &io::Error) {
         self.log(error);
         if is_exhaustion(error) {
-            self.service.counters.refuse(Refusal::Descriptors);
+            self.front.lacks_descriptors();
             Pipe::close_idle();
             self.turn_away().await;
             self.resume = Some(Instant::now() + PAUSE);
@@ -99,7 +145,10 @@ impl Acceptor {
         }
         for _ in 0..MOST_TURNED_AWAY {
             match self.accept_now().await {
-                Some((client, _)) => drop(Leg::new(client)),
+                Some((client, _)) => {
+                    self.front.turned_away(&client);
+                    drop(Leg::new(client));
+                }
                 None => break,
             }
         }
@@ -110,7 +159,7 @@ impl Acceptor {
         let now = Instant::now();
         if self.logged.is_none_or(|logged| now - logged >= BETWEEN_LOGS) {
             self.logged = Some(now);
-            tracing::warn!(rule = %self.service.rule, address = %self.address, %error, "cannot accept");
+            tracing::warn!(rule = %self.front, address = %self.address, %error, "cannot accept");
         }
     }
 }

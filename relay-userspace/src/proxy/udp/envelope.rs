@@ -65,11 +65,23 @@ impl From<SocketAddr> for Name {
 }
 
 /// The host's own address that a datagram came to, or leaves from.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Local {
     pub address: IpAddr,
     /// Only told of a link-local address, which means nothing without; 0 otherwise.
     pub interface: u32,
+    /// Only told by sockets that many ports share; 0 otherwise.
+    pub port: u16,
+}
+
+impl Local {
+    /// Address and port together, for a socket to be bound to.
+    pub fn socket_address(self) -> SocketAddr {
+        match self.address {
+            IpAddr::V4(address) => (address, self.port).into(),
+            IpAddr::V6(address) => SocketAddrV6::new(address, self.port, 0, self.interface).into(),
+        }
+    }
 }
 
 /// Room for the control messages of one datagram: where it came to (or leaves from), and its segments' size.
@@ -117,7 +129,7 @@ impl Control {
                 info[4..8].copy_from_slice(&address.octets());
                 control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
             }
-            Some(Local { address: IpAddr::V6(address), interface }) => {
+            Some(Local { address: IpAddr::V6(address), interface, .. }) => {
                 let mut info = [0; 20];
                 info[..16].copy_from_slice(&address.octets());
                 info[16..].copy_from_slice(&interface.to_ne_bytes());
@@ -170,13 +182,23 @@ impl Control {
                 let (own, asked) = (take::<4>(data, 4)?, take::<4>(data, 8)?);
                 let is_own = own == asked || own == [0; 4];
                 let address = if is_own { asked.into() } else { IpAddr::V4(Ipv4Addr::BROADCAST) };
-                Some(Local { address, interface: 0 })
+                Some(Local { address, interface: 0, port: 0 })
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                 let address = Ipv6Addr::from(take::<16>(data, 0)?);
                 let interface = u32::from_ne_bytes(take(data, 16)?);
                 let interface = if address.is_unicast_link_local() { interface } else { 0 };
-                Some(Local { address: address.into(), interface })
+                Some(Local { address: address.into(), interface, port: 0 })
+            }
+            // a `sockaddr_in`, a `sockaddr_in6`
+            (libc::IPPROTO_IP, libc::IP_ORIGDSTADDR) => {
+                let address = Ipv4Addr::from(take::<4>(data, 4)?).into();
+                Some(Local { address, interface: 0, port: u16::from_be_bytes(take(data, 2)?) })
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_ORIGDSTADDR) => {
+                let address = Ipv6Addr::from(take::<16>(data, 8)?).into();
+                let interface = u32::from_ne_bytes(take(data, 24)?);
+                Some(Local { address, interface, port: u16::from_be_bytes(take(data, 2)?) })
             }
             _ => None,
         })
@@ -203,19 +225,19 @@ mod tests {
     #[test]
     fn control_messages_stand_one_behind_the_other() {
         let address = "2001:db8::1".parse().unwrap();
-        let mut control = Control::from_local(Some(Local { address, interface: 0 }));
+        let mut control = Control::from_local(Some(Local { address, interface: 0, port: 0 }));
         control.push_segment(1200);
         let kinds: Vec<_> = control.messages().map(|(level, kind, data)| (level, kind, data.len())).collect();
         let expected = [(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, 20), (libc::SOL_UDP, libc::UDP_SEGMENT, 2)];
         assert_eq!(kinds, expected);
-        assert_eq!(control.local(), Some(Local { address, interface: 0 }));
+        assert_eq!(control.local(), Some(Local { address, interface: 0, port: 0 }));
         assert!(control.len() <= Control::ROOM);
     }
 
     #[test]
     fn an_interface_belongs_to_link_local_addresses_only() {
         let read = |address: &str| {
-            let local = Local { address: address.parse().unwrap(), interface: 4 };
+            let local = Local { address: address.parse().unwrap(), interface: 4, port: 0 };
             Control::from_local(Some(local)).local().map(|local| local.interface)
         };
         assert_eq!(read("fe80::1"), Some(4));

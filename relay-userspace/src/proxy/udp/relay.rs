@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,14 @@ use super::clients::{Clients, Id, Tick};
 use super::envelope::{Control, Name};
 use super::inbox::{Inbox, SLOTS};
 use super::outbox::{Outbox, Sent};
+use super::sender::{Sender, Senders};
 use super::session::{Key, Session, lacks_descriptors, refusal};
 use super::share::{self, Place};
 use super::socket::{self, Replies};
 use crate::proxy::counters::{Carried, Counters, Refusal};
 use crate::proxy::ending::Ending;
 use crate::proxy::service::{Service, Target, UdpNat};
+use crate::proxy::shared::Shared;
 
 /// Answers sent at once. They come client by client, so that more would not travel together.
 const REPLIES: usize = 256;
@@ -31,8 +33,8 @@ const MOST_ERRORS: usize = 4;
 const TICK: Duration = Duration::from_millis(250);
 
 /// What a thread needs to carry datagrams; its listeners use it in turn.
-struct Buffers {
-    inbox: Inbox,
+pub struct Buffers {
+    pub inbox: Inbox,
     outbox: Outbox,
     /// Whose datagram is in which slot.
     order: Vec<(Id, usize)>,
@@ -41,7 +43,7 @@ struct Buffers {
 }
 
 thread_local! {
-    static BUFFERS: RefCell<Buffers> = RefCell::new(Buffers {
+    pub static BUFFERS: RefCell<Buffers> = RefCell::new(Buffers {
         inbox: Inbox::new(),
         outbox: Outbox::default(),
         order: Vec::with_capacity(SLOTS),
@@ -64,19 +66,36 @@ pub struct Relay {
     clients: Clients<Key, Session>,
     /// Clients whose sockets had more than a turn takes.
     unfinished: Vec<Id>,
-    port: u16,
+    way: Way,
     accepts: bool,
     started: Instant,
     /// The state of the gate that all clients are let in by.
     revision: u64,
 }
 
+/// How clients come in and answers go out.
+#[derive(Debug)]
+enum Way {
+    /// By a listener that has one port.
+    Port(u16),
+    /// By a listener for many ports, and a socket for answers from each of them.
+    Shared(Senders),
+}
+
 impl Relay {
     pub fn new(service: Arc<Service>, port: u16) -> Self {
-        let clients = Clients::new();
+        Self::with(service, Way::Port(port))
+    }
+
+    /// For clients that come in by a shared listener.
+    pub fn shared(service: Arc<Service>, shared: Arc<Shared>) -> Self {
+        Self::with(service, Way::Shared(Senders::new(shared)))
+    }
+
+    fn with(service: Arc<Service>, way: Way) -> Self {
         let revision = service.gate.revision();
-        let (unfinished, started) = (Vec::new(), Instant::now());
-        Self { service, clients, unfinished, port, accepts: true, started, revision }
+        let (clients, unfinished, started) = (Clients::new(), Vec::new(), Instant::now());
+        Self { service, clients, unfinished, way, accepts: true, started, revision }
     }
 
     /// Ends the sessions of clients that are not let in any more.
@@ -104,26 +123,31 @@ impl Relay {
 
     /// One batch from clients to their backends.
     pub fn ingress(&mut self, listener: &UdpSocket, replies: &Replies) -> Left {
-        self.revoke();
         BUFFERS.with_borrow_mut(|buffers| {
             let received = match buffers.inbox.receive(listener, 0, SLOTS) {
                 Ok(received) => received,
                 Err(Errno::EAGAIN) => return Left::Nothing,
                 Err(_) => return Left::Perhaps,
             };
-            self.sort(buffers, received, replies);
-            self.forward(buffers);
+            self.take(buffers, 0..received, replies);
             if received < SLOTS { Left::Nothing } else { Left::Perhaps }
         })
     }
 
+    /// Passes on what lies in these slots.
+    pub fn take(&mut self, buffers: &mut Buffers, slots: impl Iterator<Item = usize>, replies: &Replies) {
+        self.revoke();
+        self.sort(buffers, slots, replies);
+        self.forward(buffers);
+    }
+
     /// Finds out whose every datagram is, and puts those of a client side by side.
-    fn sort(&mut self, buffers: &mut Buffers, received: usize, replies: &Replies) {
+    fn sort(&mut self, buffers: &mut Buffers, slots: impl Iterator<Item = usize>, replies: &Replies) {
         let Buffers { inbox, order, .. } = buffers;
         let now = self.now();
         let mut last = None;
         order.clear();
-        for slot in 0..received {
+        for slot in slots {
             let Some(client) = inbox.sender(slot).address() else { continue };
             let key = Key { client, local: inbox.control(slot).local() };
             let known = match last {
@@ -167,8 +191,8 @@ impl Relay {
         count(&self.service.counters, &self.service.counters.ingress, total);
     }
 
-    /// One batch from backends to their clients.
-    pub fn egress(&mut self, listener: &UdpSocket, replies: &Replies) -> Left {
+    /// One batch from backends to their clients, by the listener or by the ports' own sockets.
+    pub fn egress(&mut self, listener: Option<&UdpSocket>, replies: &Replies) -> Left {
         self.revoke();
         BUFFERS.with_borrow_mut(|buffers| {
             buffers.ready.clear();
@@ -183,17 +207,25 @@ impl Relay {
         })
     }
 
-    fn collect(&mut self, buffers: &mut Buffers, listener: &UdpSocket) {
+    fn collect(&mut self, buffers: &mut Buffers, listener: Option<&UdpSocket>) {
         let Buffers { inbox, outbox, ready, .. } = buffers;
         let now = self.now();
         let mut total = Sent::default();
         let mut used = 0;
+        let mut sender: Option<Arc<Sender>> = None;
+        if listener.is_none() {
+            // those of one port side by side, so that their answers leave together
+            ready.sort_by_cached_key(|&id| self.clients.get_mut(id).and_then(|(key, _)| key.local));
+        }
         for &id in &*ready {
-            if used + TURN > REPLIES {
-                total += self.reply(inbox, outbox, listener);
+            let Some((&key, session)) = self.clients.get_mut(id) else { continue };
+            let next = session.sender.clone();
+            if used + TURN > REPLIES || !is_same(sender.as_ref(), next.as_ref()) {
+                total += self.reply(inbox, outbox, listener, sender.as_deref());
                 used = 0;
             }
-            let Some((&key, session)) = self.clients.get_mut(id) else { continue };
+            sender = next;
+            let Some((_, session)) = self.clients.get_mut(id) else { continue };
             let received = receive(inbox, session, used, &self.service.counters);
             for slot in used..used + received {
                 let train = inbox.train(slot);
@@ -209,13 +241,22 @@ impl Relay {
                 self.unfinished.push(id);
             }
         }
-        total += self.reply(inbox, outbox, listener);
+        total += self.reply(inbox, outbox, listener, sender.as_deref());
         count(&self.service.counters, &self.service.counters.egress, total);
     }
 
-    fn reply(&mut self, inbox: &Inbox, outbox: &mut Outbox, listener: &UdpSocket) -> Sent {
+    fn reply(
+        &mut self,
+        inbox: &Inbox,
+        outbox: &mut Outbox,
+        listener: Option<&UdpSocket>,
+        sender: Option<&Sender>,
+    ) -> Sent {
         let clients = &mut self.clients;
-        outbox.send(listener, inbox.memory(), |id, size| {
+        let Some(socket) = sender.map(AsFd::as_fd).or_else(|| listener.map(AsFd::as_fd)) else {
+            return Sent::default();
+        };
+        outbox.send(socket, inbox.memory(), |id, size| {
             if let Some((_, session)) = clients.get_mut(id) {
                 session.egress_limit = size;
             }
@@ -245,20 +286,25 @@ impl Relay {
         }
         self.service.gate.admit(key.client.ip()).map_err(|refusal| (refusal, String::new()))?;
         let target = self.service.target();
+        let port = match (&self.way, key.local) {
+            (Way::Port(port), _) => *port,
+            (Way::Shared(_), local) => local.map_or(0, |local| local.port),
+        };
         let place = self.make_room()?;
-        let mut opened = open_first(&target, self.port);
+        let sender = self.sender(key)?;
+        let mut opened = open_first(&target, port);
         if let Err(Some((error, _))) = &opened
             && lacks_descriptors(error)
             && self.clients.evict().is_some()
         {
-            opened = open_first(&target, self.port);
+            opened = open_first(&target, port);
         }
         let (socket, backend) = opened.map_err(|failure| match failure {
             Some((error, backend)) => refusal(&error, backend),
             None => (Refusal::NoBackend, "its backend has no address".to_owned()),
         })?;
         let unconnected = (target.udp_nat == UdpNat::FullCone).then_some(backend);
-        let session = Session::new(&self.service, socket, unconnected, place);
+        let session = Session::new(&self.service, socket, sender, unconnected, place);
         let id = self.clients.insert(key, session, now);
         let watched =
             self.clients.get_mut(id).map_or(Ok(()), |(_, session)| replies.add(&session.socket, id));
@@ -267,6 +313,14 @@ impl Relay {
             refusal(&error, backend)
         })?;
         Ok(id)
+    }
+
+    /// What a client of a shared listener is answered by.
+    fn sender(&mut self, key: Key) -> Result<Option<Arc<Sender>>, (Refusal, String)> {
+        let (Way::Shared(senders), Some(local)) = (&mut self.way, key.local) else { return Ok(None) };
+        let sender = senders.for_answers_from(local);
+        let from = local.socket_address();
+        sender.map(Some).map_err(|error| refusal(&error, format_args!("clients from {from}")))
     }
 
     /// Room for one more; where there is none, the longest silent client goes that never got an answer.
@@ -295,6 +349,11 @@ impl Relay {
         while let Some(gone) = self.clients.expire(since) {
             self.log(&gone, Ending::Idle);
         }
+    }
+
+    /// Ends all sessions.
+    pub fn clear(&mut self) {
+        self.clients = Clients::new();
     }
 
     /// In ticks: never less than the timeout, and at most two more.
@@ -333,6 +392,14 @@ fn open_first(target: &Target, port: u16) -> Result<(OwnedFd, SocketAddr), Optio
         }
     }
     Err(failure)
+}
+
+fn is_same(one: Option<&Arc<Sender>>, other: Option<&Arc<Sender>>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        _ => false,
+    }
 }
 
 /// Datagrams of the client's backend into the slots from `first` on.

@@ -1,5 +1,6 @@
 //! One client: who it is, its socket, why it may not have one.
 
+use std::fmt::Display;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -11,6 +12,7 @@ use relay_common::net::Protocol;
 use socket2::SockRef;
 
 use super::envelope::{Control, Local, Name};
+use super::sender::Sender;
 use super::share::Place;
 use crate::proxy::counters::Refusal;
 use crate::proxy::ending::{Ending, Record};
@@ -32,9 +34,10 @@ impl Key {
         !address.is_multicast() && address != IpAddr::V4(Ipv4Addr::BROADCAST)
     }
 
-    /// Where an answer goes, and where it comes from.
+    /// Where an answer goes, and where it comes from. A socket of a port's own knows that.
     pub fn envelope(&self) -> (Name, Control) {
-        (self.client.into(), Control::from_local(self.local))
+        let local = self.local.filter(|local| local.port == 0);
+        (self.client.into(), Control::from_local(local))
     }
 }
 
@@ -42,6 +45,8 @@ impl Key {
 #[derive(Debug)]
 pub struct Session {
     pub socket: OwnedFd,
+    /// What answers leave by, if that is not the listener.
+    pub sender: Option<Arc<Sender>>,
     /// To be named with every datagram, since the socket is not connected.
     pub backend: Option<SocketAddr>,
     /// Datagrams of this size and more go to the backend one by one.
@@ -60,10 +65,17 @@ pub struct Session {
 
 impl Session {
     /// `backend`: only for a socket that is not connected.
-    pub fn new(service: &Arc<Service>, socket: OwnedFd, backend: Option<SocketAddr>, place: Place) -> Self {
+    pub fn new(
+        service: &Arc<Service>,
+        socket: OwnedFd,
+        sender: Option<Arc<Sender>>,
+        backend: Option<SocketAddr>,
+        place: Place,
+    ) -> Self {
         let _counted = Counted::new(service);
         Self {
             socket,
+            sender,
             backend,
             ingress_limit: usize::MAX,
             egress_limit: usize::MAX,
@@ -121,7 +133,7 @@ pub fn lacks_descriptors(error: &io::Error) -> bool {
 }
 
 /// Why a session could not begin: as a counter, and in words.
-pub fn refusal(error: &io::Error, backend: SocketAddr) -> (Refusal, String) {
+pub fn refusal(error: &io::Error, towards: impl Display) -> (Refusal, String) {
     let reason = match error.raw_os_error().map(Errno::from_raw) {
         _ if lacks_descriptors(error) => Refusal::Descriptors,
         Some(Errno::ENOSPC) => Refusal::Descriptors,
@@ -129,5 +141,5 @@ pub fn refusal(error: &io::Error, backend: SocketAddr) -> (Refusal, String) {
         Some(Errno::ENETUNREACH | Errno::ENODEV) => Refusal::NoRoute,
         _ => Refusal::Unsendable,
     };
-    (reason, format!("no socket towards {backend}: {error}"))
+    (reason, format!("no socket towards {towards}: {error}"))
 }

@@ -21,13 +21,8 @@ const LISTENER_BUFFER: usize = 4 << 20;
 /// Makes a bound socket ready: buffers for bursts, trains, and where every datagram came to if that is not known.
 pub fn prepare_listener(listener: &UdpSocket) -> io::Result<()> {
     listener.set_nonblocking(true)?;
-    // Without privileges the host's limit applies (net.core.rmem_max), which the plain option cuts down to.
-    if setsockopt(listener, sockopt::RcvBufForce, &LISTENER_BUFFER).is_err() {
-        setsockopt(listener, sockopt::RcvBuf, &LISTENER_BUFFER)?;
-    }
-    if setsockopt(listener, sockopt::SndBufForce, &LISTENER_BUFFER).is_err() {
-        setsockopt(listener, sockopt::SndBuf, &LISTENER_BUFFER)?;
-    }
+    grow_receive_buffer(listener)?;
+    grow_send_buffer(listener)?;
     take_trains(listener);
     match listener.local_addr()? {
         SocketAddr::V4(address) if address.ip().is_unspecified() => {
@@ -37,6 +32,40 @@ pub fn prepare_listener(listener: &UdpSocket) -> io::Result<()> {
             setsockopt(listener, sockopt::Ipv6RecvPacketInfo, &true)?;
         }
         _ => {}
+    }
+    Ok(())
+}
+
+/// Makes a socket ready that many ports share: every datagram tells where it came to, its port included.
+pub fn prepare_shared(listener: &UdpSocket) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    grow_receive_buffer(listener)?;
+    if listener.local_addr()?.is_ipv4() {
+        setsockopt(listener, sockopt::Ipv4OrigDstAddr, &true)?;
+    } else {
+        setsockopt(listener, sockopt::Ipv6OrigDstAddr, &true)?;
+    }
+    Ok(())
+}
+
+/// Makes a socket ready that only sends.
+pub fn prepare_sender(socket: &Socket) -> io::Result<()> {
+    socket.set_recv_buffer_size(0)?;
+    grow_send_buffer(socket)
+}
+
+/// Without privileges the host's limit applies (net.core.rmem_max), which the plain option cuts down to.
+fn grow_receive_buffer(socket: &impl AsFd) -> io::Result<()> {
+    if setsockopt(socket, sockopt::RcvBufForce, &LISTENER_BUFFER).is_err() {
+        setsockopt(socket, sockopt::RcvBuf, &LISTENER_BUFFER)?;
+    }
+    Ok(())
+}
+
+/// As for receiving (net.core.wmem_max).
+fn grow_send_buffer(socket: &impl AsFd) -> io::Result<()> {
+    if setsockopt(socket, sockopt::SndBufForce, &LISTENER_BUFFER).is_err() {
+        setsockopt(socket, sockopt::SndBuf, &LISTENER_BUFFER)?;
     }
     Ok(())
 }

@@ -1,0 +1,227 @@
+//! Rules whose ports come to shared sockets: the table that tells whose a port is, and what the lookup program takes.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use relay_common::net::Protocol;
+use socket2::{SockAddr, Socket};
+use tokio::sync::watch;
+
+use crate::kernel::KernelError;
+use crate::kernel::lookup::{self, Lookup};
+use crate::net::claim::Binder;
+use crate::net::hold::Holder;
+use crate::plan::PlannedRule;
+use crate::proxy::service::{Phase, Service, Target};
+use crate::proxy::shared::{Entry, Shared, Stretch, Table};
+use crate::proxy::workers::{Listening, Workers};
+use crate::rule::{ListenOn, Listener, Protocols};
+
+/// The shared sockets as they are served.
+#[derive(Debug)]
+pub struct Sharing {
+    shared: Arc<Shared>,
+    binder: Arc<RwLock<Binder>>,
+    /// One socket of each group.
+    heads: Vec<(Protocol, IpAddr, Socket)>,
+    phase: watch::Sender<Phase>,
+}
+
+impl Sharing {
+    /// Opens the sockets and has the workers serve them.
+    pub fn start(workers: &Workers, holder: &mut Holder) -> io::Result<Self> {
+        let binder = Arc::<RwLock<Binder>>::default();
+        let current = binder.clone();
+        let bind = move |socket: &Socket, address: &SockAddr| {
+            current.read().unwrap_or_else(PoisonError::into_inner).bind(socket, address)
+        };
+        let shared = Arc::new(Shared::new(Box::new(bind)));
+        let (phase, watched) = watch::channel(Phase::Serve);
+        let mut heads = Vec::new();
+        for group in holder.open_shared(workers.count())? {
+            let head = group.sockets.first().map(Socket::try_clone).transpose()?;
+            heads.extend(head.map(|head| (group.protocol, group.family, head)));
+            for (worker, socket) in group.sockets.into_iter().enumerate() {
+                let socket = match group.protocol {
+                    Protocol::Tcp => Listening::Tcp(TcpListener::from(socket)),
+                    Protocol::Udp => Listening::Udp(UdpSocket::from(socket)),
+                };
+                workers.serve_shared(worker, socket, shared.clone(), watched.clone());
+            }
+        }
+        Ok(Self { shared, binder, heads, phase })
+    }
+
+    /// Shows the sockets to the lookup program. It forgets them when it is loaded anew.
+    pub fn introduce(&self, lookup: &mut Lookup, binder: &Binder) -> Result<(), KernelError> {
+        *self.binder.write().unwrap_or_else(PoisonError::into_inner) = binder.clone();
+        self.heads.iter().try_for_each(|(protocol, family, head)| lookup.set_group(*protocol, *family, head))
+    }
+
+    /// Serves these listeners from now on. What drains keeps its old UDP clients.
+    pub fn serve(&self, serving: Vec<Stretch>, draining: Vec<Stretch>) {
+        self.shared.set(Table::new(serving, draining));
+    }
+
+    /// Accepts nothing more; connections go on for now.
+    pub fn stop(&self) {
+        self.phase.send_replace(Phase::Drain);
+    }
+
+    /// Ends what goes on.
+    pub fn end(&self) {
+        self.phase.send_replace(Phase::End);
+    }
+}
+
+/// A listener of a rule on shared sockets.
+#[derive(Debug)]
+pub struct Branch {
+    entry: Arc<Entry>,
+    phase: watch::Sender<Phase>,
+    protocols: Protocols,
+    ipv4: bool,
+    ipv6: bool,
+    forced: bool,
+}
+
+/// The listeners of one rule.
+#[derive(Debug, Default)]
+pub struct Branches {
+    open: HashMap<Listener, Branch>,
+}
+
+impl Branches {
+    /// Follows a plan. Returns whether anything leads elsewhere now. `service`: for a listener that is new; `ending` gets
+    /// what has sessions left.
+    pub fn follow(
+        &mut self,
+        planned: &PlannedRule,
+        holder: &Holder,
+        service: impl Fn(Target) -> Service,
+        ending: &mut Vec<watch::Sender<Phase>>,
+    ) -> bool {
+        let wanted = wanted(planned, holder);
+        let before = self.shape();
+        for (listener, branch) in &self.open {
+            if !wanted.contains_key(listener) {
+                branch.phase.send_replace(Phase::Drain);
+            }
+        }
+        for (listener, target) in wanted {
+            let branch = match self.open.remove(listener) {
+                Some(branch) => {
+                    branch.entry.service.retarget(target);
+                    branch.phase.send_replace(Phase::Serve);
+                    branch.with(planned)
+                }
+                None => Branch::new(planned, service(target)),
+            };
+            self.open.insert(listener.clone(), branch);
+        }
+        self.tend(ending);
+        before != self.shape()
+    }
+
+    /// Ends what has drained. Returns whether there was anything.
+    pub fn tend(&mut self, ending: &mut Vec<watch::Sender<Phase>>) -> bool {
+        let drained = |branch: &Branch| branch.drains() && branch.entry.service.clients() == 0;
+        let before = self.open.len();
+        let over = self.open.extract_if(|_, branch| drained(branch));
+        ending.extend(over.map(|(_, branch)| branch.phase));
+        self.open.len() != before
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Accepts nothing more.
+    pub fn drain(&self) {
+        self.phases().for_each(|phase| _ = phase.send_replace(Phase::Drain));
+    }
+
+    pub fn phases(&self) -> impl Iterator<Item = &watch::Sender<Phase>> {
+        self.open.values().map(|branch| &branch.phase)
+    }
+
+    /// What leads to the rule, for the workers and for the lookup program.
+    pub fn lay_out(&self, plan: &mut Layout) {
+        for (listener, branch) in &self.open {
+            for (protocol, address) in branch.leads(&listener.on) {
+                let (ports, forced) = (listener.ports, branch.forced);
+                plan.taken.push(lookup::Stretch { protocol, ports, address, forced });
+                let list = if branch.drains() { &mut plan.draining } else { &mut plan.serving };
+                list.push(Stretch { protocol, address, ports, entry: branch.entry.clone() });
+            }
+        }
+    }
+
+    /// All that the tables depend on.
+    fn shape(&self) -> Vec<(usize, bool, Protocols, bool, bool, bool)> {
+        let shape = |branch: &Branch| {
+            let entry = Arc::as_ptr(&branch.entry).addr();
+            (entry, branch.drains(), branch.protocols, branch.ipv4, branch.ipv6, branch.forced)
+        };
+        let mut shapes: Vec<_> = self.open.values().map(shape).collect();
+        shapes.sort_unstable_by_key(|(entry, ..)| *entry);
+        shapes
+    }
+}
+
+/// What leads to all rules on shared sockets.
+#[derive(Debug, Default)]
+pub struct Layout {
+    pub serving: Vec<Stretch>,
+    pub draining: Vec<Stretch>,
+    pub taken: Vec<lookup::Stretch>,
+}
+
+impl Branch {
+    fn new(planned: &PlannedRule, service: Service) -> Self {
+        let (phase, watched) = watch::channel(Phase::Serve);
+        let entry = Arc::new(Entry { service: Arc::new(service), phase: watched });
+        let (protocols, forced) = (planned.rule.protocols, planned.rule.force);
+        Self { entry, phase, protocols, ipv4: false, ipv6: false, forced }.with(planned)
+    }
+
+    /// As the plan has it.
+    fn with(self, planned: &PlannedRule) -> Self {
+        let (ipv4, ipv6) = planned.user.as_ref().map_or((false, false), |user| (user.ipv4, user.ipv6));
+        let (protocols, forced) = (planned.rule.protocols, planned.rule.force);
+        Self { protocols, ipv4, ipv6, forced, ..self }
+    }
+
+    fn drains(&self) -> bool {
+        *self.phase.borrow() == Phase::Drain
+    }
+
+    /// Protocols and addresses that lead here. New connections are no concern of what drains.
+    fn leads(&self, on: &ListenOn) -> impl Iterator<Item = (Protocol, IpAddr)> + use<> {
+        let (v4, v6) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        let mut addresses = match on {
+            ListenOn::Everywhere => vec![v4, v6],
+            ListenOn::EverywhereV4 => vec![v4],
+            ListenOn::EverywhereV6 => vec![v6],
+            ListenOn::Address(address) => vec![*address],
+            // such a rule is not shared
+            ListenOn::Interface(_) => Vec::new(),
+        };
+        addresses.retain(|address| if address.is_ipv4() { self.ipv4 } else { self.ipv6 });
+        let (protocols, drains) = (self.protocols, self.drains());
+        addresses.into_iter().flat_map(move |address| {
+            let there = protocols.iter().filter(move |&protocol| protocol == Protocol::Udp || !drains);
+            there.map(move |protocol| (protocol, address))
+        })
+    }
+}
+
+/// The listeners of a rule whose ports come to the shared sockets, with where their clients go.
+fn wanted<'a>(planned: &'a PlannedRule, holder: &Holder) -> HashMap<&'a Listener, Target> {
+    let rule = &planned.rule;
+    let user = planned.user.as_ref().filter(|_| !planned.draining && holder.shares(&rule.name));
+    let Some(user) = user else { return HashMap::new() };
+    rule.listen.iter().map(|listener| (listener, user.target(listener))).collect()
+}
