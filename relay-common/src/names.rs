@@ -44,7 +44,12 @@ names! {
     SOURCES,
     /// The pace of each client address, for rules that limit it; a flood only hurts this limit.
     PACES,
+    /// Flows that are over, for the connection log.
+    ENDED,
 }
+
+/// Those that found no room in it. Not pinned, so it starts from zero with the programs.
+pub const ENDED_LOST: &str = "ENDED_LOST";
 
 /// The program for interfaces with an Ethernet header.
 pub const TC: &str = "relay_tc";

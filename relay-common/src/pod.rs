@@ -13,6 +13,7 @@ macro_rules! pod {
 }
 
 pod! {
+    crate::ended::EndedFlow: 64,
     crate::flow::FlowKey: 16,
     crate::flow::FlowEntry: 64,
     crate::flow::FragmentKey: 16,

@@ -19,7 +19,9 @@ pub struct Settings {
     pub fragments: u32,
     /// ICMP errors that each CPU may make in one tick.
     pub icmp_per_tick: u32,
-    pub _reserved: [u32; 9],
+    /// 1: flows that are over are told of.
+    pub log_ended: u32,
+    pub _reserved: [u32; 8],
 }
 
 /// When the established table of one protocol was last found full. Written by the programs.

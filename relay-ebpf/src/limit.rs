@@ -69,14 +69,16 @@ pub(crate) fn enter(client: Address, half: &mut FlowEntry) -> Result<(), DropRea
     Ok(())
 }
 
-/// Takes a half out of the established table, and gives back what it counts for.
+/// Takes a half out of the established table, and gives back what it counts for. `false`: somebody else was faster.
 #[inline(always)]
-pub(crate) fn leave(protocol: Protocol, at: &FlowKey, half: &FlowEntry) {
+pub(crate) fn leave(protocol: Protocol, at: &FlowKey, half: &FlowEntry) -> bool {
     // read before: its memory may be another flow's at once
     let (rule, flags, client) = (half.rule(), half.flags(), half.translation().destination);
-    if maps::forget_established(protocol, at) {
+    let gone = maps::forget_established(protocol, at);
+    if gone {
         give_back(rule, flags, client);
     }
+    gone
 }
 
 /// Gives back what a backend half with these flags has taken.

@@ -8,6 +8,7 @@
 mod answer;
 mod claim;
 mod count;
+mod ended;
 mod established;
 mod fragment;
 mod icmp;

@@ -3,10 +3,14 @@
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, DevMap, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, SockMap};
+use aya_ebpf::btf_maps::{
+    Array, DevMap, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockMap,
+};
 use aya_ebpf::macros::btf_map;
+use aya_ebpf::maps::ring_buf::RingBufEntry;
 use aya_ebpf::programs::SkLookupContext;
 use relay_common::counters::{DropKey, RuleCounters};
+use relay_common::ended::EndedFlow;
 use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use relay_common::lookup::{BLOCKS as BLOCK_COUNT, Block, Home, Spot};
 use relay_common::net::Protocol;
@@ -15,6 +19,7 @@ use relay_common::rule::{
     EndpointEntry, ListenerEntry, ListenerKey, PORT_TABLE, PortEntry, RuleEntry, SourceKey,
 };
 use relay_common::settings::{IcmpBudget, Pressure, Settings};
+use relay_common::shared::Shared;
 use relay_common::usage::{Count, Pace, Usage};
 
 use crate::neighbour::{KNOWN, Known};
@@ -74,6 +79,10 @@ static USAGE: Array<Usage, RULE_SLOTS, MMAPABLE> = Array::new();
 static SOURCES: HashMap<SourceKey, Count, FLOWS, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 static PACES: LruHashMap<SourceKey, Pace, 16_384> = LruHashMap::new();
+#[btf_map]
+static ENDED: RingBuf<EndedFlow, { EndedFlow::RING as usize }> = RingBuf::new();
+#[btf_map]
+static ENDED_LOST: Array<Shared, 1> = Array::new();
 /// Not pinned: a budget is worth nothing after a restart.
 #[btf_map]
 static ICMP_BUDGET: PerCpuArray<IcmpBudget, 1> = PerCpuArray::new();
@@ -345,6 +354,20 @@ pub(crate) fn note() -> Option<Entry<Note>> {
 #[inline(always)]
 pub(crate) fn scratch() -> Option<Entry<Scratch>> {
     entry(SCRATCH.get_ptr_mut(0))
+}
+
+/// Room for a record of a flow that is over.
+#[inline(always)]
+pub(crate) fn ended() -> Option<RingBufEntry<EndedFlow>> {
+    ENDED.reserve(0)
+}
+
+/// There was none.
+#[inline(always)]
+pub(crate) fn ended_lost() {
+    if let Some(count) = ENDED_LOST.get(0) {
+        count.add(1);
+    }
 }
 
 /// Sends the frame to the device behind `index`; `false` if there is none any more.

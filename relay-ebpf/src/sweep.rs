@@ -4,6 +4,7 @@
 //! An idle flow is first marked and deleted a round later, if no packet has cleared the mark. So is a half that has lost
 //! its other half, and would keep a source port for as long as a live flow may be idle.
 
+use relay_common::ended::End;
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
 use relay_common::net::Protocol;
 use relay_common::rule::RuleState;
@@ -12,7 +13,7 @@ use relay_common::tick;
 
 use crate::packet::ETHERNET;
 use crate::skb::Skb;
-use crate::{limit, maps};
+use crate::{ended, limit, maps};
 
 const REQUEST: u32 = ETHERNET as u32;
 const KEYS: u32 = REQUEST + size_of::<SweepRequest>() as u32;
@@ -63,9 +64,12 @@ fn step(key: &FlowKey, mode: u32) -> u32 {
     }
     match other {
         Some(other) if !other.flags().has(FlowFlags::DYING) => return 0,
-        Some(_) => forget(protocol, key, &other_key, half.flags()),
+        Some(other) => {
+            let end = ended::reason(half.flags(), other.flags());
+            forget(protocol, key, &other_key, half.flags(), end);
+        }
         // whatever lies where its other half was belongs to another flow
-        None => limit::leave(protocol, key, half),
+        None => _ = limit::leave(protocol, key, half),
     }
     1
 }
@@ -78,15 +82,10 @@ fn moves(protocol: Protocol, key: &FlowKey, other_key: &FlowKey) -> bool {
     maps::unproven(other_key).is_some_and(|other| other.opposite(protocol) == *key)
 }
 
-/// The backend half goes last: it holds the claim on the source port.
 #[inline(always)]
-fn forget(protocol: Protocol, key: &FlowKey, other: &FlowKey, flags: FlowFlags) {
+fn forget(protocol: Protocol, key: &FlowKey, other: &FlowKey, flags: FlowFlags, end: End) {
     let (client, backend) = if flags.has(FlowFlags::EGRESS) { (other, key) } else { (key, other) };
-    for key in [client, backend] {
-        if let Some(half) = maps::established(protocol, key) {
-            limit::leave(protocol, key, half);
-        }
-    }
+    ended::leave(protocol, client, backend, end);
 }
 
 /// Deletes a flow whose rule is gone, switched off, or another one by now, or lets its client in no more.
@@ -95,16 +94,15 @@ fn orphan(key: &FlowKey, protocol: Protocol) -> u32 {
     let Some(half) = maps::established(protocol, key).or_else(|| maps::unproven(key)) else { return 0 };
     let client =
         if half.flags().has(FlowFlags::EGRESS) { half.translation().destination } else { key.source() };
-    let alive = maps::rule(half.rule()).is_some_and(|rule| {
-        rule.generation == half.generation
-            && rule.state() != RuleState::Off
-            && limit::still_allows(rule, client, half.rule())
-    });
-    if alive {
-        return 0;
-    }
+    let rule = maps::rule(half.rule())
+        .filter(|rule| rule.generation == half.generation && rule.state() != RuleState::Off);
+    let end = match rule {
+        Some(rule) if limit::still_allows(rule, client, half.rule()) => return 0,
+        Some(_) => End::NotAllowed,
+        None => End::RuleEnded,
+    };
     let other = half.opposite(protocol);
-    forget(protocol, key, &other, half.flags());
+    forget(protocol, key, &other, half.flags(), end);
     maps::forget_unproven(key);
     maps::forget_unproven(&other);
     1

@@ -1,12 +1,13 @@
 //! TCP connection state of established flows (a subset of RFC 9293's machine: open, closing, reset, closed).
 
+use relay_common::ended::End;
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
 use relay_common::net::Protocol;
 use relay_common::tick;
 
 use crate::packet::tcp;
 use crate::slow::{Action, Packet};
-use crate::{limit, maps};
+use crate::{ended, maps};
 
 /// Takes a segment into account.
 #[inline(always)]
@@ -81,7 +82,7 @@ fn is_dead(now: u32, flow: &FlowEntry, other: &FlowEntry) -> bool {
 /// Moves a finished flow out of the established table, which is for live flows only. The entries stay findable for
 /// late segments until the unproven table needs their room.
 #[inline(always)]
-fn close(packet: &Packet, flow: &FlowEntry, key: &FlowKey, other: &FlowEntry) -> Action {
+fn close(packet: &Packet, flow: &mut FlowEntry, key: &FlowKey, other: &FlowEntry) -> Action {
     let Some(scratch) = maps::scratch() else { return Action::Forward };
     let closed = FlowFlags::CLOSED.with(FlowFlags::SLOW);
     scratch.client = *flow;
@@ -93,23 +94,29 @@ fn close(packet: &Packet, flow: &FlowEntry, key: &FlowKey, other: &FlowEntry) ->
     {
         return Action::Forward;
     }
-    limit::leave(Protocol::Tcp, &packet.key, flow);
-    limit::leave(Protocol::Tcp, key, other);
+    // it is counted where the flow lies from now on
+    flow.bytes += u64::from(packet.length);
+    leave(packet, flow.flags(), key, End::Closed);
     Action::Forward
 }
 
 /// What halves are in the established table only.
 const ESTABLISHED: FlowFlags = FlowFlags::PROVEN.with(FlowFlags::COUNTED).with(FlowFlags::SOURCE_COUNTED);
 
+/// Takes both halves out of the established table. `key`: of the half that the packet does not match.
+#[inline(always)]
+fn leave(packet: &Packet, flags: FlowFlags, key: &FlowKey, end: End) {
+    let (client, backend) =
+        if flags.has(FlowFlags::EGRESS) { (key, &packet.key) } else { (&packet.key, key) };
+    ended::leave(packet.protocol, client, backend, end);
+}
+
 /// Drops both halves of a flow from every table.
 #[inline(always)]
 pub(crate) fn forget(packet: &Packet, flow: &FlowEntry) {
     let key = flow.opposite(packet.protocol);
-    for key in [&packet.key, &key] {
-        if let Some(half) = maps::established(packet.protocol, key) {
-            limit::leave(packet.protocol, key, half);
-        }
-    }
+    let other = maps::established(packet.protocol, &key).map_or(FlowFlags::NONE, |other| other.flags());
+    leave(packet, flow.flags(), &key, ended::reason(flow.flags(), other));
     maps::forget_unproven(&packet.key);
     maps::forget_unproven(&key);
 }

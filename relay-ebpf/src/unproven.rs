@@ -10,7 +10,7 @@ use relay_common::net::Protocol;
 use crate::maps::{self, Refused};
 use crate::packet::tcp;
 use crate::slow::{self, Action, Packet};
-use crate::{claim, limit, route, track};
+use crate::{claim, ended, limit, route, track};
 
 /// An acknowledgment this far above the backend's first sequence number counts as proof: data may ride on the SYN-ACK.
 const PROOF_WINDOW: u32 = 65_536;
@@ -67,6 +67,9 @@ fn tcp_backend(packet: &Packet, flow: &mut FlowEntry) -> Action {
         return Action::Forward;
     }
     if packet.has(tcp::RST) {
+        if !flow.flags().has(FlowFlags::REPLIED) {
+            ended::refused(packet, flow);
+        }
         mark(flow, Protocol::Tcp, FlowFlags::CLOSED);
     } else if packet.has(tcp::SYN) && packet.has(tcp::ACK) {
         if let Some(client) = maps::unproven(&flow.opposite(Protocol::Tcp)) {
@@ -144,7 +147,7 @@ fn promote(packet: &Packet, flow: &FlowEntry) -> Action {
         };
     }
     if maps::establish(protocol, &packet.key, &scratch.client) == Err(Refused::Full) {
-        limit::leave(protocol, &key, &scratch.backend);
+        let _gone = limit::leave(protocol, &key, &scratch.backend);
         return full(packet);
     }
     maps::forget_unproven(&packet.key);

@@ -9,6 +9,7 @@ pub mod batch;
 pub mod bpffs;
 pub mod clock;
 pub mod detach;
+mod ended;
 pub mod filters;
 pub mod guard;
 pub mod hops;

@@ -89,6 +89,7 @@ impl Plane {
                 max_flows,
                 xdp: true,
                 traced: None,
+                log_ended: false,
             };
             let dataplane = Dataplane::open(&options).expect("the kernel plane");
             let programs = Programs::of(&dataplane);

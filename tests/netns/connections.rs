@@ -4,15 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use harness::traffic::{Client, Datagrams, tcp_server, text, udp_server};
-use harness::world::{BACKEND, RELAY_V6};
-use harness::{Daemon, World, eventually};
+use harness::world::{BACKEND, RELAY, RELAY_V6};
+use harness::{Daemon, World, eventually, within};
 use serde_json::Value;
 
 const LOG: &str = "[log]\nlevel = \"error\"\nformat = \"json\"\nconnections = true\n\n";
 const RULE: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\n";
 
 /// The rule's listeners by plane.
-const LISTENERS: [(&str, IpAddr); 1] = [("user", IpAddr::V6(RELAY_V6))];
+const LISTENERS: [(&str, IpAddr); 2] = [("user", IpAddr::V6(RELAY_V6)), ("kernel", IpAddr::V4(RELAY))];
 
 /// What the log says of connections, one after the other.
 fn lines(daemon: &mut Daemon) -> Vec<Value> {
@@ -28,7 +28,8 @@ fn lines(daemon: &mut Daemon) -> Vec<Value> {
 fn line(daemon: &mut Daemon, plane: &str, client: SocketAddr) -> Value {
     let client = client.to_string();
     let mut found = None;
-    eventually("the connection is logged", || {
+    // the kernel plane believes a reset after ten seconds
+    within(Duration::from_secs(40), "the connection is logged", &mut || {
         // a question has dead flows looked for
         daemon.ctl.json(&["list"]);
         let mut of_client = lines(daemon).into_iter().filter(|line| line["client"] == client.as_str());
@@ -143,7 +144,9 @@ fn refused_connections_are_logged_and_silence_is_not() {
             let of_plane = |line: &Value| line["plane"] == plane && line["reason"] == "backend_refused";
             lines(&mut daemon).iter().any(of_plane)
         });
-        eventually("it is forgotten", || daemon.ctl.counter("web", "/flows/active") == 0);
+        if plane == "user" {
+            eventually("it is forgotten", || daemon.ctl.counter("web", "/flows/active") == 0);
+        }
     }
     // what came of the datagram has been written by the time that a later connection is
     let _tcp = tcp_server(&world.backend, 80);
@@ -153,6 +156,25 @@ fn refused_connections_are_logged_and_silence_is_not() {
     }
     let lines = lines(&mut daemon);
     assert!(lines.iter().all(|line| line["protocol"] == "tcp"), "nobody answered: {lines:?}");
+}
+
+/// The programs go on telling, and relayd reads it when it is back.
+#[test]
+fn what_ends_while_relayd_is_dead_is_logged_later() {
+    let world = World::new();
+    let mut daemon = world.start(&format!("{LOG}{RULE}"));
+    let _tcp = tcp_server(&world.backend, 80);
+    let (client, own) = echoing(&world, RELAY.into());
+    daemon.kill();
+    drop(client);
+    let (client, other) = echoing(&world, RELAY.into());
+    drop(client);
+    daemon.start_again(&world.relay);
+    for client in [own, other] {
+        let line = line(&mut daemon, "kernel", client);
+        assert_eq!(line["reason"], "closed", "{line}");
+        check_bytes(&line, 9);
+    }
 }
 
 #[test]
@@ -165,13 +187,15 @@ fn it_is_switched_by_a_reload() {
     drop(silent);
     eventually("it is over", || daemon.ctl.counter("web", "/flows/active") == 0);
     let (client, said) = echoing(&world, RELAY_V6.into());
+    let (in_kernel, said_too) = echoing(&world, RELAY.into());
     std::fs::write(&daemon.config, format!("[log]\nconnections = true\n\n{off}")).expect("edit");
     let reloaded = daemon.ctl.ok(&["reload"]);
     assert!(!reloaded.contains("restarted"), "{reloaded}");
-    drop(client);
-    eventually("a line of text", || {
-        daemon.log().contains(&format!("web: tcp {said} to {BACKEND}:80: closed after "))
-    });
+    drop((client, in_kernel));
+    for said in [said, said_too] {
+        let line = format!("web: tcp {said} to {BACKEND}:80: closed after ");
+        eventually("a line of text", || daemon.log().contains(&line));
+    }
     let log = daemon.log();
     assert!(!log.contains(&unsaid.to_string()) && !log.contains("client="), "{log}");
     std::fs::write(&daemon.config, off).expect("edit");

@@ -114,6 +114,7 @@ impl Dataplane {
             reset: ticks(RESET),
             fragments: ticks(FRAGMENTS),
             icmp_per_tick: ICMP_BUDGET,
+            log_ended: u32::from(self.logs_ended),
             ..Settings::default()
         };
         if self.shadow.settings != Some(settings) {
@@ -218,6 +219,7 @@ impl Dataplane {
             self.clear_counters(slot)?;
         }
         self.write_name(slot, rule)?;
+        self.slot_names.set(slot, Some(entry.generation), rule.name.clone());
         self.shadow.rules.insert(slot, entry);
         Ok(slot)
     }

@@ -11,6 +11,7 @@ use relay_common::usage::Usage;
 use relay_common::{names, tick};
 
 use super::attach::Attachments;
+use super::ended::SlotNames;
 use super::lookup::Lookup;
 use super::maps::{self, Maps, Shape};
 use super::shadow::Shadow;
@@ -30,6 +31,8 @@ pub struct Options {
     pub xdp: bool,
     /// The rule whose packets are logged.
     pub traced: Option<RuleName>,
+    /// Have the programs tell of flows that are over.
+    pub log_ended: bool,
 }
 
 /// The loaded kernel plane. Dropping it leaves everything forwarding.
@@ -50,6 +53,9 @@ pub struct Dataplane {
     pub adopted: bool,
     traced: bool,
     usage: Arc<UsageTable>,
+    /// Whether the programs tell of flows that are over.
+    pub(super) logs_ended: bool,
+    pub(super) slot_names: Arc<SlotNames>,
 }
 
 impl Dataplane {
@@ -81,6 +87,8 @@ impl Dataplane {
         let max_flows = flows.max_entries() / 2;
         let usage = Arc::new(UsageTable::open(&pins)?);
         usage.slots().iter().for_each(Usage::forget_sessions);
+        let slot_names = SlotNames::default();
+        shadow.slots.iter().for_each(|(name, slot)| slot_names.set(slot, None, name.clone()));
         let (attachments, traced) = (Attachments::default(), traced.is_some());
         Ok(Self {
             pins,
@@ -95,6 +103,8 @@ impl Dataplane {
             adopted,
             traced,
             usage,
+            logs_ended: options.log_ended,
+            slot_names: Arc::new(slot_names),
         })
     }
 

@@ -102,6 +102,7 @@ pub const DEVICE_SLOTS: u16 = 256;
 
 /// Every pinned map. Sizes of flow tables follow the settings.
 pub fn shapes() -> Vec<Shape> {
+    use relay_common::ended::EndedFlow;
     use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
     use relay_common::rule::PORT_TABLE;
     use relay_common::settings::Pressure;
@@ -137,6 +138,13 @@ pub fn shapes() -> Vec<Shape> {
         },
         shape::<SourceKey, u64>(names::SOURCES, MapType::Hash, None),
         shape::<SourceKey, u64>(names::PACES, MapType::LruHash, None),
+        Shape {
+            name: names::ENDED,
+            kind: MapType::RingBuf,
+            key: 0,
+            value: 0,
+            entries: Some(EndedFlow::RING),
+        },
     ]
 }
 

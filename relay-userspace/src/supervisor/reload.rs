@@ -81,6 +81,12 @@ impl State {
     /// Whether connections are logged from now on; returns whether they were.
     pub fn log_connections(&mut self, on: bool) -> bool {
         self.log.switch(on);
+        if let Ok(kernel) = &mut self.kernel
+            && !self.down
+            && let Err(error) = kernel.log_ended(on)
+        {
+            tracing::error!("connections of the kernel plane are not logged: {error}");
+        }
         std::mem::replace(&mut self.settings.log_connections, on)
     }
 

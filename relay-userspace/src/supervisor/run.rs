@@ -127,6 +127,7 @@ async fn start_state(
         kernel,
         serving,
         log,
+        log_task: JoinSet::new(),
         desired: Desired::default(),
         claims: crate::host::ClaimRange::default(),
         devices: std::collections::BTreeMap::new(),
@@ -182,6 +183,7 @@ fn open_kernel(
         max_flows: settings.max_flows.unwrap_or_else(default_max_flows),
         xdp: settings.hook == Hook::Xdp,
         traced,
+        log_ended: settings.log_connections,
     };
     Dataplane::open(&options)
 }
@@ -213,8 +215,21 @@ fn start_trace(state: &mut State, tasks: &mut JoinSet<()>) {
     }
 }
 
-/// Starts counting and sweeping flows.
+/// Has flows of the kernel plane logged when they are over, if that is wanted.
+fn start_log(state: &mut State) {
+    let Ok(kernel) = &mut state.kernel else { return };
+    match kernel.start_log(state.log.clone()) {
+        Ok(task) => {
+            state.log_task.abort_all();
+            state.log_task.spawn(task);
+        }
+        Err(error) => tracing::error!("{error}"),
+    }
+}
+
+/// Starts counting, sweeping and logging flows.
 fn start_census(state: &mut State) -> Option<watch::Receiver<u64>> {
+    start_log(state);
     let kernel = state.kernel.as_ref().ok()?;
     let meter = Meter::open(kernel.pins());
     let sweeper = Sweeper::open(kernel.pins(), kernel.hz);

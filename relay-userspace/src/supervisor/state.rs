@@ -12,6 +12,8 @@ use super::explain;
 use super::facts::FactBook;
 use super::serving::Serving;
 use super::shared::{Shared, Snapshot};
+use tokio::task::JoinSet;
+
 use crate::api::view::{InterfaceView, KernelView};
 use crate::config::dns::Dns;
 use crate::config::settings::{Hook, Settings};
@@ -42,6 +44,8 @@ pub struct State {
     /// The user plane; `None`: its threads could not be started.
     pub serving: Option<Serving>,
     pub log: Arc<ConnectionLog>,
+    /// Hands over what the kernel plane has carried.
+    pub log_task: JoinSet<()>,
     /// What was last brought into the kernel.
     pub desired: Desired,
     pub claims: ClaimRange,

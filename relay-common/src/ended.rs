@@ -1,0 +1,52 @@
+//! Flows that are over: what the programs tell relayd of them for the connection log.
+
+use crate::flow::FlowKey;
+use crate::net::Ports;
+use crate::numbered::numbered;
+
+numbered! {
+    /// Why a flow is over. The names are the connection log's.
+    End:
+    /// Both sides ended their streams.
+    Closed = "closed",
+    /// One side broke off.
+    Reset = "reset",
+    /// Silence for longer than the rule allows.
+    Idle = "idle",
+    /// The same, after one side had ended its stream.
+    HalfClosed = "half_closed",
+    /// The backend has no program on the port.
+    BackendRefused = "backend_refused",
+    /// The rule was removed, disabled or is another one by now.
+    RuleEnded = "rule_ended",
+    /// The client was taken off the rule's allow list.
+    NotAllowed = "not_allowed",
+}
+
+/// One flow that is over (64 bytes).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct EndedFlow {
+    /// The key of its client half.
+    pub client: FlowKey,
+    /// The backend's address, as it lies in a packet.
+    pub backend: u32,
+    /// What the client half turns the ports into.
+    pub ports: u32,
+    pub rule: u32,
+    pub generation: u32,
+    /// IP bytes: client to backend, backend to client.
+    pub bytes: [u64; 2],
+    pub ticks: u32,
+    pub end: u32,
+    pub _reserved: [u32; 2],
+}
+
+impl EndedFlow {
+    /// What the map that carries them has room for, in bytes.
+    pub const RING: u32 = 256 * 1024;
+
+    pub const fn backend_ports(&self) -> Ports {
+        Ports::from_wire(self.ports)
+    }
+}

@@ -1,0 +1,102 @@
+//! Flows that are over, told to relayd where it keeps a connection log. Nothing of this is on the hot path.
+//!
+//! Of the CPUs that end a flow at once, the one that takes its backend half out of the table tells of it.
+
+use relay_common::ended::{End, EndedFlow};
+use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
+use relay_common::net::Protocol;
+
+use crate::slow::Packet;
+use crate::{limit, maps};
+
+/// Takes both halves of a flow out of the established table. The backend half goes last: it holds the claim on the source
+/// port.
+#[inline(never)]
+pub(crate) fn leave(protocol: Protocol, client: &FlowKey, backend: &FlowKey, end: End) {
+    // before: memory that is freed may be another flow's at once
+    let kept = is_wanted() && keep(protocol, client, backend);
+    if let Some(half) = maps::established(protocol, client) {
+        limit::leave(protocol, client, half);
+    }
+    if let Some(half) = maps::established(protocol, backend)
+        && limit::leave(protocol, backend, half)
+        && kept
+    {
+        tell(client, end);
+    }
+}
+
+/// The backend has answered a client's first packet with a reset.
+#[inline(never)]
+pub(crate) fn refused(packet: &Packet, backend: &FlowEntry) {
+    let client_key = backend.opposite(Protocol::Tcp);
+    if !is_wanted() {
+        return;
+    }
+    let (Some(client), Some(scratch)) = (maps::unproven(&client_key), maps::scratch()) else { return };
+    scratch.client = *client;
+    scratch.backend = *backend;
+    // counted in the flow only when it is sent on
+    scratch.backend.bytes += u64::from(packet.length);
+    tell(&client_key, End::BackendRefused);
+}
+
+/// Why a flow with these flags was swept.
+#[inline(always)]
+pub(crate) fn reason(own: FlowFlags, other: FlowFlags) -> End {
+    let fins = u32::from(own.has(FlowFlags::FIN)) + u32::from(other.has(FlowFlags::FIN));
+    match fins {
+        _ if own.has(FlowFlags::RESET) => End::Reset,
+        2 => End::Closed,
+        1 => End::HalfClosed,
+        _ => End::Idle,
+    }
+}
+
+#[inline(always)]
+fn is_wanted() -> bool {
+    maps::settings().is_some_and(|settings| settings.log_ended != 0)
+}
+
+/// Copies both halves to where [`tell`] looks for them.
+#[inline(always)]
+fn keep(protocol: Protocol, client: &FlowKey, backend: &FlowKey) -> bool {
+    let (Some(client), Some(backend)) =
+        (maps::established(protocol, client), maps::established(protocol, backend))
+    else {
+        return false;
+    };
+    let Some(scratch) = maps::scratch() else { return false };
+    scratch.client = *client;
+    scratch.backend = *backend;
+    true
+}
+
+#[inline(never)]
+fn tell(key: &FlowKey, end: End) {
+    let Some(scratch) = maps::scratch() else { return };
+    let Some(mut record) = maps::ended() else { return maps::ended_lost() };
+    let (client, to) = (&scratch.client, scratch.client.translation());
+    // what is silent has lasted until now; of what was ended by its ends, the last packet was the end
+    let over = match end {
+        End::Closed | End::Reset => latest(client.seen, scratch.backend.seen),
+        _ => maps::now(),
+    };
+    record.write(EndedFlow {
+        client: *key,
+        backend: to.destination.to_wire(),
+        ports: to.ports.to_wire(),
+        rule: client.rule(),
+        generation: client.generation,
+        bytes: [client.bytes, scratch.backend.bytes],
+        ticks: over.wrapping_sub(client.created),
+        end: end as u32,
+        _reserved: [0; 2],
+    });
+    record.submit(0);
+}
+
+#[inline(always)]
+fn latest(one: u32, other: u32) -> u32 {
+    if one.wrapping_sub(other) < u32::MAX / 2 { one } else { other }
+}
