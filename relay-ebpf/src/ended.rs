@@ -11,18 +11,34 @@ use crate::{limit, maps};
 
 /// Takes both halves of a flow out of the established table. The backend half goes last: it holds the claim on the source
 /// port.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn leave(protocol: Protocol, client: &FlowKey, backend: &FlowKey, end: End) {
+    note(end);
+    leave_for_noted(protocol, client, backend);
+}
+
+/// Puts the reason into memory: as an argument, Linux 5.10's verifier would follow each of them by itself, through all of
+/// what comes now.
+#[inline(always)]
+fn note(end: End) {
+    if let Some(scratch) = maps::scratch() {
+        scratch.end = end as u32;
+    }
+}
+
+#[inline(never)]
+fn leave_for_noted(protocol: Protocol, client: &FlowKey, backend: &FlowKey) {
+    let Some(scratch) = maps::scratch() else { return };
     // before: memory that is freed may be another flow's at once
-    let kept = is_wanted() && keep(protocol, client, backend);
+    scratch.kept = u32::from(is_wanted() && keep(protocol, client, backend));
     if let Some(half) = maps::established(protocol, client) {
         limit::leave(protocol, client, half);
     }
     if let Some(half) = maps::established(protocol, backend)
         && limit::leave(protocol, backend, half)
-        && kept
+        && scratch.kept != 0
     {
-        tell(client, end);
+        tell(client);
     }
 }
 
@@ -38,7 +54,8 @@ pub(crate) fn refused(packet: &Packet, backend: &FlowEntry) {
     scratch.backend = *backend;
     // counted in the flow only when it is sent on
     scratch.backend.bytes += u64::from(packet.length);
-    tell(&client_key, End::BackendRefused);
+    note(End::BackendRefused);
+    tell(&client_key);
 }
 
 /// Why a flow with these flags was swept.
@@ -59,7 +76,7 @@ fn is_wanted() -> bool {
 }
 
 /// Copies both halves to where [`tell`] looks for them.
-#[inline(always)]
+#[inline(never)]
 fn keep(protocol: Protocol, client: &FlowKey, backend: &FlowKey) -> bool {
     let (Some(client), Some(backend)) =
         (maps::established(protocol, client), maps::established(protocol, backend))
@@ -73,15 +90,13 @@ fn keep(protocol: Protocol, client: &FlowKey, backend: &FlowKey) -> bool {
 }
 
 #[inline(never)]
-fn tell(key: &FlowKey, end: End) {
+fn tell(key: &FlowKey) {
     let Some(scratch) = maps::scratch() else { return };
     let Some(mut record) = maps::ended() else { return maps::ended_lost() };
     let (client, to) = (&scratch.client, scratch.client.translation());
     // what is silent has lasted until now; of what was ended by its ends, the last packet was the end
-    let over = match end {
-        End::Closed | End::Reset => latest(client.seen, scratch.backend.seen),
-        _ => maps::now(),
-    };
+    let at_its_ends = scratch.end == End::Closed as u32 || scratch.end == End::Reset as u32;
+    let over = if at_its_ends { latest(client.seen, scratch.backend.seen) } else { maps::now() };
     record.write(EndedFlow {
         client: *key,
         backend: to.destination.to_wire(),
@@ -90,7 +105,7 @@ fn tell(key: &FlowKey, end: End) {
         generation: client.generation,
         bytes: [client.bytes, scratch.backend.bytes],
         ticks: over.wrapping_sub(client.created),
-        end: end as u32,
+        end: scratch.end,
         _reserved: [0; 2],
     });
     record.submit(0);

@@ -127,12 +127,18 @@ static ASIDE: PerCpuArray<u32, 1> = PerCpuArray::new();
 #[unsafe(no_mangle)]
 static TICK_SHIFT: Global<u32> = Global::new(8);
 
-/// Room for both halves of a flow, and for an ICMP error.
+/// Room for both halves of a flow, for an ICMP error, and for a count.
 #[repr(C)]
 pub(crate) struct Scratch {
     pub(crate) client: FlowEntry,
     pub(crate) backend: FlowEntry,
     pub(crate) error: crate::answer::Error,
+    /// Flows that the sweeper has acted on in this run.
+    pub(crate) touched: u32,
+    /// Why the flow at hand is over, as a number of [`relay_common::ended::End`].
+    pub(crate) end: u32,
+    /// 1: both its halves have been copied.
+    pub(crate) kept: u32,
 }
 
 /// A map entry, shared with other CPUs: plain loads and stores, last writer wins by design.

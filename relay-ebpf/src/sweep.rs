@@ -25,15 +25,17 @@ const ALONE: u32 = 2;
 #[inline(always)]
 pub(crate) fn run(skb: Skb) -> i32 {
     let Ok(request) = skb.load::<SweepRequest>(REQUEST) else { return -1 };
-    let mut touched = 0;
+    // in memory: the verifier would follow every value that it may have, from key to key
+    let Some(scratch) = maps::scratch() else { return -1 };
+    scratch.touched = 0;
     for index in 0..SweepRequest::MOST {
         if index >= request.keys {
             break;
         }
         let Ok(key) = skb.load::<FlowKey>(KEYS + index * size_of::<FlowKey>() as u32) else { return -1 };
-        touched += step(&key, request.mode);
+        scratch.touched += step(&key, request.mode);
     }
-    touched as i32
+    scratch.touched as i32
 }
 
 #[inline(never)]
