@@ -321,9 +321,9 @@ pub const fn open(
 /// The addresses, identification and protocol that the fragments of one datagram share (RFC 791 section 3.2).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct FragmentKey {
-    pub source: u32,
-    pub destination: u32,
+pub struct FragmentKey<A = u32> {
+    pub source: A,
+    pub destination: A,
     pub identification: u32,
     pub protocol: u32,
 }
@@ -341,7 +341,34 @@ pub struct FragmentEntry {
     pub hop_index: u16,
     pub hop_generation: u16,
     pub address_delta: u16,
-    pub _reserved: [u16; 3],
+    /// 1: the user plane's, only counted.
+    pub user: u16,
+    pub _reserved: [u16; 2],
+}
+
+impl FragmentEntry {
+    /// For a datagram that comes from the user plane or goes to it.
+    #[inline(always)]
+    pub const fn of_user(rule: u32, egress: bool, seen: u32) -> Self {
+        Self {
+            source: 0,
+            destination: 0,
+            rule,
+            seen,
+            egress: egress as u32,
+            hop_index: 0,
+            hop_generation: 0,
+            address_delta: 0,
+            user: 1,
+            _reserved: [0; 2],
+        }
+    }
+
+    /// Whether it is for such a datagram, on this way.
+    #[inline(always)]
+    pub const fn is_of_user(&self, egress: bool) -> bool {
+        self.user != 0 && self.egress == egress as u32
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ names! {
     /// Flows without proof and closed flows; a flood only hurts itself here.
     UNPROVEN,
     FRAGMENTS,
+    FRAGMENTS_V6,
     PORTS,
     LISTENERS,
     /// The same for IPv6.
@@ -55,6 +56,9 @@ pub const ENDED_LOST: &str = "ENDED_LOST";
 pub const TC: &str = "relay_tc";
 /// The program for interfaces without one (tun, WireGuard, ppp).
 pub const TC_L3: &str = "relay_tc_l3";
+/// The same two for what leaves.
+pub const EGRESS: &str = "relay_egress";
+pub const EGRESS_L3: &str = "relay_egress_l3";
 pub const XDP: &str = "relay_xdp";
 /// Run by relayd through BPF_PROG_TEST_RUN: deletes dead flows where no packet can race it.
 pub const SWEEP: &str = "relay_sweep";

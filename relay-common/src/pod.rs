@@ -17,6 +17,7 @@ pod! {
     crate::flow::FlowKey: 16,
     crate::flow::FlowEntry: 64,
     crate::flow::FragmentKey: 16,
+    crate::flow::FragmentKey<[u32; 4]>: 40,
     crate::flow::FragmentEntry: 32,
     crate::rule::PortEntry: 8,
     crate::rule::ListenerKey: 12,

@@ -138,7 +138,9 @@ pub struct RuleEntry {
     /// changes.
     pub guarded: u32,
     pub limits: Limits,
-    pub _reserved: [u32; 2],
+    /// 1: the user plane has no socket on each of its ports, so that other programs may have sockets there.
+    pub shared: u32,
+    pub _reserved: u32,
 }
 
 /// What a rule allows at most; 0: any number.
@@ -200,7 +202,8 @@ impl RuleEntry {
             state_v6: RuleState::Off as u32,
             guarded: 0,
             limits: Limits::NONE,
-            _reserved: [0; 2],
+            shared: 0,
+            _reserved: 0,
         }
     }
 

@@ -5,8 +5,7 @@ use relay_common::flow::{FlowEntry, FlowFlags};
 
 use crate::{Outcome, maps, trace};
 
-/// Counts what a packet becomes on the wire: every segment of a super-packet, each with its own headers. Returns the
-/// bytes counted.
+/// Counts a packet of a flow. Returns the bytes counted.
 #[inline(always)]
 pub(crate) fn traffic(
     flow: &FlowEntry,
@@ -15,19 +14,25 @@ pub(crate) fn traffic(
     segment_size: u32,
     segments: u32,
 ) -> u64 {
-    let (mut packets, mut bytes) = (1u64, u64::from(length));
-    if segment_size != 0 {
-        let segments = if segments == 0 {
-            // virtio leaves the count out
-            length.saturating_sub(header_length).div_ceil(segment_size)
-        } else {
-            segments
-        };
-        packets = u64::from(segments);
-        bytes += (packets - 1) * u64::from(header_length);
-    }
+    let (packets, bytes) = on_wire(length, header_length, segment_size, segments);
     add(flow.rule(), flow.flags().has(FlowFlags::EGRESS), packets, bytes);
     bytes
+}
+
+/// The packets and bytes that a packet becomes on the wire: every segment of a super-packet, each with its own headers.
+#[inline(always)]
+pub(crate) fn on_wire(length: u32, header_length: u32, segment_size: u32, segments: u32) -> (u64, u64) {
+    if segment_size == 0 {
+        return (1, length.into());
+    }
+    let segments = if segments == 0 {
+        // virtio leaves the count out
+        length.saturating_sub(header_length).div_ceil(segment_size)
+    } else {
+        segments
+    };
+    let packets = u64::from(segments);
+    (packets, u64::from(length) + (packets - 1) * u64::from(header_length))
 }
 
 /// Adds to a rule's traffic in one direction.

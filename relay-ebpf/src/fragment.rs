@@ -33,7 +33,8 @@ pub(crate) fn remember(packet: &Packet, flow: &FlowEntry) {
         hop_index: hop.index,
         hop_generation: hop.generation,
         address_delta: flow.address_delta().raw(),
-        _reserved: [0; 3],
+        user: 0,
+        _reserved: [0; 2],
     };
     maps::put_fragment(&key, &entry);
 }
@@ -47,20 +48,22 @@ pub(crate) fn follow(skb: Skb, l2: u32, ip: &Ipv4) -> Outcome {
         identification: ip.identification.into(),
         protocol: ip.protocol.into(),
     };
-    let (Some(entry), Some(settings)) = (maps::fragment(&key), maps::settings()) else {
-        return Outcome::Miss;
-    };
-    if tick::passed(maps::now(), entry.seen, settings.fragments) {
+    let Some(entry) = maps::fragment(&key).filter(|entry| is_fresh(entry)) else { return Outcome::Miss };
+    let rule = entry.rule;
+    let length = u32::from(u16::from_be(ip.length));
+    if entry.user != 0 {
+        if entry.is_of_user(false) {
+            trace::decide(rule, Decision::User);
+            count::add(rule, false, 1, length.into());
+        }
         return Outcome::Miss;
     }
-    let rule = entry.rule;
     if ip.ttl <= 1 {
         return count::refuse(rule, DropReason::TtlExceeded);
     }
     let destination = Address::from_wire(entry.destination);
     let Some(hop) = way(entry, destination) else { return count::refuse(rule, DropReason::NoRoute) };
     let Some(next_hop) = route::usable(hop.index) else { return count::refuse(rule, DropReason::NoRoute) };
-    let length = u32::from(u16::from_be(ip.length));
     if length > next_hop.mtu {
         // the first fragment had the same size and was answered (RFC 1122: no errors about later ones)
         return count::refuse(rule, DropReason::TooBig);
@@ -78,6 +81,12 @@ pub(crate) fn follow(skb: Skb, l2: u32, ip: &Ipv4) -> Outcome {
         return count::refuse(rule, DropReason::Unwritable);
     }
     skb.redirect(next_hop, destination)
+}
+
+/// Whether a first fragment has come by so lately that others may still follow it.
+#[inline(always)]
+pub(crate) fn is_fresh(entry: &FragmentEntry) -> bool {
+    maps::settings().is_some_and(|settings| !tick::passed(maps::now(), entry.seen, settings.fragments))
 }
 
 #[inline(always)]

@@ -1,4 +1,4 @@
-//! Relay's kernel plane: full NAT of IPv4 TCP and UDP, on tc and on XDP.
+//! Relay's kernel plane: full NAT of IPv4 TCP and UDP, on tc and on XDP; and counting what the user plane carries.
 //!
 //! Entry points and the one table that turns outcomes into verdicts. A packet of a live flow stays in
 //! [`established`]; everything else goes through [`slow`].
@@ -13,6 +13,7 @@ mod established;
 mod fragment;
 mod icmp;
 mod limit;
+mod listening;
 mod lookup;
 mod maps;
 mod mss;
@@ -28,6 +29,7 @@ mod tc;
 mod trace;
 mod track;
 mod unproven;
+mod user;
 mod xdp;
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action, xdp_md};
@@ -78,6 +80,19 @@ fn relay_tc(ctx: TcContext) -> i32 {
 #[classifier]
 fn relay_tc_l3(ctx: TcContext) -> i32 {
     tc::run::<0>(Skb::new(ctx.skb.skb)).tc()
+}
+
+/// The same two for what leaves: it is counted and goes on.
+#[classifier]
+fn relay_egress(ctx: TcContext) -> i32 {
+    user::outgoing(Skb::new(ctx.skb.skb), packet::ETHERNET as u32);
+    Outcome::Miss.tc()
+}
+
+#[classifier]
+fn relay_egress_l3(ctx: TcContext) -> i32 {
+    user::outgoing(Skb::new(ctx.skb.skb), 0);
+    Outcome::Miss.tc()
 }
 
 #[xdp]

@@ -40,6 +40,8 @@ static UNPROVEN: LruHashMap<FlowKey, FlowEntry, 65_536> = LruHashMap::new();
 #[btf_map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry, 8_192> = LruHashMap::new();
 #[btf_map]
+static FRAGMENTS_V6: LruHashMap<FragmentKey<[u32; 4]>, FragmentEntry, 8_192> = LruHashMap::new();
+#[btf_map]
 static PORTS: Array<PortEntry, { PORT_TABLE as usize }> = Array::new();
 #[btf_map]
 static LISTENERS: HashMap<ListenerKey, ListenerEntry, 65_536, NO_PREALLOC> = HashMap::new();
@@ -228,13 +230,33 @@ pub(crate) fn put_fragment(key: &FragmentKey, value: &FragmentEntry) {
 }
 
 #[inline(always)]
+pub(crate) fn fragment_v6(key: &FragmentKey<[u32; 4]>) -> Option<Entry<FragmentEntry>> {
+    entry(FRAGMENTS_V6.get_ptr_mut(key))
+}
+
+#[inline(always)]
+pub(crate) fn put_fragment_v6(key: &FragmentKey<[u32; 4]>, value: &FragmentEntry) {
+    let _full = FRAGMENTS_V6.insert(key, value, BPF_ANY.into());
+}
+
+#[inline(always)]
 pub(crate) fn port(index: u32) -> Option<&'static PortEntry> {
     PORTS.get(index)
 }
 
 #[inline(always)]
+pub(crate) fn port_v6(index: u32) -> Option<&'static PortEntry> {
+    PORTS_V6.get(index)
+}
+
+#[inline(always)]
 pub(crate) fn listener(key: &ListenerKey) -> Option<Entry<ListenerEntry>> {
     entry(LISTENERS.get_ptr_mut(key))
+}
+
+#[inline(always)]
+pub(crate) fn listener_v6(key: &ListenerKey<[u32; 4]>) -> Option<Entry<ListenerEntry>> {
+    entry(LISTENERS_V6.get_ptr_mut(key))
 }
 
 #[inline(always)]
@@ -305,6 +327,11 @@ pub(crate) fn pace(key: &SourceKey) -> Option<&'static Pace> {
     }
     let _raced = PACES.insert(key, Pace::default(), BPF_NOEXIST.into());
     entry(PACES.get_ptr_mut(key)).map(|pace| &*pace)
+}
+
+#[inline(always)]
+pub(crate) fn own_address_v6(address: &[u32; 4]) -> Option<u32> {
+    entry(ADDRESSES_V6.get_ptr_mut(address)).map(|interface| *interface)
 }
 
 #[inline(always)]

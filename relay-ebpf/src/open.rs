@@ -3,36 +3,32 @@
 use relay_common::counters::DropReason;
 use relay_common::flow::{Hop, Owner};
 use relay_common::net::Protocol;
-use relay_common::rule::{ListenerKey, PortEntry, PortKind, RuleEntry, RuleState, port_index};
+use relay_common::rule::{RuleEntry, RuleState};
 use relay_common::trace::Decision;
 
 use crate::claim::{self, Wanted};
 use crate::established::Frame as _;
+use crate::listening::{self, Address as _, Listening};
 use crate::skb::Skb;
 use crate::slow::{Action, Packet, refuse};
 use crate::{answer, count, limit, maps, route, trace};
 
-/// A rule that listens on a packet's destination.
-struct Listening {
-    rule: u32,
-    /// Where the listener's port range starts.
-    first: u16,
-}
-
 /// The first packet of a flow, or one that no rule knows.
 #[inline(never)]
 pub(crate) fn run(skb: Skb, packet: &mut Packet) -> Action {
-    let Some(listening) = listener(packet, skb.interface()) else { return Action::Pass };
+    let (destination, port) = (packet.key.destination().to_wire(), packet.key.ports().destination());
+    let Some(listening) = listening::find(packet.protocol, &destination, port, skb.interface()) else {
+        return Action::Pass;
+    };
     packet.rule = listening.rule;
-    // segments of unknown connections are the stack's: a local session's, or it answers with a RST
-    if packet.protocol == Protocol::Tcp && !packet.is_syn() {
-        return pass(packet, Decision::NoFlow);
-    }
     let Some(rule) = maps::rule(listening.rule) else { return Action::Pass };
+    // segments of unknown connections are the stack's: a local session's, or it answers with a RST
+    let is_unknown = packet.protocol == Protocol::Tcp && !packet.is_syn();
     match (rule.state(), packet.protocol) {
         (RuleState::Off, _) => pass(packet, Decision::Off),
-        (RuleState::User, _) => pass(packet, Decision::User),
-        (RuleState::Draining, Protocol::Tcp) => pass(packet, Decision::Draining),
+        (RuleState::User, _) => leave(packet, rule, Decision::User),
+        _ if is_unknown => leave(packet, rule, Decision::NoFlow),
+        (RuleState::Draining, Protocol::Tcp) => leave(packet, rule, Decision::Draining),
         _ if rule.yields != 0 && skb.has_local_socket(&packet.key, packet.protocol) => {
             pass(packet, Decision::LocalSocket)
         }
@@ -41,37 +37,18 @@ pub(crate) fn run(skb: Skb, packet: &mut Packet) -> Action {
     }
 }
 
-/// Leaves a packet that a rule listens for to the stack.
+/// Leaves a packet to the stack, where the user plane carries it or nobody does.
+#[inline(always)]
+fn leave(packet: &Packet, rule: &RuleEntry, why: Decision) -> Action {
+    trace::decide(packet.rule, why);
+    if u32::is_left_to_user(rule) { Action::Leave } else { Action::Pass }
+}
+
+/// Leaves a packet to the stack that is not the rule's, though it listens there.
 #[inline(always)]
 fn pass(packet: &Packet, why: Decision) -> Action {
     trace::decide(packet.rule, why);
     Action::Pass
-}
-
-#[inline(always)]
-fn listener(packet: &Packet, interface: u32) -> Option<Listening> {
-    let destination = packet.key.destination();
-    let entry = maps::port(port_index(packet.protocol, packet.key.ports().destination()))?;
-    match entry.kind() {
-        PortKind::None => None,
-        PortKind::Everywhere => {
-            maps::own_address(destination.to_wire())?;
-            Some(Listening { rule: entry.id(), first: entry.first() })
-        }
-        PortKind::ByAddress => by_address(entry, destination.to_wire(), interface),
-    }
-}
-
-/// The listener on this address, or else the one on this interface.
-#[inline(always)]
-fn by_address(entry: &PortEntry, address: u32, interface: u32) -> Option<Listening> {
-    // even a listener on one address only gets what the host would: the address may have moved away
-    maps::own_address(address)?;
-    let segment = entry.id();
-    let exact = ListenerKey { segment, address, interface: 0 };
-    let on_interface = ListenerKey { segment, address: 0, interface };
-    let found = maps::listener(&exact).or_else(|| maps::listener(&on_interface))?;
-    Some(Listening { rule: found.rule, first: found.first })
 }
 
 #[inline(always)]

@@ -4,6 +4,7 @@
 pub(crate) const ETHERNET: usize = 14;
 /// EtherType of IPv4 as it lies in the frame.
 pub(crate) const IPV4: u16 = 0x0800u16.to_be();
+pub(crate) const IPV6: u16 = 0x86ddu16.to_be();
 
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const TCP: u8 = 6;
@@ -59,6 +60,19 @@ pub(crate) struct Ipv4 {
     pub(crate) checksum: u16,
     pub(crate) source: u32,
     pub(crate) destination: u32,
+}
+
+/// An IPv6 header (RFC 8200 section 3). Fields in network order.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Ipv6 {
+    pub(crate) version_class_flow: u32,
+    /// Of what follows this header.
+    pub(crate) length: u16,
+    pub(crate) next: u8,
+    pub(crate) hops: u8,
+    pub(crate) source: [u32; 4],
+    pub(crate) destination: [u32; 4],
 }
 
 /// An IPv4 header without options and the first 8 bytes behind it: all of a UDP header.

@@ -93,6 +93,24 @@ impl Skb {
         field!(self, gso_segs)
     }
 
+    /// IP bytes of a packet whose header states so many; of a super-packet what there is. It fails where there is less
+    /// than stated: the stack drops what contradicts itself, and counts it.
+    #[inline(always)]
+    pub(crate) fn ip_length(self, l2: u32, stated: u32) -> Result<u32, Failed> {
+        let there = self.length() - l2;
+        match self.segment_size() {
+            0 if stated > there => Err(Failed),
+            0 => Ok(stated),
+            _ => Ok(there),
+        }
+    }
+
+    /// Whether the packet was received: what is forwarded was, and what the host itself sends was not.
+    #[inline(always)]
+    pub(crate) fn was_received(self) -> bool {
+        field!(self, ingress_ifindex) != 0
+    }
+
     /// EtherType as it lies in the frame.
     #[inline(always)]
     pub(crate) fn protocol(self) -> u16 {

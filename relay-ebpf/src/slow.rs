@@ -13,7 +13,7 @@ use crate::established::Frame as _;
 use crate::packet::{self, Ethernet, Ipv4, tcp};
 use crate::rewrite::TTL_DELTA;
 use crate::skb::{Failed, Skb};
-use crate::{Outcome, answer, count, fragment, icmp, maps, mss, open, route, trace, track, unproven};
+use crate::{Outcome, answer, count, fragment, icmp, maps, mss, open, route, trace, track, unproven, user};
 
 /// What the slow path needs to know of a TCP or UDP packet. Lies in a per-CPU map: the stack is needed elsewhere.
 #[repr(C)]
@@ -104,12 +104,8 @@ fn dispatch(skb: Skb, l2: u32, unknown: bool) -> Outcome {
     if ip.version_length >> 4 != 4 || header < 20 {
         return Outcome::Miss;
     }
-    let length = match skb.segment_size() {
-        0 => u32::from(u16::from_be(ip.length)),
-        _ => skb.length() - l2,
-    };
-    // the stack drops what contradicts itself, and counts it
-    if length < header || l2 + length > skb.length() {
+    let Ok(length) = skb.ip_length(l2, u16::from_be(ip.length).into()) else { return Outcome::Miss };
+    if length < header {
         return Outcome::Miss;
     }
     if ip.fragment & packet::FRAGMENT_OFFSET != 0 {
@@ -190,6 +186,8 @@ pub(crate) enum Action {
     Open = 3,
     /// It cannot go on; its sender is owed an ICMP error.
     Answer = 4,
+    /// The user plane's: counted, and left to the stack.
+    Leave = 5,
 }
 
 /// Each stage is called from one place only: the verifier walks a function once per call.
@@ -208,6 +206,10 @@ fn carry(skb: Skb, packet: &mut Packet, unknown: bool) -> Outcome {
         }
         Action::Answer => answer::run(skb, packet),
         Action::Drop => Outcome::Dropped,
+        Action::Leave => {
+            user::incoming_v4(skb, packet);
+            Outcome::Miss
+        }
         Action::Pass | Action::Open => Outcome::Miss,
     }
 }

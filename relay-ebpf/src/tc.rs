@@ -9,14 +9,22 @@ use crate::established::{self, Detour, Frame as _, Hit};
 use crate::packet::{self, Ipv4Tcp, Ipv4Udp};
 use crate::rewrite;
 use crate::skb::{Failed, Skb};
-use crate::{Outcome, count, slow, trace};
+use crate::{Outcome, count, slow, trace, user};
 
 /// One packet at tc ingress.
 #[inline(always)]
 pub(crate) fn run<const L2: usize>(skb: Skb) -> Outcome {
     // On a parent interface tagged frames show up once more, on the VLAN's own interface: theirs is the second time.
-    if !skb.is_for_this_host() || skb.protocol() != packet::IPV4 || skb.is_vlan_tagged() {
+    if !skb.is_for_this_host() || skb.is_vlan_tagged() {
         return Outcome::Miss;
+    }
+    match skb.protocol() {
+        packet::IPV4 => {}
+        packet::IPV6 => {
+            user::incoming_v6(skb, L2 as u32);
+            return Outcome::Miss;
+        }
+        _ => return Outcome::Miss,
     }
     match established::find::<Skb, L2>(&skb) {
         Ok(hit) => {

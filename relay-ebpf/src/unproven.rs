@@ -22,7 +22,7 @@ pub(crate) fn step(packet: &Packet, flow: &mut FlowEntry) -> Action {
     match action {
         Action::Forward => flow.seen = packet.now,
         Action::Open => track::forget(packet, flow),
-        Action::Pass | Action::Drop | Action::Answer => {}
+        Action::Pass | Action::Leave | Action::Drop | Action::Answer => {}
     }
     action
 }

@@ -26,6 +26,7 @@ mod recount;
 pub mod shadow;
 pub mod slots;
 pub mod sweep;
+pub mod tc;
 pub mod trace;
 pub mod usage;
 mod ways;
@@ -94,6 +95,8 @@ pub struct DesiredRule {
     pub carried: Option<Carried>,
     /// What the user plane carries of it.
     pub user: Option<Arc<UserRule>>,
+    /// It does that without a socket on each port.
+    pub shares: bool,
     pub draining: bool,
     /// Who is let in; `None`: everybody. Holds for flows that there are too.
     pub allow: Option<Arc<AllowList>>,

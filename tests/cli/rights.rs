@@ -56,6 +56,9 @@ fn without_rights_everything_but_the_kernel_plane_works() {
         let client = Client::connect(&world.client, (relay, 8080)).expect("connect");
         client.upload(1 << 20).expect("the user plane carries it");
     }
+    let counters = &daemon.ctl.rule("web")["counters"];
+    assert_eq!(counters["unit"], "payload", "{counters}");
+    assert!(counters["ingress"]["bytes"].as_u64() >= Some(2 << 20), "{counters}");
     let text = fs::read_to_string(folder.join("relay.toml")).expect("config");
     assert!(text.contains("saved by its own user"), "{text}");
 }

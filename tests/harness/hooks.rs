@@ -39,6 +39,12 @@ pub fn has_xdp(ns: &NetNs, interface: &str) -> bool {
     })
 }
 
+/// Programs at tc egress of an interface, where there is TCX; otherwise `None`.
+pub fn tcx_at_egress(ns: &NetNs, interface: &str) -> Option<usize> {
+    let tcx = ns.run(|| SchedClassifier::query_tcx(interface, TcAttachType::Egress));
+    tcx.ok().map(|(_, programs)| programs.len())
+}
+
 /// Takes relayd's tc program off an interface, as somebody else might: by its link, or with the whole clsact qdisc.
 pub fn take_off(ns: &NetNs, interface: &str, bpf_dir: &Path) {
     let index = ns.index(interface);

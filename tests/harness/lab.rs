@@ -177,8 +177,17 @@ pub fn set_tx_checksum(ns: &NetNs, interface: &str, on: bool) {
     ethtool_set(ns, interface, ETHTOOL_STXCSUM, u32::from(on));
 }
 
+/// Switches an interface's segmentation and merging: without it every packet is one of the wire's.
+pub fn set_offloads(ns: &NetNs, interface: &str, on: bool) {
+    for command in [ETHTOOL_STSO, ETHTOOL_SGSO, ETHTOOL_SGRO] {
+        ethtool_set(ns, interface, command, u32::from(on));
+    }
+}
+
 /// Commands of include/uapi/linux/ethtool.h.
 const ETHTOOL_STXCSUM: u32 = 0x17;
+const ETHTOOL_STSO: u32 = 0x1f;
+const ETHTOOL_SGSO: u32 = 0x24;
 const ETHTOOL_SGRO: u32 = 0x2c;
 
 nix::ioctl_readwrite_bad!(siocethtool, nix::libc::SIOCETHTOOL, nix::libc::ifreq);

@@ -8,7 +8,7 @@ mod counts;
 mod run;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -41,6 +41,9 @@ pub const RELAY_SECOND: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
 /// The relay's address on the link that takes only [`NARROW_MTU`] bytes, and a backend there.
 pub const RELAY_NARROW: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const BACKEND_NARROW: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+/// The relay's address on the link without Ethernet headers. In a packet from there the EtherType of IPv6 stands where
+/// an Ethernet header has it.
+pub const RELAY_BARE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x86dd, 0, 0, 0, 0, 1);
 pub const NARROW_MTU: u32 = 1400;
 pub const MTU: u32 = 1500;
 
@@ -206,16 +209,29 @@ impl Plane {
     /// Runs the program for interfaces without an Ethernet header on an IP packet, and says what that changed.
     ///
     /// The kernel takes the first 14 bytes of any test packet for an Ethernet header, so the packet's own must pass for
-    /// one: the interface is given the first six for its address (a header of 24 bytes, since an odd first byte would
-    /// be multicast), and the source address must begin with 8.0, the EtherType of IPv4.
+    /// one: the interface is given the first six for its address (of IPv4 a header of 24 bytes, since an odd first byte
+    /// would be multicast), and the source address must have the EtherType there: begin with 8.0, or go on with 86dd.
     pub fn bare(&self, packet: &[u8]) -> (Ran, Change) {
-        assert!(packet[0] == 0x46 && packet[12..14] == [8, 0], "cannot pass for Ethernet: {packet:x?}");
-        let mac = [packet[0], packet[1], packet[2], packet[3], packet[4], packet[5]];
-        self.relay.set_mac("bare", mac);
-        let side = Side { interface: self.relay.index("bare"), mac };
+        let side = self.bare_side(packet);
         let before = self.counts();
         let ran = self.programs.tc_l3(side, packet).expect("TEST_RUN of tc");
         (ran, before.change(&self.counts()))
+    }
+
+    /// The same at egress.
+    pub fn bare_egress(&self, packet: &[u8]) -> (Ran, Change) {
+        let side = self.bare_side(packet);
+        let before = self.counts();
+        let ran = self.programs.egress_l3(side, packet).expect("TEST_RUN at egress");
+        (ran, before.change(&self.counts()))
+    }
+
+    fn bare_side(&self, packet: &[u8]) -> Side {
+        let passes = packet[0] & 1 == 0 && matches!(packet[12..14], [8, 0] | [0x86, 0xdd]);
+        assert!(passes, "cannot pass for Ethernet: {packet:x?}");
+        let mac = [packet[0], packet[1], packet[2], packet[3], packet[4], packet[5]];
+        self.relay.set_mac("bare", mac);
+        Side { interface: self.relay.index("bare"), mac }
     }
 
     /// Every half of a flow, with the table that it lies in.
@@ -288,6 +304,13 @@ impl Plane {
         (ran, before.change(&self.counts()))
     }
 
+    /// The same at egress, for a frame that the host itself sends.
+    pub fn egress(&self, side: Side, frame: &[u8]) -> (Ran, Change) {
+        let before = self.counts();
+        let ran = self.programs.egress(side, frame, 0, 0).expect("TEST_RUN at egress");
+        (ran, before.change(&self.counts()))
+    }
+
     /// The same for XDP. A packet that it passes gets a second chance: now and then one goes to tc for the neighbour's sake.
     pub fn xdp(&self, side: Side, frame: &[u8]) -> (Ran, Change) {
         let before = self.counts();
@@ -312,6 +335,8 @@ fn links() -> (NetNs, NetNs) {
     relay.add_address("uplink", RELAY_SECOND, 24);
     relay.add_address("inside", world::RELAY_INSIDE, 24);
     relay.add_address("narrow", RELAY_NARROW, 24);
+    relay.add_address("uplink", world::RELAY_V6, 64);
+    relay.add_address("bare", RELAY_BARE_V6, 64);
     relay.default_route(GATEWAY, "uplink");
     for (interface, neighbour) in [
         ("uplink", world::CLIENT),

@@ -10,10 +10,10 @@ use harness::traffic::{Client, tcp_server, text, udp_server};
 use harness::world::RELAY;
 use harness::{Daemon, Load, World, eventually, hooks};
 use nix::sys::signal::Signal;
-use relay::kernel::attach::{FILTER_HANDLE, FILTER_PRIORITY};
 use relay::kernel::filters::has_filter;
 use relay::kernel::maps::{self, NameBytes};
 use relay::kernel::slots::decode_name;
+use relay::kernel::tc::{FILTER_HANDLE, FILTER_PRIORITY, TcHook};
 use relay_common::names;
 
 const RULES: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\n\
@@ -275,7 +275,7 @@ fn a_filter_on_an_interface_that_is_no_longer_ours_is_taken_off() {
     let all = [own, others[0], others[1]];
     let _left = all.map(|(priority, handle)| Attached::filter(&world.relay, "inside", priority, handle));
     let there = |(priority, handle): (u16, TcHandle)| {
-        world.relay.run(|| has_filter("inside", priority, handle.into())).expect("filters")
+        world.relay.run(|| has_filter("inside", TcHook::Ingress, priority, handle.into())).expect("filters")
     };
     assert_eq!(all.map(there), [true; 3]);
     let mut daemon = world.start_with("interfaces = [\"uplink\"]\n", RULES);

@@ -3,6 +3,7 @@
 mod admission;
 mod answers;
 mod connections;
+mod counting;
 mod datagrams;
 mod faults;
 mod forward;

@@ -66,7 +66,7 @@ fn only_networks_on_the_list_are_let_in() {
     }
     // a segment of no flow is the stack's, whoever sends it
     let segment = from(STRANGER, 46_011).client_tcp(&Segment::flags(ACK));
-    row(&plane, "a segment", plane.client, &segment, crate::table::Gives::Pass, "");
+    row(&plane, "a segment", plane.client, &segment, crate::table::Gives::Pass, "web: in 1/40");
     plane.apply(&web("accept = { allow = \"0.0.0.0/0\" }"), &[]);
     let_in(&plane, from(STRANGER, 46_012));
     plane.apply(&web("accept = { allow = \"2001:db8::/32\" }"), &[]);
@@ -119,7 +119,7 @@ fn who_is_taken_off_the_list_loses_its_flows() {
     let packet = stays.client_udp(b"still here");
     row(&plane, "stays", plane.client, &packet, SendsFast(&stays.to_backend(&packet)), "web: in 1/38");
     let segment = goes.client_tcp(&Segment::flags(ACK).at(CLIENT_ISN + 1, BACKEND_ISN.wrapping_add(1)));
-    row(&plane, "goes", plane.client, &segment, crate::table::Gives::Pass, "");
+    row(&plane, "goes", plane.client, &segment, crate::table::Gives::Pass, "web: in 1/40");
 }
 
 #[test]

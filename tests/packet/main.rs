@@ -17,6 +17,7 @@ mod sweep;
 mod table;
 mod tcp;
 mod udp;
+mod user;
 mod ways;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

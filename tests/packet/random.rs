@@ -6,6 +6,8 @@
 mod judge;
 mod make;
 
+use std::ops::RangeInclusive;
+
 use harness::plane::{BACKEND_NARROW, Plane, RELAY_NARROW, RELAY_SECOND, Table, Verdict};
 use harness::world::RELAY;
 use relay_common::counters::DropReason;
@@ -27,6 +29,10 @@ const RULES: &str = "\
 [[rule]]\nname = \"narrow\"\nlisten = \":9000\"\nto = \"192.0.2.2:90\"\nforce = true\n\
 [[rule]]\nname = \"one\"\nlisten = \"198.51.100.9:7000\"\nto = \"203.0.113.2:70\"\nforce = true\n\
 [[rule]]\nname = \"ending\"\nlisten = \":6000\"\nto = \"203.0.113.2:60\"\nforce = true\n";
+
+/// The ports of the rules.
+const LISTENED: [RangeInclusive<u16>; 5] =
+    [8080..=8080, 10_000..=19_000, 9000..=9000, 7000..=7000, 6000..=6000];
 
 fn setting(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
@@ -61,6 +67,7 @@ struct Seen {
     tc: u32,
     xdp: u32,
     passed: u32,
+    left: u32,
     dropped: u32,
     answered: u32,
     forwarded: u32,
@@ -79,6 +86,7 @@ impl Seen {
         assert!(self.refused <= total / 20, "{self:?}");
         for (what, count) in [
             ("passed", self.passed),
+            ("left to the user plane", self.left),
             ("dropped", self.dropped),
             ("forwarded", self.forwarded),
             ("forwarded by XDP", self.forwarded_by_xdp),
@@ -165,7 +173,7 @@ struct Tally {
 impl Tally {
     fn take(&mut self, finding: &Finding) {
         match finding {
-            Finding::Forwarded { packets, bytes } => {
+            Finding::Forwarded { packets, bytes } | Finding::Left { packets, bytes } => {
                 self.packets += packets;
                 self.bytes += bytes;
             }
@@ -185,6 +193,7 @@ impl Seen {
         self.super_packets += u32::from(made.segment != 0 && !by_xdp);
         match findings.first() {
             Some(Finding::Passed) => self.passed += 1,
+            Some(Finding::Left { .. }) => self.left += 1,
             Some(Finding::Dropped) => self.dropped += 1,
             Some(Finding::Answered) => self.answered += 1,
             Some(Finding::Refused) | None => self.refused += 1,
@@ -200,9 +209,33 @@ impl Seen {
 
 fn run_tc(plane: &Plane, judge: &Judge, made: &Made) -> Result<Vec<Finding>, String> {
     match plane.programs.tc(made.side, &made.frame, made.segment) {
-        Ok(ran) => Ok(vec![judge.tc(made, &ran)?]),
+        Ok(ran) => match judge.tc(made, &ran)? {
+            Finding::Passed => passed(plane, made),
+            finding => Ok(vec![finding]),
+        },
         Err(error) => refused(&error),
     }
+}
+
+/// A packet that passes changes nothing, so it passes again, and shows whether it is counted as the user plane's.
+fn passed(plane: &Plane, made: &Made) -> Result<Vec<Finding>, String> {
+    if !judge::may_be_left(made) {
+        return Ok(vec![Finding::Passed]);
+    }
+    let before = plane.totals();
+    let ran = plane.programs.tc(made.side, &made.frame, made.segment).map_err(|error| error.to_string())?;
+    let change = before.change(&plane.totals());
+    if ran.verdict != Verdict::Pass {
+        return Err(format!("it passed, and does not any more: {ran:?}"));
+    }
+    if change.is_empty() {
+        return Ok(vec![Finding::Passed, Finding::Passed]);
+    }
+    let (packets, bytes) = judge::left(made)?;
+    if change.all_drops() != 0 || (change.packets(), change.bytes()) != (packets, bytes) {
+        return Err(format!("it passes and is counted as {change}"));
+    }
+    Ok(vec![Finding::Left { packets, bytes }, Finding::Left { packets, bytes }])
 }
 
 /// What XDP sends, tc must send alike.

@@ -6,7 +6,7 @@ use harness::plane::{NEIGHBOUR_MAC, Plane, Side, Verdict};
 /// What should come of a packet.
 #[derive(Clone, Copy)]
 pub(crate) enum Gives<'a> {
-    /// Untouched, and nothing counted.
+    /// Untouched.
     Pass,
     /// Refused.
     Drop,

@@ -177,7 +177,7 @@ fn segments_without_a_connection_pass() {
         [0, ACK, FIN, RST, RST | ACK, FIN | ACK, SYN | ACK, SYN | FIN, SYN | RST, SYN | FIN | RST | ACK, 0xff]
     {
         let packet = talk.client_tcp(&Segment::flags(flags).at(5, 6).carrying(b"data"));
-        row(&plane, &format!("flags {flags:#x}"), plane.client, &packet, Pass, "");
+        row(&plane, &format!("flags {flags:#x}"), plane.client, &packet, Pass, "web: in 1/44");
     }
 }
 

@@ -101,7 +101,7 @@ impl PlaneView {
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct CountersView {
-    /// ip: bytes of the IP layer on the client leg; payload: what was passed on
+    /// ip: bytes of the IP layer on the client leg; payload: what was passed on, where no eBPF counts it; mixed: both
     pub unit: String,
     pub ingress: TrafficView,
     pub egress: TrafficView,
@@ -163,6 +163,9 @@ pub struct InterfaceView {
     pub index: u32,
     /// tcx, clsact, or why not
     pub tc: String,
+    /// Why what the user plane sends here is not counted; absent if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncounted: Option<String>,
     /// native, or why not; absent where it was not asked for
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub xdp: Option<String>,

@@ -232,7 +232,10 @@ pub fn status(view: &StatusView, format: Format) -> String {
     });
     for interface in &view.interfaces {
         let xdp = interface.xdp.as_ref().map(|xdp| format!(", xdp {xdp}")).unwrap_or_default();
-        facts.push(("interface", format!("{}: {}{xdp}", interface.name, interface.tc)));
+        let uncounted = interface.uncounted.as_ref();
+        let uncounted =
+            uncounted.map(|why| format!(", what leaves is not counted: {why}")).unwrap_or_default();
+        facts.push(("interface", format!("{}: {}{xdp}{uncounted}", interface.name, interface.tc)));
     }
     let flows = &view.flows;
     facts.push((

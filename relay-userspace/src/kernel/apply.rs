@@ -177,12 +177,13 @@ impl Dataplane {
         endpoints: &HashMap<EndpointContent, u32>,
     ) -> RuleEntry {
         let user = rule.user.as_ref();
-        let entry = match &rule.carried {
+        let mut entry = match &rule.carried {
             Some(carried) => self.carried_entry(rule, carried, old, endpoints),
             None if !rule.enabled => return old.switched_off(),
             None if user.is_some_and(|user| user.ipv4) => old.left_to_user(),
             None => old.without_new_flows(),
         };
+        entry.shared = rule.shares.into();
         entry.with_v6(if user.is_some_and(|user| user.ipv6) { RuleState::User } else { RuleState::Off })
     }
 

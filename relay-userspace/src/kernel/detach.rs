@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use super::attach::{has_own_filter, remove_filter};
 use super::bpffs::layouts;
-use super::links;
+use super::{links, tc};
 
 /// What was removed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -34,7 +33,7 @@ pub fn count(bpf_dir: &Path, interfaces: &[String]) -> Removed {
             there.maps += 1;
         }
     }
-    there.filters = interfaces.iter().filter(|name| has_own_filter(name)).count();
+    there.filters = interfaces.iter().map(|name| tc::own_filters(name)).sum();
     there
 }
 
@@ -51,7 +50,7 @@ pub fn detach_all(bpf_dir: &Path, interfaces: &[String]) -> Removed {
     for pins in &folders {
         remove_pins(pins, true, &mut removed);
     }
-    removed.filters = interfaces.iter().filter(|name| remove_filter(name)).count();
+    removed.filters = interfaces.iter().map(|name| tc::remove_filters(name)).sum();
     for pins in &folders {
         remove_pins(pins, false, &mut removed);
         if let Err(error) = fs::remove_dir(pins) {

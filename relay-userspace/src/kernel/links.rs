@@ -1,4 +1,4 @@
-//! Taking a pinned link off its hook at once, which aya does not have (Linux 5.9 and later).
+//! Pinned links: taking one over, and taking one off its hook at once, which aya does not have (Linux 5.9 and later).
 //!
 //! Removing the pin alone ends the link too, but later: the kernel leaves that to a worker, and packets are forwarded
 //! until then.
@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
 
+use aya::programs::links::{FdLink, PinnedLink};
 use nix::libc;
 
 const OBJ_GET: libc::c_long = 7;
@@ -29,6 +30,11 @@ fn bpf(command: libc::c_long, first: u64) -> io::Result<i32> {
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(&attr), size_of::<Attr>()) };
     i32::try_from(result).ok().filter(|&result| result >= 0).ok_or_else(io::Error::last_os_error)
+}
+
+/// The link behind a pin, if there is one.
+pub(super) fn adopt(pin: &Path) -> Option<FdLink> {
+    pin.exists().then(|| PinnedLink::from_pin(pin).ok()).flatten().map(FdLink::from)
 }
 
 /// Detaches the link behind a pin. The pin stays.

@@ -16,6 +16,7 @@ use super::lookup::Lookup;
 use super::maps::{self, Maps, Shape};
 use super::shadow::Shadow;
 use super::slots::Slots;
+use super::tc::TcHook;
 use super::usage::{UsageSlot, UsageTable};
 use super::{Desired, KernelError, Unavailable, adopt, bpffs, clock, object, preflight};
 use crate::rule::RuleName;
@@ -227,7 +228,7 @@ fn unproven_entries(max_flows: u32) -> u32 {
 }
 
 fn load_programs(ebpf: &mut Ebpf, options: &Options) -> Result<(), ProgramError> {
-    for name in [names::TC, names::TC_L3, names::SWEEP] {
+    for name in TcHook::PROGRAMS.into_iter().chain([names::SWEEP]) {
         classifier(ebpf, name)?.load()?;
     }
     if options.xdp {

@@ -112,6 +112,7 @@ pub fn shapes() -> Vec<Shape> {
         shape::<FlowKey, FlowEntry>(names::FLOWS_UDP, MapType::Hash, None),
         shape::<FlowKey, FlowEntry>(names::UNPROVEN, MapType::LruHash, None),
         shape::<FragmentKey, FragmentEntry>(names::FRAGMENTS, MapType::LruHash, None),
+        shape::<FragmentKey<[u32; 4]>, FragmentEntry>(names::FRAGMENTS_V6, MapType::LruHash, None),
         shape::<u32, PortEntry>(names::PORTS, MapType::Array, Some(PORT_TABLE)),
         shape::<ListenerKey, ListenerEntry>(names::LISTENERS, MapType::Hash, None),
         shape::<u32, PortEntry>(names::PORTS_V6, MapType::Array, Some(PORT_TABLE)),

@@ -46,6 +46,7 @@ fn rule(planned: &PlannedRule, facts: &FactBook) -> Arc<DesiredRule> {
             kernel: kernel.clone(),
         }),
         user: planned.user.clone(),
+        shares: facts.holder.shares(&planned.rule.name),
     })
 }
 

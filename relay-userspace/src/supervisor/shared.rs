@@ -1,6 +1,6 @@
 //! What readers of the API see: a snapshot that the supervisor replaces whole, and counters read beside it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -18,7 +18,7 @@ use crate::api::view::{
     PlanesView, RuleView, StatusView, TablesView, TrafficView,
 };
 use crate::config::settings::Hook;
-use crate::kernel::meter::{Drops, Meter, Totals};
+use crate::kernel::meter::{Drops, Meter};
 use crate::plan::{Carriage, PlannedRule, Resolved};
 use crate::proxy::counters::{Counters, Refusal};
 use crate::rule::{Backend, Host, RuleName};
@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub by_name: HashMap<RuleName, usize>,
     /// Slots in the kernel's tables.
     pub slots: HashMap<RuleName, u32>,
+    /// Rules of the user plane whose packets no program can tell from those of other sockets.
+    pub sharing: HashSet<RuleName>,
     /// What the user plane counts.
     pub sessions: Arc<CountersByRule>,
     /// What names have resolved to, for display, and how that is kept up to date.
@@ -171,19 +173,23 @@ impl Shared {
     fn counters(&self, snapshot: &Snapshot, name: &RuleName, drops: &Drops) -> CountersView {
         let slot = snapshot.slots.get(name).copied();
         let meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
-        let totals = match (&*meter, slot) {
-            (Some(meter), Some(slot)) => meter.totals(slot, drops),
-            _ => Totals::default(),
-        };
+        let counted = meter.as_ref().zip(slot).map(|(meter, slot)| meter.totals(slot, drops));
+        let sessions = snapshot.sessions.get(name);
+        let unit = if counted.is_some() { "ip" } else { "payload" };
+        let has_counted_all = counted.is_some() && !snapshot.sharing.contains(name);
+        let totals = counted.unwrap_or_default();
         let active = slot.and_then(|slot| self.census.active(slot)).unwrap_or(0);
         let mut view = CountersView {
-            unit: "ip".into(),
+            unit: unit.into(),
             ingress: TrafficView { packets: totals.ingress.packets, bytes: totals.ingress.bytes },
             egress: TrafficView { packets: totals.egress.packets, bytes: totals.egress.bytes },
             flows: FlowsView { active, total: totals.flows },
             drops: totals.drops.iter().map(|(reason, &count)| (reason.as_str().into(), count)).collect(),
         };
-        if let Some(sessions) = snapshot.sessions.get(name) {
+        if let Some(sessions) = sessions {
+            if !has_counted_all {
+                add_payload(&mut view, sessions);
+            }
             add_sessions(&mut view, sessions);
         }
         view
@@ -223,8 +229,8 @@ impl Shared {
     }
 }
 
-/// What the user plane has carried is known by its payload.
-fn add_sessions(view: &mut CountersView, sessions: &Counters) {
+/// What the user plane has carried and no program counts.
+fn add_payload(view: &mut CountersView, sessions: &Counters) {
     if sessions.total() > 0 {
         view.unit = if view.flows.total == 0 { "payload" } else { "mixed" }.into();
     }
@@ -232,6 +238,10 @@ fn add_sessions(view: &mut CountersView, sessions: &Counters) {
         traffic.packets += carried.packets();
         traffic.bytes += carried.bytes();
     }
+}
+
+/// Flows are counted where they are carried.
+fn add_sessions(view: &mut CountersView, sessions: &Counters) {
     view.flows.active += sessions.active();
     view.flows.total += sessions.total();
     for reason in Refusal::ALL {

@@ -221,7 +221,10 @@ impl State {
             .map(|(index, planned)| (planned.rule.name.clone(), index))
             .collect();
         let names = self.facts.host.links.values().map(|link| (link.index, link.name.clone())).collect();
+        let planned = self.planned.iter().map(|planned| &planned.rule.name);
+        let sharing = planned.filter(|name| self.facts.holder.shares(name)).cloned().collect();
         self.shared.publish(Snapshot {
+            sharing,
             rules: self.planned.clone(),
             by_name,
             slots,
@@ -282,6 +285,7 @@ fn interface_views(kernel: &Dataplane) -> Vec<InterfaceView> {
                 Ok(kind) => kind.as_str().into(),
                 Err(reason) => reason.clone(),
             },
+            uncounted: attachment.egress.as_ref().err().cloned(),
             xdp: attachment.xdp.as_ref().map(|xdp| match xdp {
                 Ok(()) => "native".into(),
                 Err(reason) => reason.clone(),

@@ -22,6 +22,7 @@ pub enum Table {
     Udp,
     Unproven,
     Fragments,
+    FragmentsV6,
 }
 
 impl Table {
@@ -31,6 +32,7 @@ impl Table {
             Self::Udp => names::FLOWS_UDP,
             Self::Unproven => names::UNPROVEN,
             Self::Fragments => names::FRAGMENTS,
+            Self::FragmentsV6 => names::FRAGMENTS_V6,
         }
     }
 
@@ -40,6 +42,7 @@ impl Table {
             Self::Udp => "udp",
             Self::Unproven => "unproven",
             Self::Fragments => "fragments",
+            Self::FragmentsV6 => "fragments of IPv6",
         }
     }
 }
@@ -52,6 +55,7 @@ pub(super) struct Tables {
     meter: Meter,
     flows: [(Table, HashMap<MapData, FlowKey, FlowEntry>); 3],
     fragments: HashMap<MapData, FragmentKey, FragmentEntry>,
+    fragments_v6: HashMap<MapData, FragmentKey<[u32; 4]>, FragmentEntry>,
     pressure: Array<MapData, Pressure>,
     budget: PerCpuArray<MapData, IcmpBudget>,
 }
@@ -63,6 +67,7 @@ impl Tables {
             meter: Meter::open(pins).expect("counters"),
             flows: [flows(Table::Tcp), flows(Table::Udp), flows(Table::Unproven)],
             fragments: maps::open(pins, names::FRAGMENTS).expect("fragments"),
+            fragments_v6: maps::open(pins, names::FRAGMENTS_V6).expect("fragments of IPv6"),
             pressure: maps::open(pins, names::PRESSURE).expect("pressure"),
             budget: Map::PerCpuArray(programs.unpinned("ICMP_BUDGET")).try_into().expect("budget"),
         }
@@ -71,10 +76,16 @@ impl Tables {
     pub(super) fn read(&self, rules: &BTreeMap<u32, String>) -> Counts {
         let mut counts = self.totals(rules);
         for (table, map) in &self.flows {
-            counts.tables.insert(*table, map.keys().flatten().map(|key| key.to_bytes()).collect());
+            counts.tables.insert(*table, map.keys().flatten().map(|key| key.to_bytes().to_vec()).collect());
         }
-        let fragments = self.fragments.keys().flatten().map(fragment_bytes).collect();
-        counts.tables.insert(Table::Fragments, fragments);
+        let fragments = self.fragments.keys().flatten();
+        let fragments =
+            fragments.map(|key| fragment_bytes(&[key.source], &[key.destination], key.identification));
+        counts.tables.insert(Table::Fragments, fragments.collect());
+        let fragments = self.fragments_v6.keys().flatten();
+        let fragments =
+            fragments.map(|key| fragment_bytes(&key.source, &key.destination, key.identification));
+        counts.tables.insert(Table::FragmentsV6, fragments.collect());
         counts
     }
 
@@ -99,6 +110,10 @@ impl Tables {
         let keys: Vec<FragmentKey> = self.fragments.keys().flatten().collect();
         for key in keys {
             self.fragments.remove(&key).expect("fragment");
+        }
+        let keys: Vec<FragmentKey<[u32; 4]>> = self.fragments_v6.keys().flatten().collect();
+        for key in keys {
+            self.fragments_v6.remove(&key).expect("fragment");
         }
         for protocol in Protocol::ALL {
             self.pressure.set(protocol.index(), Pressure::default(), 0).expect("pressure");
@@ -131,7 +146,7 @@ impl Tables {
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
     rules: BTreeMap<String, Totals>,
-    tables: BTreeMap<Table, BTreeSet<[u8; 16]>>,
+    tables: BTreeMap<Table, BTreeSet<Vec<u8>>>,
 }
 
 impl Counts {
@@ -166,14 +181,8 @@ impl Counts {
     }
 }
 
-fn fragment_bytes(key: FragmentKey) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    for (to, word) in
-        bytes.chunks_exact_mut(4).zip([key.source, key.destination, key.identification, key.protocol])
-    {
-        to.copy_from_slice(&word.to_ne_bytes());
-    }
-    bytes
+fn fragment_bytes(source: &[u32], destination: &[u32], identification: u32) -> Vec<u8> {
+    [source, destination, &[identification]].concat().into_iter().flat_map(u32::to_ne_bytes).collect()
 }
 
 fn difference(before: &Totals, after: &Totals) -> Totals {

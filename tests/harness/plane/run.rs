@@ -57,6 +57,8 @@ const OUT: usize = 8192;
 pub struct Programs {
     tc: ProgramFd,
     tc_l3: ProgramFd,
+    egress: ProgramFd,
+    egress_l3: ProgramFd,
     xdp: ProgramFd,
     /// Maps of the tc program.
     maps: Vec<u32>,
@@ -65,9 +67,9 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// The programs that a plane has loaded, found by the flow table that they use: other planes may be loaded too.
+    /// The programs that a plane has loaded, found by the counters that they use: other planes may be loaded too.
     pub fn of(dataplane: &Dataplane) -> Self {
-        let table = MapInfo::from_pin(dataplane.pins().join(names::FLOWS_TCP)).expect("pinned map").id();
+        let table = MapInfo::from_pin(dataplane.pins().join(names::COUNTERS)).expect("pinned map").id();
         let find = |name: &str| {
             aya::programs::loaded_programs()
                 // one that is unloaded between two system calls is none of ours
@@ -79,7 +81,8 @@ impl Programs {
         let tc = find(names::TC);
         let maps = tc.map_ids().expect("map ids").unwrap_or_default();
         let (tc, tc_l3, xdp) = (fd(&tc), fd(&find(names::TC_L3)), fd(&find(names::XDP)));
-        let mut programs = Self { tc, tc_l3, xdp, maps, xdp_knows_interfaces: true };
+        let (egress, egress_l3) = (fd(&find(names::EGRESS)), fd(&find(names::EGRESS_L3)));
+        let mut programs = Self { tc, tc_l3, egress, egress_l3, xdp, maps, xdp_knows_interfaces: true };
         let loopback = Side { interface: 1, mac: [0; 6] };
         programs.xdp_knows_interfaces = match programs.xdp(loopback, &[0; 64]) {
             Ok(_) => true,
@@ -119,6 +122,20 @@ impl Programs {
     /// The program for interfaces without one. The kernel reads the first 14 bytes as an Ethernet header all the same.
     pub fn tc_l3(&self, side: Side, packet: &[u8]) -> io::Result<Ran> {
         let (code, frame, _) = test_run(&self.tc_l3, packet, &sk_buff(side.interface, 0), 1)?;
+        Ok(Ran { verdict: Verdict::of_tc(code), frame })
+    }
+
+    /// The program at egress of an interface with an Ethernet header. `received`: where the packet came in; 0: nowhere.
+    pub fn egress(&self, side: Side, frame: &[u8], segment: u32, received: u32) -> io::Result<Ran> {
+        let mut context = sk_buff(side.interface, segment);
+        context[36..40].copy_from_slice(&received.to_ne_bytes());
+        let (code, frame, _) = test_run(&self.egress, frame, &context, 1)?;
+        Ok(Ran { verdict: Verdict::of_tc(code), frame })
+    }
+
+    /// The same without one. The kernel reads the first 14 bytes as an Ethernet header all the same.
+    pub fn egress_l3(&self, side: Side, packet: &[u8]) -> io::Result<Ran> {
+        let (code, frame, _) = test_run(&self.egress_l3, packet, &sk_buff(side.interface, 0), 1)?;
         Ok(Ran { verdict: Verdict::of_tc(code), frame })
     }
 

@@ -21,6 +21,11 @@ pub(super) enum Finding {
         packets: u64,
         bytes: u64,
     },
+    /// Passed, and counted for a rule.
+    Left {
+        packets: u64,
+        bytes: u64,
+    },
     /// The kernel would not take it for a test packet.
     Refused,
 }
@@ -254,20 +259,40 @@ fn transport_kept(before: &Header<'_>, after: &Header<'_>) -> Result<(), String>
     Ok(())
 }
 
+/// Whether a packet that passes may be the user plane's.
+pub(super) fn may_be_left(made: &Made) -> bool {
+    let Ok(header) = Header::of(&made.frame, IP) else { return false };
+    let port = made.frame.get(IP + header.length()..).and_then(|body| body.get(2..4));
+    let port = port.map_or(0, |port| u16::from_be_bytes([port[0], port[1]]));
+    let listened = super::LISTENED.iter().any(|ports| ports.contains(&port));
+    OWN.contains(&header.destination()) && (listened || header.is_later_fragment())
+}
+
+/// Packets and bytes that must be counted for it if it is.
+pub(super) fn left(made: &Made) -> Result<(u64, u64), String> {
+    let (packets, bytes, _) = on_wire(made, &Header::of(&made.frame, IP)?, made.segment);
+    Ok((packets, bytes))
+}
+
 /// What must be counted for the packet, and that it fits its way out.
 fn count(made: &Made, before: &Header<'_>, segment: u32, mtu: u32) -> Result<Finding, String> {
+    let (packets, bytes, largest) = on_wire(made, before, segment);
+    demand!(largest <= mtu, "{largest} bytes where {mtu} fit");
+    Ok(Finding::Forwarded { packets, bytes })
+}
+
+/// Packets, bytes, and the largest packet.
+fn on_wire(made: &Made, before: &Header<'_>, segment: u32) -> (u64, u64, u32) {
     let plain = segment == 0 || before.is_later_fragment() || before.protocol() == ICMP;
     let total = before.total() as u32;
     if plain {
-        demand!(total <= mtu, "{total} bytes where {mtu} fit");
-        return Ok(Finding::Forwarded { packets: 1, bytes: total.into() });
+        return (1, total.into(), total);
     }
     let transport =
         if before.protocol() == TCP { usize::from(before.bytes[before.length() + 12] >> 4) * 4 } else { 8 };
     let headers = (before.length() + transport) as u32;
-    demand!(segment + headers <= mtu, "segments of {segment} where {mtu} bytes fit");
     let length = (made.frame.len() - IP) as u32;
     let packets = length.saturating_sub(headers).div_ceil(segment);
     let bytes = i64::from(length) + (i64::from(packets) - 1) * i64::from(headers);
-    Ok(Finding::Forwarded { packets: packets.into(), bytes: bytes.cast_unsigned() })
+    (packets.into(), bytes.cast_unsigned(), segment + headers)
 }

@@ -1,0 +1,234 @@
+//! What a rule counts is what its clients' interface counts, whichever plane carries it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use harness::lab::{enable_gro, set_offloads, set_tx_checksum};
+use harness::traffic::{Client, Datagrams, Server, tcp_server, text, udp_server};
+use harness::world::{RELAY, RELAY_V6};
+use harness::{Daemon, World, eventually, hooks};
+
+const WEB: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\n";
+
+/// The same rule, carried by the user plane alone.
+fn user() -> String {
+    format!("{WEB}plane = \"user\"\n")
+}
+
+/// Packets and IP bytes, in and out.
+type Figures = [u64; 4];
+
+/// What the clients' interface has counted; of its bytes each packet's Ethernet header is left out.
+fn on_interface(world: &World) -> Figures {
+    let traffic = world.relay.traffic("uplink");
+    let (rx, tx) = (traffic.rx_packets, traffic.tx_packets);
+    // a veth that polls, as for XDP, counts packets of the stack without the header
+    let header = if hooks::has_xdp(&world.relay, "uplink") { 0 } else { 14 };
+    [rx, traffic.rx_bytes - header * rx, tx, traffic.tx_bytes - header * tx]
+}
+
+fn of_rule(daemon: &Daemon) -> Figures {
+    let rule = daemon.ctl.rule("web");
+    assert_eq!(rule["counters"]["unit"], "ip", "{rule}");
+    let at = |pointer: &str| {
+        rule["counters"].pointer(pointer).and_then(serde_json::Value::as_u64).expect("a number")
+    };
+    [at("/ingress/packets"), at("/ingress/bytes"), at("/egress/packets"), at("/egress/bytes")]
+}
+
+fn grown(before: Figures, after: Figures) -> Figures {
+    std::array::from_fn(|at| after[at] - before[at])
+}
+
+/// Whether all figures agree within so many thousandths.
+fn agree(one: Figures, other: Figures, thousandths: u64) -> bool {
+    one.iter().zip(other).all(|(&one, other)| one.abs_diff(other) * 1000 <= other * thousandths)
+}
+
+fn servers(world: &World) -> (Server, Server) {
+    (tcp_server(&world.backend, 80), udp_server(&world.backend, 80))
+}
+
+fn without_offloads(world: &World) {
+    for (ns, interface) in [
+        (&world.client, "client"),
+        (&world.relay, "uplink"),
+        (&world.relay, "inside"),
+        (&world.backend, "backend"),
+    ] {
+        set_offloads(ns, interface, false);
+    }
+}
+
+/// Long enough that a few packets about neighbours are none of a thousand.
+const LENGTH: u64 = 16 << 20;
+
+fn streams(world: &World, relay: IpAddr) {
+    let connect = || Client::connect(&world.client, (relay, 8080)).expect("connect");
+    connect().upload(LENGTH).expect("upload");
+    connect().download(LENGTH).expect("download");
+}
+
+/// Datagrams that fit a packet, and ones that go in fragments.
+fn datagrams(world: &World, relay: IpAddr) {
+    let socket = Datagrams::new(&world.client, SocketAddr::from((relay, 8080)));
+    for _ in 0..40 {
+        for size in [0, 1, 512, 1400, 1472, 1473, 9000, 60_000] {
+            socket
+                .echo_patiently(&text(size))
+                .unwrap_or_else(|error| panic!("{relay}: {size} bytes: {error}"));
+        }
+    }
+}
+
+/// Runs traffic, and holds the rule's figures against the interface's.
+#[track_caller]
+fn compare(world: &World, daemon: &Daemon, what: &str, traffic: impl FnOnce()) {
+    let before = (of_rule(daemon), on_interface(world));
+    traffic();
+    let mut figures = ([0; 4], [0; 4]);
+    // the last segments of a connection come after its data
+    for _ in 0..20 {
+        figures = (grown(before.0, of_rule(daemon)), grown(before.1, on_interface(world)));
+        if agree(figures.0, figures.1, 1) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("{what}: the rule counts {:?}, the interface {:?}", figures.0, figures.1);
+}
+
+const FAMILIES: [IpAddr; 2] = [IpAddr::V4(RELAY), IpAddr::V6(RELAY_V6)];
+
+#[test]
+fn a_rule_counts_what_its_clients_interface_counts() {
+    for rules in [user(), WEB.to_owned()] {
+        let world = World::new();
+        without_offloads(&world);
+        let daemon = world.start(&rules);
+        let _servers = servers(&world);
+        for relay in FAMILIES {
+            compare(&world, &daemon, &format!("TCP to {relay}"), || streams(&world, relay));
+            compare(&world, &daemon, &format!("UDP to {relay}"), || datagrams(&world, relay));
+        }
+        assert_eq!(daemon.ctl.counter("web", "/flows/total"), 6, "of both planes");
+        assert_eq!(daemon.ctl.rule("web")["counters"]["drops"], serde_json::json!({}));
+    }
+}
+
+#[test]
+fn xdp_leaves_the_counting_of_the_user_plane_to_tc() {
+    let world = World::new();
+    without_offloads(&world);
+    for (ns, interface) in [(&world.client, "client"), (&world.backend, "backend")] {
+        set_tx_checksum(ns, interface, false);
+        enable_gro(ns, interface);
+    }
+    let daemon = world.start_with("hook = \"xdp\"\n", &user());
+    assert!(hooks::has_xdp(&world.relay, "uplink"));
+    let _servers = servers(&world);
+    for relay in FAMILIES {
+        compare(&world, &daemon, &format!("TCP to {relay}"), || streams(&world, relay));
+    }
+}
+
+/// With segmentation left to the devices the interface counts super-packets, and the rule still the wire's.
+#[test]
+fn a_stream_counts_the_same_with_offloads() {
+    let world = World::new();
+    let daemon = world.start(&user());
+    let _servers = servers(&world);
+    for relay in FAMILIES {
+        let upload = || {
+            let before = of_rule(&daemon);
+            let client = Client::connect(&world.client, (relay, 8080)).expect("connect");
+            client.upload(LENGTH).expect("upload");
+            let [packets, bytes, ..] = grown(before, of_rule(&daemon));
+            [packets, bytes]
+        };
+        let download = || {
+            let before = of_rule(&daemon);
+            let client = Client::connect(&world.client, (relay, 8080)).expect("connect");
+            client.download(LENGTH).expect("download");
+            let [.., packets, bytes] = grown(before, of_rule(&daemon));
+            [packets, bytes]
+        };
+        let before = on_interface(&world);
+        let with = (upload(), download());
+        let interface = grown(before, on_interface(&world));
+        assert!(
+            interface[0] + interface[2] < (with.0[0] + with.1[0]) / 2,
+            "there are super-packets: {interface:?}"
+        );
+        without_offloads(&world);
+        let without = (upload(), download());
+        for (on, off) in [(with.0, without.0), (with.1, without.1)] {
+            assert!(on[1].abs_diff(off[1]) * 100 <= off[1], "{relay}: {on:?} with, {off:?} without");
+        }
+        for (ns, interface) in [(&world.client, "client"), (&world.relay, "uplink")] {
+            set_offloads(ns, interface, true);
+        }
+    }
+}
+
+#[test]
+fn totals_outlive_relayd() {
+    let world = World::new();
+    let mut daemon = world.start(&user());
+    let _servers = servers(&world);
+    FAMILIES.into_iter().for_each(|relay| streams(&world, relay));
+    let before = of_rule(&daemon);
+    assert!(before[1] > 2 * LENGTH && before[3] > 2 * LENGTH, "{before:?}");
+    daemon.kill();
+    daemon.start_again(&world.relay);
+    let after = of_rule(&daemon);
+    assert!((0..4).all(|at| after[at] >= before[at]), "{before:?} {after:?}");
+    FAMILIES.into_iter().for_each(|relay| streams(&world, relay));
+    let more = grown(after, of_rule(&daemon));
+    assert!(more[1] > 2 * LENGTH && more[1] < 3 * LENGTH, "once each: {more:?}");
+}
+
+/// The range holds ports that relayd's own connections to backends go out from: no program can tell those apart.
+#[test]
+fn a_range_of_shared_sockets_counts_payload_once() {
+    let world = World::new();
+    let daemon = world.start(
+        "[[rule]]\nname = \"web\"\nlisten = \":20000-60000\"\nto = \"203.0.113.2:20000\"\nplane = \"user\"\n",
+    );
+    let _server = tcp_server(&world.backend, 20_080);
+    for relay in FAMILIES {
+        let client = Client::connect(&world.client, (relay, 20_080)).expect("connect");
+        client.upload(LENGTH).expect("upload");
+    }
+    let rule = daemon.ctl.rule("web");
+    assert_eq!(rule["counters"]["unit"], "payload", "{rule}");
+    let bytes = daemon.ctl.counter("web", "/ingress/bytes");
+    assert!((2 * LENGTH..2 * LENGTH + 100).contains(&bytes), "{rule}");
+}
+
+/// What the host sends to itself passes no interface.
+#[test]
+fn the_hosts_own_connections_are_flows_without_bytes() {
+    let world = World::new();
+    let daemon = world.start(WEB);
+    let _servers = servers(&world);
+    for relay in FAMILIES {
+        let client = Client::connect(&world.relay, (relay, 8080)).expect("connect");
+        client.upload(1 << 20).expect("upload");
+    }
+    assert_eq!(daemon.ctl.counter("web", "/flows/total"), 2);
+    assert_eq!(of_rule(&daemon), [0; 4]);
+}
+
+#[test]
+fn counting_goes_on_when_somebody_has_taken_the_program_off() {
+    let world = World::new();
+    let daemon = world.start(&user());
+    let Some(programs) = hooks::tcx_at_egress(&world.relay, "uplink") else { return };
+    assert_eq!(programs, 1);
+    let pin = world.folder().join(format!("bpf/abi1/tcx_egress_{}", world.relay.index("uplink")));
+    relay::kernel::links::detach(&pin).expect("detach");
+    eventually("the program is back", || hooks::tcx_at_egress(&world.relay, "uplink") == Some(1));
+    daemon.ctl.ok(&["down"]);
+    assert_eq!(hooks::tcx_at_egress(&world.relay, "uplink"), Some(0));
+}
