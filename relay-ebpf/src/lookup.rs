@@ -174,9 +174,3 @@ fn note(protocol: Protocol, family: Family, address: [u32; 4], port: u16) {
         maps::leave(&spot, now);
     }
 }
-
-/// The same for a socket that tc has found where a packet goes to.
-#[inline(always)]
-pub(crate) fn note_found(protocol: Protocol, address: u32, port: u16) {
-    note(protocol, Family::V4, [address, 0, 0, 0], port);
-}
