@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use harness::packet::{ACK, MORE_FRAGMENTS, Packet, SYN, Segment};
-use harness::plane::{Plane, RELAY_BARE_V6, Verdict};
+use harness::plane::{Plane, RELAY_BARE_V6, Side, Verdict};
 use harness::world::{CLIENT, CLIENT_V6, RELAY, RELAY_V6};
 
 use crate::conversation::Conversation;
@@ -91,8 +91,8 @@ fn ipv6(inner: &Packet, between: (Ipv6Addr, Ipv6Addr), extensions: &[Extension])
 }
 
 /// The same as a frame for the client's side.
-fn frame_v6(plane: &Plane, bytes: &[u8]) -> Vec<u8> {
-    [&plane.client.mac[..], &[2, 0, 0, 0, 0, 9], &[0x86, 0xdd], bytes].concat()
+fn frame_v6(side: Side, bytes: &[u8]) -> Vec<u8> {
+    [&side.mac[..], &[2, 0, 0, 0, 0, 9], &[0x86, 0xdd], bytes].concat()
 }
 
 const COMING: (Ipv6Addr, Ipv6Addr) = (CLIENT_V6, RELAY_V6);
@@ -131,8 +131,8 @@ fn ipv6_whoever_carries_ipv4() {
             ("a segment", tcp(&hello), 65),
         ] {
             let (coming, leaving) = (ipv6(&question, COMING, &[]), ipv6(&answer, LEAVING, &[]));
-            passes(&plane, what, &frame_v6(&plane, &coming), &format!("web: in 1/{bytes}"), "");
-            passes(&plane, what, &frame_v6(&plane, &leaving), "", &format!("web: out 1/{bytes}"));
+            passes(&plane, what, &frame_v6(plane.client, &coming), &format!("web: in 1/{bytes}"), "");
+            passes(&plane, what, &frame_v6(plane.client, &leaving), "", &format!("web: out 1/{bytes}"));
         }
     }
 }
@@ -184,16 +184,16 @@ fn what_no_rule_listens_for_is_not_counted() {
             (CLIENT, _) => COMING,
             _ => LEAVING,
         };
-        passes(&plane, what, &frame_v6(&plane, &ipv6(&packet, between, &[])), "", "");
+        passes(&plane, what, &frame_v6(plane.client, &ipv6(&packet, between, &[])), "", "");
     }
     // a listener's packets of another protocol, and ones that end early
     let (question, _) = udp(b"hello");
     for protocol in [0, 1, 43, 44, 50, 58, 59, 60, 132] {
         let other = Packet { protocol, ..question.clone() };
         passes(&plane, "IPv4", &frame(plane.client, &other), "", "");
-        passes(&plane, "IPv6", &frame_v6(&plane, &ipv6(&other, COMING, &[])), "", "");
+        passes(&plane, "IPv6", &frame_v6(plane.client, &ipv6(&other, COMING, &[])), "", "");
     }
-    let whole = frame_v6(&plane, &ipv6(&question, COMING, &[]));
+    let whole = frame_v6(plane.client, &ipv6(&question, COMING, &[]));
     for length in [54, 56, 58, 62, 66] {
         passes(&plane, &format!("{length} bytes"), &whole[..length], "", "");
     }
@@ -205,15 +205,15 @@ fn addresses_and_interfaces() {
         "[[rule]]\nname = \"one\"\nlisten = \"[2001:db8:1::1]:7000\"\nto = \"203.0.113.2:71\"\n\
          [[rule]]\nname = \"device\"\nlisten = \"%uplink:7001-7009\"\nto = \"203.0.113.2:73\"\n",
     );
-    let at = |port| {
+    let at = |side: Side, port| {
         let packet = Packet::udp((CLIENT, 46_000), (RELAY, port), b"x");
-        frame_v6(&plane, &ipv6(&packet, COMING, &[]))
+        frame_v6(side, &ipv6(&packet, COMING, &[]))
     };
     for (port, rule) in [(7000, "one"), (7001, "device"), (7009, "device")] {
-        let (_, change) = plane.tc(plane.uplink, &at(port));
+        let (_, change) = plane.tc(plane.uplink, &at(plane.uplink, port));
         assert_eq!(change.to_string(), format!("{rule}: in 1/49"), "{port}");
     }
-    let (_, change) = plane.tc(plane.backend, &at(7001));
+    let (_, change) = plane.tc(plane.backend, &at(plane.backend, 7001));
     assert!(change.is_empty(), "{change}: another interface");
 }
 
@@ -229,7 +229,7 @@ fn super_packets_count_as_what_they_become() {
         let v6 = (ipv6(&question, COMING, &[]), ipv6(&answer, LEAVING, &[]));
         for (family, coming, leaving, ip) in [
             ("IPv4", frame(plane.client, &question), frame(plane.client, &answer), 20),
-            ("IPv6", frame_v6(&plane, &v6.0), frame_v6(&plane, &v6.1), 40),
+            ("IPv6", frame_v6(plane.client, &v6.0), frame_v6(plane.client, &v6.1), 40),
         ] {
             let (packets, bytes) = count(ip);
             let before = plane.counts();
@@ -273,7 +273,7 @@ fn all_fragments_of_ipv6_are_counted() {
             let (offset, more) = (from as u16, to < whole.body.len());
             let inner = Packet { body: whole.body[from..to].to_vec(), ..whole.clone() };
             let header = Extension::Fragment { offset, more, identification };
-            frame_v6(&plane, &ipv6(&inner, between, &[header]))
+            frame_v6(plane.client, &ipv6(&inner, between, &[header]))
         };
         let check = |what: &str, frame: &[u8], change: &str| {
             let changes = if leaves { ("", change) } else { (change, "") };
@@ -301,7 +301,7 @@ fn extension_headers_are_looked_past() {
     ] {
         let bytes = ipv6(&question, COMING, &headers);
         let change = if counted { format!("web: in 1/{}", bytes.len()) } else { String::new() };
-        passes(&plane, "extensions", &frame_v6(&plane, &bytes), &change, "");
+        passes(&plane, "extensions", &frame_v6(plane.client, &bytes), &change, "");
     }
 }
 
