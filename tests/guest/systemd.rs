@@ -10,7 +10,7 @@ use std::thread;
 
 use harness::traffic::{Client, Datagrams, tcp_server, text, udp_server};
 use harness::world::{RELAY, RELAY_V6, around};
-use harness::{Ctl, NetNs, eventually};
+use harness::{Ctl, Ends, NetNs, eventually};
 
 const CONFIG: &str = "/etc/relay/relay.toml";
 const LOCAL_PORTS: &str = "net/ipv4/ip_local_port_range";
@@ -129,13 +129,14 @@ fn refuses_nobody(client: &NetNs) {
             }
             connected
         });
+        let over = Ends(&is_over);
         for _ in 0..2 {
             systemctl(&["restart", "relayd"]);
             let before = main_pid();
             systemctl(&["kill", "--signal=KILL", "relayd"]);
             eventually("systemd has started it again", || is_active() && main_pid() != before);
         }
-        is_over.store(true, Ordering::Relaxed);
+        drop(over);
         assert!(clients.join().expect("nobody was refused") > 0);
     });
     Client::connect(client, (RELAY_V6, 8080)).and_then(|client| client.upload(1 << 20)).expect("upload");

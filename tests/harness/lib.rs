@@ -25,7 +25,17 @@ pub use self::load::Load;
 pub use self::netns::NetNs;
 pub use self::world::World;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+/// Says at its end that something is over, also when a test fails: threads that wait for it would hold the test up.
+pub struct Ends<'a>(pub &'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Waits until something is so; panics with `what` after a while.
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {

@@ -8,7 +8,7 @@ use std::thread;
 
 use harness::traffic::{Client, Datagrams, tcp_server, text, udp_server};
 use harness::world::{RELAY, RELAY_V6};
-use harness::{Daemon, World, eventually};
+use harness::{Daemon, Ends, World, eventually};
 
 const WEB: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\nplane = \"user\"\n";
 const MORE: &str =
@@ -83,6 +83,7 @@ fn not_one_client_is_refused_over_many_restarts() {
                 connected
             })
         });
+        let over = Ends(&is_over);
         for turn in 0..6 {
             if turn % 2 == 0 {
                 daemon.kill()
@@ -92,7 +93,7 @@ fn not_one_client_is_refused_over_many_restarts() {
             daemon.start_again(&world.relay);
             thread::sleep(std::time::Duration::from_millis(200));
         }
-        is_over.store(true, Ordering::Relaxed);
+        drop(over);
         for client in clients {
             assert!(client.join().expect("no client was refused") > 12);
         }
