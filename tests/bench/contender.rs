@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 
-use harness::lab::{Attached, enable_gro};
+use harness::lab::Attached;
 use harness::world::{BACKEND, CLIENT, RELAY, RELAY_INSIDE};
 use harness::{Daemon, NetNs, World};
 
@@ -80,14 +80,7 @@ impl Contender {
 
 /// NAPI at every end, as real network cards have it, and neighbours that never need to be asked for.
 fn prepare(world: &World) {
-    for (ns, interface) in [
-        (&world.client, "client"),
-        (&world.relay, "uplink"),
-        (&world.relay, "inside"),
-        (&world.backend, "backend"),
-    ] {
-        enable_gro(ns, interface);
-    }
+    world.enable_gro();
     world.client.neighbour("client", RELAY, world.relay.mac("uplink"));
     world.relay.neighbour("uplink", CLIENT, world.client.mac("client"));
     world.relay.neighbour("inside", BACKEND, world.backend.mac("backend"));

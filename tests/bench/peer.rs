@@ -7,7 +7,6 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::lab::enable_gro;
 use harness::traffic::PATIENCE;
 use harness::world::RELAY;
 use harness::{Daemon, World};
@@ -159,14 +158,7 @@ fn prepare(world: &World) {
         ns.sysctl("net/ipv4/tcp_max_syn_backlog", "4096");
     }
     world.client.sysctl("net/ipv4/ip_local_port_range", "1024 65535");
-    for (ns, interface) in [
-        (&world.client, "client"),
-        (&world.relay, "uplink"),
-        (&world.relay, "inside"),
-        (&world.backend, "backend"),
-    ] {
-        enable_gro(ns, interface);
-    }
+    world.enable_gro();
 }
 
 fn spawn(world: &World, command: &mut Command) -> Process {

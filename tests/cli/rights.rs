@@ -2,8 +2,6 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use harness::daemon::{binary, settings};
@@ -38,17 +36,7 @@ fn assert_without_kernel(daemon: &mut Daemon, reason: &str) {
 #[test]
 fn without_rights_everything_but_the_kernel_plane_works() {
     let world = World::new();
-    let folder = world.folder();
-    fs::write(folder.join("relay.toml"), settings(folder, "") + RULES).expect("config");
-    let program = folder.join("relayd");
-    fs::copy(binary("relayd"), &program).expect("copy");
-    for path in [folder, &folder.join("relay.toml")] {
-        chown(path, Some(65534), Some(65534)).expect("chown");
-    }
-    let mut command = Command::new(program);
-    command.arg("--config").arg(folder.join("relay.toml")).uid(65534).gid(65534);
-    // the log was opened by root; the notify socket is in a folder of its own user
-    let mut daemon = Daemon::spawn(&world.relay, folder, command);
+    let mut daemon = world.start_unprivileged(RULES);
     assert_without_kernel(&mut daemon, "CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF are missing");
     daemon.ctl.ok(&["set", "web", "note=saved by its own user"]);
     let _server = tcp_server(&world.backend, 80);
@@ -59,7 +47,7 @@ fn without_rights_everything_but_the_kernel_plane_works() {
     let counters = &daemon.ctl.rule("web")["counters"];
     assert_eq!(counters["unit"], "payload", "{counters}");
     assert!(counters["ingress"]["bytes"].as_u64() >= Some(2 << 20), "{counters}");
-    let text = fs::read_to_string(folder.join("relay.toml")).expect("config");
+    let text = fs::read_to_string(&daemon.config).expect("config");
     assert!(text.contains("saved by its own user"), "{text}");
 }
 

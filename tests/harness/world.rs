@@ -1,14 +1,21 @@
 //! The usual world: a client, a relay with Relay on it, a backend, a cable between each two.
 
+use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, binary, settings};
 use crate::hooks;
+use crate::lab::enable_gro;
 use crate::netns::{NetNs, cable};
+use crate::packet::Packet;
+use crate::raw::Wire;
 
 /// Addresses of the usual world (RFC 5737).
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
@@ -47,6 +54,48 @@ impl World {
     /// Starts relayd with lines for `[daemon]` and rules.
     pub fn start_with(&self, daemon: &str, rules: &str) -> Daemon {
         Daemon::start(&self.relay, self.folder.path(), daemon, rules)
+    }
+
+    /// Starts relayd as an ordinary user, whose own the configuration is.
+    pub fn start_unprivileged(&self, rules: &str) -> Daemon {
+        const NOBODY: u32 = 65_534;
+        let folder = self.folder();
+        let (config, program) = (folder.join("relay.toml"), folder.join("relayd"));
+        fs::write(&config, settings(folder, "") + rules).expect("config");
+        // where it was built may be out of that user's reach
+        fs::copy(binary("relayd"), &program).expect("copy");
+        for path in [folder, &config] {
+            chown(path, Some(NOBODY), Some(NOBODY)).expect("chown");
+        }
+        let mut command = Command::new(program);
+        command.arg("--config").arg(config).uid(NOBODY).gid(NOBODY);
+        Daemon::spawn(&self.relay, folder, command)
+    }
+
+    /// Sends frames to the relay from the client's link, made from as many forged addresses and ports.
+    pub fn flood(&self, frames: u32, packet: impl Fn(u32, (Ipv4Addr, u16)) -> Packet) {
+        self.relay.default_route(CLIENT, "uplink");
+        let wire = Wire::new(&self.client, "client");
+        let mac = self.relay.mac("uplink");
+        for index in 0..frames {
+            // RFC 2544's addresses
+            let source = Ipv4Addr::from(u32::from_be_bytes([198, 18, 0, 0]) | (index & 0xffff));
+            let mut packet = packet(index, (source, 1024 + (index % 60_000) as u16));
+            packet.destination_mac = mac;
+            wire.send(&packet.frame());
+        }
+    }
+
+    /// NAPI at every end, as real network cards have it.
+    pub fn enable_gro(&self) {
+        for (ns, interface) in [
+            (&self.client, "client"),
+            (&self.relay, "uplink"),
+            (&self.relay, "inside"),
+            (&self.backend, "backend"),
+        ] {
+            enable_gro(ns, interface);
+        }
     }
 
     /// Programs at the relay's tc ingress.

@@ -7,7 +7,7 @@ use harness::netns::NetNs;
 use harness::packet::{Packet, SYN, Segment};
 use harness::raw::Wire;
 use harness::traffic::{Client, Datagrams, tcp_server, text, udp_server};
-use harness::world::{CLIENT, RELAY, RELAY_V6};
+use harness::world::{RELAY, RELAY_V6};
 use harness::{Daemon, Load, World, eventually};
 
 const RULE: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\n";
@@ -179,16 +179,8 @@ fn a_flood_of_strangers_harms_nobody_else() {
         .with_newcomers(&world.client, (RELAY, 8080))
         .with_datagrams(&world.client, (RELAY, 8080));
     load.run_on(100);
-    world.relay.default_route(CLIENT, "uplink");
-    let wire = Wire::new(&world.client, "client");
-    let mac = world.relay.mac("uplink");
     let syn = Segment::flags(SYN).at(77, 0);
-    for index in 0..40_000u32 {
-        let source = Ipv4Addr::from(u32::from_be_bytes([198, 18, 0, 0]) | (index & 0xffff));
-        let mut packet = Packet::tcp((source, 1024 + (index % 60_000) as u16), (RELAY, 9090), &syn);
-        packet.destination_mac = mac;
-        wire.send(&packet.frame());
-    }
+    world.flood(40_000, |_, source| Packet::tcp(source, (RELAY, 9090), &syn));
     load.run_on(200);
     load.finish();
     assert!(daemon.ctl.counter("guarded", "/drops/not_allowed") > 20_000);

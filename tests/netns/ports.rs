@@ -1,13 +1,8 @@
 //! Source ports towards a backend: they rest for a minute after a connection that the client closes first, and must not
 //! run out.
 
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt as _;
-use std::process::Command;
 
-use harness::daemon::{binary, settings};
 use harness::traffic::{Client, tcp_server, text};
 use harness::world::{RELAY, RELAY_V6};
 use harness::{Daemon, World};
@@ -51,16 +46,7 @@ fn ports_that_rest_are_used_again() {
 fn ports_that_rest_are_used_again_without_rights() {
     let world = world();
     let _server = tcp_server(&world.backend, 80);
-    let folder = world.folder();
-    fs::write(folder.join("relay.toml"), settings(folder, "") + WEB).expect("config");
-    let program = folder.join("relayd");
-    fs::copy(binary("relayd"), &program).expect("copy");
-    for path in [folder, &folder.join("relay.toml")] {
-        chown(path, Some(65534), Some(65534)).expect("chown");
-    }
-    let mut command = Command::new(program);
-    command.arg("--config").arg(folder.join("relay.toml")).uid(65534).gid(65534);
-    let mut daemon = Daemon::spawn(&world.relay, folder, command);
+    let mut daemon = world.start_unprivileged(WEB);
     many_connections(&world, &daemon);
     assert_eq!(world.relay.read_sysctl(REUSE), "0");
     let log = daemon.log();

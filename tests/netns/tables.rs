@@ -4,9 +4,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use harness::packet::{Packet, SYN, Segment};
-use harness::raw::Wire;
 use harness::traffic::{Client, Datagrams, tcp_server, text, udp_server};
-use harness::world::{CLIENT, RELAY};
+use harness::world::RELAY;
 use harness::{Load, World, eventually};
 
 const RULE: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\n";
@@ -58,21 +57,11 @@ fn a_flood_of_forged_clients_leaves_live_flows_alone() {
         .with_connections(&world.client, (RELAY, 8080), 10)
         .with_datagrams(&world.client, (RELAY, 8080));
     load.run_on(100);
-    world.relay.default_route(CLIENT, "uplink");
-    let wire = Wire::new(&world.client, "client");
-    let mac = world.relay.mac("uplink");
     let syn = Segment::flags(SYN).at(77, 0);
-    for index in 0..40_000u32 {
-        let source = Ipv4Addr::from(u32::from_be_bytes([198, 18, 0, 0]) | (index & 0xffff));
-        let port = 1024 + (index % 60_000) as u16;
-        let mut packet = if index % 2 == 0 {
-            Packet::tcp((source, port), (RELAY, 9090), &syn)
-        } else {
-            Packet::udp((source, port), (RELAY, 9090), b"forged")
-        };
-        packet.destination_mac = mac;
-        wire.send(&packet.frame());
-    }
+    world.flood(40_000, |index, source| match index % 2 {
+        0 => Packet::tcp(source, (RELAY, 9090), &syn),
+        _ => Packet::udp(source, (RELAY, 9090), b"forged"),
+    });
     load.run_on(200);
     load.finish();
     assert!(daemon.ctl.counter("sink", "/flows/total") > 5_000, "the flood got through to the rule");
