@@ -66,6 +66,7 @@ fn prepare() -> std::io::Result<()> {
         ("tmpfs", "/run"),
         ("tmpfs", "/tmp"),
         ("bpf", "/sys/fs/bpf"),
+        ("cgroup2", "/sys/fs/cgroup"),
     ] {
         fs::create_dir_all(place)?;
         mount(Some(kind), place, Some(kind), MsFlags::empty(), None::<&str>)?;
