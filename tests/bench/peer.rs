@@ -53,10 +53,20 @@ enum Process {
 }
 
 impl Peer {
-    /// Relays port 8080 to the backend's port 80.
+    /// Relays port 8080 to the backend's port 80, on a host that may use ports of ended connections again.
     pub fn new(kind: Kind) -> Self {
-        let descriptors = allow_descriptors();
         let world = World::new();
+        world.relay.sysctl("net/ipv4/tcp_tw_reuse", "1");
+        Self::start(kind, world)
+    }
+
+    /// The same with the settings that a system comes with.
+    pub fn as_the_system_comes(kind: Kind) -> Self {
+        Self::start(kind, World::new())
+    }
+
+    fn start(kind: Kind, world: World) -> Self {
+        let descriptors = allow_descriptors();
         prepare(&world);
         let process = match kind {
             Kind::Relay => Process::Relay(Box::new(world.start(RULE))),
@@ -154,9 +164,9 @@ pub fn allow_descriptors() -> u64 {
 /// The same for everyone: ports enough for clients that come and go.
 fn prepare(world: &World) {
     for ns in [&world.client, &world.relay, &world.backend] {
-        ns.sysctl("net/ipv4/tcp_tw_reuse", "1");
         ns.sysctl("net/ipv4/tcp_max_syn_backlog", "4096");
     }
+    world.client.sysctl("net/ipv4/tcp_tw_reuse", "1");
     world.client.sysctl("net/ipv4/ip_local_port_range", "1024 65535");
     world.enable_gro();
 }

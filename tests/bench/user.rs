@@ -2,10 +2,12 @@
 
 mod memory;
 
+use std::time::Duration;
+
 use harness::lab::Attached;
 
 use crate::figures::{Options, Series, say, table};
-use crate::load::{connects, datagrams, exchange};
+use crate::load::{WARM_UP, connects, datagrams, exchange};
 use crate::peer::{Kind, Peer};
 use crate::{bulk, packets};
 
@@ -13,18 +15,20 @@ pub use self::memory::run as memory;
 
 const CONNECTIONS: usize = 32;
 const UDP_CLIENTS: usize = 100;
+/// Time enough to use up the ports of a host.
+const PORTS_USED: Duration = Duration::from_secs(8);
 
 /// What is measured of each peer in a round: a figure and its value.
 type Figures = Vec<(String, f64)>;
 
-fn wanted(options: &Options, kinds: &[Kind]) -> Vec<Peer> {
+fn wanted(options: &Options, kinds: &[Kind], start: fn(Kind) -> Peer) -> Vec<Peer> {
     let is_wanted =
         |kind: &&Kind| options.only.is_empty() || options.only.iter().any(|word| kind.name().contains(word));
-    kinds.iter().filter(is_wanted).map(|&kind| Peer::new(kind)).collect()
+    kinds.iter().filter(is_wanted).map(|&kind| start(kind)).collect()
 }
 
 pub fn tcp(options: &Options) {
-    let peers = wanted(options, &Kind::TCP);
+    let peers = wanted(options, &Kind::TCP, Peer::new);
     in_turns(options.rounds, &peers, |peer| {
         let mut figures = Figures::new();
         for streams in [1, 16] {
@@ -39,7 +43,7 @@ pub fn tcp(options: &Options) {
         figures.push((title("p50, microseconds"), seen.p50));
         figures.push((title("p99, microseconds"), seen.p99));
         figures.push((title("p99.9, microseconds"), seen.p999));
-        let seen = connects::measure(&peer.world, peer.target);
+        let seen = connects::measure(&peer.world, peer.target, WARM_UP);
         figures.push(("connect, request, close: per second".into(), seen.per_second));
         figures.push(("connect, request, close: CPU-microseconds each".into(), seen.cost));
         if seen.failed > 0 {
@@ -47,10 +51,25 @@ pub fn tcp(options: &Options) {
         }
         figures
     });
+    drop(peers);
+    ports(options);
+}
+
+/// Connections that come and go on a relay as Debian sets it up, after its ports have all been used once: the leg that
+/// is closed first keeps its port for a minute.
+fn ports(options: &Options) {
+    let peers = wanted(options, &Kind::TCP, Peer::as_the_system_comes);
+    in_turns(options.rounds, &peers, |peer| {
+        let seen = connects::measure(&peer.world, peer.target, PORTS_USED);
+        vec![(
+            "connect, request, close, the system's own settings, after 8 s: per second".into(),
+            seen.per_second,
+        )]
+    });
 }
 
 pub fn udp(options: &Options) {
-    let peers = wanted(options, &Kind::UDP);
+    let peers = wanted(options, &Kind::UDP, Peer::new);
     in_turns(options.rounds, &peers, |peer| {
         let mut figures = Figures::new();
         for window in [1, 16] {

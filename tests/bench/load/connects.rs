@@ -2,14 +2,14 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use harness::World;
 use nix::sys::epoll::EpollFlags;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::server::Answering;
-use super::{MESSAGE, Readiness, STRETCH, WARM_UP, busy};
+use super::{MESSAGE, Readiness, STRETCH, busy};
 
 /// How many are on their way at a time.
 const AT_ONCE: usize = 64;
@@ -24,11 +24,12 @@ pub struct Connected {
     pub failed: u64,
 }
 
-pub fn measure(world: &World, target: (Ipv4Addr, u16)) -> Connected {
+/// `warm_up`: what is not counted.
+pub fn measure(world: &World, target: (Ipv4Addr, u16), warm_up: Duration) -> Connected {
     let _server = Answering::start(&world.backend, 80);
     world.client.run(|| {
         let mut clients = Clients::new(target);
-        clients.run(Instant::now() + WARM_UP);
+        clients.run(Instant::now() + warm_up);
         let (failed, done, cpu, start) = (clients.failed, clients.done, busy(), Instant::now());
         clients.run(start + STRETCH);
         let (seconds, cpu) = (start.elapsed().as_secs_f64(), busy() - cpu);
