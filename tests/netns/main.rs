@@ -7,6 +7,7 @@ mod counting;
 mod datagrams;
 mod faults;
 mod forward;
+mod hosts;
 mod lifecycle;
 mod listeners;
 mod mptcp;

@@ -86,8 +86,10 @@ pub struct Book {
 impl Resolver {
     /// Asks these servers, or those of resolv.conf if there are none.
     pub fn new(servers: Vec<SocketAddr>) -> Self {
+        // first: what changes meanwhile is read again
+        let stamps = stamps();
         let book = Arc::new(Book::read(&servers));
-        Self { servers, stamps: stamps(), book }
+        Self { servers, stamps, book }
     }
 
     /// Reads resolv.conf and hosts again if they have changed. Returns whether they have.
