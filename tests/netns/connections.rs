@@ -124,11 +124,39 @@ fn rules_end_sessions_and_so_does_relayd() {
         (echoing(&world, RELAY_V6.into()), datagrams(&world, RELAY_V6.into()));
     daemon.stop();
     for client in [tcp, udp] {
-        let client = client.to_string();
-        let last = lines(&mut daemon).into_iter().filter(|line| line["client"] == client.as_str());
-        let last: Vec<Value> = last.map(|mut line| line["reason"].take()).collect();
-        assert_eq!(last, ["rule_ended"], "{client}");
+        assert_eq!(reasons(&mut daemon, client), ["rule_ended"], "{client}");
     }
+}
+
+/// The ports of a range have shared sockets.
+#[test]
+fn sessions_of_a_range_have_their_lines_too() {
+    let world = World::new();
+    let range = RULE.replace("8080", "2000-61999").replace("203.0.113.2:80", "203.0.113.2:2000");
+    let mut daemon = world.start(&format!("{LOG}{range}plane = \"user\"\n"));
+    // 8080 is as far into the range here as there
+    let (_tcp, _udp) = (tcp_server(&world.backend, 8080), udp_server(&world.backend, 8080));
+    for to in LISTENERS.map(|(_, to)| to) {
+        let ((_client, tcp), (_socket, udp)) = (echoing(&world, to), datagrams(&world, to));
+        daemon.ctl.ok(&["rm", "web"]);
+        for client in [tcp, udp] {
+            assert_eq!(line(&mut daemon, "user", client)["reason"], "rule_ended");
+        }
+        let to = ["add", "2000-61999", "203.0.113.2:2000", "--name", "web", "--plane", "user"];
+        daemon.ctl.ok(&to);
+    }
+    let ((_client, tcp), (_socket, udp)) =
+        (echoing(&world, RELAY_V6.into()), datagrams(&world, RELAY_V6.into()));
+    daemon.stop();
+    assert_eq!(reasons(&mut daemon, tcp), ["rule_ended"]);
+    assert_eq!(reasons(&mut daemon, udp), ["rule_ended"]);
+}
+
+/// Why each of a client's connections was over, as far as it has been logged.
+fn reasons(daemon: &mut Daemon, client: SocketAddr) -> Vec<Value> {
+    let client = client.to_string();
+    let of_client = lines(daemon).into_iter().filter(|line| line["client"] == client.as_str());
+    of_client.map(|mut line| line["reason"].take()).collect()
 }
 
 #[test]

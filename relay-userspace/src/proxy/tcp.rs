@@ -57,8 +57,10 @@ async fn accept(
     phase: &mut watch::Receiver<Phase>,
     sessions: &mut JoinSet<()>,
 ) {
-    let port = acceptor.port();
+    let (port, inherited) = (acceptor.port(), acceptor.keepalive());
     let begin = |sessions: &mut JoinSet<()>, (client, address)| {
+        // the rule may say something else since its listener was opened
+        socket::probe_anew(&client, inherited, service.target().timeouts.keepalive);
         drop(sessions.spawn(session::run(client, address, port, service.clone())))
     };
     let mut over = pin!(phase.wait_for(|phase| *phase != Phase::Serve));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use harness::traffic::{Client, Datagrams, tcp_server, text};
 use harness::world::{RELAY, RELAY_V6};
-use harness::{World, eventually};
+use harness::{World, eventually, within};
 
 use super::{Beside, RULES, active, refused};
 
@@ -51,6 +51,30 @@ fn ones_that_never_speak_are_forgotten() {
     eventually("they are gone", || active(&daemon) == 0);
     drop(silent);
     beside.finish(&daemon);
+}
+
+#[test]
+fn ones_that_vanish_are_noticed_as_the_rule_says_by_now() {
+    let world = World::new();
+    let range = "name = \"range\"\nlisten = \":2000-7999\"\nto = \"203.0.113.2:80\"\nplane = \"user\"\n";
+    let daemon = world.start(&format!("{}\n[[rule]]\n{range}", RULES.replace("tcp_idle = \"2s\", ", "")));
+    let _server = tcp_server(&world.backend, 80);
+    for name in ["web", "range"] {
+        let keepalive = ["idle=1s", "interval=1s", "count=2"].map(|part| format!("timeout.keepalive.{part}"));
+        daemon.ctl.ok(&["set", name, &keepalive[0], &keepalive[1], &keepalive[2]]);
+    }
+    let clients = [8080, 2000].map(|port| {
+        let client = Client::connect(&world.client, (RELAY, port)).and_then(Client::start_echo);
+        let mut client = client.expect("connect");
+        client.echo(b"hello").expect("echo");
+        client
+    });
+    world.client.down("client");
+    // a minute by what the listeners were opened with
+    within(Duration::from_secs(20), "they are gone", &mut || {
+        ["web", "range"].iter().all(|name| daemon.ctl.counter(name, "/flows/active") == 0)
+    });
+    drop(clients);
 }
 
 #[test]

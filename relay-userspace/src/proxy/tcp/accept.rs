@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use super::pipe::Pipe;
 use super::socket::{Leg, prepare_listener};
 use crate::proxy::counters::Refusal;
+use crate::proxy::ending::{Ending, Record};
 use crate::proxy::service::Service;
 use crate::proxy::shared::Shared;
 use crate::rule::Keepalive;
@@ -49,21 +50,25 @@ impl Front {
         }
     }
 
-    /// Counts a lack of descriptors. Whose client a shared socket could not take in nobody knows.
-    fn lacks_descriptors(&self) {
-        if let Self::Rule(service) = self {
-            service.counters.refuse(Refusal::Descriptors);
+    /// Whose client this is; nobody's if its rule has gone meanwhile.
+    fn service(&self, client: &TcpStream) -> Option<Arc<Service>> {
+        match self {
+            Self::Rule(service) => Some(service.clone()),
+            Self::Shared(shared) => {
+                let to = client.local_addr().ok()?;
+                shared.table().find(Protocol::Tcp, to).map(|entry| entry.service.clone())
+            }
         }
     }
 
-    /// Counts a client that was turned away.
-    fn turned_away(&self, client: &TcpStream) {
-        if let Self::Shared(shared) = self
-            && let Ok(to) = client.local_addr()
-            && let Some(entry) = shared.table().find(Protocol::Tcp, to)
-        {
-            entry.service.counters.refuse(Refusal::Descriptors);
+    /// Resets a client for want of descriptors.
+    fn turn_away(&self, client: TcpStream, address: SocketAddr) {
+        if let Some(service) = self.service(&client) {
+            service.counters.refuse(Refusal::Descriptors);
+            let ending = Ending::Refused(Refusal::Descriptors);
+            Record { ending, ..Record::new(address) }.log(&service, Protocol::Tcp);
         }
+        drop(Leg::new(client));
     }
 }
 
@@ -81,18 +86,22 @@ pub struct Acceptor {
     listener: TcpListener,
     address: SocketAddr,
     front: Front,
+    /// What accepted sockets begin with.
+    keepalive: Keepalive,
     resume: Option<Instant>,
     logged: Option<Instant>,
 }
 
 impl Acceptor {
     pub fn new(listener: std::net::TcpListener, front: Front) -> io::Result<Self> {
-        prepare_listener(&listener, front.keepalive())?;
+        let keepalive = front.keepalive();
+        prepare_listener(&listener, keepalive)?;
         fill_reserve();
         Ok(Self {
             address: listener.local_addr()?,
             listener: TcpListener::from_std(listener)?,
             front,
+            keepalive,
             resume: None,
             logged: None,
         })
@@ -101,6 +110,11 @@ impl Acceptor {
     /// The port that clients come in on.
     pub const fn port(&self) -> u16 {
         self.address.port()
+    }
+
+    /// How accepted sockets are asked whether their clients are there still.
+    pub const fn keepalive(&self) -> Keepalive {
+        self.keepalive
     }
 
     /// The next client. Nothing is lost if the future is dropped.
@@ -129,7 +143,6 @@ impl Acceptor {
     async fn failed(&mut self, error: &io::Error) {
         self.log(error);
         if is_exhaustion(error) {
-            self.front.lacks_descriptors();
             Pipe::close_idle();
             self.turn_away().await;
             self.resume = Some(Instant::now() + PAUSE);
@@ -145,10 +158,7 @@ impl Acceptor {
         }
         for _ in 0..MOST_TURNED_AWAY {
             match self.accept_now().await {
-                Some((client, _)) => {
-                    self.front.turned_away(&client);
-                    drop(Leg::new(client));
-                }
+                Some((client, address)) => self.front.turn_away(client, address),
                 None => break,
             }
         }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::accept::{Acceptor, Front};
-use super::socket::{Leg, probe};
+use super::socket::{Leg, probe_anew};
 use super::{finish, session};
 use crate::proxy::service::Phase;
 use crate::proxy::shared::Shared;
@@ -32,33 +32,35 @@ async fn accept(
     phase: &mut watch::Receiver<Phase>,
     sessions: &mut JoinSet<()>,
 ) {
+    let inherited = acceptor.keepalive();
     let mut over = pin!(phase.wait_for(|phase| *phase != Phase::Serve));
     loop {
         tokio::select! {
             biased;
             _ = &mut over => break,
-            client = acceptor.accept() => begin(client, shared, sessions),
+            client = acceptor.accept() => begin(client, inherited, shared, sessions),
             Some(_) = sessions.join_next() => {}
         }
     }
     while let Some(client) = acceptor.accept_now().await {
-        begin(client, shared, sessions);
+        begin(client, inherited, shared, sessions);
     }
 }
 
 /// Begins the session of a client that has come in on some port.
-fn begin((client, address): (TcpStream, SocketAddr), shared: &Shared, sessions: &mut JoinSet<()>) {
+fn begin(
+    (client, address): (TcpStream, SocketAddr),
+    inherited: Keepalive,
+    shared: &Shared,
+    sessions: &mut JoinSet<()>,
+) {
     let table = shared.table();
     let found = client.local_addr().ok().and_then(|to| Some((to.port(), table.find(Protocol::Tcp, to)?)));
     let Some((port, entry)) = found else {
         // its rule has gone meanwhile
         return drop(Leg::new(client));
     };
-    let keepalive = entry.service.target().timeouts.keepalive;
-    if keepalive != Keepalive::default() {
-        // fails only for a connection that is gone already
-        _ = probe(&client, keepalive);
-    }
+    probe_anew(&client, inherited, entry.service.target().timeouts.keepalive);
     let session = session::run(client, address, port, entry.service.clone());
     sessions.spawn(until_the_end(session, entry.phase.clone()));
 }

@@ -70,7 +70,6 @@ pub fn prepare_listener(listener: &impl AsFd, keepalive: Keepalive) -> io::Resul
     unless_unknown(probe(listener, keepalive))
 }
 
-/// A socket for a connection to `address`.
 /// A socket for a connection to `address`, not bound to a source yet.
 pub fn outgoing(address: SocketAddr, connect: &Connect) -> io::Result<TcpSocket> {
     let socket = match address {
@@ -94,6 +93,14 @@ fn unless_unknown(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if matches!(errno(&error), Some(Errno::EOPNOTSUPP | Errno::ENOPROTOOPT)) => Ok(()),
         result => result,
+    }
+}
+
+/// Tells an accepted socket what it has not inherited.
+pub fn probe_anew(client: &impl AsFd, inherited: Keepalive, wanted: Keepalive) {
+    if wanted != inherited {
+        // fails only for a connection that is gone already
+        _ = probe(client, wanted);
     }
 }
 

@@ -353,7 +353,9 @@ impl Relay {
 
     /// Ends all sessions.
     pub fn clear(&mut self) {
-        self.clients = Clients::new();
+        while let Some(gone) = self.clients.expire(Tick::MAX) {
+            self.log(&gone, Ending::RuleEnded);
+        }
     }
 
     /// In ticks: never less than the timeout, and at most two more.
@@ -369,9 +371,7 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        while let Some(gone) = self.clients.expire(Tick::MAX) {
-            self.log(&gone, Ending::RuleEnded);
-        }
+        self.clear();
     }
 }
 

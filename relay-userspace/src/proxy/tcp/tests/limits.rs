@@ -40,6 +40,8 @@ fn running_out_of_descriptors_ends_no_listener() {
             let gone = turned_away.iter().filter(|&&gone| gone).count() as u64;
             gone > 0 && gone + relay.service.counters.active() == clients.len() as u64
         });
+        let gone = turned_away.iter().filter(|&&gone| gone).count() as u64;
+        assert_eq!(relay.service.counters.refused(Refusal::Descriptors), gone, "one for each client");
         for client in &clients {
             client.set_linger(Some(Duration::ZERO)).unwrap();
         }
