@@ -10,6 +10,7 @@ pub mod hold;
 pub mod monitor;
 pub mod mptcp;
 pub mod paths;
+pub mod reach;
 pub mod resolve;
 pub mod socket_list;
 pub mod stock;

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, setrlimit};
 use tempfile::TempDir;
 
 use crate::daemon::{Daemon, binary, settings};
@@ -70,6 +71,21 @@ impl World {
         let mut command = Command::new(program);
         command.arg("--config").arg(config).uid(NOBODY).gid(NOBODY);
         Daemon::spawn(&self.relay, folder, command)
+    }
+
+    /// Starts relayd, which may have so many descriptors.
+    pub fn start_limited(&self, descriptors: u64, rules: &str) -> Daemon {
+        let config = self.folder().join("relay.toml");
+        fs::write(&config, settings(self.folder(), "") + rules).expect("config");
+        let mut command = Command::new(binary("relayd"));
+        command.arg("--config").arg(&config);
+        // SAFETY: between fork and exec it calls nothing but setrlimit, which may be called there.
+        unsafe {
+            command.pre_exec(move || {
+                setrlimit(Resource::RLIMIT_NOFILE, descriptors, descriptors).map_err(Into::into)
+            })
+        };
+        Daemon::spawn(&self.relay, self.folder(), command)
     }
 
     /// Sends frames to the relay from the client's link, made from as many forged addresses and ports.

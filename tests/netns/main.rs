@@ -23,3 +23,4 @@ mod user;
 mod ways_out;
 mod wire;
 mod xdp;
+mod yields;

@@ -13,10 +13,10 @@ use harness::world::{RELAY, RELAY_V6};
 use harness::{Daemon, Load, World, eventually};
 
 const FIRST: u16 = 2000;
-const MIDDLE: u16 = 32_000;
+pub(crate) const MIDDLE: u16 = 32_000;
 const LAST: u16 = 61_999;
 /// Sixty thousand ports, each to the same port of the backend.
-const RANGE: &str =
+pub(crate) const RANGE: &str =
     "[[rule]]\nname = \"range\"\nlisten = \":2000-61999\"\nto = \"203.0.113.2\"\nplane = \"user\"\n";
 
 fn families() -> [IpAddr; 2] {
@@ -31,14 +31,14 @@ fn descriptors(daemon: &Daemon) -> usize {
 const OWN: &[u8] = b"mine";
 
 /// A program on the relay that greets its next client.
-fn greeter(listener: TcpListener) -> thread::JoinHandle<()> {
+pub(crate) fn greeter(listener: TcpListener) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         let (mut client, _) = listener.accept().expect("accept");
         client.write_all(OWN).expect("greet");
     })
 }
 
-fn is_greeted(world: &World, to: SocketAddr) -> bool {
+pub(crate) fn is_greeted(world: &World, to: SocketAddr) -> bool {
     let Ok(mut client) = Client::connect(&world.client, to) else { return false };
     client.0.set_read_timeout(Some(Duration::from_millis(500))).expect("timeout");
     let mut said = [0; 4];

@@ -1,13 +1,14 @@
 //! Who listens, brought into the maps by difference: own addresses, ports, listeners, of both address families.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use aya::Pod;
 use aya::maps::{HashMap as KernelHashMap, MapData, MapError};
 use relay_common::names;
-use relay_common::rule::{ListenerKey, PortEntry};
+use relay_common::net::{Port, Protocol};
+use relay_common::rule::{ListenerKey, PortEntry, PortKind, port_index};
 
 use super::apply::{absent_is_fine, map_error};
 use super::load::Dataplane;
@@ -25,6 +26,38 @@ pub struct ListeningShadow<F: Family> {
 impl<F: Family> Default for ListeningShadow<F> {
     fn default() -> Self {
         Self { segments: Segments::default(), tables: PortTables::default() }
+    }
+}
+
+/// Which rules listen on which ports, as the maps say.
+pub struct Listeners<'a> {
+    families: [Ports<'a>; 2],
+}
+
+/// One family's ports.
+struct Ports<'a> {
+    ports: &'a [PortEntry],
+    /// Segments with the slots of rules that listen there.
+    members: HashSet<(u32, u32)>,
+}
+
+impl Listeners<'_> {
+    /// Whether the rule of a slot listens on a port, on any address.
+    pub fn has(&self, slot: u32, protocol: Protocol, port: u16) -> bool {
+        let index = port_index(protocol, Port::new(port)) as usize;
+        self.families.iter().any(|family| match family.ports[index].kind() {
+            PortKind::Everywhere => family.ports[index].id() == slot,
+            PortKind::ByAddress => family.members.contains(&(family.ports[index].id(), slot)),
+            PortKind::None => false,
+        })
+    }
+}
+
+impl<F: Family> ListeningShadow<F> {
+    fn ports(&self) -> Ports<'_> {
+        let listeners = self.tables.listeners.iter();
+        let members = listeners.map(|(key, entry)| (key.segment, entry.rule)).collect();
+        Ports { ports: &self.tables.ports, members }
     }
 }
 
@@ -49,6 +82,11 @@ impl Dataplane {
             .map_err(map_error(names::ADDRESSES))?;
         remove_others(&mut maps.addresses_v6, &mut shadow.addresses_v6, &wire(&desired.addresses_v6))
             .map_err(map_error(names::ADDRESSES_V6))
+    }
+
+    /// Who listens where; at first, who has for the relayd before.
+    pub fn listeners(&self) -> Listeners<'_> {
+        Listeners { families: [self.shadow.listening.ports(), self.shadow.listening_v6.ports()] }
     }
 
     /// Rules of either plane: what the kernel plane does not carry it counts.

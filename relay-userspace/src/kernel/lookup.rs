@@ -154,17 +154,26 @@ impl Lookup {
         layout: &Layout,
         others: impl Iterator<Item = Listening>,
     ) -> Result<Vec<Listening>, KernelError> {
-        let now = now();
-        let mut there = HashSet::new();
-        let mut seen = HashSet::new();
+        let (mut there, mut seen) = (HashSet::new(), HashSet::new());
         for other in others {
             let (protocol, address, port) = other;
             for spot in spots(protocol, address, port).filter(|spot| layout.yields_at(spot)) {
-                self.yielded.insert(spot, now, 0).map_err(map_error(names::YIELDED))?;
                 there.insert(spot);
                 seen.insert(other);
             }
         }
+        let now = now();
+        // first, since what is over makes room
+        self.take_back(&there, now)?;
+        let notes: Vec<_> = there.iter().map(|spot| self.yielded.insert(spot, now, 0)).collect();
+        notes.into_iter().collect::<Result<(), _>>().map_err(map_error(names::YIELDED))?;
+        let new = seen.difference(&self.known).copied().collect();
+        self.known = seen;
+        Ok(new)
+    }
+
+    /// Ports that nobody listens on any more, and that nobody has been bound to lately.
+    fn take_back(&mut self, there: &HashSet<Spot>, now: u64) -> Result<(), KernelError> {
         let grace = u64::try_from(GRACE.as_nanos()).unwrap_or(u64::MAX);
         let noted: Vec<(Spot, u64)> = self.yielded.iter().filter_map(Result::ok).collect();
         for (spot, since) in noted {
@@ -172,9 +181,7 @@ impl Lookup {
                 absent_is_fine(self.yielded.remove(&spot)).map_err(map_error(names::YIELDED))?;
             }
         }
-        let new = seen.difference(&self.known).copied().collect();
-        self.known = seen;
-        Ok(new)
+        Ok(())
     }
 
     /// Sets first, then the ports that refer to them, then the sets that nothing refers to any more.

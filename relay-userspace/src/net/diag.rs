@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
+use std::path::PathBuf;
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 use relay_common::net::Protocol;
@@ -108,12 +109,11 @@ fn socket_of(protocol: Protocol, body: &[u8]) -> Option<Listening> {
 }
 
 /// The sockets that this process has open, by inode.
-pub fn own_sockets() -> HashSet<u64> {
-    let Ok(files) = fs::read_dir("/proc/self/fd") else { return HashSet::new() };
+pub fn own_sockets() -> io::Result<HashSet<u64>> {
+    let files = fs::read_dir("/proc/self/fd")?;
     let links = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
-    links
-        .filter_map(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok())
-        .collect()
+    let inode = |link: PathBuf| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
+    Ok(links.filter_map(inode).collect())
 }
 
 /// `nginx (pid 123)`, or as much of it as we may see.

@@ -15,6 +15,7 @@ use socket2::Socket;
 use super::claim::{self, Binder, Claim};
 use super::diag;
 use super::group::{self, Group};
+use super::reach::{self, Reach};
 use super::socket_list::SocketList;
 use super::stock::Stock;
 use crate::host::{HostView, Lacks};
@@ -36,6 +37,8 @@ pub struct Holder {
     lacks: HashMap<RuleName, Lacks>,
     /// Rules whose ports are too many for a socket each: shared sockets take them, if there are any.
     wide: HashSet<RuleName>,
+    /// What wide rules have taken. A program that has begun to listen there since keeps its port, and the rule the others.
+    had: HashMap<RuleName, Vec<Reach>>,
     /// Why there are no shared sockets.
     unshared: Option<String>,
     binder: Binder,
@@ -73,6 +76,7 @@ impl Holder {
         let mut lacks = Lacks::default();
         let mut missing = Vec::new();
         let is_wide = self.count + sockets.len() + wanted.len() > most_sockets() || !claim::is_narrow(rule);
+        let mut is_contested = is_wide;
         if is_wide {
             self.wide.insert(rule.name.clone());
             let lack = self.cannot_share(rule).map(Cow::Owned);
@@ -83,7 +87,10 @@ impl Holder {
                 let inherited = self.stock.get_mut().take(&claim);
                 match inherited.map_or_else(|| claim.bind(false, &self.binder), Ok) {
                     Ok(socket) => _ = sockets.insert(claim, socket),
-                    Err(_) => missing.push(claim),
+                    Err(error) => {
+                        is_contested |= error.kind() == io::ErrorKind::AddrInUse;
+                        missing.push(claim);
+                    }
                 }
             }
         }
@@ -96,13 +103,34 @@ impl Holder {
         }
         // a local connection that happens to use a port is no listener, so a failed bind alone proves nothing
         self.forget_closed();
-        let conflict = list.conflict(rule, host, self);
+        let conflict = if is_contested { self.conflict(rule, host, list) } else { None };
         self.take_rest(&rule.name, missing, conflict.is_none(), &mut lacks);
         self.let_go_of_parts(&rule.name, &lacks);
         if !lacks.is_nothing() {
             self.lacks.insert(rule.name.clone(), lacks);
         }
-        conflict.filter(|_| !rule.force)
+        let conflict = conflict.filter(|_| !rule.force);
+        if is_wide && conflict.is_none() {
+            self.note_had(&rule.name, reach::wanted(rule));
+        }
+        conflict
+    }
+
+    /// Says who is in the way of a rule, as far as it has not had its ports before.
+    pub fn conflict(&self, rule: &Rule, host: &HostView, list: &mut SocketList) -> Option<String> {
+        let is_wide = self.wide.contains(&rule.name) || !claim::is_narrow(rule);
+        let had = self.had.get(&rule.name).filter(|_| is_wide);
+        list.conflict(rule, host, self, had.map_or(&[], Vec::as_slice))
+    }
+
+    /// A rule has, or had when relayd ran before, these ports.
+    pub fn note_had(&mut self, name: &RuleName, reaches: impl Iterator<Item = Reach>) {
+        let had = self.had.entry(name.clone()).or_default();
+        for reach in reaches {
+            if !had.contains(&reach) {
+                had.push(reach);
+            }
+        }
     }
 
     /// Why a rule's ports cannot come to shared sockets.
@@ -144,7 +172,16 @@ impl Holder {
 
     /// Lets go of what a rule no longer wants.
     pub fn settle(&mut self, rule: &Rule, host: &HostView) {
-        let wanted = if self.wide.contains(&rule.name) { Vec::new() } else { wanted(rule, host) };
+        let wanted = if self.wide.contains(&rule.name) {
+            self.had
+                .entry(rule.name.clone())
+                .or_default()
+                .retain(|had| reach::wanted(rule).any(|w| w == *had));
+            Vec::new()
+        } else {
+            self.had.remove(&rule.name);
+            wanted(rule, host)
+        };
         self.let_go(&rule.name, |claim| !wanted.contains(claim));
     }
 
@@ -154,6 +191,7 @@ impl Holder {
         self.held.remove(name);
         self.lacks.remove(name);
         self.wide.remove(name);
+        self.had.remove(name);
     }
 
     fn let_go(&mut self, name: &RuleName, goes: impl Fn(&Claim) -> bool) {
@@ -293,8 +331,9 @@ impl Holder {
 
     /// What workers have closed is no longer ours. Looked at now and then: numbers of sockets do not come back soon.
     fn forget_closed(&mut self) {
-        if self.given.len() > MOST_GIVEN {
-            let open = diag::own_sockets();
+        if self.given.len() > MOST_GIVEN
+            && let Ok(open) = diag::own_sockets()
+        {
             self.given.retain(|inode| open.contains(inode));
         }
     }

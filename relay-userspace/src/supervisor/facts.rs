@@ -84,7 +84,7 @@ impl FactBook {
         for rule in rules {
             taken.remove(&rule.name);
             let wants = rule.enabled && !rule.force;
-            let conflict = if wants { list.conflict(rule, &self.host, &self.holder) } else { None };
+            let conflict = if wants { self.holder.conflict(rule, &self.host, &mut list) } else { None };
             taken.extend(conflict.map(|text| (rule.name.clone(), text)));
         }
         taken

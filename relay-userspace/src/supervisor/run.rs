@@ -1,6 +1,6 @@
 //! Starting, running and stopping relayd.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::num::NonZero;
 use std::path::PathBuf;
@@ -114,7 +114,8 @@ async fn start_state(
     log.switch(settings.log_connections);
     let serving = start_serving(log.clone());
     let ledger = Ledger::open(&settings.state_dir);
-    let draining = kernel.as_ref().map(|kernel| kernel.draining().cloned().collect()).unwrap_or_default();
+    let draining = kernel.as_ref().map(|kernel| drain_marks(kernel, &launch.config.rules));
+    let draining = draining.unwrap_or_default();
     let mut state = State {
         shared: shared.clone(),
         config_path: launch.config_path,
@@ -145,9 +146,7 @@ async fn start_state(
         state.prepare_host();
     }
     state.offer_sharing();
-    let known: BTreeSet<RuleName> = launch.config.rules.iter().map(|(rule, _)| rule.name.clone()).collect();
-    let draining: BTreeSet<RuleName> = draining;
-    let draining = draining.intersection(&known).cloned().collect();
+    state.note_had(&launch.config.rules);
     // rules first, hooks after: a packet meets either nothing of ours or all of it
     state
         .switch(launch.config.rules, draining, Strictness::Reload)
@@ -162,6 +161,12 @@ async fn start_state(
     }
     state.publish();
     Ok(state)
+}
+
+/// Rules that drain since before the restart, and are still there.
+fn drain_marks(kernel: &Dataplane, rules: &Rules) -> BTreeSet<RuleName> {
+    let known: HashSet<&RuleName> = rules.iter().map(|(rule, _)| &rule.name).collect();
+    kernel.draining().filter(|name| known.contains(name)).cloned().collect()
 }
 
 fn start_serving(log: Arc<ConnectionLog>) -> Option<Serving> {

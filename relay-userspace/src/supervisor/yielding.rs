@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use super::state::State;
-use crate::kernel::lookup::{Listening, Lookup};
+use anyhow::Context as _;
+
+use super::state::{Rules, State};
+use crate::kernel::Dataplane;
+use crate::kernel::lookup::{Listening, Lookup, Stretch};
 use crate::net::claim::Binder;
-use crate::net::{diag, socket_list, sysctl};
+use crate::net::hold::Holder;
+use crate::net::{diag, reach, socket_list, sysctl};
 use crate::rule::{Rule, RuleName};
 
 /// Programs that are told about one by one.
@@ -21,6 +25,20 @@ impl State {
         self.facts.holder.share(possible);
     }
 
+    /// Ports that rules had when relayd ran last are theirs still, whoever listens on some of them now.
+    pub fn note_had(&mut self, rules: &Rules) {
+        let Ok(kernel) = &self.kernel else { return };
+        let listeners = kernel.listeners();
+        for (rule, _) in rules {
+            let Some(slot) = kernel.slot(&rule.name) else { continue };
+            let had = reach::wanted(rule).filter(|wanted| {
+                let mut ports = wanted.ports.first()..=wanted.ports.last();
+                ports.all(|port| listeners.has(slot, wanted.protocol, port))
+            });
+            self.facts.holder.note_had(&rule.name, had);
+        }
+    }
+
     /// Brings the shared sockets to what the plan says.
     pub fn share(&mut self) {
         let (Some(serving), Ok(kernel)) = (&mut self.serving, &mut self.kernel) else { return };
@@ -28,11 +46,7 @@ impl State {
         let Some(lookup) = kernel.lookup_mut() else { return };
         let new = match serving.share(holder, lookup) {
             Ok(None) => return,
-            Ok(Some(stretches)) => {
-                let others: Vec<_> = socket_list::others(holder).collect();
-                let new = kernel.take_with_shared_sockets(&stretches, others.iter().map(as_listening));
-                new.map(|new| (new, others)).map_err(anyhow::Error::from)
-            }
+            Ok(Some(stretches)) => take(kernel, &stretches, holder),
             Err(error) => Err(error),
         };
         match new {
@@ -49,10 +63,15 @@ impl State {
         self.facts.holder.binder().forget();
         let Ok(kernel) = &mut self.kernel else { return };
         let Some(lookup) = kernel.lookup_mut().filter(|lookup| lookup.is_attached()) else { return };
-        let others: Vec<_> = socket_list::others(&self.facts.holder).collect();
-        match lookup.watch(others.iter().map(as_listening)) {
-            Ok(new) => self.tell_yields(&new, &others),
-            Err(error) => tracing::warn!("programs that begin to listen are not noticed: {error}"),
+        // a list that cannot be read does not say that nobody listens
+        let others = socket_list::others(&self.facts.holder).map(Iterator::collect::<Vec<_>>);
+        let watched = others.map_err(anyhow::Error::from).and_then(|others| {
+            let new = lookup.watch(others.iter().map(as_listening))?;
+            Ok((new, others))
+        });
+        match watched {
+            Ok((new, others)) => self.tell_yields(&new, &others),
+            Err(error) => tracing::warn!("programs that begin to listen are not noticed: {error:#}"),
         }
     }
 
@@ -81,6 +100,21 @@ impl State {
         };
         rules.find(|rule| self.facts.holder.shares(&rule.name) && has_port(rule)).map(|rule| &rule.name)
     }
+}
+
+/// Has shared sockets take these ports, but for what other programs listen for, who come along.
+fn take(
+    kernel: &mut Dataplane,
+    stretches: &[Stretch],
+    holder: &Holder,
+) -> anyhow::Result<(Vec<Listening>, Vec<diag::Listening>)> {
+    let others = if stretches.iter().all(|stretch| stretch.forced) {
+        Vec::new()
+    } else {
+        socket_list::others(holder).context("the host's socket list cannot be read")?.collect()
+    };
+    let new = kernel.take_with_shared_sockets(stretches, others.iter().map(as_listening))?;
+    Ok((new, others))
 }
 
 fn binder(lookup: &Lookup) -> Binder {

@@ -1,11 +1,8 @@
 //! Not enough descriptors, and very many clients.
 
 use std::net::TcpStream;
-use std::os::unix::process::CommandExt as _;
-use std::process::Command;
 use std::time::Duration;
 
-use harness::daemon::{Daemon, binary, settings};
 use harness::traffic::{Client, tcp_server, udp_server};
 use harness::world::{RELAY, RELAY_V6};
 use harness::{World, eventually, within};
@@ -13,26 +10,11 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::{RULES, active, refused};
 
-/// A relayd that may have so many descriptors.
-fn limited(world: &World, descriptors: u64) -> Daemon {
-    let config = world.folder().join("relay.toml");
-    std::fs::write(&config, settings(world.folder(), "") + RULES).expect("config");
-    let mut command = Command::new(binary("relayd"));
-    command.arg("--config").arg(&config);
-    // SAFETY: between fork and exec it calls nothing but setrlimit, which may be called there.
-    unsafe {
-        command.pre_exec(move || {
-            setrlimit(Resource::RLIMIT_NOFILE, descriptors, descriptors).map_err(Into::into)
-        })
-    };
-    Daemon::spawn(&world.relay, world.folder(), command)
-}
-
 #[test]
 fn with_few_descriptors_some_clients_are_turned_away_and_no_listener_ends() {
     let world = World::new();
     // the kernel plane's maps and programs alone take more than a hundred
-    let daemon = limited(&world, 256);
+    let daemon = world.start_limited(256, RULES);
     let _servers = (tcp_server(&world.backend, 80), tcp_server(&world.backend, 81));
     let _udp = udp_server(&world.backend, 81);
     let mut beside =
