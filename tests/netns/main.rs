@@ -17,6 +17,7 @@ mod proxy_protocol;
 mod ranges;
 mod restart;
 mod roads;
+mod stopping;
 mod tables;
 mod trace;
 mod user;

@@ -1,8 +1,10 @@
 //! A rule as the workers see it.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::counters::Counters;
 use super::gate::Gate;
@@ -20,7 +22,12 @@ pub struct Service {
     target: RwLock<Arc<Target>>,
     /// UDP sessions under way, of all workers.
     clients: AtomicU64,
+    /// Sockets that connections are accepted from.
+    open: AtomicUsize,
 }
+
+/// How often somebody who waits for the workers looks.
+const LOOK: Duration = Duration::from_micros(200);
 
 /// Where sessions go. New sessions take the latest; old ones keep what they began with.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -76,7 +83,8 @@ impl Service {
         log: Arc<ConnectionLog>,
         target: Target,
     ) -> Self {
-        Self { rule, counters, gate, log, target: RwLock::new(Arc::new(target)), clients: AtomicU64::new(0) }
+        let (target, clients, open) = (RwLock::new(Arc::new(target)), AtomicU64::new(0), AtomicUsize::new(0));
+        Self { rule, counters, gate, log, target, clients, open }
     }
 
     pub fn target(&self) -> Arc<Target> {
@@ -98,6 +106,23 @@ impl Service {
     pub fn leave(&self) {
         self.clients.fetch_sub(1, Ordering::Relaxed);
         self.counters.leave();
+    }
+
+    /// A worker is given one more socket to accept from.
+    pub fn opens(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It has closed it.
+    pub fn closes(&self) {
+        self.open.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Waits until all workers have closed theirs.
+    pub fn await_closed(&self, until: Instant) {
+        while self.open.load(Ordering::Acquire) > 0 && Instant::now() < until {
+            thread::sleep(LOOK);
+        }
     }
 
     pub fn retarget(&self, target: Target) {

@@ -35,6 +35,7 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>, mut phase: watc
         Ok(acceptor) => accept(acceptor, &service, &mut phase, &mut sessions).await,
         Err(error) => tracing::error!(rule = %service.rule, %error, "cannot use the listening socket"),
     }
+    service.closes();
     finish(sessions, phase).await;
 }
 
@@ -75,7 +76,7 @@ async fn accept(
     if next == Phase::HandOver {
         return;
     }
-    while let Some(client) = acceptor.accept_now().await {
+    for client in acceptor.close() {
         begin(sessions, client);
     }
 }

@@ -87,19 +87,20 @@ impl Workers {
         let _only_at_the_end = worker.orders.send(order);
     }
 
-    /// Waits until all sessions have ended, which their phases must have been told to. `end` ends those that are left
-    /// after so long.
-    pub fn stop(self, within: Duration, end: impl FnOnce()) {
+    /// Waits until all sessions have ended, which their phases must have been told to, or there is nothing more to wait
+    /// for. `end` ends those that are left then, or after so long.
+    pub fn stop(self, within: Duration, is_over: impl Fn() -> bool, end: impl FnOnce()) {
         let threads: Vec<JoinHandle<()>> = self.workers.into_iter().map(|worker| worker.thread).collect();
-        let wait = |within| {
+        let wait = |within, is_over: &dyn Fn() -> bool| {
             let until = Instant::now() + within;
-            while threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < until {
+            let goes_on = || threads.iter().any(|thread| !thread.is_finished()) && !is_over();
+            while goes_on() && Instant::now() < until {
                 thread::sleep(LOOK);
             }
         };
-        wait(within);
+        wait(within, &is_over);
         end();
-        wait(LAST_MOMENT);
+        wait(LAST_MOMENT, &|| false);
     }
 }
 

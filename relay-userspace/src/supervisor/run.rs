@@ -75,9 +75,7 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     events.serve(&mut state, &service).await;
     service.stopping();
     servers.shutdown().await;
-    if let Some(serving) = state.serving.take() {
-        serving.stop(std::mem::take(&mut state.facts.holder), LAST_WORDS);
-    }
+    state.stop_serving();
     state.log.flush();
     let left = if state.kernel.is_ok() { "; the kernel plane goes on forwarding" } else { "" };
     tracing::info!("stopped{left}");
@@ -362,6 +360,17 @@ async fn next_round(rounds: &mut Option<watch::Receiver<u64>>) -> Option<u64> {
 }
 
 impl State {
+    /// Ends the user plane.
+    fn stop_serving(&mut self) {
+        if let Some(serving) = &mut self.serving {
+            serving.drain(&self.facts.holder);
+        }
+        self.share();
+        if let Some(serving) = self.serving.take() {
+            serving.finish(std::mem::take(&mut self.facts.holder), LAST_WORDS);
+        }
+    }
+
     /// Attaches again after `relayctl down`.
     pub fn bring_up(&mut self) {
         self.kernel = open_kernel(&self.settings, None, &Service::from_environment());

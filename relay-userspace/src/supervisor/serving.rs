@@ -1,10 +1,12 @@
 //! Bringing the user plane to what the plan says: which ports it listens on, and where their clients go.
 
+mod stopping;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use relay_common::net::Protocol;
 use tokio::sync::watch;
@@ -52,6 +54,9 @@ struct Served {
     ending: Vec<watch::Sender<Phase>>,
 }
 
+/// How long workers may take to let go of listening sockets.
+const PATIENCE: Duration = Duration::from_millis(250);
+
 /// A port that is listened on.
 #[derive(Debug)]
 struct Open {
@@ -88,6 +93,7 @@ impl Serving {
             stays
         });
         let mut changed = self.rules.len() != before;
+        let until = Instant::now() + PATIENCE;
         for planned in planned {
             let name = &planned.rule.name;
             if planned.user.is_none() && !self.rules.contains_key(name) {
@@ -99,7 +105,7 @@ impl Serving {
             let is_done = served.planned.as_ref().is_some_and(|done| Arc::ptr_eq(done, planned));
             if !is_done {
                 served.gate.set(policy(planned, gauge(name), &served.gate));
-                self.is_shared_anew |= served.follow(planned, holder, &self.workers);
+                self.is_shared_anew |= served.follow(planned, holder, &self.workers, until);
             }
         }
         if changed {
@@ -115,10 +121,11 @@ impl Serving {
 
     /// Closes what has drained, and tries again what has failed.
     pub fn tend(&mut self, holder: &mut Holder) {
+        let until = Instant::now() + PATIENCE;
         for (name, served) in &mut self.rules {
             self.is_shared_anew |= served.tend(name, holder);
             if let (true, Some(planned)) = (served.ails, served.planned.clone()) {
-                self.is_shared_anew |= served.follow(&planned, holder, &self.workers);
+                self.is_shared_anew |= served.follow(&planned, holder, &self.workers, until);
             }
         }
     }
@@ -150,41 +157,26 @@ impl Serving {
     pub const fn share_again(&mut self) {
         self.is_shared_anew = true;
     }
-
-    /// Accepts nothing more, gives connections some time to finish, and ends them then. Who is not accepted yet waits for
-    /// the next relayd where there will be one.
-    pub fn stop(self, holder: Holder, within: Duration) {
-        for served in self.rules.values() {
-            for (claim, open) in &served.open {
-                open.phase.send_replace(match claim.protocol {
-                    Protocol::Tcp if holder.is_stored(claim) => Phase::HandOver,
-                    Protocol::Tcp => Phase::Drain,
-                    Protocol::Udp => Phase::End,
-                });
-            }
-            served.branches.drain();
-        }
-        if let Some(sharing) = &self.sharing {
-            sharing.stop();
-        }
-        drop(holder);
-        self.workers.stop(within, || {
-            let phases =
-                |served: &Served| served.phases().for_each(|phase| _ = phase.send_replace(Phase::End));
-            self.rules.values().for_each(phases);
-            self.sharing.iter().for_each(Sharing::end);
-        });
-    }
 }
 
 impl Served {
-    /// Returns whether shared sockets have something else to do now.
-    fn follow(&mut self, planned: &Arc<PlannedRule>, holder: &mut Holder, workers: &Workers) -> bool {
+    /// Returns whether shared sockets have something else to do now. `until`: how long to wait for workers.
+    fn follow(
+        &mut self,
+        planned: &Arc<PlannedRule>,
+        holder: &mut Holder,
+        workers: &Workers,
+        until: Instant,
+    ) -> bool {
         let name = &planned.rule.name;
         let mut wanted = wanted(planned, holder);
         let gone = |claim: &&Claim| !wanted.contains_key(claim);
-        for claim in self.open.keys().filter(gone).cloned().collect::<Vec<_>>() {
-            self.leave(name, &claim, holder);
+        let gone: Vec<Claim> = self.open.keys().filter(gone).cloned().collect();
+        for claim in &gone {
+            self.open[claim].phase.send_replace(Phase::Drain);
+        }
+        for claim in &gone {
+            self.leave(name, claim, holder, until);
         }
         self.open.retain(|claim, open| {
             let stays = !wanted.contains_key(claim) || open.socket == holder.inode(name, claim);
@@ -220,7 +212,7 @@ impl Served {
         let service = |target| {
             Service::new(planned.rule.name.clone(), counters.clone(), gate.clone(), log.clone(), target)
         };
-        self.branches.follow(planned, holder, service, &mut self.ending)
+        self.branches.follow(planned, holder, service)
     }
 
     fn listen(
@@ -244,7 +236,10 @@ impl Served {
         let (phase, watched) = watch::channel(Phase::Serve);
         for (worker, socket) in (usize::from(claim.port)..).zip(sockets) {
             let socket = match claim.protocol {
-                Protocol::Tcp => Listening::Tcp(TcpListener::from(socket)),
+                Protocol::Tcp => {
+                    service.opens();
+                    Listening::Tcp(TcpListener::from(socket))
+                }
                 Protocol::Udp => Listening::Udp(UdpSocket::from(socket)),
             };
             workers.serve(worker, socket, service.clone(), watched.clone());
@@ -252,11 +247,12 @@ impl Served {
         Some(Ok(Open { service, phase, socket: holder.inode(name, claim) }))
     }
 
-    /// Stops accepting on a port; its sessions go on.
-    fn leave(&mut self, name: &RuleName, claim: &Claim, holder: &mut Holder) {
+    /// Gives up a port that drains; its sessions go on.
+    fn leave(&mut self, name: &RuleName, claim: &Claim, holder: &mut Holder, until: Instant) {
         let Some(open) = self.open.get(claim) else { return };
-        open.phase.send_replace(Phase::Drain);
         if claim.protocol == Protocol::Tcp {
+            // it resets those who wait, whom the workers take in first
+            open.service.await_closed(until);
             holder.shut(name, claim);
         } else if holder.is_passed_on(name, claim) {
             // every socket on the port gets a share of all clients, the other rule's too

@@ -26,7 +26,8 @@ pub struct Sharing {
     binder: Arc<RwLock<Binder>>,
     /// One socket of each group.
     heads: Vec<(Protocol, IpAddr, Socket)>,
-    phase: watch::Sender<Phase>,
+    tcp: watch::Sender<Phase>,
+    udp: watch::Sender<Phase>,
 }
 
 impl Sharing {
@@ -38,20 +39,20 @@ impl Sharing {
             current.read().unwrap_or_else(PoisonError::into_inner).bind(socket, address)
         };
         let shared = Arc::new(Shared::new(Box::new(bind)));
-        let (phase, watched) = watch::channel(Phase::Serve);
+        let [(tcp, connections), (udp, datagrams)] = [(); 2].map(|()| watch::channel(Phase::Serve));
         let mut heads = Vec::new();
         for group in holder.open_shared(workers.count())? {
             let head = group.sockets.first().map(Socket::try_clone).transpose()?;
             heads.extend(head.map(|head| (group.protocol, group.family, head)));
             for (worker, socket) in group.sockets.into_iter().enumerate() {
-                let socket = match group.protocol {
-                    Protocol::Tcp => Listening::Tcp(TcpListener::from(socket)),
-                    Protocol::Udp => Listening::Udp(UdpSocket::from(socket)),
+                let (socket, phase) = match group.protocol {
+                    Protocol::Tcp => (Listening::Tcp(TcpListener::from(socket)), &connections),
+                    Protocol::Udp => (Listening::Udp(UdpSocket::from(socket)), &datagrams),
                 };
-                workers.serve_shared(worker, socket, shared.clone(), watched.clone());
+                workers.serve_shared(worker, socket, shared.clone(), phase.clone());
             }
         }
-        Ok(Self { shared, binder, heads, phase })
+        Ok(Self { shared, binder, heads, tcp, udp })
     }
 
     /// Shows the sockets to the lookup program. It forgets them when it is loaded anew.
@@ -65,14 +66,23 @@ impl Sharing {
         self.shared.set(Table::new(serving, draining));
     }
 
-    /// Accepts nothing more; connections go on for now.
-    pub fn stop(&self) {
-        self.phase.send_replace(Phase::Drain);
+    /// Accepts nothing more; sessions go on for now.
+    pub fn drain(&self) {
+        self.tcp.send_replace(Phase::Drain);
+    }
+
+    /// From now on only the workers keep the sockets open.
+    pub fn let_go(&mut self) {
+        self.heads.clear();
+    }
+
+    pub fn has_no_connections(&self) -> bool {
+        self.tcp.is_closed()
     }
 
     /// Ends what goes on.
     pub fn end(&self) {
-        self.phase.send_replace(Phase::End);
+        [&self.tcp, &self.udp].into_iter().for_each(|phase| _ = phase.send_replace(Phase::End));
     }
 }
 
@@ -94,14 +104,12 @@ pub struct Branches {
 }
 
 impl Branches {
-    /// Follows a plan. Returns whether anything leads elsewhere now. `service`: for a listener that is new; `ending` gets
-    /// what has sessions left.
+    /// Follows a plan. Returns whether anything leads elsewhere now. `service`: for a listener that is new.
     pub fn follow(
         &mut self,
         planned: &PlannedRule,
         holder: &Holder,
         service: impl Fn(Target) -> Service,
-        ending: &mut Vec<watch::Sender<Phase>>,
     ) -> bool {
         let wanted = wanted(planned, holder);
         let before = self.shape();
@@ -121,11 +129,10 @@ impl Branches {
             };
             self.open.insert(listener.clone(), branch);
         }
-        self.tend(ending);
         before != self.shape()
     }
 
-    /// Ends what has drained. Returns whether there was anything.
+    /// Gives up what has drained; `ending` gets what has connections left. Returns whether there was anything.
     pub fn tend(&mut self, ending: &mut Vec<watch::Sender<Phase>>) -> bool {
         let drained = |branch: &Branch| branch.drains() && branch.entry.service.clients() == 0;
         let before = self.open.len();
@@ -152,7 +159,10 @@ impl Branches {
         for (listener, branch) in &self.open {
             for (protocol, address) in branch.leads(&listener.on) {
                 let (ports, forced) = (listener.ports, branch.forced);
-                plan.taken.push(lookup::Stretch { protocol, ports, address, forced });
+                if protocol == Protocol::Udp || !branch.drains() {
+                    plan.taken.push(lookup::Stretch { protocol, ports, address, forced });
+                }
+                // connections that have not been accepted yet are for what drains, too
                 let list = if branch.drains() { &mut plan.draining } else { &mut plan.serving };
                 list.push(Stretch { protocol, address, ports, entry: branch.entry.clone() });
             }
@@ -198,7 +208,7 @@ impl Branch {
         *self.phase.borrow() == Phase::Drain
     }
 
-    /// Protocols and addresses that lead here. New connections are no concern of what drains.
+    /// Protocols and addresses that lead here.
     fn leads(&self, on: &ListenOn) -> impl Iterator<Item = (Protocol, IpAddr)> + use<> {
         let (v4, v6) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED));
         let mut addresses = match on {
@@ -210,11 +220,10 @@ impl Branch {
             ListenOn::Interface(_) => Vec::new(),
         };
         addresses.retain(|address| if address.is_ipv4() { self.ipv4 } else { self.ipv6 });
-        let (protocols, drains) = (self.protocols, self.drains());
-        addresses.into_iter().flat_map(move |address| {
-            let there = protocols.iter().filter(move |&protocol| protocol == Protocol::Udp || !drains);
-            there.map(move |protocol| (protocol, address))
-        })
+        let protocols = self.protocols;
+        addresses
+            .into_iter()
+            .flat_map(move |address| protocols.iter().map(move |protocol| (protocol, address)))
     }
 }
 

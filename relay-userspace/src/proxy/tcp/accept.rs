@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::future::poll_fn;
 use std::io;
+use std::iter;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Poll;
@@ -132,12 +133,26 @@ impl Acceptor {
     }
 
     /// A client that is waiting already.
-    pub async fn accept_now(&self) -> Option<(TcpStream, SocketAddr)> {
+    async fn accept_now(&self) -> Option<(TcpStream, SocketAddr)> {
         poll_fn(|cx| match self.listener.poll_accept(cx) {
             Poll::Ready(Ok(client)) => Poll::Ready(Some(client)),
             Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
         })
         .await
+    }
+
+    /// Stops listening. Who is waiting by then comes out: the kernel is asked, which knows of more clients than the runtime
+    /// has heard of yet.
+    pub fn close(self) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+        let listener = self.listener.into_std().ok();
+        let next = move || loop {
+            match listener.as_ref()?.accept() {
+                Ok((client, address)) => return Some((non_blocking(client).ok()?, address)),
+                Err(error) if is_of_one_client(&error) => {}
+                Err(_) => return None,
+            }
+        };
+        iter::from_fn(next)
     }
 
     async fn failed(&mut self, error: &io::Error) {
@@ -172,6 +187,11 @@ impl Acceptor {
             tracing::warn!(rule = %self.front, address = %self.address, %error, "cannot accept");
         }
     }
+}
+
+fn non_blocking(client: std::net::TcpStream) -> io::Result<TcpStream> {
+    client.set_nonblocking(true)?;
+    TcpStream::from_std(client)
 }
 
 fn fill_reserve() {

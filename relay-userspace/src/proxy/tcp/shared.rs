@@ -42,7 +42,7 @@ async fn accept(
             Some(_) = sessions.join_next() => {}
         }
     }
-    while let Some(client) = acceptor.accept_now().await {
+    for client in acceptor.close() {
         begin(client, inherited, shared, sessions);
     }
 }

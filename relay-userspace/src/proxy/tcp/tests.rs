@@ -50,6 +50,7 @@ impl Relay {
         let service = Arc::new(Service::new(name, Arc::default(), Arc::default(), Arc::default(), target));
         let (phase, receiver) = watch::channel(Phase::Serve);
         let shared = service.clone();
+        service.opens();
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(serve(listener, shared, receiver));

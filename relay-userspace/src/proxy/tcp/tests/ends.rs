@@ -159,6 +159,21 @@ fn a_drain_takes_nobody_in_and_ends_with_the_last_session() {
     }
 }
 
+/// What holds a port is another descriptor of a worker's socket. Shut down, it resets who has not been accepted.
+#[test]
+fn who_waits_when_a_drain_begins_is_taken_in_before_the_socket_is_closed() {
+    let backend = listen(HOSTS[0]);
+    for _ in 0..20 {
+        let relay = Relay::to(HOSTS[0], backend.local_addr().unwrap());
+        let waiting: Vec<TcpStream> = (0..20).map(|_| relay.client()).collect();
+        relay.phase.send_replace(Phase::Drain);
+        relay.service.await_closed(Instant::now() + PATIENCE);
+        assert!(TcpStream::connect(relay.address).is_err(), "it is closed by now");
+        relay.wait_for_sessions(20);
+        drop(waiting);
+    }
+}
+
 #[test]
 fn the_end_resets_both_sides() {
     for host in HOSTS {
