@@ -118,7 +118,7 @@ pub struct UserRule {
     /// pass no interface.
     pub ipv4: bool,
     pub ipv6: bool,
-    /// The backend's addresses in the order to try them.
+    /// The backend's addresses in the order to try them; none: clients are refused.
     pub addresses: Vec<IpAddr>,
     /// Where a listener's first port goes; `None`: ports stay as they are.
     pub first_port: Option<u16>,
@@ -194,7 +194,7 @@ impl PlannedRule {
     }
 
     fn is_carried(&self) -> bool {
-        self.kernel.is_some() || self.user.is_some()
+        self.kernel.is_some() || self.user.as_ref().is_some_and(|user| !user.addresses.is_empty())
     }
 
     pub fn state(&self) -> RuleState {

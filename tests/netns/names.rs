@@ -1,6 +1,8 @@
 //! Backends that are names: nothing waits for them but what cannot do without, and they come in time.
 
 use std::fs;
+use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,8 +10,8 @@ use std::time::{Duration, Instant};
 use harness::daemon::binary;
 use harness::dns::{NameServer, Says};
 use harness::http::Http;
-use harness::traffic::{Client, tcp_server};
-use harness::world::{BACKEND, RELAY};
+use harness::traffic::{Client, Datagrams, tcp_server, udp_server};
+use harness::world::{BACKEND, RELAY, RELAY_V6};
 use harness::{Ctl, Daemon, Load, World, eventually, within};
 use nix::sys::signal::Signal;
 
@@ -65,6 +67,37 @@ fn a_silent_name_server_holds_nothing_else_up() {
     works(&world, 8080);
     let log = daemon.log();
     assert!(log.contains("rule named is active now: its backend's name has an answer"), "{log}");
+}
+
+#[test]
+fn who_comes_before_the_address_is_refused_and_counted() {
+    let (world, names) = world();
+    names.says("backend.test", Says::Nothing);
+    let daemon = world.start(NAMED);
+    let ctl = &daemon.ctl;
+    let refused = || ctl.counter("named", "/drops/no_backend");
+    for (number, address) in [IpAddr::from(RELAY), RELAY_V6.into()].into_iter().enumerate() {
+        let client = Client::connect(&world.client, (address, 8080)).and_then(Client::seen_as);
+        assert_eq!(client.expect_err("a reset").kind(), ErrorKind::ConnectionReset);
+        Datagrams::new(&world.client, (address, 8080)).echo(b"hello").expect_err("nobody answers");
+        eventually("both are counted", || refused() == 2 * (number as u64 + 1));
+    }
+    let rule = ctl.rule("named");
+    for family in ["ipv4", "ipv6"] {
+        let plane = &rule["plane"][family];
+        assert_eq!(plane["plane"], "none", "{rule}");
+        assert!(plane["reason"].as_str().expect("reason").contains("has no address yet"), "{rule}");
+    }
+    assert_eq!(state(ctl, "named"), "error");
+    assert!(ctl.ok(&["explain", "named"]).contains("refused as no_backend"));
+    names.says("backend.test", Says::Address(BACKEND));
+    eventually("it resolves", || state(ctl, "named") == "active");
+    let _servers = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
+    for address in [IpAddr::from(RELAY), RELAY_V6.into()] {
+        Client::connect(&world.client, (address, 8080)).and_then(Client::seen_as).expect("it works");
+        Datagrams::new(&world.client, (address, 8080)).echo(b"hello").expect("it works");
+    }
+    assert_eq!(refused(), 4);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::host::{HostView, WayTo};
 use crate::rule::{Connect, Host, ListenOn, Listener, PlaneChoice, PortRange, Protocols, Rule};
 
 const NO_ADDRESS: &str = "its backend has no address yet";
+const TURNED_AWAY: &str = "its backend has no address yet; who comes is refused as no_backend";
 /// What `relayctl down` leaves.
 pub const DETACHED: &str = "relayd is detached (`relayctl reload` attaches again)";
 
@@ -57,7 +58,19 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
         let user = UserRule { ipv4, ipv6, heard_v4, heard_v6, ..user };
         planned.user = (ipv4 || ipv6).then(|| Arc::new(user));
     }
+    if addresses.is_empty() {
+        planned.ipv4 = turned_away(planned.ipv4);
+        planned.ipv6 = turned_away(planned.ipv6);
+    }
     planned
+}
+
+/// The user plane listens for a rule without an address, too, so that who is refused is counted. That carries nobody.
+fn turned_away(carriage: Carriage) -> Carriage {
+    match carriage {
+        Carriage::User(_) => Carriage::None(TURNED_AWAY.into()),
+        Carriage::Kernel(_) | Carriage::None(_) => carriage,
+    }
 }
 
 /// Why nobody can listen for a family at all.
@@ -204,9 +217,6 @@ fn user_plane(planned: &PlannedRule, addresses: &[IpAddr], facts: &Facts<'_>) ->
     }
     if rule.plane == PlaneChoice::Kernel {
         return Err("plane = \"kernel\"".into());
-    }
-    if addresses.is_empty() {
-        return Err(NO_ADDRESS.into());
     }
     if is_blocked(&planned.faults) {
         return Err("see the fault".into());
