@@ -89,3 +89,46 @@ fn with_a_store_new_udp_clients_are_served_to_the_end_and_beyond() {
     let mut buffer = [0; 64];
     assert_eq!(waiting.0.recv(&mut buffer).expect("the next relayd has it"), 9);
 }
+
+#[test]
+fn datagrams_go_on_through_disable_and_enable() {
+    for (rule, port, backend) in KINDS {
+        let world = World::new();
+        let daemon = world.start(rule);
+        let _udp = udp_server(&world.backend, backend);
+        let known = Datagrams::new(&world.client, (RELAY_V6, port));
+        for command in ["disable", "enable", "drain", "enable"] {
+            known.echo(b"before").expect("echo");
+            daemon.ctl.ok(&[command, "web"]);
+            known.echo(b"after").unwrap_or_else(|error| panic!("{rule}: after {command}: {error}"));
+        }
+        assert_eq!(daemon.ctl.counter("web", "/flows/total"), 1, "{rule}: one session");
+    }
+}
+
+#[test]
+fn a_port_of_a_disabled_rule_goes_to_another_at_once() {
+    let world = World::new();
+    let daemon = world.start(WEB);
+    let _servers = [80, 81].map(|port| udp_server(&world.backend, port));
+    Datagrams::new(&world.client, (RELAY_V6, 8080)).echo(b"hello").expect("echo");
+    daemon.ctl.ok(&["disable", "web"]);
+    daemon.ctl.ok(&["add", ":8080", "203.0.113.2:81", "--name", "other", "--plane", "user"]);
+    let clients: Vec<Datagrams> = (0..16).map(|_| Datagrams::new(&world.client, (RELAY_V6, 8080))).collect();
+    clients.iter().for_each(|client| client.echo(b"new").expect("the other rule's"));
+    assert_eq!(daemon.ctl.counter("other", "/flows/total"), 16);
+}
+
+#[test]
+fn a_silent_client_that_is_not_let_in_any_more_gives_up_its_place() {
+    for (rule, port, backend) in KINDS {
+        let world = World::new();
+        let daemon = world.start(rule);
+        let _udp = udp_server(&world.backend, backend);
+        let client = Datagrams::new(&world.client, (RELAY_V6, port));
+        client.echo(b"hello").and_then(|()| client.echo(b"again")).expect("echo");
+        assert_eq!(daemon.ctl.counter("web", "/flows/active"), 1, "{rule}");
+        daemon.ctl.ok(&["set", "web", "accept.allow=192.0.2.0/24"]);
+        eventually("its session is over", || daemon.ctl.counter("web", "/flows/active") == 0);
+    }
+}

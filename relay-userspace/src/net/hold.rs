@@ -43,6 +43,8 @@ pub struct Holder {
     unshared: Option<String>,
     binder: Binder,
     count: usize,
+    /// Ports that clients are still answered from, and whether they are let go of after that.
+    lingering: HashMap<(RuleName, Claim), bool>,
     /// Sockets that workers have, by inode.
     given: HashSet<u64>,
     /// Sockets that outlive relayd.
@@ -72,6 +74,7 @@ impl Holder {
         let mut sockets = self.held.remove(&rule.name).unwrap_or_default();
         self.count -= sockets.len();
         let mut wanted = wanted(rule, host);
+        self.want_again(&rule.name, &wanted);
         wanted.retain(|claim| !sockets.contains_key(claim));
         let mut lacks = Lacks::default();
         let mut missing = Vec::new();
@@ -188,7 +191,6 @@ impl Holder {
     /// Lets go of a rule's ports.
     pub fn release(&mut self, name: &RuleName) {
         self.let_go(name, |_| true);
-        self.held.remove(name);
         self.lacks.remove(name);
         self.wide.remove(name);
         self.had.remove(name);
@@ -197,11 +199,36 @@ impl Holder {
     fn let_go(&mut self, name: &RuleName, goes: impl Fn(&Claim) -> bool) {
         let Some(held) = self.held.get(name) else { return };
         for claim in held.keys().filter(|claim| goes(claim)).cloned().collect::<Vec<_>>() {
-            self.forget(name, &claim);
-            if let Some(held) = self.held.get_mut(name) {
-                held.remove(&claim);
-                self.count -= 1;
+            match self.lingering.get_mut(&(name.clone(), claim.clone())) {
+                Some(goes_later) => *goes_later = true,
+                None => self.drop_held(name, &claim),
             }
+        }
+        if self.held.get(name).is_some_and(BTreeMap::is_empty) {
+            self.held.remove(name);
+        }
+    }
+
+    fn drop_held(&mut self, name: &RuleName, claim: &Claim) {
+        self.forget(name, claim);
+        if self.held.get_mut(name).is_some_and(|held| held.remove(claim).is_some()) {
+            self.count -= 1;
+        }
+    }
+
+    /// Clients are still answered from a port: whoever lets go of it does so when it is shut.
+    pub fn linger(&mut self, name: &RuleName, claim: &Claim) {
+        self.lingering.entry((name.clone(), claim.clone())).or_insert(false);
+    }
+
+    /// What lingered is served again.
+    pub fn stay(&mut self, name: &RuleName, claim: &Claim) {
+        self.lingering.remove(&(name.clone(), claim.clone()));
+    }
+
+    fn want_again(&mut self, name: &RuleName, wanted: &[Claim]) {
+        for ((_, claim), goes) in self.lingering.iter_mut().filter(|((own, _), _)| own == name) {
+            *goes &= !wanted.contains(claim);
         }
     }
 
@@ -299,8 +326,11 @@ impl Holder {
         Ok(groups)
     }
 
-    /// Stops listening, and goes on holding the port.
+    /// Stops listening, and goes on holding the port, unless it was to be let go of after that.
     pub fn shut(&mut self, name: &RuleName, claim: &Claim) {
+        if self.lingering.remove(&(name.clone(), claim.clone())) == Some(true) {
+            return self.let_go(name, |held| held == claim);
+        }
         self.forget(name, claim);
         if claim.mptcp {
             return self.bind_anew(name, claim);

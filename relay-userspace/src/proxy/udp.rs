@@ -103,7 +103,8 @@ async fn run(
                 left
             }
             () = until(due) => { relay.expire(); Left::Nothing }
-            next = next(&mut phase) => { current = next; Left::Nothing }
+            // whatever has changed, the list of who is let in may have
+            next = next(&mut phase) => { current = next; relay.revoke(); Left::Nothing }
         };
         if left == Left::Perhaps {
             // Other listeners of this worker get their turn.

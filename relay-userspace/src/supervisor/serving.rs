@@ -93,6 +93,7 @@ impl Serving {
             stays
         });
         let mut changed = self.rules.len() != before;
+        self.give_up_drained(holder);
         let until = Instant::now() + PATIENCE;
         for planned in planned {
             let name = &planned.rule.name;
@@ -121,12 +122,18 @@ impl Serving {
 
     /// Closes what has drained, and tries again what has failed.
     pub fn tend(&mut self, holder: &mut Holder) {
+        self.give_up_drained(holder);
         let until = Instant::now() + PATIENCE;
-        for (name, served) in &mut self.rules {
-            self.is_shared_anew |= served.tend(name, holder);
-            if let (true, Some(planned)) = (served.ails, served.planned.clone()) {
+        for served in self.rules.values_mut().filter(|served| served.ails) {
+            if let Some(planned) = served.planned.clone() {
                 self.is_shared_anew |= served.follow(&planned, holder, &self.workers, until);
             }
+        }
+    }
+
+    fn give_up_drained(&mut self, holder: &mut Holder) {
+        for (name, served) in &mut self.rules {
+            self.is_shared_anew |= served.give_up_drained(name, holder);
         }
     }
 
@@ -191,6 +198,7 @@ impl Served {
             if let Some(target) = wanted.remove(claim) {
                 open.service.retarget(target);
                 open.phase.send_replace(Phase::Serve);
+                holder.stay(name, claim);
             }
         }
         for (claim, target) in wanted {
@@ -257,22 +265,25 @@ impl Served {
         } else if holder.is_passed_on(name, claim) {
             // every socket on the port gets a share of all clients, the other rule's too
             open.phase.send_replace(Phase::End);
+            holder.shut(name, claim);
         } else {
             // the sockets that clients came in on are the ones that they are answered from
-            return;
+            return holder.linger(name, claim);
         }
         self.ending.extend(self.open.remove(claim).map(|open| open.phase));
     }
 
-    /// UDP that drains has ended when its last client has fallen silent. Returns whether that was on shared sockets.
-    fn tend(&mut self, name: &RuleName, holder: &mut Holder) -> bool {
+    /// UDP that drains has ended when its last client has fallen silent, or another rule has the port. Returns whether
+    /// that was on shared sockets.
+    fn give_up_drained(&mut self, name: &RuleName, holder: &mut Holder) -> bool {
         self.open.retain(|claim, open| {
-            let drained = *open.phase.borrow() == Phase::Drain && open.service.clients() == 0;
-            if drained {
+            let drains = *open.phase.borrow() == Phase::Drain;
+            let is_over = drains && (open.service.clients() == 0 || holder.is_passed_on(name, claim));
+            if is_over {
                 open.phase.send_replace(Phase::End);
                 holder.shut(name, claim);
             }
-            !drained
+            !is_over
         });
         self.ending.retain(|phase| !phase.is_closed());
         self.branches.tend(&mut self.ending)

@@ -99,7 +99,7 @@ impl Relay {
     }
 
     /// Ends the sessions of clients that are not let in any more.
-    fn revoke(&mut self) {
+    pub fn revoke(&mut self) {
         let revision = self.service.gate.revision();
         if revision != self.revision {
             self.revision = revision;

@@ -178,6 +178,8 @@ impl Branch {
     fn settle(&self, phase: Phase, idle: bool) -> Option<Instant> {
         let mut state = self.state();
         state.relay.accept(phase == Phase::Serve);
+        // whatever has changed, the list of who is let in may have
+        state.relay.revoke();
         let due = state.relay.due();
         state.over = phase == Phase::End || (idle && due.is_none());
         if state.over {
