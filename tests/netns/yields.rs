@@ -1,5 +1,6 @@
 //! A program that listens inside a wide range keeps its port, and the range the others, whatever happens to either.
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -80,6 +81,12 @@ fn a_range_that_grows_takes_nobodys_port() {
     eventually("the network is followed", || daemon.ctl.rule("late")["state"] == "active");
     both_work(&world, &daemon, &own);
     daemon.ctl.ok(&["set", "range", "listen=:1501-61999"]);
+    let file = fs::read_to_string(&daemon.config).expect("config");
+    fs::write(&daemon.config, file.replace(":1501-61999", ":1000-61999")).expect("config");
+    assert_eq!(daemon.ctl.run(&["reload"]).code, 5, "a file is taken as it is");
+    fs::write(&daemon.config, file).expect("config");
+    daemon.ctl.ok(&["reload"]);
+    both_work(&world, &daemon, &own);
     daemon.kill();
     daemon.start_again(&world.relay);
     both_work(&world, &daemon, &own);

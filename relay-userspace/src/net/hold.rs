@@ -175,17 +175,23 @@ impl Holder {
 
     /// Lets go of what a rule no longer wants.
     pub fn settle(&mut self, rule: &Rule, host: &HostView) {
-        let wanted = if self.wide.contains(&rule.name) {
-            self.had
-                .entry(rule.name.clone())
-                .or_default()
-                .retain(|had| reach::wanted(rule).any(|w| w == *had));
-            Vec::new()
+        let is_wide = self.wide.contains(&rule.name);
+        if is_wide {
+            self.settle_had(rule);
         } else {
             self.had.remove(&rule.name);
-            wanted(rule, host)
-        };
+        }
+        let wanted = if is_wide { Vec::new() } else { wanted(rule, host) };
         self.let_go(&rule.name, |claim| !wanted.contains(claim));
+    }
+
+    /// Forgets what a rule had and wants no more; but one that cannot have what it wants may become again what it was.
+    fn settle_had(&mut self, rule: &Rule) {
+        let Some(had) = self.had.get_mut(&rule.name) else { return };
+        let wanted: Vec<Reach> = reach::wanted(rule).collect();
+        if wanted.iter().all(|wanted| had.contains(wanted)) {
+            had.retain(|had| wanted.contains(had));
+        }
     }
 
     /// Lets go of a rule's ports.

@@ -4,21 +4,23 @@
 //! A name that has resolved keeps its addresses when a later lookup fails. It keeps them over a restart too, where the
 //! kernel plane has gone on forwarding to them.
 
+mod kept;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+pub use self::kept::{Kept, Upkeep};
 use crate::boot::BootFile;
-use crate::config::dns::{Dns, Prefer};
-use crate::net::resolve::{Answer, Family, Resolver};
+use crate::config::dns::Dns;
+use crate::net::resolve::{Answer, Resolver};
 use crate::plan::Resolved;
 use crate::rule::{Host, Rule};
 
@@ -26,10 +28,6 @@ use crate::rule::{Host, Rule};
 pub const FIRST_ANSWERS: Duration = Duration::from_secs(2);
 /// Lookups at once.
 const AT_ONCE: usize = 32;
-/// Between a failure and the next lookup: this, then twice as long each time.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
 pub struct Names {
     known: BTreeMap<Host, Resolved>,
     upkeep: Arc<Upkeep>,
@@ -41,23 +39,6 @@ pub struct Names {
     resolver: Resolver,
     dns: Dns,
     memory: BootFile,
-}
-
-/// How names are kept up to date, for display too.
-#[derive(Debug, Default)]
-pub struct Upkeep(Mutex<BTreeMap<Host, Kept>>);
-
-/// How one name is kept up to date.
-#[derive(Clone, Debug, Default)]
-pub struct Kept {
-    /// When somebody has last said what its addresses are; `None`: not since relayd has started.
-    pub learned: Option<Instant>,
-    /// When it is looked up again; `None`: when the file changes that says so.
-    pub due: Option<Instant>,
-    /// What was wrong with the last lookup.
-    pub error: Option<String>,
-    /// Failures in a row.
-    failures: u32,
 }
 
 /// What answers have brought.
@@ -78,16 +59,6 @@ pub fn names_in<'a>(rules: impl IntoIterator<Item = &'a Arc<Rule>>) -> BTreeSet<
 /// The names that rules need. One that is disabled needs none.
 pub fn names_for<'a>(rules: impl IntoIterator<Item = &'a Arc<Rule>>) -> BTreeSet<Host> {
     names_in(rules.into_iter().filter(|rule| rule.enabled))
-}
-
-impl Upkeep {
-    pub fn of(&self, host: &Host) -> Option<Kept> {
-        self.lock().get(host).cloned()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Host, Kept>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Names {
@@ -310,32 +281,6 @@ impl Names {
     }
 }
 
-impl Kept {
-    /// Notes an answer. Returns the addresses that the name has now, in the order to try them.
-    fn succeed(&mut self, answer: &Answer, before: &[IpAddr], dns: &Dns) -> Arc<[IpAddr]> {
-        let now = Instant::now();
-        let mut addresses = answer.addresses.clone();
-        self.learned = Some(now);
-        self.error = None;
-        self.due = answer.ttl.map(|ttl| now + spread(ttl.clamp(dns.min_ttl, dns.max_ttl)));
-        match answer.unheard {
-            None => self.failures = 0,
-            Some(unheard) => {
-                addresses.extend(before.iter().filter(|address| Family::of(**address) == unheard));
-                self.due = self.due.min(Some(now + pause(self.failures)));
-                self.failures += 1;
-            }
-        }
-        in_order(&addresses, before, dns.prefer)
-    }
-
-    fn fail(&mut self, error: String) {
-        self.error = Some(error);
-        self.due = Some(Instant::now() + pause(self.failures));
-        self.failures += 1;
-    }
-}
-
 fn addresses_of(known: Option<&Resolved>) -> &[IpAddr] {
     known.and_then(|known| known.as_deref().ok()).unwrap_or_default()
 }
@@ -350,34 +295,6 @@ fn first_ipv4(addresses: &[IpAddr]) -> Option<Ipv4Addr> {
 /// `203.0.113.1, 2001:db8::1`
 fn shown(addresses: &[IpAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// The order to try addresses in (RFC 8305, section 4): families by turns, the preferred one first. Within a family those
-/// that the name had before keep their places, since name servers change the order with every answer.
-fn in_order(found: &[IpAddr], before: &[IpAddr], prefer: Prefer) -> Arc<[IpAddr]> {
-    let mut all: Vec<IpAddr> = before.iter().filter(|address| found.contains(address)).copied().collect();
-    for address in found {
-        if !all.contains(address) {
-            all.push(*address);
-        }
-    }
-    let (mut first, mut second): (Vec<_>, Vec<_>) = all.into_iter().partition(IpAddr::is_ipv4);
-    if prefer == Prefer::Ipv6 {
-        std::mem::swap(&mut first, &mut second);
-    }
-    let turns = first.len().max(second.len());
-    (0..turns).flat_map(|turn| [first.get(turn), second.get(turn)]).flatten().copied().collect()
-}
-
-/// A tenth longer at most, so that names of one age are not all looked up at once.
-fn spread(time: Duration) -> Duration {
-    let random = RandomState::new().build_hasher().finish();
-    time + time.mul_f64((random % 1000) as f64 / 10_000.0)
-}
-
-/// How long to wait after so many failures before.
-fn pause(failures: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE)
 }
 
 /// Ends at a time, or never.

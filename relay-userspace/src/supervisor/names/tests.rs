@@ -1,6 +1,9 @@
 //! Tests of what is known of names, and for how long.
 
+use super::kept::in_order;
 use super::*;
+use crate::config::dns::Prefer;
+use crate::net::resolve::Family;
 
 /// Longer than a label may be, so that no name server is asked.
 fn impossible() -> Host {

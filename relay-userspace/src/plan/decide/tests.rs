@@ -1,0 +1,170 @@
+//! Tests of who carries which rule.
+
+use super::*;
+use crate::host::{HostAddress, NextHop, Path};
+use crate::plan::RuleState;
+use crate::rule::{Backend, Connect, ProxyVersion, RuleName};
+use std::collections::{BTreeMap, HashMap};
+
+fn host() -> HostView {
+    let mut host = HostView::default();
+    host.addresses.insert(HostAddress { address: Ipv4Addr::new(192, 0, 2, 1).into(), interface: 2 });
+    host
+}
+
+fn planned_with(listen: &str, to: &str, plane: PlaneChoice, kernel: Result<Hook, &str>) -> PlannedRule {
+    let name = RuleName::parse("r").expect("name");
+    let listeners = vec![Listener::parse(listen).expect(listen)];
+    let backends = vec![Backend::parse(to).expect(to)];
+    planned_rule(Rule { plane, ..Rule::new(name, listeners, backends) }, kernel)
+}
+
+fn planned_rule(rule: Rule, kernel: Result<Hook, &str>) -> PlannedRule {
+    let unresolved = Err("no such host".to_owned());
+    let resolved = BTreeMap::from([(Host::Name("gone.example".into()), unresolved)]);
+    let hop = NextHop { interface: 2, gateway: None, mtu: 1500 };
+    let path = Path { source: Ipv4Addr::new(192, 0, 2, 1), hop };
+    let way = WayTo { backend: Ipv4Addr::new(203, 0, 113, 10), source: None, interface: None };
+    let paths = BTreeMap::from([(way, path)]);
+    let (host, taken, lacks) = (host(), BTreeMap::new(), HashMap::new());
+    let facts = Facts {
+        kernel,
+        host: &host,
+        paths: &paths,
+        resolved: &resolved,
+        taken: &taken,
+        lacks: &lacks,
+        down: false,
+    };
+    super::rule(&Arc::new(rule), &Origin::CommandLine, false, &facts)
+}
+
+fn planned(listen: &str, to: &str) -> PlannedRule {
+    planned_with(listen, to, PlaneChoice::Auto, Ok(Hook::Tc))
+}
+
+#[test]
+fn the_kernel_carries_ipv4_to_ipv4() {
+    let planned = planned(":80", "203.0.113.10:80");
+    assert_eq!(planned.ipv4, Carriage::Kernel(Hook::Tc));
+    assert_eq!(planned.state(), RuleState::Active);
+    assert!(matches!(&planned.ipv6, Carriage::User(reason) if reason.contains("IPv4 clients only")));
+    let user = planned.user.expect("IPv6, and the host's own connections");
+    assert!(user.ipv4 && user.ipv6);
+}
+
+#[test]
+fn the_user_plane_carries_the_rest_and_says_why() {
+    for (listen, to, reason) in [
+        ("127.0.0.1:80", "203.0.113.10:80", "of this host to itself"),
+        (":80", "[2001:db8::1]:80", "backend is IPv6"),
+        (":80", "127.0.0.1:81", "on this host"),
+        (":80", "192.0.2.1:81", "on this host"),
+    ] {
+        let planned = planned(listen, to);
+        let ipv4 = &planned.ipv4;
+        assert!(matches!(ipv4, Carriage::User(why) if why.contains(reason)), "{ipv4:?}");
+        assert_eq!(planned.state(), RuleState::Active, "{listen} {to}");
+    }
+    let by_choice = planned_with(":80", "203.0.113.10:80", PlaneChoice::User, Ok(Hook::Tc));
+    assert_eq!(by_choice.ipv4, Carriage::User("plane = \"user\"".into()));
+    let no_rights = planned_with(":80", "203.0.113.10:80", PlaneChoice::Auto, Err("no CAP_BPF"));
+    assert_eq!(no_rights.ipv4, Carriage::User("no CAP_BPF".into()));
+}
+
+#[test]
+fn the_proxy_protocol_takes_tcp_to_relayd_and_leaves_udp_in_the_kernel() {
+    let rule = |protocols, plane| {
+        let connect = Connect { proxy_protocol: Some(ProxyVersion::V2), ..Connect::default() };
+        let rule = (*planned(":80", "203.0.113.10:80").rule).clone();
+        planned_rule(Rule { protocols, plane, connect, ..rule }, Ok(Hook::Tc))
+    };
+    let both = rule(Protocols::Both, PlaneChoice::Auto);
+    assert_eq!(both.kernel.as_ref().expect("UDP").protocols, Protocols::Udp);
+    assert!(
+        matches!(&both.ipv4, Carriage::User(why) if why.contains("connect.proxy_protocol") && why.contains("UDP stays in the kernel")),
+        "{:?}",
+        both.ipv4
+    );
+    assert!(both.user.as_ref().is_some_and(|user| user.ipv4 && user.connect == both.rule.connect));
+    let tcp = rule(Protocols::Tcp, PlaneChoice::Auto);
+    assert_eq!((&tcp.kernel, tcp.state()), (&None, RuleState::Active));
+    let forced = rule(Protocols::Both, PlaneChoice::Kernel);
+    assert!(
+        matches!(&forced.faults[..], [Fault::KernelImpossible(why)] if why.contains("connect.proxy_protocol"))
+    );
+}
+
+#[test]
+fn families_without_a_listener_are_nobodys() {
+    let planned = planned("[::]:80", "203.0.113.10:80");
+    assert_eq!(planned.ipv4, Carriage::None("it has no IPv4 listener".into()));
+    assert!(matches!(planned.ipv6, Carriage::User(_)));
+    assert!(!planned.user.expect("IPv6").ipv4);
+}
+
+#[test]
+fn the_programs_know_where_the_user_plane_listens() {
+    for (listen, heard) in [
+        (":80", (1, 1)),
+        ("[::]:80", (0, 1)),
+        ("192.0.2.1:80", (1, 0)),
+        // its packets pass no interface
+        ("[::1]:80", (0, 0)),
+    ] {
+        let user = planned(listen, "[2001:db8::1]:80").user.expect(listen);
+        assert_eq!((user.heard_v4.len(), user.heard_v6.len()), heard, "{listen}");
+    }
+}
+
+#[test]
+fn ports_map_from_each_listeners_first() {
+    let planned = planned(":8000-8009", "203.0.113.10:9000");
+    let user = planned.user.expect("user plane");
+    assert_eq!(user.target(&planned.rule.listen[0]).ports.of(8003), 9003);
+}
+
+#[test]
+fn faults_are_named() {
+    for (listen, to, text) in [
+        ("192.0.2.9:80", "203.0.113.10:80", "192.0.2.9 is not an address of this host"),
+        ("%eth7:80", "203.0.113.10:80", "no interface eth7"),
+        (":80", "gone.example:80", "gone.example does not resolve: no such host"),
+        (":80", "new.example:80", "new.example is being resolved"),
+        (":80", "192.0.2.1", "feed itself"),
+        (":80-90", "127.0.0.1:85", "feed itself"),
+        ("[::]:80", "[::1]:80", "feed itself"),
+        (":80", "0.0.0.0:80", "feed itself"),
+        (":80", "[::ffff:192.0.2.1]:80", "feed itself"),
+    ] {
+        let planned = planned(listen, to);
+        assert_eq!(planned.faults.len(), 1, "{listen} {to}: {:?}", planned.faults);
+        assert!(planned.faults[0].to_string().contains(text), "{}", planned.faults[0]);
+        assert_eq!(planned.state(), RuleState::Error, "{listen} {to}");
+    }
+}
+
+#[test]
+fn a_disabled_rule_needs_no_name() {
+    for to in ["gone.example:80", "new.example:80"] {
+        let rule = Rule { enabled: false, ..(*planned(":80", to).rule).clone() };
+        let planned = planned_rule(rule, Ok(Hook::Tc));
+        assert_eq!((planned.state(), &planned.faults[..]), (RuleState::Disabled, &[][..]), "{to}");
+    }
+}
+
+#[test]
+fn a_backend_without_a_route_may_get_one() {
+    let planned = planned(":80", "203.0.113.11:80");
+    assert_eq!(planned.faults, [Fault::NoRoute(Ipv4Addr::new(203, 0, 113, 11), "203.0.113.11".into())]);
+    assert_eq!(planned.state(), RuleState::Degraded);
+    assert!(planned.kernel.is_some(), "flows that it has stay");
+}
+
+#[test]
+fn plane_kernel_is_a_fault_only_where_nothing_can_be_carried() {
+    let by = |listen, kernel| planned_with(listen, "203.0.113.10:80", PlaneChoice::Kernel, kernel);
+    assert_eq!(by(":80", Ok(Hook::Tc)).faults, []);
+    assert!(matches!(by("[::]:80", Ok(Hook::Tc)).faults[..], [Fault::KernelImpossible(_)]));
+    assert!(matches!(by(":80", Err("CAP_BPF is missing")).faults[..], [Fault::KernelImpossible(_)]));
+}
