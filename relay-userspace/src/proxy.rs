@@ -4,6 +4,7 @@
 //! the API.
 
 pub mod counters;
+mod descriptors;
 mod ending;
 pub mod gate;
 pub mod outgoing;

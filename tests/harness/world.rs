@@ -75,8 +75,13 @@ impl World {
 
     /// Starts relayd, which may have so many descriptors.
     pub fn start_limited(&self, descriptors: u64, rules: &str) -> Daemon {
+        self.start_limited_with("", descriptors, rules)
+    }
+
+    /// The same with lines for `[daemon]`.
+    pub fn start_limited_with(&self, daemon: &str, descriptors: u64, rules: &str) -> Daemon {
         let config = self.folder().join("relay.toml");
-        fs::write(&config, settings(self.folder(), "") + rules).expect("config");
+        fs::write(&config, settings(self.folder(), daemon) + rules).expect("config");
         let mut command = Command::new(binary("relayd"));
         command.arg("--config").arg(&config);
         // SAFETY: between fork and exec it calls nothing but setrlimit, which may be called there.

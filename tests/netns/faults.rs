@@ -3,6 +3,7 @@
 
 mod backends;
 mod clients;
+mod floods;
 mod shortage;
 
 use harness::traffic::{Server, tcp_server, udp_server};
@@ -32,13 +33,19 @@ struct Beside {
 }
 
 impl Beside {
+    const TO: (std::net::Ipv4Addr, u16) = (RELAY, 8081);
+
     fn start(world: &World) -> Self {
+        let mut beside = Self::already_there(world);
+        beside.load = beside.load.with_newcomers(&world.client, Self::TO);
+        beside
+    }
+
+    /// Nobody new, for whom there may be nothing left.
+    fn already_there(world: &World) -> Self {
         let servers = [tcp_server(&world.backend, 81), udp_server(&world.backend, 81)];
-        let to = (RELAY, 8081);
-        let load = Load::new()
-            .with_connections(&world.client, to, 2)
-            .with_newcomers(&world.client, to)
-            .with_datagrams(&world.client, to);
+        let load =
+            Load::new().with_connections(&world.client, Self::TO, 2).with_datagrams(&world.client, Self::TO);
         Self { load, _servers: servers }
     }
 

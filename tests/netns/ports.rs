@@ -44,11 +44,14 @@ fn ports_that_rest_are_used_again() {
 
 #[test]
 fn ports_that_rest_are_used_again_without_rights() {
-    let world = world();
-    let _server = tcp_server(&world.backend, 80);
-    let mut daemon = world.start_unprivileged(WEB);
-    many_connections(&world, &daemon);
-    assert_eq!(world.relay.read_sysctl(REUSE), "0");
-    let log = daemon.log();
-    assert_eq!(log.matches("net.ipv4.tcp_tw_reuse cannot be set to 1").count(), 1, "{log}");
+    for source in ["", "connect = { source = \"203.0.113.9\" }\n"] {
+        let world = world();
+        world.relay.add_address("inside", [203, 0, 113, 9], 24);
+        let _server = tcp_server(&world.backend, 80);
+        let mut daemon = world.start_unprivileged(&format!("{WEB}{source}"));
+        many_connections(&world, &daemon);
+        assert_eq!(world.relay.read_sysctl(REUSE), "0");
+        let log = daemon.log();
+        assert_eq!(log.matches("net.ipv4.tcp_tw_reuse cannot be set to 1").count(), 1, "{log}");
+    }
 }

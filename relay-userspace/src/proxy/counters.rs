@@ -11,7 +11,7 @@ pub enum Refusal {
     BackendRefused,
     /// No address of the backend answered in time.
     BackendTimeout,
-    /// relayd has no file descriptor left.
+    /// relayd has no file descriptor for it.
     Descriptors,
     /// A datagram could not be sent on.
     Unsendable,
@@ -41,7 +41,7 @@ pub enum Refusal {
     LimitNewFlows,
     /// Sooner than the client's pace allows.
     LimitNewFlowsPerIp,
-    /// There is no way to the backend, or the interface towards it is gone.
+    /// There is no way to the backend, or the interface or address towards it is gone.
     NoRoute,
 }
 

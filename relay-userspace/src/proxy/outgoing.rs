@@ -4,8 +4,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
+use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::rule::Connect;
 
@@ -29,6 +30,18 @@ pub fn bind_source(socket: &impl AsFd, connect: &Connect) -> io::Result<()> {
 pub fn bind_interface(socket: &impl AsFd, connect: &Connect) -> io::Result<()> {
     let interface = connect.interface.as_deref().map(str::as_bytes);
     interface.map_or(Ok(()), |name| SockRef::from(socket).bind_device(Some(name)))
+}
+
+/// Whether the host has an address that packets can leave from. A TCP socket says no word of which it lacks, address or
+/// port; one of UDP has other words for ports.
+pub fn has_source(address: SocketAddr, connect: &Connect) -> bool {
+    let probe = || {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+        bind(&socket, connect)?;
+        socket.connect(&address.into())
+    };
+    let error = probe().err().and_then(|error: io::Error| error.raw_os_error());
+    error.map(Errno::from_raw) != Some(Errno::EADDRNOTAVAIL)
 }
 
 /// A link-local address is one of an interface's.

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use super::pipe::Pipe;
 use super::socket::{Leg, prepare_listener};
 use crate::proxy::counters::Refusal;
+use crate::proxy::descriptors;
 use crate::proxy::ending::{Ending, Record};
 use crate::proxy::service::Service;
 use crate::proxy::shared::Shared;
@@ -126,7 +127,10 @@ impl Acceptor {
                 self.resume = None;
             }
             match self.listener.accept().await {
-                Ok(client) => return client,
+                Ok((client, address)) => match descriptors::check(&client) {
+                    Ok(()) => return (client, address),
+                    Err(error) => self.leave_out(client, address, &error),
+                },
                 Err(error) => self.failed(&error).await,
             }
         }
@@ -153,6 +157,13 @@ impl Acceptor {
             }
         };
         iter::from_fn(next)
+    }
+
+    /// A client that took one of the last descriptors.
+    fn leave_out(&mut self, client: TcpStream, address: SocketAddr, error: &io::Error) {
+        self.log(error);
+        Pipe::close_idle();
+        self.front.turn_away(client, address);
     }
 
     async fn failed(&mut self, error: &io::Error) {

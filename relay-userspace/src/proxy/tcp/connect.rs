@@ -74,14 +74,18 @@ async fn dial(address: SocketAddr, by: &Connect) -> io::Result<TcpStream> {
 
 /// The kernel chooses the source port as long as it finds one.
 async fn open(address: SocketAddr, by: &Connect) -> io::Result<TcpStream> {
-    if ports::are_scarce() {
-        match ports::connect_by_name(address, by).await {
-            Err(error) if ports::is_taken(&error) => return connect_from_any(address, by).await,
+    let are_scarce = ports::are_scarce();
+    if !are_scarce {
+        match connect_from_any(address, by).await {
+            Err(error) if ports::is_taken(&error) => {}
             result => return result,
         }
     }
-    match connect_from_any(address, by).await {
-        Err(error) if ports::is_taken(&error) => ports::connect_by_name(address, by).await,
+    if !outgoing::has_source(address, by) {
+        return Err(Errno::ENETUNREACH.into());
+    }
+    match ports::connect_by_name(address, by).await {
+        Err(error) if are_scarce && ports::is_taken(&error) => connect_from_any(address, by).await,
         result => result,
     }
 }

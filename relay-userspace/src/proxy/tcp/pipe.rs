@@ -8,6 +8,8 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
 use tokio::net::TcpStream;
 
+use crate::proxy::descriptors;
+
 /// What a pipe should hold: the most that every system allows. A quarter of it needs a third more processor time.
 const SIZE: i32 = 1024 * 1024;
 /// With less (the user's share of pipe memory is used up) splicing is no better than copying.
@@ -78,6 +80,7 @@ impl Pipe {
 
     fn new() -> io::Result<Self> {
         let (output, input) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
+        descriptors::check(&input)?;
         let set = |size| fcntl(&input, FcntlArg::F_SETPIPE_SZ(size));
         set(SIZE).or_else(|_| set(LEAST))?;
         Ok(Self { output, input, length: 0 })

@@ -11,7 +11,7 @@ use socket2::{Domain, SockRef, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::net::mptcp;
-use crate::proxy::outgoing;
+use crate::proxy::{descriptors, outgoing};
 use crate::rule::{Connect, Keepalive};
 
 nix::ioctl_read_bad!(
@@ -80,6 +80,7 @@ pub fn outgoing(address: SocketAddr, connect: &Connect) -> io::Result<TcpSocket>
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
+    descriptors::check(&socket)?;
     unless_unknown(socket.set_nodelay(true))?;
     // what is left of it must not keep the next one from its port
     socket.set_reuseaddr(true)?;

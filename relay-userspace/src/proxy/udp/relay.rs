@@ -29,6 +29,8 @@ const REPLIES: usize = 256;
 const TURN: usize = 32;
 /// How often a socket is read again that reports what became of something sent.
 const MOST_ERRORS: usize = 4;
+/// How many clients go for one: each has a descriptor, which another worker may be quicker to take.
+const MOST_EVICTED: usize = 4;
 /// See [`Tick`].
 const TICK: Duration = Duration::from_millis(250);
 
@@ -80,6 +82,16 @@ enum Way {
     Port(u16),
     /// By a listener for many ports, and a socket for answers from each of them.
     Shared(Senders),
+}
+
+impl Way {
+    /// The most that a client needs.
+    const fn descriptors(&self) -> usize {
+        match self {
+            Self::Port(_) => 1,
+            Self::Shared(_) => 2,
+        }
+    }
 }
 
 impl Relay {
@@ -315,18 +327,29 @@ impl Relay {
         Ok(id)
     }
 
-    /// What a client of a shared listener is answered by.
+    /// What a client of a shared listener is answered by. Where there is no descriptor for it, clients go that never got
+    /// an answer.
     fn sender(&mut self, key: Key) -> Result<Option<Arc<Sender>>, (Refusal, String)> {
         let (Way::Shared(senders), Some(local)) = (&mut self.way, key.local) else { return Ok(None) };
-        let sender = senders.for_answers_from(local);
+        let mut sender = senders.for_answers_from(local);
+        for _ in 0..MOST_EVICTED {
+            match &sender {
+                Err(error) if lacks_descriptors(error) && self.clients.evict().is_some() => {}
+                _ => break,
+            }
+            sender = senders.for_answers_from(local);
+        }
         let from = local.socket_address();
         sender.map(Some).map_err(|error| refusal(&error, format_args!("clients from {from}")))
     }
 
     /// Room for one more; where there is none, the longest silent client goes that never got an answer.
     fn make_room(&mut self) -> Result<Place, (Refusal, String)> {
-        let most = share::most_clients();
-        if self.clients.len() >= most && self.clients.evict().is_none() {
+        let most = share::most_of_a_listener(self.way.descriptors());
+        let (own, all) = (self.clients.len(), self.service.clients());
+        let is_full = own >= share::MOST_CLIENTS || (own >= most / share::OWN_PART && all >= most as u64);
+        if is_full && self.clients.evict().is_none() {
+            let most = most.min(share::MOST_CLIENTS);
             return Err((Refusal::TableFull, format!("all of its {most} clients are in use")));
         }
         let place = Place::take().or_else(|| self.clients.evict().and_then(|_| Place::take()));

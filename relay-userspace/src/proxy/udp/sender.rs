@@ -11,6 +11,7 @@ use socket2::{Domain, Socket, Type};
 use super::envelope::Local;
 use super::share::Place;
 use super::socket::prepare_sender;
+use crate::proxy::descriptors;
 use crate::proxy::shared::Shared;
 
 /// A socket on one address and port. It is connected to itself, so that no other packet finds it: what clients send goes
@@ -33,6 +34,7 @@ impl Sender {
         let place = Place::take().ok_or_else(|| io::Error::from_raw_os_error(nix::libc::EMFILE))?;
         let address = local.socket_address();
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), None)?;
+        descriptors::check(&socket)?;
         // beside those of other workers
         socket.set_reuse_port(true)?;
         shared.bind(&socket, &address.into())?;

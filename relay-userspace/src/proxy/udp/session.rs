@@ -137,8 +137,8 @@ pub fn refusal(error: &io::Error, towards: impl Display) -> (Refusal, String) {
     let reason = match error.raw_os_error().map(Errno::from_raw) {
         _ if lacks_descriptors(error) => Refusal::Descriptors,
         Some(Errno::ENOSPC) => Refusal::Descriptors,
-        Some(Errno::EAGAIN | Errno::EADDRNOTAVAIL) => Refusal::PortsExhausted,
-        Some(Errno::ENETUNREACH | Errno::ENODEV) => Refusal::NoRoute,
+        Some(Errno::EAGAIN | Errno::EADDRINUSE) => Refusal::PortsExhausted,
+        Some(Errno::EADDRNOTAVAIL | Errno::ENETUNREACH | Errno::ENODEV) => Refusal::NoRoute,
         _ => Refusal::Unsendable,
     };
     (reason, format!("no socket towards {towards}: {error}"))

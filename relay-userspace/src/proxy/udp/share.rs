@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use nix::sys::resource::{Resource, getrlimit};
+use crate::proxy::descriptors;
 
-/// Clients of one listening socket.
-const MOST_CLIENTS: usize = 65_536;
+/// One listening socket's most clients.
+pub const MOST_CLIENTS: usize = 65_536;
 
 static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
@@ -17,7 +17,7 @@ pub struct Place(());
 impl Place {
     /// `None`: the process's UDP clients have three quarters of its descriptors already.
     pub fn take() -> Option<Self> {
-        let most = descriptors() / 4 * 3;
+        let most = descriptors::limit() / 4 * 3;
         let take = |taken: usize| (taken < most).then_some(taken + 1);
         TAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok().map(|_| Self(()))
     }
@@ -29,14 +29,13 @@ impl Drop for Place {
     }
 }
 
-/// One listening socket's most: never all of the share, so that a flood of one rule leaves some to the others.
-pub fn most_clients() -> usize {
-    MOST_CLIENTS.min(descriptors() / 2)
-}
+/// A part of its listener's clients that each socket may have, however many the others have.
+pub const OWN_PART: usize = 8;
 
-fn descriptors() -> usize {
-    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
-    usize::try_from(soft).unwrap_or(usize::MAX)
+/// What all workers' sockets of a listener may have together, if a client may need so many descriptors: never all of the
+/// share, so that a flood of one rule leaves some to the others.
+pub fn most_of_a_listener(each: usize) -> usize {
+    descriptors::limit() / 2 / each
 }
 
 /// True at most once a second, for everything that a flood would have logged.

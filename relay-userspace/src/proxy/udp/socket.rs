@@ -11,8 +11,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use super::clients::Id;
-use crate::proxy::outgoing;
 use crate::proxy::service::UdpNat;
+use crate::proxy::{descriptors, outgoing};
 use crate::rule::Connect;
 
 /// Bursts that a listener holds while its worker is busy: some ten thousand small datagrams.
@@ -75,6 +75,7 @@ fn grow_send_buffer(socket: &impl AsFd) -> io::Result<()> {
 pub fn open(backend: SocketAddr, nat: UdpNat, connect: &Connect) -> io::Result<OwnedFd> {
     let kind = Type::DGRAM.nonblocking().cloexec();
     let socket = Socket::new_raw(Domain::for_address(backend), kind, Some(Protocol::UDP))?;
+    descriptors::check(&socket)?;
     outgoing::bind(&socket, connect)?;
     socket.connect(&backend.into())?;
     if nat == UdpNat::FullCone {

@@ -3,7 +3,9 @@
 use std::net::Shutdown;
 
 use super::*;
+use crate::net::sysctl::local_ports;
 use crate::proxy::counters::Refusal;
+use crate::rule::Connect;
 
 fn soon() -> Timeouts {
     Timeouts { connect: Duration::from_millis(100), ..Timeouts::default() }
@@ -61,6 +63,22 @@ fn a_backend_without_addresses_resets_the_client() {
     for host in HOSTS {
         refused(&Relay::with(host, vec![], 80, soon()), Refusal::NoBackend);
     }
+}
+
+/// That is not taken for a lack of ports, for which others would have to be asked for by name.
+#[test]
+fn a_source_that_the_host_has_not_is_no_way() {
+    let host = HOSTS[0];
+    let backend = listen(host);
+    let relay = Relay::to(host, backend.local_addr().unwrap());
+    let target = relay.service.target();
+    let source = Some(IpAddr::from([192, 0, 2, 1]));
+    relay.service.retarget(Target { connect: Connect { source, ..Connect::default() }, ..(*target).clone() });
+    refused(&relay, Refusal::NoRoute);
+    relay.service.retarget((*target).clone());
+    let _client = relay.client();
+    let (_accepted, from) = backend.accept().unwrap();
+    assert!(local_ports().unwrap().contains(&from.port()), "{from} was asked for by name");
 }
 
 #[test]

@@ -115,6 +115,17 @@ fn a_new_target_is_for_new_clients() {
 }
 
 #[test]
+fn a_source_that_the_host_has_not_is_no_way() {
+    let source = Some(IpAddr::from([192, 0, 2, 1]));
+    let rig = Rig::with(V4, V4, 1, |target| target.connect.source = source);
+    let counters = &rig.service.counters;
+    rig.client().send(b"anybody?").unwrap();
+    wait("counted", || counters.refused(Refusal::NoRoute) == 1);
+    assert_eq!(counters.refused(Refusal::PortsExhausted), 0);
+    rig.end();
+}
+
+#[test]
 fn a_backend_that_refuses_is_asked_again() {
     for address in [V4, V6] {
         let mut rig = Rig::new(address, address);
