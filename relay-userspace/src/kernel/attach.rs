@@ -138,7 +138,7 @@ impl Dataplane {
             }
         }
         if let Some(attachment) = self.attachments.get(&index)
-            && attachment.tc == Ok(TcKind::Clsact)
+            && [&attachment.tc, &attachment.egress].contains(&&Ok(TcKind::Clsact))
         {
             tc::remove_filters(&attachment.name);
         }

@@ -110,6 +110,12 @@ impl State {
             };
             tracing::info!("{text}");
             self.shared.tell("interface", None, text);
+            if let Err(error) = &attachment.egress {
+                let name = &attachment.name;
+                let text = format!("what the user plane sends on {name} is not counted: {error}");
+                tracing::warn!("{text}");
+                self.shared.tell("interface", None, text);
+            }
         }
         if self.settings.hook == Hook::Xdp {
             self.prepare_xdp(&after);
