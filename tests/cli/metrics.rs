@@ -117,6 +117,7 @@ fn metrics_and_json_count_the_same() {
     assert_eq!(metrics.value("relay_rule_flows_total{rule=\"web\"}"), 2);
     assert_eq!(metrics.value("relay_rule_active_flows{rule=\"web\"}"), number("/flows/active"));
     for series in [
+        "relay_rule_unit{rule=\"web\",unit=\"ip\"}",
         "relay_rule_plane{rule=\"web\",family=\"ipv4\",plane=\"kernel\"}",
         "relay_rule_plane{rule=\"web\",family=\"ipv6\",plane=\"user\"}",
         "relay_backend_up{rule=\"web\",backend=\"203.0.113.2:80\"}",

@@ -27,12 +27,13 @@ type Encoded = Result<(), std::fmt::Error>;
 
 impl Collector for Views {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
-        let bytes = "IP bytes on the client leg";
+        let bytes = "Bytes on the client leg: of IP packets or of payload, as relay_rule_unit says";
         self.by_direction(&mut encoder, "relay_rule_bytes", Some(&Unit::Bytes), bytes, |traffic| {
             traffic.bytes
         })?;
         let packets = "Packets on the client leg";
         self.by_direction(&mut encoder, "relay_rule_packets", None, packets, |traffic| traffic.packets)?;
+        self.units(&mut encoder)?;
         self.flows(&mut encoder)?;
         self.drops(&mut encoder)?;
         self.planes(&mut encoder)?;
@@ -58,6 +59,16 @@ impl Views {
             for (direction, traffic) in [("ingress", &counters.ingress), ("egress", &counters.egress)] {
                 counter(&mut metric, &[("rule", &rule.name), ("direction", direction)], value(traffic))?;
             }
+        }
+        Ok(())
+    }
+
+    fn units(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help =
+            "What the rule's bytes are: ip, payload, or mixed (of IP packets where programs count them)";
+        let mut metric = encoder.encode_descriptor("relay_rule_unit", help, None, MetricType::Gauge)?;
+        for rule in &self.rules {
+            gauge(&mut metric, &[("rule", &rule.name), ("unit", &rule.counters.unit)], 1)?;
         }
         Ok(())
     }
@@ -152,6 +163,7 @@ mod tests {
         for line in [
             "relay_rule_bytes_total{rule=\"tokyo\",direction=\"ingress\"} 120",
             "relay_rule_packets_total{rule=\"tokyo\",direction=\"egress\"} 1",
+            "relay_rule_unit{rule=\"tokyo\",unit=\"ip\"} 1",
             "relay_rule_flows_total{rule=\"tokyo\"} 3",
             "relay_rule_active_flows{rule=\"tokyo\"} 1",
             "relay_rule_drops_total{rule=\"tokyo\",reason=\"too_big\"} 4",
