@@ -15,12 +15,10 @@ pub const WHO: &str = "mode http\n  http-request return status 200 content-type 
                        lf-string \"%[src] %[src_port] %[dst] %[dst_port] %[fc_pp_unique_id]\"\n";
 
 /// Whether there is no HAProxy to test with, which is a failure in CI.
-#[expect(clippy::print_stderr, reason = "a test that did not run must not look like one that passed")]
 pub fn is_missing() -> bool {
     let missing = Command::new("haproxy").arg("-v").stdout(Stdio::null()).status().is_err();
     if missing {
-        assert!(std::env::var_os("CI").is_none(), "haproxy is missing: apt install haproxy");
-        eprintln!("skipped: haproxy is missing");
+        crate::skip("haproxy is missing: apt install haproxy");
     }
     missing
 }

@@ -37,6 +37,13 @@ impl Drop for Ends<'_> {
     }
 }
 
+/// Says that a test cannot run here, which is a failure in CI. `why`: what is missing, and where it comes from.
+#[expect(clippy::print_stderr, reason = "a test that did not run must not look like one that passed")]
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{why}");
+    eprintln!("skipped: {why}");
+}
+
 /// Waits until something is so; panics with `what` after a while.
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     within(Duration::from_secs(10), what, &mut is_so);

@@ -12,8 +12,17 @@ const RULE: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.1
                     accept = { mptcp = true }\nconnect = { mptcp = true }\n";
 
 /// Whether this kernel has Multipath TCP.
+fn is_there() -> bool {
+    Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)).is_ok()
+}
+
+/// Whether a test cannot run.
 fn is_missing() -> bool {
-    Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)).is_err()
+    let missing = !is_there();
+    if missing {
+        harness::skip("Multipath TCP is missing: it needs a kernel with CONFIG_MPTCP");
+    }
+    missing
 }
 
 fn connect(ns: &NetNs, to: SocketAddr) -> Client {
@@ -113,7 +122,7 @@ fn the_kind_of_a_listener_changes_under_way() {
 #[test]
 fn without_it_tcp_serves_and_that_is_said_once() {
     let world = World::new();
-    if !is_missing() {
+    if is_there() {
         world.relay.sysctl("net/mptcp/enabled", "0");
     }
     let mut daemon = world.start(RULE);
