@@ -90,7 +90,8 @@ impl Usage {
 
     #[inline(always)]
     fn taken(&self, now: u64) -> i64 {
-        let alive = now.wrapping_sub(self.heartbeat.get()) < SILENCE;
+        // another CPU may have said so after `now` was read
+        let alive = now.saturating_sub(self.heartbeat.get()) < SILENCE;
         let sessions = if alive { self.sessions.get() } else { 0 };
         self.flows.get() + sessions
     }
@@ -179,6 +180,13 @@ mod tests {
         assert!(!usage.take_flow(1, START + SILENCE), "alive after all");
         usage.forget_sessions();
         assert!(usage.take_flow(1, START + SILENCE), "started again");
+    }
+
+    #[test]
+    fn a_heartbeat_after_the_clock_was_read_is_one() {
+        let usage = Usage::default();
+        assert!(usage.take_session(1, START + 5));
+        assert!(usage.is_full(1, START) && !usage.take_flow(1, START));
     }
 
     #[test]
