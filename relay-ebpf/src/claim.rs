@@ -85,7 +85,7 @@ fn insert(packet: &Packet, client: &FlowEntry, half: &FlowEntry, settings: &Sett
             if client != packet.key && !may_take(packet, occupant, settings, forced) {
                 return false;
             }
-            maps::forget_unproven(&client);
+            maps::forget_unproven_of(packet.protocol, &client, key);
             maps::forget_unproven(key);
             if maps::claim(key, half).is_err() {
                 return false;

@@ -1,45 +1,53 @@
 //! Flows that are over, told to relayd where it keeps a connection log. Nothing of this is on the hot path.
 //!
-//! Of the CPUs that end a flow at once, the one that takes its backend half out of the table tells of it.
+//! Of the CPUs that end a flow at once, the one that takes its client half out of the table tells of it.
 
 use relay_common::ended::{End, EndedFlow};
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
 use relay_common::net::Protocol;
 
+use crate::maps::{Entry, Room};
 use crate::slow::Packet;
 use crate::{limit, maps};
 
 /// Takes both halves of a flow out of the established table. The backend half goes last: it holds the claim on the source
-/// port.
+/// port. A half that belongs to another flow by now stays.
 #[inline(always)]
-pub(crate) fn leave(protocol: Protocol, client: &FlowKey, backend: &FlowKey, end: End) {
-    note(end);
-    leave_for_noted(protocol, client, backend);
+pub(crate) fn leave(protocol: Protocol, client: &FlowKey, backend: &FlowKey, end: End, room: Room) {
+    note(end, room);
+    leave_for_noted(protocol, client, backend, room);
 }
 
 /// Puts the reason into memory: as an argument, Linux 5.10's verifier would follow each of them by itself, through all of
 /// what comes now.
 #[inline(always)]
-fn note(end: End) {
-    if let Some(scratch) = maps::scratch() {
+fn note(end: End, room: Room) {
+    if let Some(scratch) = maps::room(room) {
         scratch.end = end as u32;
     }
 }
 
 #[inline(never)]
-fn leave_for_noted(protocol: Protocol, client: &FlowKey, backend: &FlowKey) {
-    let Some(scratch) = maps::scratch() else { return };
+fn leave_for_noted(protocol: Protocol, client: &FlowKey, backend: &FlowKey, room: Room) {
+    let Some(scratch) = maps::room(room) else { return };
     // before: memory that is freed may be another flow's at once
-    scratch.kept = u32::from(is_wanted() && keep(protocol, client, backend));
-    if let Some(half) = maps::established(protocol, client) {
-        limit::leave(protocol, client, half);
+    scratch.kept = u32::from(is_wanted() && keep(protocol, client, backend, room));
+    if let Some(half) = half_of(protocol, client, backend) {
+        let first = limit::leave(protocol, client, half);
+        scratch.kept &= u32::from(first);
     }
-    if let Some(half) = maps::established(protocol, backend)
-        && limit::leave(protocol, backend, half)
-        && scratch.kept != 0
-    {
-        tell(client);
+    if let Some(half) = half_of(protocol, backend, client) {
+        let _somebody_was_faster = limit::leave(protocol, backend, half);
     }
+    if scratch.kept != 0 {
+        tell(client, room);
+    }
+}
+
+/// The established half at `key`, if the one at `other` is its other half.
+#[inline(never)]
+fn half_of(protocol: Protocol, key: &FlowKey, other: &FlowKey) -> Option<Entry<FlowEntry>> {
+    maps::established(protocol, key).filter(|half| half.opposite(protocol) == *other)
 }
 
 /// The backend has answered a client's first packet with a reset.
@@ -49,13 +57,15 @@ pub(crate) fn refused(packet: &Packet, backend: &FlowEntry) {
     if !is_wanted() {
         return;
     }
-    let (Some(client), Some(scratch)) = (maps::unproven(&client_key), maps::scratch()) else { return };
+    let (Some(client), Some(scratch)) = (maps::unproven(&client_key), maps::room(Room::Packets)) else {
+        return;
+    };
     scratch.client = *client;
     scratch.backend = *backend;
     // counted in the flow only when it is sent on
     scratch.backend.bytes += u64::from(packet.length);
-    note(End::BackendRefused);
-    tell(&client_key);
+    note(End::BackendRefused, Room::Packets);
+    tell(&client_key, Room::Packets);
 }
 
 /// Why a flow with these flags was swept.
@@ -77,21 +87,18 @@ fn is_wanted() -> bool {
 
 /// Copies both halves to where [`tell`] looks for them.
 #[inline(never)]
-fn keep(protocol: Protocol, client: &FlowKey, backend: &FlowKey) -> bool {
-    let (Some(client), Some(backend)) =
-        (maps::established(protocol, client), maps::established(protocol, backend))
-    else {
-        return false;
-    };
-    let Some(scratch) = maps::scratch() else { return false };
+fn keep(protocol: Protocol, client_key: &FlowKey, backend_key: &FlowKey, room: Room) -> bool {
+    let Some(client) = half_of(protocol, client_key, backend_key) else { return false };
+    let Some(backend) = half_of(protocol, backend_key, client_key) else { return false };
+    let Some(scratch) = maps::room(room) else { return false };
     scratch.client = *client;
     scratch.backend = *backend;
     true
 }
 
 #[inline(never)]
-fn tell(key: &FlowKey) {
-    let Some(scratch) = maps::scratch() else { return };
+fn tell(key: &FlowKey, room: Room) {
+    let Some(scratch) = maps::room(room) else { return };
     let Some(mut record) = maps::ended() else { return maps::ended_lost() };
     let (client, to) = (&scratch.client, scratch.client.translation());
     // what is silent has lasted until now; of what was ended by its ends, the last packet was the end

@@ -93,7 +93,7 @@ static ICMP_BUDGET: PerCpuArray<IcmpBudget, 1> = PerCpuArray::new();
 static UNPROVEN_FIRST: PerCpuArray<u32, 1> = PerCpuArray::new();
 /// Where new entries are put together; two of them would crowd the 512-byte stack.
 #[btf_map]
-static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+static SCRATCH: PerCpuArray<Scratch, 2> = PerCpuArray::new();
 /// The packet that this CPU's slow path is at.
 #[btf_map]
 static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
@@ -141,6 +141,14 @@ pub(crate) struct Scratch {
     pub(crate) end: u32,
     /// 1: both its halves have been copied.
     pub(crate) kept: u32,
+}
+
+/// Whose scratch space: a packet may come while the sweeper runs, on the same CPU.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(crate) enum Room {
+    Packets = 0,
+    Sweeper = 1,
 }
 
 /// A map entry, shared with other CPUs: plain loads and stores, last writer wins by design.
@@ -217,6 +225,14 @@ pub(crate) fn put_unproven(key: &FlowKey, half: &FlowEntry) -> Result<(), Refuse
 #[inline(always)]
 pub(crate) fn forget_unproven(key: &FlowKey) {
     let _gone = UNPROVEN.remove(key);
+}
+
+/// The same, unless the half at `other` is not its other half: then it is another flow's.
+#[inline(never)]
+pub(crate) fn forget_unproven_of(protocol: Protocol, key: &FlowKey, other: &FlowKey) {
+    if unproven(key).is_some_and(|half| half.opposite(protocol) == *other) {
+        forget_unproven(key);
+    }
 }
 
 #[inline(always)]
@@ -386,7 +402,12 @@ pub(crate) fn note() -> Option<Entry<Note>> {
 
 #[inline(always)]
 pub(crate) fn scratch() -> Option<Entry<Scratch>> {
-    entry(SCRATCH.get_ptr_mut(0))
+    room(Room::Packets)
+}
+
+#[inline(always)]
+pub(crate) fn room(room: Room) -> Option<Entry<Scratch>> {
+    entry(SCRATCH.get_ptr_mut(room as u32))
 }
 
 /// Room for a record of a flow that is over.

@@ -11,6 +11,7 @@ use relay_common::rule::RuleState;
 use relay_common::settings::SweepRequest;
 use relay_common::tick;
 
+use crate::maps::Room;
 use crate::packet::ETHERNET;
 use crate::skb::Skb;
 use crate::{ended, limit, maps};
@@ -26,7 +27,7 @@ const ALONE: u32 = 2;
 pub(crate) fn run(skb: Skb) -> i32 {
     let Ok(request) = skb.load::<SweepRequest>(REQUEST) else { return -1 };
     // in memory: the verifier would follow every value that it may have, from key to key
-    let Some(scratch) = maps::scratch() else { return -1 };
+    let Some(scratch) = maps::room(Room::Sweeper) else { return -1 };
     scratch.touched = 0;
     for index in 0..SweepRequest::MOST {
         if index >= request.keys {
@@ -87,7 +88,7 @@ fn moves(protocol: Protocol, key: &FlowKey, other_key: &FlowKey) -> bool {
 #[inline(always)]
 fn forget(protocol: Protocol, key: &FlowKey, other: &FlowKey, flags: FlowFlags, end: End) {
     let (client, backend) = if flags.has(FlowFlags::EGRESS) { (other, key) } else { (key, other) };
-    ended::leave(protocol, client, backend, end);
+    ended::leave(protocol, client, backend, end, Room::Sweeper);
 }
 
 /// Deletes a flow whose rule is gone, switched off, or another one by now, or lets its client in no more.
@@ -105,8 +106,8 @@ fn orphan(key: &FlowKey, protocol: Protocol) -> u32 {
     };
     let other = half.opposite(protocol);
     forget(protocol, key, &other, half.flags(), end);
+    maps::forget_unproven_of(protocol, &other, key);
     maps::forget_unproven(key);
-    maps::forget_unproven(&other);
     1
 }
 

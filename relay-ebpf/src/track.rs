@@ -5,6 +5,7 @@ use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
 use relay_common::net::Protocol;
 use relay_common::tick;
 
+use crate::maps::Room;
 use crate::packet::tcp;
 use crate::slow::{Action, Packet};
 use crate::{ended, maps};
@@ -108,15 +109,16 @@ const ESTABLISHED: FlowFlags = FlowFlags::PROVEN.with(FlowFlags::COUNTED).with(F
 fn leave(packet: &Packet, flags: FlowFlags, key: &FlowKey, end: End) {
     let (client, backend) =
         if flags.has(FlowFlags::EGRESS) { (key, &packet.key) } else { (&packet.key, key) };
-    ended::leave(packet.protocol, client, backend, end);
+    ended::leave(packet.protocol, client, backend, end, Room::Packets);
 }
 
-/// Drops both halves of a flow from every table.
+/// Drops both halves of a flow from every table. What lies in its other half's place may be another flow's by now: the
+/// table of unproven flows evicts one half without the other.
 #[inline(always)]
 pub(crate) fn forget(packet: &Packet, flow: &FlowEntry) {
     let key = flow.opposite(packet.protocol);
     let other = maps::established(packet.protocol, &key).map_or(FlowFlags::NONE, |other| other.flags());
     leave(packet, flow.flags(), &key, ended::reason(flow.flags(), other));
+    maps::forget_unproven_of(packet.protocol, &key, &packet.key);
     maps::forget_unproven(&packet.key);
-    maps::forget_unproven(&key);
 }

@@ -51,7 +51,7 @@ fn tcp_client(packet: &Packet, flow: &mut FlowEntry) -> Action {
         return Action::Forward;
     }
     if packet.has(tcp::RST) {
-        mark(flow, Protocol::Tcp, FlowFlags::CLOSED);
+        mark(packet, flow, FlowFlags::CLOSED);
         return Action::Forward;
     }
     let ahead = packet.acknowledgment.wrapping_sub(flow.sequence);
@@ -70,12 +70,12 @@ fn tcp_backend(packet: &Packet, flow: &mut FlowEntry) -> Action {
         if !flow.flags().has(FlowFlags::REPLIED) {
             ended::refused(packet, flow);
         }
-        mark(flow, Protocol::Tcp, FlowFlags::CLOSED);
+        mark(packet, flow, FlowFlags::CLOSED);
     } else if packet.has(tcp::SYN) && packet.has(tcp::ACK) {
         if let Some(client) = maps::unproven(&flow.opposite(Protocol::Tcp)) {
             client.sequence = packet.sequence;
         }
-        mark(flow, Protocol::Tcp, FlowFlags::REPLIED);
+        mark(packet, flow, FlowFlags::REPLIED);
     }
     Action::Forward
 }
@@ -114,9 +114,10 @@ fn is_current(flow: &FlowEntry) -> bool {
 
 /// Sets a flag on both halves.
 #[inline(always)]
-fn mark(flow: &mut FlowEntry, protocol: Protocol, flag: FlowFlags) {
+fn mark(packet: &Packet, flow: &mut FlowEntry, flag: FlowFlags) {
     flow.set_flags(flow.flags().with(flag));
-    if let Some(other) = maps::unproven(&flow.opposite(protocol)) {
+    let other = maps::unproven(&flow.opposite(packet.protocol));
+    if let Some(other) = other.filter(|other| other.opposite(packet.protocol) == packet.key) {
         other.set_flags(other.flags().with(flag));
     }
 }

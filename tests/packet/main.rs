@@ -4,6 +4,7 @@
 
 mod bare;
 mod capacity;
+mod claims;
 mod conversation;
 mod foreign;
 mod fragments;
