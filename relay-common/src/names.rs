@@ -52,6 +52,9 @@ names! {
 /// Those that found no room in it. Not pinned, so it starts from zero with the programs.
 pub const ENDED_LOST: &str = "ENDED_LOST";
 
+/// UDP sessions of the user plane, by the packets of their clients. Not pinned: they end with relayd.
+pub const DECLINED: &str = "DECLINED";
+
 /// The program for interfaces with an Ethernet header.
 pub const TC: &str = "relay_tc";
 /// The program for interfaces without one (tun, WireGuard, ppp).

@@ -140,7 +140,8 @@ pub struct RuleEntry {
     pub limits: Limits,
     /// 1: the user plane has no socket on each of its ports, so that other programs may have sockets there.
     pub shared: u32,
-    pub _reserved: u32,
+    /// 1: the kernel opens flows for UDP alone; TCP of its IPv4 clients is the user plane's.
+    pub tcp_of_user: u32,
 }
 
 /// What a rule allows at most; 0: any number.
@@ -203,7 +204,7 @@ impl RuleEntry {
             guarded: 0,
             limits: Limits::NONE,
             shared: 0,
-            _reserved: 0,
+            tcp_of_user: 0,
         }
     }
 

@@ -85,7 +85,10 @@ static PACES: LruHashMap<SourceKey, Pace, 16_384> = LruHashMap::new();
 static ENDED: RingBuf<EndedFlow, { EndedFlow::RING as usize }> = RingBuf::new();
 #[btf_map]
 static ENDED_LOST: Array<Shared, 1> = Array::new();
-/// Not pinned: a budget is worth nothing after a restart.
+/// Not pinned: clients of sessions that the user plane has under way.
+#[btf_map]
+static DECLINED: HashMap<FlowKey, u32, 65_536, NO_PREALLOC> = HashMap::new();
+/// Not pinned either: a budget is worth nothing after a restart.
 #[btf_map]
 static ICMP_BUDGET: PerCpuArray<IcmpBudget, 1> = PerCpuArray::new();
 /// Whether this CPU's last UDP packet belonged to a flow without proof.
@@ -233,6 +236,12 @@ pub(crate) fn forget_unproven_of(protocol: Protocol, key: &FlowKey, other: &Flow
     if unproven(key).is_some_and(|half| half.opposite(protocol) == *other) {
         forget_unproven(key);
     }
+}
+
+/// Whether the user plane has a session with the sender of a packet.
+#[inline(always)]
+pub(crate) fn is_declined(key: &FlowKey) -> bool {
+    DECLINED.get_ptr_mut(key).is_some()
 }
 
 #[inline(always)]

@@ -27,14 +27,29 @@ pub(crate) fn run(skb: Skb, packet: &mut Packet) -> Action {
     match (rule.state(), packet.protocol) {
         (RuleState::Off, _) => pass(packet, Decision::Off),
         (RuleState::User, _) => leave(packet, rule, Decision::User),
+        (_, Protocol::Tcp) if rule.tcp_of_user != 0 => leave(packet, rule, Decision::User),
         _ if is_unknown => leave(packet, rule, Decision::NoFlow),
         (RuleState::Draining, Protocol::Tcp) => leave(packet, rule, Decision::Draining),
-        _ if rule.yields != 0 && skb.has_local_socket(&packet.key, packet.protocol) => {
-            pass(packet, Decision::LocalSocket)
-        }
-        (RuleState::Active, _) => admit(skb, packet, &listening, rule),
-        (RuleState::Draining, Protocol::Udp) => refuse(packet, DropReason::Draining),
+        _ => offer(skb, packet, &listening, rule),
     }
+}
+
+/// A first packet that the kernel plane may carry, unless somebody on this host has it already.
+#[inline(always)]
+fn offer(skb: Skb, packet: &mut Packet, listening: &Listening, rule: &RuleEntry) -> Action {
+    // a session stays where it is: its backend knows it by the user plane's port
+    let declined = packet.protocol == Protocol::Udp && maps::is_declined(&packet.key);
+    if (declined || rule.yields != 0) && skb.has_local_socket(&packet.key, packet.protocol, declined) {
+        return if declined {
+            leave(packet, rule, Decision::User)
+        } else {
+            pass(packet, Decision::LocalSocket)
+        };
+    }
+    if rule.state() == RuleState::Draining {
+        return refuse(packet, DropReason::Draining);
+    }
+    admit(skb, packet, listening, rule)
 }
 
 /// Leaves a packet to the stack, where the user plane carries it or nobody does.

@@ -126,9 +126,10 @@ impl Skb {
         field!(self, vlan_present) != 0
     }
 
-    /// Whether a socket of this host wants a packet with this key: one that listens there, or a connection.
+    /// Whether a socket of this host wants a packet with this key: one that listens there, or a connection. `shared`:
+    /// the shared sockets of the user plane too, which are there on every port.
     #[inline(always)]
-    pub(crate) fn has_local_socket(self, key: &FlowKey, protocol: Protocol) -> bool {
+    pub(crate) fn has_local_socket(self, key: &FlowKey, protocol: Protocol, shared: bool) -> bool {
         let ports = key.ports();
         let mut tuple = bpf_sock_tuple {
             __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 {
@@ -142,10 +143,9 @@ impl Skb {
         };
         let size = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>() as u32;
         let (context, this_namespace) = (self.raw.cast(), BPF_F_CURRENT_NETNS as u64);
-        // not the shared sockets of the user plane: those are there on every port
-        // (it is always there; said so, this is the shorter way for the verifier)
+        // it is always there; said so, this is the shorter way for the verifier
         let Some(aside) = maps::aside() else { return true };
-        *aside = 1;
+        *aside = u32::from(!shared);
         let socket = match protocol {
             // SAFETY: the helper reads `size` bytes of the live `tuple`.
             Protocol::Tcp => unsafe { bpf_sk_lookup_tcp(context, &mut tuple, size, this_namespace, 0) },

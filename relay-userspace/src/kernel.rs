@@ -8,6 +8,7 @@ pub mod attach;
 pub mod batch;
 pub mod bpffs;
 pub mod clock;
+pub mod declined;
 pub mod detach;
 mod ended;
 pub mod filters;

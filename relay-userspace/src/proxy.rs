@@ -7,6 +7,7 @@ pub mod counters;
 mod descriptors;
 mod ending;
 pub mod gate;
+pub mod kept;
 pub mod outgoing;
 pub mod proxy_protocol;
 pub mod service;

@@ -1,11 +1,12 @@
 //! What a rule counts is what its clients' interface counts, whichever plane carries it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io::Write as _;
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use harness::lab::{enable_gro, set_offloads, set_tx_checksum};
 use harness::traffic::{Client, Datagrams, Server, tcp_server, text, udp_server};
-use harness::world::{RELAY, RELAY_V6};
+use harness::world::{BACKEND, RELAY, RELAY_V6};
 use harness::{Daemon, NetNs, World, eventually, hooks};
 
 const WEB: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\n";
@@ -116,6 +117,36 @@ fn a_rule_counts_what_its_clients_interface_counts() {
     }
 }
 
+/// TCP of such a rule is the user plane's and UDP the kernel's, of IPv4 clients.
+#[test]
+fn of_a_rule_that_both_planes_carry_everything_is_counted_once() {
+    for needs in ["connect = { proxy_protocol = 2 }", "accept = { mptcp = true }"] {
+        let world = World::new();
+        without_offloads(&world);
+        let daemon = world.start(&format!("{WEB}{needs}\n"));
+        let _udp = udp_server(&world.backend, 80);
+        let address = SocketAddr::from((BACKEND, 80));
+        let listener = world.backend.run(|| TcpListener::bind(address).expect("bind"));
+        let sink = std::thread::spawn(move || {
+            for stream in listener.incoming().take(FAMILIES.len()) {
+                let mut stream = stream.expect("accept");
+                std::io::copy(&mut stream, &mut std::io::sink()).expect("read");
+                stream.write_all(&text(LENGTH as usize)).expect("write");
+            }
+        });
+        for relay in FAMILIES {
+            compare(&world, &daemon, &format!("TCP to {relay}, {needs}"), || {
+                let mut client = Client::connect(&world.client, (relay, 8080)).expect("connect");
+                client.0.write_all(&text(LENGTH as usize)).expect("upload");
+                client.0.shutdown(Shutdown::Write).expect("shutdown");
+                std::io::copy(&mut client.0, &mut std::io::sink()).expect("download");
+            });
+            compare(&world, &daemon, &format!("UDP to {relay}, {needs}"), || datagrams(&world, relay));
+        }
+        sink.join().expect("all came");
+    }
+}
+
 #[test]
 fn xdp_leaves_the_counting_of_the_user_plane_to_tc() {
     let world = World::new();
@@ -206,6 +237,33 @@ fn a_range_of_shared_sockets_counts_payload_once() {
     assert!((2 * LENGTH..2 * LENGTH + 100).contains(&bytes), "{rule}");
 }
 
+/// What has been counted stays counted, once, and once is how what comes is counted.
+#[test]
+fn figures_stay_when_a_rule_moves_to_shared_sockets_and_back() {
+    let world = World::new();
+    let daemon = world.start(&user());
+    let _servers = servers(&world);
+    let bytes = || daemon.ctl.counter("web", "/ingress/bytes");
+    let unit = || daemon.ctl.rule("web")["counters"]["unit"].clone();
+    let grows_by_one_upload = |listen: &str| {
+        let before = bytes();
+        for relay in FAMILIES {
+            let client = Client::connect(&world.client, (relay, 8080)).expect("connect");
+            client.upload(LENGTH / 2).expect("upload");
+        }
+        let more = bytes() - before;
+        assert!((LENGTH..LENGTH / 10 * 11).contains(&more), "{listen}: {more}");
+    };
+    grows_by_one_upload(":8080");
+    assert_eq!(unit(), "ip");
+    for (listen, expected) in [(":8080-9999", "ip"), (":8080", "mixed"), (":8080-9999", "mixed")] {
+        let before = bytes();
+        daemon.ctl.ok(&["set", "web", &format!("listen={listen}")]);
+        assert_eq!((bytes() - before, unit()), (0, expected.into()), "{listen}");
+        grows_by_one_upload(listen);
+    }
+}
+
 /// What the host sends to itself passes no interface.
 #[test]
 fn the_hosts_own_connections_are_flows_without_bytes() {
@@ -224,7 +282,9 @@ fn the_hosts_own_connections_are_flows_without_bytes() {
 fn counting_goes_on_when_somebody_has_taken_the_program_off() {
     let world = World::new();
     let daemon = world.start(&user());
-    let Some(programs) = hooks::tcx_at_egress(&world.relay, "uplink") else { return };
+    let Some(programs) = hooks::tcx_at_egress(&world.relay, "uplink") else {
+        return harness::skip("TCX is missing: it needs Linux 6.6");
+    };
     assert_eq!(programs, 1);
     let pin = world.folder().join(format!("bpf/abi1/tcx_egress_{}", world.relay.index("uplink")));
     relay::kernel::links::detach(&pin).expect("detach");

@@ -12,6 +12,7 @@ mod lifecycle;
 mod listeners;
 mod mptcp;
 mod names;
+mod planes;
 mod ports;
 mod proxy_protocol;
 mod ranges;

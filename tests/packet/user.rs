@@ -152,6 +152,28 @@ fn what_no_flow_of_the_kernel_carries() {
     passes(&plane, "a SYN while it drains", &frame(plane.client, &syn), "web: in 1/40", "");
 }
 
+/// TCP that relayd has to speak for, of a rule whose UDP stays in the kernel.
+#[test]
+fn tcp_that_needs_relayd_is_counted_and_never_a_flow() {
+    for needs in ["connect = { proxy_protocol = 2 }", "accept = { mptcp = true }"] {
+        let mut plane = plane(WEB);
+        plane.apply(&format!("{WEB}{needs}\n"), &[]);
+        let hello = Segment::flags(ACK).at(1, 1).carrying(b"hello");
+        for (what, (question, answer), bytes) in
+            [("a SYN", tcp(&Segment::flags(SYN)), 40), ("a segment", tcp(&hello), 45)]
+        {
+            let (coming, leaving) = (frame(plane.client, &question), frame(plane.client, &answer));
+            passes(&plane, what, &coming, &format!("web: in 1/{bytes}"), "");
+            passes(&plane, what, &leaving, "", &format!("web: out 1/{bytes}"));
+        }
+        let mut talk = Conversation::usual(46_110);
+        talk.prove(&plane, plane.client, plane.backend);
+        plane.apply(&format!("{WEB}{needs}\n"), &["web"]);
+        let (syn, _) = tcp(&Segment::flags(SYN));
+        passes(&plane, "a SYN while it drains", &frame(plane.client, &syn), "web: in 1/40", "");
+    }
+}
+
 /// What the kernel plane sends passes egress too.
 #[test]
 fn what_was_received_has_been_counted() {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use aya::maps::MapError;
 use relay_common::counters::{DropKey, DropReason, RuleCounters};
+use relay_common::net::Protocol;
 use relay_common::rule::{Limits, RuleEntry, RuleState};
 use relay_common::settings::Settings;
 use relay_common::usage::Pace;
@@ -202,6 +203,7 @@ impl Dataplane {
         entry.tcp_half_closed = self.ticks(timeouts.half_close);
         entry.udp_idle = self.ticks(timeouts.udp);
         entry.yields = u32::from(carried.yields);
+        entry.tcp_of_user = u32::from(!carried.kernel.protocols.has(Protocol::Tcp));
         entry
     }
 

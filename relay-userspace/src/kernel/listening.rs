@@ -103,11 +103,14 @@ impl Dataplane {
 
 fn listening_v4<'a>(rule: &'a DesiredRule, slots: &Slots) -> Option<Listening<'a, Ipv4Addr>> {
     let slot = slots.get(&rule.name)?;
+    let user = rule.user.as_ref();
     if let Some(carried) = &rule.carried {
         let kernel = &carried.kernel;
-        return Some(Listening { slot, protocols: kernel.protocols, listeners: &kernel.listeners });
+        // what the kernel has no part in is listened for too, so that it is counted
+        let protocols = user.filter(|user| user.ipv4).map_or(kernel.protocols, |user| user.protocols);
+        return Some(Listening { slot, protocols, listeners: &kernel.listeners });
     }
-    let user = rule.user.as_ref()?;
+    let user = user?;
     Some(Listening { slot, protocols: user.protocols, listeners: &user.heard_v4 })
 }
 

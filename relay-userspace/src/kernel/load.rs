@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aya::maps::MapInfo;
+use aya::maps::{Map, MapError, MapInfo};
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
@@ -11,6 +11,7 @@ use relay_common::usage::Usage;
 use relay_common::{names, tick};
 
 use super::attach::Attachments;
+use super::declined::Declined;
 use super::ended::SlotNames;
 use super::lookup::Lookup;
 use super::maps::{self, Maps, Shape};
@@ -54,6 +55,7 @@ pub struct Dataplane {
     pub adopted: bool,
     traced: bool,
     usage: Arc<UsageTable>,
+    pub(super) declined: Option<Declined>,
     /// Whether the programs tell of flows that are over.
     pub(super) logs_ended: bool,
     pub(super) slot_names: Arc<SlotNames>,
@@ -79,6 +81,7 @@ impl Dataplane {
         }
         pin_sweeper(&mut ebpf, &pins)?;
         let lookup = Lookup::load(&mut ebpf);
+        let declined = Some(Declined::open(&mut ebpf)?);
         let maps = Maps::open(&pins)?;
         let mut shadow = adopt::shadow(&maps, &pins)?;
         if let Some((name, slot)) = traced {
@@ -104,6 +107,7 @@ impl Dataplane {
             adopted,
             traced,
             usage,
+            declined,
             logs_ended: options.log_ended,
             slot_names: Arc::new(slot_names),
         })
@@ -246,6 +250,15 @@ fn refused(error: &ProgramError) -> Unavailable {
         return Unavailable(format!("the kernel refuses a program: {io_error}: {last}"));
     }
     Unavailable(format!("the kernel refuses a program: {error}"))
+}
+
+/// A map that is not pinned.
+pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<T, Unavailable> {
+    let map = ebpf.take_map(name).ok_or_else(|| Unavailable(format!("there is no map {name}")))?;
+    T::try_from(map).map_err(|error| Unavailable(format!("map {name}: {error}")))
 }
 
 pub(super) fn classifier<'a>(

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, SockMap};
+use aya::maps::{Array, HashMap, MapData, SockMap};
 use nix::time::{ClockId, clock_gettime};
 use relay_common::lookup::{Block, Home, Spot, group};
 use relay_common::names;
@@ -24,6 +24,7 @@ use socket2::{SockAddr, Socket};
 use self::hooks::Links;
 use self::layout::{Layout, TooManySets, family_of, spots};
 use super::apply::{absent_is_fine, map_error};
+use super::load::take;
 use super::{Dataplane, KernelError, Unavailable};
 use crate::rule::PortRange;
 
@@ -229,11 +230,6 @@ impl Dataplane {
             Err(unavailable) => Err(KernelError::Lookup(unavailable.0.clone())),
         }
     }
-}
-
-fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, Unavailable> {
-    let map = ebpf.take_map(name).ok_or_else(|| Unavailable(format!("there is no map {name}")))?;
-    T::try_from(map).map_err(|error| Unavailable(format!("map {name}: {error}")))
 }
 
 /// Nanoseconds, as the programs count them.

@@ -137,16 +137,24 @@ impl Carried {
 /// The counters of one rule.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Client to backend.
+    /// Client to backend, by sockets of the rule's own.
     pub ingress: Carried,
-    /// Backend to client.
+    /// Backend to client, likewise.
     pub egress: Carried,
+    /// The same two by shared sockets, whose packets no program can tell from others.
+    pub shared: [Carried; 2],
     active: AtomicU64,
     total: AtomicU64,
     refused: [AtomicU64; Refusal::ALL.len()],
 }
 
 impl Counters {
+    /// Where payload is counted: client to backend, and back.
+    pub const fn payload(&self, shares: bool) -> [&Carried; 2] {
+        let [ingress, egress] = &self.shared;
+        if shares { [ingress, egress] } else { [&self.ingress, &self.egress] }
+    }
+
     /// Sessions under way.
     pub fn active(&self) -> u64 {
         self.active.load(Ordering::Relaxed)

@@ -6,8 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::counters::Counters;
+use super::counters::{Carried, Counters};
 use super::gate::Gate;
+use super::kept::Kept;
 use crate::connections::ConnectionLog;
 pub use crate::rule::UdpNat;
 use crate::rule::{Accept, Connect, RuleName, Timeouts};
@@ -19,6 +20,10 @@ pub struct Service {
     pub counters: Arc<Counters>,
     pub gate: Arc<Gate>,
     pub log: Arc<ConnectionLog>,
+    /// Where its UDP sessions are told of.
+    pub kept: Arc<Kept>,
+    /// Its clients come by shared sockets.
+    shares: bool,
     target: RwLock<Arc<Target>>,
     /// UDP sessions under way, of all workers.
     clients: AtomicU64,
@@ -84,7 +89,22 @@ impl Service {
         target: Target,
     ) -> Self {
         let (target, clients, open) = (RwLock::new(Arc::new(target)), AtomicU64::new(0), AtomicUsize::new(0));
-        Self { rule, counters, gate, log, target, clients, open }
+        Self { rule, counters, gate, log, kept: Arc::default(), shares: false, target, clients, open }
+    }
+
+    /// The same, with its UDP sessions told of there.
+    pub fn keeping(self, kept: Arc<Kept>) -> Self {
+        Self { kept, ..self }
+    }
+
+    /// The same on shared sockets.
+    pub fn on_shared_sockets(self) -> Self {
+        Self { shares: true, ..self }
+    }
+
+    /// Where its payload is counted: client to backend, and back.
+    pub fn payload(&self) -> [&Carried; 2] {
+        self.counters.payload(self.shares)
     }
 
     pub fn target(&self) -> Arc<Target> {

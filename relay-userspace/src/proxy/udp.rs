@@ -14,7 +14,7 @@ mod socket;
 mod tests;
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Every worker calls this with a socket of its own on the same port (`SO_REUSEPORT`); the kernel keeps a client on
 /// one of them.
 pub async fn serve(listener: UdpSocket, service: Arc<Service>, mut phase: watch::Receiver<Phase>) {
-    let (port, replies) = loop {
+    let (address, replies) = loop {
         match begin(&listener) {
             Ok(begun) => break begun,
             Err(error) => {
@@ -57,7 +57,7 @@ pub async fn serve(listener: UdpSocket, service: Arc<Service>, mut phase: watch:
     // Only an ended runtime fails to register.
     let Ok(listener) = register(listener) else { return };
     let Ok(replies) = register(replies) else { return };
-    run(&listener, &replies, Relay::new(service, port), phase).await;
+    run(&listener, &replies, Relay::new(service, address), phase).await;
 }
 
 /// Woken for reading only: a socket also becomes writable whenever something it sent has left.
@@ -66,9 +66,9 @@ fn register<T: AsRawFd>(owner: T) -> Result<AsyncFd<T>, AsyncFdRegisterError<T>>
     unsafe { AsyncFd::register_with_interest(owner, Interest::READABLE) }
 }
 
-fn begin(listener: &UdpSocket) -> io::Result<(u16, Replies)> {
+fn begin(listener: &UdpSocket) -> io::Result<(SocketAddr, Replies)> {
     socket::prepare_listener(listener)?;
-    Ok((listener.local_addr()?.port(), Replies::new()?))
+    Ok((listener.local_addr()?, Replies::new()?))
 }
 
 async fn run(

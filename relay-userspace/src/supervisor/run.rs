@@ -34,6 +34,7 @@ use crate::net::hold::Holder;
 use crate::net::monitor::Monitor;
 use crate::net::stock::Stock;
 use crate::net::sysctl::Ledger;
+use crate::proxy::kept::Tell;
 use crate::proxy::udp::use_trains;
 use crate::rule::RuleName;
 use crate::service::Service;
@@ -143,7 +144,7 @@ async fn start_state(
     if state.kernel.is_ok() {
         state.prepare_host();
     }
-    state.offer_sharing();
+    state.introduce_planes();
     state.note_had(&launch.config.rules);
     // rules first, hooks after: a packet meets either nothing of ours or all of it
     state
@@ -377,9 +378,22 @@ impl State {
         self.down = false;
         self.desired = Desired::default();
         self.prepare_host();
-        self.offer_sharing();
+        self.introduce_planes();
         self.replan("relayd is attached again");
         self.attach();
+    }
+
+    /// Says whether rules may have shared sockets, and has the kernel plane hear of UDP sessions, which it leaves alone.
+    fn introduce_planes(&mut self) {
+        self.offer_sharing();
+        let (Some(serving), Ok(kernel)) = (&self.serving, &mut self.kernel) else { return };
+        serving.tell(kernel.declined().map(|mut declined| -> Tell {
+            Box::new(move |client, there| {
+                if let Err(error) = declined.set(client, there) {
+                    tracing::debug!("a UDP session may change planes: {error}");
+                }
+            })
+        }));
     }
 }
 

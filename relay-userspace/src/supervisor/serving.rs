@@ -4,6 +4,7 @@ mod stopping;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
+use std::mem;
 use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use crate::net::hold::Holder;
 use crate::plan::PlannedRule;
 use crate::proxy::counters::Counters;
 use crate::proxy::gate::{Gate, Gauge, Policy};
+use crate::proxy::kept::{Kept, Tell};
 use crate::proxy::service::{Phase, Service, Target};
 use crate::proxy::workers::{Listening, Workers};
 use crate::rule::RuleName;
@@ -30,6 +32,7 @@ pub struct Serving {
     rules: HashMap<RuleName, Served>,
     counters: Arc<CountersByRule>,
     log: Arc<ConnectionLog>,
+    kept: Arc<Kept>,
     /// Opened when the first rule needs them.
     sharing: Option<Sharing>,
     /// Something leads to other rules on shared sockets than before.
@@ -47,6 +50,7 @@ struct Served {
     counters: Arc<Counters>,
     gate: Arc<Gate>,
     log: Arc<ConnectionLog>,
+    kept: Arc<Kept>,
     open: BTreeMap<Claim, Open>,
     /// Listeners on shared sockets.
     branches: Branches,
@@ -69,8 +73,13 @@ struct Open {
 impl Serving {
     pub fn start(workers: usize, log: Arc<ConnectionLog>) -> io::Result<Self> {
         let workers = Workers::start(workers)?;
-        let (rules, counters) = (HashMap::new(), Arc::default());
-        Ok(Self { workers, rules, counters, log, sharing: None, is_shared_anew: false })
+        let (rules, counters, kept) = (HashMap::new(), Arc::default(), Arc::default());
+        Ok(Self { workers, rules, counters, log, kept, sharing: None, is_shared_anew: false })
+    }
+
+    /// Has the kernel plane told of UDP sessions; `None`: there is none.
+    pub fn tell(&self, tell: Option<Tell>) {
+        self.kept.tell(tell);
     }
 
     /// Listens where the plan says so, and nowhere else. Sessions of rules that stay go on.
@@ -101,7 +110,8 @@ impl Serving {
                 continue;
             }
             changed |= !self.rules.contains_key(name);
-            let new = || Served { log: self.log.clone(), ..Served::default() };
+            let (log, kept) = (&self.log, &self.kept);
+            let new = || Served { log: log.clone(), kept: kept.clone(), ..Served::default() };
             let served = self.rules.entry(name.clone()).or_insert_with(new);
             let is_done = served.planned.as_ref().is_some_and(|done| Arc::ptr_eq(done, planned));
             if !is_done {
@@ -216,11 +226,16 @@ impl Served {
             }
         }
         self.planned = Some(planned.clone());
-        let (counters, gate, log) = (&self.counters, &self.gate, &self.log);
-        let service = |target| {
-            Service::new(planned.rule.name.clone(), counters.clone(), gate.clone(), log.clone(), target)
-        };
-        self.branches.follow(planned, holder, service)
+        let mut branches = mem::take(&mut self.branches);
+        let service = |target| self.service(name, target).on_shared_sockets();
+        let is_shared_anew = branches.follow(planned, holder, service);
+        self.branches = branches;
+        is_shared_anew
+    }
+
+    fn service(&self, rule: &RuleName, target: Target) -> Service {
+        let (counters, gate, log) = (self.counters.clone(), self.gate.clone(), self.log.clone());
+        Service::new(rule.clone(), counters, gate, log, target).keeping(self.kept.clone())
     }
 
     fn listen(
@@ -239,8 +254,7 @@ impl Served {
             Ok(sockets) => sockets,
             Err(error) => return Some(Err(error)),
         };
-        let (counters, gate, log) = (self.counters.clone(), self.gate.clone(), self.log.clone());
-        let service = Arc::new(Service::new(name.clone(), counters, gate, log, target));
+        let service = Arc::new(self.service(name, target));
         let (phase, watched) = watch::channel(Phase::Serve);
         for (worker, socket) in (usize::from(claim.port)..).zip(sockets) {
             let socket = match claim.protocol {

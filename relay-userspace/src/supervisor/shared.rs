@@ -1,6 +1,6 @@
 //! What readers of the API see: a snapshot that the supervisor replaces whole, and counters read beside it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -20,7 +20,7 @@ use crate::api::view::{
 use crate::config::settings::Hook;
 use crate::kernel::meter::{Drops, Meter};
 use crate::plan::{Carriage, PlannedRule, Resolved};
-use crate::proxy::counters::{Counters, Refusal};
+use crate::proxy::counters::{Carried, Counters, Refusal};
 use crate::rule::{Backend, Host, RuleName};
 
 /// The state at one moment.
@@ -30,8 +30,6 @@ pub struct Snapshot {
     pub by_name: HashMap<RuleName, usize>,
     /// Slots in the kernel's tables.
     pub slots: HashMap<RuleName, u32>,
-    /// Rules of the user plane whose packets no program can tell from those of other sockets.
-    pub sharing: HashSet<RuleName>,
     /// What the user plane counts.
     pub sessions: Arc<CountersByRule>,
     /// What names have resolved to, for display, and how that is kept up to date.
@@ -176,7 +174,7 @@ impl Shared {
         let counted = meter.as_ref().zip(slot).map(|(meter, slot)| meter.totals(slot, drops));
         let sessions = snapshot.sessions.get(name);
         let unit = if counted.is_some() { "ip" } else { "payload" };
-        let has_counted_all = counted.is_some() && !snapshot.sharing.contains(name);
+        let on_wire = counted.is_some();
         let totals = counted.unwrap_or_default();
         let active = slot.and_then(|slot| self.census.active(slot)).unwrap_or(0);
         let mut view = CountersView {
@@ -187,9 +185,10 @@ impl Shared {
             drops: totals.drops.iter().map(|(reason, &count)| (reason.as_str().into(), count)).collect(),
         };
         if let Some(sessions) = sessions {
-            if !has_counted_all {
-                add_payload(&mut view, sessions);
+            if !on_wire {
+                add_payload(&mut view, sessions.payload(false));
             }
+            add_payload(&mut view, sessions.payload(true));
             add_sessions(&mut view, sessions);
         }
         view
@@ -230,11 +229,12 @@ impl Shared {
 }
 
 /// What the user plane has carried and no program counts.
-fn add_payload(view: &mut CountersView, sessions: &Counters) {
-    if sessions.total() > 0 {
-        view.unit = if view.flows.total == 0 { "payload" } else { "mixed" }.into();
+fn add_payload(view: &mut CountersView, payload: [&Carried; 2]) {
+    if view.unit == "ip" && payload.iter().any(|carried| carried.bytes() + carried.packets() > 0) {
+        let on_wire = view.ingress.packets + view.egress.packets;
+        view.unit = if on_wire == 0 { "payload" } else { "mixed" }.into();
     }
-    for (traffic, carried) in [(&mut view.ingress, &sessions.ingress), (&mut view.egress, &sessions.egress)] {
+    for (traffic, carried) in [&mut view.ingress, &mut view.egress].into_iter().zip(payload) {
         traffic.packets += carried.packets();
         traffic.bytes += carried.bytes();
     }

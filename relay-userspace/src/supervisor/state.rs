@@ -221,10 +221,7 @@ impl State {
             .map(|(index, planned)| (planned.rule.name.clone(), index))
             .collect();
         let names = self.facts.host.links.values().map(|link| (link.index, link.name.clone())).collect();
-        let planned = self.planned.iter().map(|planned| &planned.rule.name);
-        let sharing = planned.filter(|name| self.facts.holder.shares(name)).cloned().collect();
         self.shared.publish(Snapshot {
-            sharing,
             rules: self.planned.clone(),
             by_name,
             slots,

@@ -12,7 +12,7 @@ use socket2::SockRef;
 
 use super::socket::{Leg, is_delivered};
 use super::way::{Fault, Moved, Way, ended_before_reset};
-use crate::proxy::counters::{Carried, Counters};
+use crate::proxy::counters::Carried;
 use crate::proxy::ending::Ending;
 
 /// Sides are numbered: the client is 0, the backend 1. Way 0 leads from the client to the backend.
@@ -39,14 +39,14 @@ pub struct Pump<'a> {
 }
 
 impl<'a> Pump<'a> {
-    /// `preamble`: what the backend is sent before anything else. `bytes`: where this session's own are counted.
+    /// `preamble`: what the backend is sent before anything else. `carried`, `bytes`: where the rule's bytes and this
+    /// session's own are counted.
     pub fn new(
         legs: [&'a Leg; 2],
-        counters: &'a Counters,
+        carried: [&'a Carried; 2],
         bytes: &'a mut [u64; 2],
         preamble: Preamble,
     ) -> Self {
-        let carried = [&counters.ingress, &counters.egress];
         let ways = [Way::starting_with(preamble.data), Way::default()];
         Self { legs, carried, bytes, ways, broken: false, overhead: preamble.overhead }
     }

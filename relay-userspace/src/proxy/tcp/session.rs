@@ -98,7 +98,7 @@ async fn relay(
     let Logged { service, record } = logged;
     record.backend = backend.peer_addr().ok();
     let preamble = preamble(&client, address, target, arrival);
-    let pump = Pump::new([&client, &backend], &service.counters, &mut record.bytes, preamble);
+    let pump = Pump::new([&client, &backend], service.payload(), &mut record.bytes, preamble);
     record.ending = carry([&client, &backend], pump, target.timeouts, timer).await;
     if record.ending == Ending::Closed {
         client.close();

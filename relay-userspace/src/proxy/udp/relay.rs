@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollEvent;
 
 use super::clients::{Clients, Id, Tick};
-use super::envelope::{Control, Name};
+use super::envelope::{Control, Local, Name};
 use super::inbox::{Inbox, SLOTS};
 use super::outbox::{Outbox, Sent};
 use super::sender::{Sender, Senders};
@@ -78,8 +78,8 @@ pub struct Relay {
 /// How clients come in and answers go out.
 #[derive(Debug)]
 enum Way {
-    /// By a listener that has one port.
-    Port(u16),
+    /// By a listener that has one port, and perhaps every address.
+    Port(SocketAddr),
     /// By a listener for many ports, and a socket for answers from each of them.
     Shared(Senders),
 }
@@ -95,8 +95,8 @@ impl Way {
 }
 
 impl Relay {
-    pub fn new(service: Arc<Service>, port: u16) -> Self {
-        Self::with(service, Way::Port(port))
+    pub fn new(service: Arc<Service>, listener: SocketAddr) -> Self {
+        Self::with(service, Way::Port(listener))
     }
 
     /// For clients that come in by a shared listener.
@@ -200,7 +200,7 @@ impl Relay {
             total += sent;
             self.clients.heard(id, now);
         }
-        count(&self.service.counters, &self.service.counters.ingress, total);
+        count(&self.service.counters, self.service.payload()[0], total);
     }
 
     /// One batch from backends to their clients, by the listener or by the ports' own sockets.
@@ -254,7 +254,7 @@ impl Relay {
             }
         }
         total += self.reply(inbox, outbox, listener, sender.as_deref());
-        count(&self.service.counters, &self.service.counters.egress, total);
+        count(&self.service.counters, self.service.payload()[1], total);
     }
 
     fn reply(
@@ -298,25 +298,23 @@ impl Relay {
         }
         self.service.gate.admit(key.client.ip()).map_err(|refusal| (refusal, String::new()))?;
         let target = self.service.target();
-        let port = match (&self.way, key.local) {
-            (Way::Port(port), _) => *port,
-            (Way::Shared(_), local) => local.map_or(0, |local| local.port),
-        };
+        let asked = self.asked(&key);
         let place = self.make_room()?;
         let sender = self.sender(key)?;
-        let mut opened = open_first(&target, port);
+        let mut opened = open_first(&target, asked.port());
         if let Err(Some((error, _))) = &opened
             && lacks_descriptors(error)
             && self.clients.evict().is_some()
         {
-            opened = open_first(&target, port);
+            opened = open_first(&target, asked.port());
         }
         let (socket, backend) = opened.map_err(|failure| match failure {
             Some((error, backend)) => refusal(&error, backend),
             None => (Refusal::NoBackend, "its backend has no address".to_owned()),
         })?;
         let unconnected = (target.udp_nat == UdpNat::FullCone).then_some(backend);
-        let session = Session::new(&self.service, socket, sender, unconnected, place);
+        let kept = self.service.kept.keep(key.client, asked);
+        let session = Session::new(&self.service, socket, sender, unconnected, place, kept);
         let id = self.clients.insert(key, session, now);
         let watched =
             self.clients.get_mut(id).map_or(Ok(()), |(_, session)| replies.add(&session.socket, id));
@@ -325,6 +323,15 @@ impl Relay {
             refusal(&error, backend)
         })?;
         Ok(id)
+    }
+
+    /// The address and port that a client sends to.
+    fn asked(&self, key: &Key) -> SocketAddr {
+        match (&self.way, key.local) {
+            (Way::Port(listener), None) => *listener,
+            (Way::Port(listener), Some(local)) => (local.address, listener.port()).into(),
+            (Way::Shared(_), local) => local.map_or((Ipv4Addr::UNSPECIFIED, 0).into(), Local::socket_address),
+        }
     }
 
     /// What a client of a shared listener is answered by. Where there is no descriptor for it, clients go that never got

@@ -17,6 +17,7 @@ use super::share::Place;
 use crate::proxy::counters::Refusal;
 use crate::proxy::ending::{Ending, Record};
 use crate::proxy::gate::{Gate, Seat};
+use crate::proxy::kept;
 use crate::proxy::service::Service;
 
 /// Who sends, and to which of the host's addresses: a client that talks to two of them is two.
@@ -61,6 +62,7 @@ pub struct Session {
     begun: Instant,
     _counted: Counted,
     _place: Place,
+    _kept: Option<kept::Session>,
 }
 
 impl Session {
@@ -71,6 +73,7 @@ impl Session {
         sender: Option<Arc<Sender>>,
         backend: Option<SocketAddr>,
         place: Place,
+        kept: Option<kept::Session>,
     ) -> Self {
         let _counted = Counted::new(service);
         Self {
@@ -85,6 +88,7 @@ impl Session {
             begun: Instant::now(),
             _counted,
             _place: place,
+            _kept: kept,
         }
     }
 }
