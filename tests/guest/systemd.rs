@@ -34,6 +34,8 @@ pub fn check() {
     forwards(&client);
     reloads(&ctl);
     crate::say("forwarded, reloaded");
+    carries_a_range(&ctl, &client, &backend, &relay);
+    crate::say("carried a range by shared sockets");
     survives(&ctl, &client);
     crate::say("killed, stopped and started again");
     refuses_nobody(&client);
@@ -92,6 +94,37 @@ fn reloads(ctl: &Ctl) {
     fs::write(CONFIG, text).expect("config");
     systemctl(&["reload", "relayd"]);
     assert!(is_active());
+}
+
+/// Ports without sockets of their own need programs at the network namespace and at the root of the control groups,
+/// which the unit must let relayd attach.
+fn carries_a_range(ctl: &Ctl, client: &NetNs, backend: &NetNs, relay: &NetNs) {
+    let (port, own) = (40_000, 40_001);
+    let _servers = (tcp_server(backend, port), udp_server(backend, port));
+    ctl.ok(&["add", "10000-61999", "203.0.113.2", "--name", "range"]);
+    let rule = ctl.rule("range");
+    assert_eq!(rule["plane"]["ipv6"]["plane"], "user", "{rule}");
+    let serves = |when: &str| {
+        let to = (RELAY_V6, port);
+        Client::connect(client, to)
+            .and_then(Client::seen_as)
+            .unwrap_or_else(|error| panic!("{when}: {error}"));
+        Datagrams::new(client, to).echo(&text(1000)).unwrap_or_else(|error| panic!("{when}: {error}"));
+    };
+    serves("added");
+    {
+        // nobody is there at the backend: the relay's own program answers, from its first client on
+        let _own = tcp_server(relay, own);
+        Client::connect(client, (RELAY_V6, own)).and_then(Client::seen_as).expect("it begins to listen");
+    }
+    systemctl(&["restart", "relayd"]);
+    serves("restarted");
+    systemctl(&["stop", "relayd"]);
+    Client::connect(client, (RELAY_V6, port)).expect_err("nothing is left behind");
+    systemctl(&["start", "relayd"]);
+    serves("started");
+    ctl.ok(&["rm", "range"]);
+    Client::connect(client, (RELAY_V6, port)).expect_err("nobody's any more");
 }
 
 /// One connection through kill -9, stop and start.
