@@ -21,6 +21,7 @@ mod roads;
 mod stopping;
 mod tables;
 mod trace;
+mod unprivileged;
 mod user;
 mod ways_out;
 mod wire;

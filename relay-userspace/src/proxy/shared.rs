@@ -16,7 +16,7 @@ use crate::rule::PortRange;
 pub struct Shared {
     table: RwLock<Arc<Table>>,
     /// Binds a socket that listens for nobody.
-    bind: Box<Bind>,
+    bind: Arc<Bind>,
 }
 
 pub type Bind = dyn Fn(&Socket, &SockAddr) -> io::Result<()> + Send + Sync;
@@ -96,7 +96,7 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub fn new(bind: Box<Bind>) -> Self {
+    pub fn new(bind: Arc<Bind>) -> Self {
         Self { table: RwLock::default(), bind }
     }
 

@@ -15,7 +15,8 @@ use crate::net::claim::Binder;
 use crate::net::hold::Holder;
 use crate::plan::PlannedRule;
 use crate::proxy::service::{Phase, Service, Target};
-use crate::proxy::shared::{Entry, Shared, Stretch, Table};
+use crate::proxy::shared::{Bind, Entry, Shared, Stretch, Table};
+use crate::proxy::tcp;
 use crate::proxy::workers::{Listening, Workers};
 use crate::rule::{ListenOn, Listener, Protocols};
 
@@ -35,10 +36,11 @@ impl Sharing {
     pub fn start(workers: &Workers, holder: &mut Holder) -> io::Result<Self> {
         let binder = Arc::<RwLock<Binder>>::default();
         let current = binder.clone();
-        let bind = move |socket: &Socket, address: &SockAddr| {
+        let bind: Arc<Bind> = Arc::new(move |socket: &Socket, address: &SockAddr| {
             current.read().unwrap_or_else(PoisonError::into_inner).bind(socket, address)
-        };
-        let shared = Arc::new(Shared::new(Box::new(bind)));
+        });
+        tcp::bind_ports_by(bind.clone());
+        let shared = Arc::new(Shared::new(bind));
         let [(tcp, connections), (udp, datagrams)] = [(); 2].map(|()| watch::channel(Phase::Serve));
         let mut heads = Vec::new();
         for group in holder.open_shared(workers.count())? {

@@ -10,14 +10,17 @@ use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use tokio::net::TcpStream;
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::socket;
 use crate::net::sysctl::local_ports;
 use crate::proxy::outgoing;
+use crate::proxy::shared::Bind;
 use crate::rule::Connect;
 
 /// Ports below may be the kernel plane's.
@@ -33,6 +36,21 @@ const WITHOUT_KERNEL: Duration = Duration::from_secs(30);
 
 thread_local! {
     static SEARCH: RefCell<Option<Search>> = const { RefCell::new(None) };
+}
+
+/// How a port is asked for where programs are watched for that begin to listen.
+static BIND: RwLock<Option<Arc<Bind>>> = RwLock::new(None);
+
+/// From now on ports are asked for like this.
+pub fn bind_by(bind: Arc<Bind>) {
+    *BIND.write().unwrap_or_else(PoisonError::into_inner) = Some(bind);
+}
+
+fn bind(socket: &TcpSocket, address: SocketAddr) -> io::Result<()> {
+    match &*BIND.read().unwrap_or_else(PoisonError::into_inner) {
+        Some(bind) => bind(&SockRef::from(socket), &address.into()),
+        None => socket.bind(address),
+    }
 }
 
 /// While the kernel has no ports.
@@ -58,10 +76,9 @@ pub async fn connect_by_name(address: SocketAddr, by: &Connect) -> io::Result<Tc
         if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     for _ in 0..TRIES {
         let socket = socket::outgoing(address, by)?;
-        let bound = socket.bind(outgoing::source(by.source.unwrap_or(unspecified), next_port()?, by));
-        match bound {
+        match bind(&socket, outgoing::source(by.source.unwrap_or(unspecified), next_port()?, by)) {
             Ok(()) => {}
-            Err(error) if is_taken(&error) => continue,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => continue,
             Err(error) => return Err(error),
         }
         match socket.connect(address).await {
