@@ -1,12 +1,15 @@
 //! Packets that are out of the ordinary, on a real wire.
 
+use std::io::ErrorKind;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
 use harness::netns::cable;
 use harness::packet::{MORE_FRAGMENTS, Packet, UDP};
 use harness::raw::Wire;
-use harness::traffic::{Client, Datagrams, tcp_server, text, udp_server};
+use harness::traffic::{Client, Datagrams, PATIENCE, tcp_server, text, udp_server};
 use harness::world::{BACKEND, CLIENT, RELAY, RELAY_INSIDE};
 use harness::{NetNs, World};
-use std::net::Ipv4Addr;
 
 const RULE: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\n";
 
@@ -134,11 +137,24 @@ fn a_port_is_used_again_and_again() {
     let mut ports = Vec::new();
     for _ in 0..30 {
         // the server closes first, so the client may come back from the same port at once
-        let client = Client::connect_from(&world.client, 45_000, (RELAY, 8080)).expect("connect");
+        let client = connect_again(&world, 45_000);
         ports.push(client.seen_as().expect("who").port());
     }
     ports.dedup();
     assert_eq!(ports.len(), 1, "the backend sees the same tuple as it would without a relay");
+}
+
+/// As soon as the last packet of the connection before has come.
+fn connect_again(world: &World, port: u16) -> Client {
+    let start = Instant::now();
+    loop {
+        match Client::connect_from(&world.client, port, (RELAY, 8080)) {
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable && start.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            client => return client.expect("connect"),
+        }
+    }
 }
 
 #[test]
