@@ -78,6 +78,11 @@ impl Service {
         env::var("FDSTORE").ok()?.parse().ok()
     }
 
+    /// Whether descriptors surely outlive us: the manager says so, or is a systemd that may be too old to say it.
+    pub fn keeps(&self) -> bool {
+        self.is_there() && self.store_size().map_or(self.systemd, |size| size > 0)
+    }
+
     /// Has the manager keep descriptors for the next relayd.
     pub fn store(&self, name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let Some((socket, manager)) = &self.manager else { return Ok(()) };

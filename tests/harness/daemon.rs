@@ -84,6 +84,10 @@ impl Daemon {
             .open(folder.join("relayd.log"))
             .expect("log");
         command.env("NOTIFY_SOCKET", &notify_path).env_remove("INVOCATION_ID").env_remove("JOURNAL_STREAM");
+        if store.is_some() {
+            // as systemd 254 says it
+            command.env("FDSTORE", "8192");
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.try_clone().expect("log"));
         let child = ns.run(|| command.spawn()).expect("relayd starts");
         let socket = folder.join("relay.sock");

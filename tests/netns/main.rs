@@ -17,6 +17,7 @@ mod ports;
 mod proxy_protocol;
 mod ranges;
 mod restart;
+mod restart_ranges;
 mod roads;
 mod stopping;
 mod tables;

@@ -23,6 +23,12 @@ fn families() -> [IpAddr; 2] {
     [RELAY.into(), RELAY_V6.into()]
 }
 
+/// What is pinned for shared sockets.
+pub(crate) fn shared_pins(world: &World) -> usize {
+    let pins = fs::read_dir(world.folder().join("bpf/abi1")).into_iter().flatten().flatten();
+    pins.filter(|pin| pin.file_name().to_string_lossy().starts_with("shared_")).count()
+}
+
 fn descriptors(daemon: &Daemon) -> usize {
     fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("fd").count()
 }
@@ -314,6 +320,7 @@ fn a_killed_relayd_leaves_nothing_behind_and_the_next_one_serves() {
         daemon.kill();
         kernel.run_on(50);
         assert!(Client::connect(&world.client, (RELAY_V6, MIDDLE)).is_err(), "nobody is there");
+        assert_eq!(shared_pins(&world), 0);
         let own = world.relay.run(|| TcpListener::bind((RELAY_V6, 5000))).expect("bind");
         let greets = greeter(own);
         assert!(is_greeted(&world, (RELAY_V6, 5000).into()), "the relay's own");

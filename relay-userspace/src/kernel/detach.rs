@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::bpffs::layouts;
-use super::{links, tc};
+use super::{links, lookup, tc};
 
 /// What was removed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -38,7 +38,7 @@ pub fn count(bpf_dir: &Path, interfaces: &[String]) -> Removed {
 }
 
 fn is_link(name: &str) -> bool {
-    name.starts_with("tcx_") || name.starts_with("xdp_")
+    ["tcx_", "xdp_", lookup::PIN].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Detaches the programs of every layout and removes all pins. `interfaces`: names of all interfaces of the host, for

@@ -1,7 +1,8 @@
 //! The socket lookup program and the hooks that go with it: which connections and datagrams come to relayd's shared
 //! sockets, and who else listens there.
 //!
-//! Nothing of it is pinned: it leads to sockets, and those end with relayd.
+//! Its links are pinned where the sockets that it leads to outlive relayd, and nothing else of it is: the programs keep their
+//! maps. The next relayd fills maps of its own, attaches beside, and takes the old programs off.
 
 mod hooks;
 mod layout;
@@ -10,6 +11,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +23,8 @@ use relay_common::names;
 use relay_common::net::Protocol;
 use socket2::{SockAddr, Socket};
 
-use self::hooks::Links;
+pub(super) use self::hooks::PIN;
+use self::hooks::{Links, take_off_pinned};
 use self::layout::{Layout, TooManySets, family_of, spots};
 use super::apply::{absent_is_fine, map_error};
 use super::load::take;
@@ -40,6 +43,14 @@ pub struct Stretch {
     pub address: IpAddr,
     /// From programs that listen there, too.
     pub forced: bool,
+}
+
+/// All that the shared sockets take.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    pub stretches: Vec<Stretch>,
+    /// The sockets outlive relayd.
+    pub lasting: bool,
 }
 
 /// A socket that listens: its protocol, address and port.
@@ -101,6 +112,11 @@ impl Lookup {
         self.links.is_some()
     }
 
+    /// Whether what comes to shared sockets comes to them while relayd is away, too.
+    pub fn goes_on(&self) -> bool {
+        self.links.as_ref().is_some_and(Links::are_pinned)
+    }
+
     pub fn own_sockets(&self) -> Arc<OwnSockets> {
         self.own.clone()
     }
@@ -117,24 +133,39 @@ impl Lookup {
     }
 
     /// Takes what is wanted from now on, and nothing else. `others`: sockets of other programs that listen already.
-    pub fn apply(
+    fn apply(
         &mut self,
         ebpf: &mut Ebpf,
-        wanted: &[Stretch],
+        pins: &Path,
+        wanted: &Wanted,
         others: impl Iterator<Item = Listening>,
     ) -> Result<Vec<Listening>, KernelError> {
-        if wanted.is_empty() {
+        if wanted.stretches.is_empty() {
+            take_off_pinned(pins);
             self.links = None;
             self.write(Layout::default())?;
             self.known.clear();
             return Ok(Vec::new());
         }
-        let layout = Layout::of(wanted, &self.layout).map_err(|TooManySets| KernelError::TooManySets)?;
+        let layout =
+            Layout::of(&wanted.stretches, &self.layout).map_err(|TooManySets| KernelError::TooManySets)?;
         let new = self.yield_to(&layout, others)?;
-        if self.links.is_none() {
-            self.links = Some(Links::attach(ebpf, &mut self.home)?);
-        }
+        // an older program, which knew all this, may go when this one is attached
         self.write(layout)?;
+        let mut links = match self.links.take() {
+            Some(links) => links,
+            None => {
+                let links = Links::attach(ebpf, &mut self.home)?;
+                take_off_pinned(pins);
+                links
+            }
+        };
+        match (links.are_pinned(), wanted.lasting) {
+            (false, true) => links.pin(pins)?,
+            (true, false) => links.unpin(pins),
+            _ => {}
+        }
+        self.links = Some(links);
         Ok(new)
     }
 
@@ -221,14 +252,19 @@ impl Dataplane {
     /// listen already. Returns those that are yielded to and were not before.
     pub fn take_with_shared_sockets(
         &mut self,
-        wanted: &[Stretch],
+        wanted: &Wanted,
         others: impl Iterator<Item = Listening>,
     ) -> Result<Vec<Listening>, KernelError> {
         match &mut self.lookup {
-            Ok(lookup) => lookup.apply(&mut self.ebpf, wanted, others),
-            Err(_) if wanted.is_empty() => Ok(Vec::new()),
+            Ok(lookup) => lookup.apply(&mut self.ebpf, &self.pins, wanted, others),
+            Err(_) if wanted.stretches.is_empty() => Ok(Vec::new()),
             Err(unavailable) => Err(KernelError::Lookup(unavailable.0.clone())),
         }
+    }
+
+    /// There are no shared sockets: takes off what a relayd before has left for some.
+    pub fn forget_shared_sockets(&self) {
+        take_off_pinned(&self.pins);
     }
 }
 

@@ -326,10 +326,21 @@ impl Holder {
 
     /// Opens sockets that stand for many ports, so many of each kind.
     pub fn open_shared(&mut self, workers: usize) -> io::Result<Vec<Group>> {
-        let groups = group::open(workers)?;
+        let stock = self.stock.get_mut();
+        let groups = group::open(workers, |protocol, family| stock.take_shared(protocol, family))?;
         let sockets = groups.iter().flat_map(|group| &group.sockets);
         self.given.extend(sockets.filter_map(|socket| Some(fstat(socket).ok()?.st_ino)));
         Ok(groups)
+    }
+
+    /// Has shared sockets outlive relayd, where that can be had. Returns whether they do.
+    pub fn keep_shared(&mut self, groups: &[Group]) -> bool {
+        self.stock.get_mut().keep_shared(groups)
+    }
+
+    /// Nothing comes to shared sockets any more.
+    pub fn forget_shared(&mut self) {
+        self.stock.get_mut().forget_shared();
     }
 
     /// Stops listening, and goes on holding the port, unless it was to be let go of after that.

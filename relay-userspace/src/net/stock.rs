@@ -4,6 +4,7 @@
 //! Nobody may close such a socket without taking it out of the store: it would go on listening, for nobody.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 
@@ -13,12 +14,15 @@ use relay_common::net::Protocol;
 use socket2::{Socket, Type};
 
 use super::claim::Claim;
+use super::group::{self, Group};
 use crate::service::Service;
 
 /// What the unit allows (FileDescriptorStoreMax=), where the manager does not say.
 const MOST: usize = 8192;
 /// All names together go through one variable of the next relayd's environment; the kernel takes 128 KiB.
 const MOST_NAME_BYTES: usize = 96 * 1024;
+/// What names of shared sockets begin with.
+const SHARED: &str = "shared/";
 
 /// The sockets in the store.
 #[derive(Debug, Default)]
@@ -80,17 +84,58 @@ impl Stock {
         if !is_inherited {
             self.discard(&name);
         }
+        self.store(name, sockets);
+    }
+
+    /// The shared sockets of a group that the relayd before has had.
+    pub fn take_shared(&mut self, protocol: Protocol, family: IpAddr) -> Vec<Socket> {
+        let name = shared_name(protocol, family);
+        let sockets = self.inherited.remove(&name).unwrap_or_default();
+        if !sockets.is_empty() && group::is_of(&sockets, protocol, family) {
+            return sockets;
+        }
+        // others will be opened in their place
+        self.discard(&name);
+        Vec::new()
+    }
+
+    /// Has the manager keep shared sockets, if it surely does: all of them or none. Returns which.
+    pub fn keep_shared(&mut self, groups: &[Group]) -> bool {
+        let keeps = self.service.as_ref().is_some_and(|service| service.keeps());
+        let mut store = |group: &Group| self.store(shared_name(group.protocol, group.family), &group.sockets);
+        let is_whole = keeps && groups.iter().all(&mut store);
+        if !is_whole {
+            self.forget_shared();
+        }
+        is_whole
+    }
+
+    /// Takes all shared sockets out of the store.
+    pub fn forget_shared(&mut self) {
+        let names: Vec<String> =
+            self.stored.keys().filter(|name| name.starts_with(SHARED)).cloned().collect();
+        names.iter().for_each(|name| self.discard(name));
+    }
+
+    /// Whether all of these are in the store now, under this name.
+    fn store(&mut self, name: String, sockets: &[Socket]) -> bool {
         let known = self.stored.get(&name).copied().unwrap_or(0);
         let new: Vec<BorrowedFd<'_>> = sockets.iter().skip(known).map(Socket::as_fd).collect();
-        let Some(service) = self.service.clone().filter(|_| !new.is_empty()) else { return };
+        if new.is_empty() {
+            return true;
+        }
+        let Some(service) = self.service.clone() else { return false };
         if !self.has_room_for(&name, new.len()) {
             self.say_full();
-            return;
+            return false;
         }
-        match service.store(&name, &new) {
-            Ok(()) => _ = self.stored.insert(name, known + new.len()),
-            Err(error) => tracing::warn!("the service manager does not keep {name}: {error}"),
+        let stored = service.store(&name, &new);
+        if let Err(error) = &stored {
+            tracing::warn!("the service manager does not keep {name}: {error}");
+        } else {
+            self.stored.insert(name, known + new.len());
         }
+        stored.is_ok()
     }
 
     /// Takes a port's sockets out of the store.
@@ -154,6 +199,12 @@ fn name(claim: &Claim) -> String {
         Some((interface, index)) => format!("{protocol}/{address}%{interface}.{index}/{port}"),
         None => format!("{protocol}/{address}/{port}"),
     }
+}
+
+/// `shared/tcp/v4`.
+fn shared_name(protocol: Protocol, family: IpAddr) -> String {
+    let family = if family.is_ipv4() { "v4" } else { "v6" };
+    format!("{SHARED}{}/{family}", protocol.as_str())
 }
 
 /// Whether a socket is what its name says.

@@ -152,6 +152,7 @@ async fn start_state(
         .await
         .map_err(|problem| anyhow::anyhow!(problem.detail))?;
     state.facts.holder.close_leftovers();
+    state.forget_old_sharing();
     state.tend_names();
     state.attach();
     state.detach_strays();

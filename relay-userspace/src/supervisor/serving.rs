@@ -153,21 +153,38 @@ impl Serving {
         &mut self,
         holder: &mut Holder,
         lookup: &mut Lookup,
-    ) -> anyhow::Result<Option<Vec<lookup::Stretch>>> {
+    ) -> anyhow::Result<Option<lookup::Wanted>> {
         if !self.is_shared_anew {
             return Ok(None);
         }
         let mut layout = Layout::default();
         self.rules.values().for_each(|served| served.branches.lay_out(&mut layout));
         if self.sharing.is_none() && !layout.taken.is_empty() {
-            self.sharing = Some(Sharing::start(&self.workers, holder)?);
+            self.sharing = Some(Sharing::open(self.workers.count(), holder)?);
         }
+        let mut wanted = lookup::Wanted { stretches: layout.taken, lasting: false };
         if let Some(sharing) = &self.sharing {
             sharing.introduce(lookup, holder.binder())?;
             sharing.serve(layout.serving, layout.draining);
+            if wanted.stretches.is_empty() {
+                holder.forget_shared();
+            } else {
+                wanted.lasting = holder.keep_shared(sharing.groups());
+            }
         }
         self.is_shared_anew = false;
-        Ok(Some(layout.taken))
+        Ok(Some(wanted))
+    }
+
+    /// What comes to shared sockets is as [`Self::share`] has said. `lasts`: while relayd is away, too.
+    pub fn begin_sharing(&mut self, lasts: bool) {
+        if let Some(sharing) = &mut self.sharing {
+            sharing.begin(&self.workers, lasts);
+        }
+    }
+
+    pub const fn has_shared_sockets(&self) -> bool {
+        self.sharing.is_some()
     }
 
     /// What shared sockets take could not be brought about; it is tried again.

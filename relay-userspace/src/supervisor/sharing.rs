@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::kernel::KernelError;
 use crate::kernel::lookup::{self, Lookup};
 use crate::net::claim::Binder;
+use crate::net::group::Group;
 use crate::net::hold::Holder;
 use crate::plan::PlannedRule;
 use crate::proxy::service::{Phase, Service, Target};
@@ -25,15 +26,19 @@ use crate::rule::{ListenOn, Listener, Protocols};
 pub struct Sharing {
     shared: Arc<Shared>,
     binder: Arc<RwLock<Binder>>,
-    /// One socket of each group.
-    heads: Vec<(Protocol, IpAddr, Socket)>,
+    /// The sockets, in groups.
+    groups: Vec<Group>,
+    /// The same, until somebody serves them.
+    idle: Vec<Group>,
+    /// Who comes while relayd is away is the next one's client.
+    lasts: bool,
     tcp: watch::Sender<Phase>,
     udp: watch::Sender<Phase>,
 }
 
 impl Sharing {
-    /// Opens the sockets and has the workers serve them.
-    pub fn start(workers: &Workers, holder: &mut Holder) -> io::Result<Self> {
+    /// Opens the sockets, or takes those that the relayd before has left. Nobody serves them yet.
+    pub fn open(workers: usize, holder: &mut Holder) -> io::Result<Self> {
         let binder = Arc::<RwLock<Binder>>::default();
         let current = binder.clone();
         let bind: Arc<Bind> = Arc::new(move |socket: &Socket, address: &SockAddr| {
@@ -41,26 +46,40 @@ impl Sharing {
         });
         tcp::bind_ports_by(bind.clone());
         let shared = Arc::new(Shared::new(bind));
-        let [(tcp, connections), (udp, datagrams)] = [(); 2].map(|()| watch::channel(Phase::Serve));
-        let mut heads = Vec::new();
-        for group in holder.open_shared(workers.count())? {
-            let head = group.sockets.first().map(Socket::try_clone).transpose()?;
-            heads.extend(head.map(|head| (group.protocol, group.family, head)));
+        let [tcp, udp] = [(); 2].map(|()| watch::Sender::new(Phase::Serve));
+        let groups = holder.open_shared(workers)?;
+        let idle = groups.iter().map(Group::try_clone).collect::<io::Result<_>>()?;
+        Ok(Self { shared, binder, groups, idle, lasts: false, tcp, udp })
+    }
+
+    /// Has the workers serve the sockets, once the lookup program knows who may bind what. `lasts`: who comes while relayd is
+    /// away is the next one's client.
+    pub fn begin(&mut self, workers: &Workers, lasts: bool) {
+        self.lasts = lasts;
+        for group in std::mem::take(&mut self.idle) {
             for (worker, socket) in group.sockets.into_iter().enumerate() {
                 let (socket, phase) = match group.protocol {
-                    Protocol::Tcp => (Listening::Tcp(TcpListener::from(socket)), &connections),
-                    Protocol::Udp => (Listening::Udp(UdpSocket::from(socket)), &datagrams),
+                    Protocol::Tcp => (Listening::Tcp(TcpListener::from(socket)), &self.tcp),
+                    Protocol::Udp => (Listening::Udp(UdpSocket::from(socket)), &self.udp),
                 };
-                workers.serve_shared(worker, socket, shared.clone(), phase.clone());
+                workers.serve_shared(worker, socket, self.shared.clone(), phase.subscribe());
             }
         }
-        Ok(Self { shared, binder, heads, tcp, udp })
+    }
+
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    pub const fn lasts(&self) -> bool {
+        self.lasts
     }
 
     /// Shows the sockets to the lookup program. It forgets them when it is loaded anew.
     pub fn introduce(&self, lookup: &mut Lookup, binder: &Binder) -> Result<(), KernelError> {
         *self.binder.write().unwrap_or_else(PoisonError::into_inner) = binder.clone();
-        self.heads.iter().try_for_each(|(protocol, family, head)| lookup.set_group(*protocol, *family, head))
+        let heads = self.groups.iter().filter_map(|group| Some((group, group.sockets.first()?)));
+        heads.into_iter().try_for_each(|(group, head)| lookup.set_group(group.protocol, group.family, head))
     }
 
     /// Serves these listeners from now on. What drains keeps its old UDP clients.
@@ -68,14 +87,15 @@ impl Sharing {
         self.shared.set(Table::new(serving, draining));
     }
 
-    /// Accepts nothing more; sessions go on for now.
+    /// Accepts nothing more; sessions go on for now. Who waits is the next relayd's, where there will be one.
     pub fn drain(&self) {
-        self.tcp.send_replace(Phase::Drain);
+        self.tcp.send_replace(if self.lasts { Phase::HandOver } else { Phase::Drain });
     }
 
     /// From now on only the workers keep the sockets open.
     pub fn let_go(&mut self) {
-        self.heads.clear();
+        self.groups.clear();
+        self.idle.clear();
     }
 
     pub fn has_no_connections(&self) -> bool {

@@ -230,6 +230,7 @@ impl State {
         if let Some(serving) = &mut self.serving {
             serving.apply(&[], &mut self.facts.holder, |_| None);
         }
+        self.facts.holder.forget_shared();
         tracing::info!("detached: {} hooks, {} pins", hooks, removed.maps);
         self.shared.tell("down", None, "everything is detached");
         self.publish();

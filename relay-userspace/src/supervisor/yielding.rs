@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
+use super::serving::Serving;
 use super::state::{Rules, State};
 use crate::kernel::Dataplane;
-use crate::kernel::lookup::{Listening, Lookup, Stretch};
+use crate::kernel::lookup::{Listening, Lookup, Wanted};
 use crate::net::claim::Binder;
 use crate::net::hold::Holder;
 use crate::net::{diag, reach, socket_list, sysctl};
@@ -46,15 +47,28 @@ impl State {
         let Some(lookup) = kernel.lookup_mut() else { return };
         let new = match serving.share(holder, lookup) {
             Ok(None) => return,
-            Ok(Some(stretches)) => take(kernel, &stretches, holder),
+            Ok(Some(wanted)) => take(kernel, &wanted, holder),
             Err(error) => Err(error),
         };
         match new {
-            Ok((new, others)) => self.tell_yields(&new, &others),
+            Ok((new, others)) => {
+                serving.begin_sharing(kernel.lookup().is_ok_and(Lookup::goes_on));
+                self.tell_yields(&new, &others);
+            }
             Err(error) => {
                 serving.share_again();
                 tracing::error!("ranges of ports are not served as they should be: {error:#}");
             }
+        }
+    }
+
+    /// What a relayd before has left attached for shared sockets goes, unless there are some.
+    pub fn forget_old_sharing(&self) {
+        let is_shared = self.serving.as_ref().is_some_and(Serving::has_shared_sockets);
+        if let Ok(kernel) = &self.kernel
+            && !is_shared
+        {
+            kernel.forget_shared_sockets();
         }
     }
 
@@ -105,15 +119,15 @@ impl State {
 /// Has shared sockets take these ports, but for what other programs listen for, who come along.
 fn take(
     kernel: &mut Dataplane,
-    stretches: &[Stretch],
+    wanted: &Wanted,
     holder: &Holder,
 ) -> anyhow::Result<(Vec<Listening>, Vec<diag::Listening>)> {
-    let others = if stretches.iter().all(|stretch| stretch.forced) {
+    let others = if wanted.stretches.iter().all(|stretch| stretch.forced) {
         Vec::new()
     } else {
         socket_list::others(holder).context("the host's socket list cannot be read")?.collect()
     };
-    let new = kernel.take_with_shared_sockets(stretches, others.iter().map(as_listening))?;
+    let new = kernel.take_with_shared_sockets(wanted, others.iter().map(as_listening))?;
     Ok((new, others))
 }
 

@@ -1,37 +1,32 @@
 //! Where the lookup program and its helpers hang: the network namespace, and the control group of everybody.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use aya::Ebpf;
 use aya::maps::{Array, MapData};
-use aya::programs::cgroup_sock::CgroupSockLink;
-use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
-use aya::programs::sk_lookup::SkLookupLink;
+use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, ProgramError, SkLookup};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use relay_common::lookup::Home;
 use relay_common::names;
 use socket2::{Domain, Socket, Type};
 
-use super::super::KernelError;
+use super::super::{KernelError, links};
 
 /// Where the tree of control groups may be that knows programs (version 2).
 const CGROUPS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
-/// What is attached, and ends with this value.
+/// What pins of these links begin with; the program's name comes after.
+pub const PIN: &str = "shared_";
+
+/// What is attached, and ends with this value unless it is pinned.
 #[derive(Debug)]
 pub struct Links {
-    _lookup: SkLookupLink,
-    _watchers: Option<Watchers>,
-}
-
-#[derive(Debug)]
-struct Watchers {
-    _bound: Vec<CgroupSockLink>,
-    _sent: Vec<CgroupSockAddrLink>,
+    links: Vec<(&'static str, FdLink)>,
+    pinned: bool,
 }
 
 /// Loads all the programs; says which one the kernel refuses.
@@ -50,47 +45,88 @@ pub fn load(ebpf: &mut Ebpf) -> Result<(), (&'static str, ProgramError)> {
 impl Links {
     /// Those who notice other programs first, so that none is robbed. Without them there is still the socket list.
     pub fn attach(ebpf: &mut Ebpf, home: &mut Array<MapData, Home>) -> Result<Self, KernelError> {
-        let watchers = Watchers::attach(ebpf, home);
-        if let Err(why) = &watchers {
+        let mut links = watch(ebpf, home).unwrap_or_else(|why| {
             tracing::warn!("a program that begins to listen inside a range has to wait for its port: {why}");
-        }
+            Vec::new()
+        });
         let namespace =
             File::open("/proc/self/ns/net").map_err(|error| KernelError::Lookup(error.to_string()))?;
         let refused = |error: ProgramError| KernelError::Lookup(shown(&error));
         let program = program::<SkLookup>(ebpf, names::LOOKUP).map_err(refused)?;
         let id = program.attach(namespace).map_err(refused)?;
         let link = program.take_link(id).map_err(refused)?;
-        Ok(Self { _lookup: link, _watchers: watchers.ok() })
+        links.push((names::LOOKUP, link.into()));
+        Ok(Self { links, pinned: false })
+    }
+
+    /// Whether they go on without relayd.
+    pub const fn are_pinned(&self) -> bool {
+        self.pinned
+    }
+
+    /// Has them go on without relayd.
+    pub fn pin(&mut self, pins: &Path) -> Result<(), KernelError> {
+        let links = std::mem::take(&mut self.links);
+        self.pinned = true;
+        for (name, link) in links {
+            let path = pins.join(format!("{PIN}{name}"));
+            let pinned = link.pin(&path);
+            let pinned = pinned
+                .map_err(|error| KernelError::Lookup(format!("{}: {}", path.display(), shown(&error))))?;
+            self.links.push((name, pinned.into()));
+        }
+        Ok(())
+    }
+
+    /// Has them end with relayd.
+    pub fn unpin(&mut self, pins: &Path) {
+        self.pinned = false;
+        each_pin(pins, |pin| drop(fs::remove_file(pin)));
     }
 }
 
-impl Watchers {
-    fn attach(ebpf: &mut Ebpf, home: &mut Array<MapData, Home>) -> Result<Self, String> {
-        let root = CGROUPS.iter().find(|path| {
-            statfs(Path::new(path)).is_ok_and(|info| info.filesystem_type() == CGROUP2_SUPER_MAGIC)
-        });
-        let root = root.ok_or("there is no control group tree of version 2")?;
-        let root = File::open(root).map_err(|error| format!("{root}: {error}"))?;
-        let watchers = Self::hang(ebpf, &root).map_err(|error| shown(&error))?;
-        find_home(home).map_err(|error| format!("relayd's own network namespace is not known: {error}"))?;
-        Ok(watchers)
-    }
+/// Takes off whatever is pinned, of this relayd or one before.
+pub fn take_off_pinned(pins: &Path) {
+    each_pin(pins, |pin| {
+        let _ended_with_its_pin = links::detach(pin);
+        let _not_there = fs::remove_file(pin);
+    });
+}
 
-    /// Beside programs of others, as links always are, whatever the mode says.
-    fn hang(ebpf: &mut Ebpf, root: &File) -> Result<Self, ProgramError> {
-        let (mut bound, mut sent) = (Vec::new(), Vec::new());
-        for name in names::BOUND {
-            let program = program::<CgroupSock>(ebpf, name)?;
-            let id = program.attach(root, CgroupAttachMode::Single)?;
-            bound.push(program.take_link(id)?);
-        }
-        for name in names::SENT {
-            let program = program::<CgroupSockAddr>(ebpf, name)?;
-            let id = program.attach(root, CgroupAttachMode::Single)?;
-            sent.push(program.take_link(id)?);
-        }
-        Ok(Self { _bound: bound, _sent: sent })
+fn each_pin(pins: &Path, act: impl Fn(&Path)) {
+    let programs = names::BOUND.into_iter().chain(names::SENT).chain([names::LOOKUP]);
+    programs
+        .map(|name| pins.join(format!("{PIN}{name}")))
+        .filter(|pin| pin.exists())
+        .for_each(|pin| act(&pin));
+}
+
+/// Attaches those who notice other programs.
+fn watch(ebpf: &mut Ebpf, home: &mut Array<MapData, Home>) -> Result<Vec<(&'static str, FdLink)>, String> {
+    let root = CGROUPS
+        .iter()
+        .find(|path| statfs(Path::new(path)).is_ok_and(|info| info.filesystem_type() == CGROUP2_SUPER_MAGIC));
+    let root = root.ok_or("there is no control group tree of version 2")?;
+    let root = File::open(root).map_err(|error| format!("{root}: {error}"))?;
+    let watchers = hang(ebpf, &root).map_err(|error| shown(&*error))?;
+    find_home(home).map_err(|error| format!("relayd's own network namespace is not known: {error}"))?;
+    Ok(watchers)
+}
+
+/// Beside programs of others, as links always are, whatever the mode says.
+fn hang(ebpf: &mut Ebpf, root: &File) -> Result<Vec<(&'static str, FdLink)>, Box<dyn std::error::Error>> {
+    let mut links = Vec::new();
+    for name in names::BOUND {
+        let program = program::<CgroupSock>(ebpf, name)?;
+        let id = program.attach(root, CgroupAttachMode::Single)?;
+        links.push((name, program.take_link(id)?.try_into()?));
     }
+    for name in names::SENT {
+        let program = program::<CgroupSockAddr>(ebpf, name)?;
+        let id = program.attach(root, CgroupAttachMode::Single)?;
+        links.push((name, program.take_link(id)?.try_into()?));
+    }
+    Ok(links)
 }
 
 /// The programs see sockets of all namespaces. Which one is ours they say of a socket that we show them.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use relay_common::net::Protocol;
 
-use super::{Served, Serving};
+use super::{Served, Serving, Sharing};
 use crate::net::hold::Holder;
 use crate::proxy::service::Phase;
 
@@ -12,13 +12,16 @@ impl Serving {
     /// Takes in nobody new: who comes is refused, or waits for the next relayd where there will be one. What comes to
     /// shared sockets has to be laid out anew after that.
     pub fn drain(&mut self, holder: &Holder) {
+        let is_handed_over = self.sharing.as_ref().is_some_and(Sharing::lasts);
         for served in self.rules.values() {
             served.drain(holder);
-            served.branches.drain();
+            if !is_handed_over {
+                served.branches.drain();
+            }
         }
         if let Some(sharing) = &self.sharing {
             sharing.drain();
-            self.is_shared_anew = true;
+            self.is_shared_anew = !is_handed_over;
         }
     }
 
