@@ -21,6 +21,8 @@ numbered! {
     RuleEnded = "rule_ended",
     /// The client was taken off the rule's allow list.
     NotAllowed = "not_allowed",
+    /// The backend's address is the rule's no more, and the rule ends such flows.
+    BackendGone = "backend_gone",
 }
 
 /// One flow that is over (64 bytes).

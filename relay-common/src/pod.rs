@@ -33,7 +33,7 @@ pod! {
     crate::settings::Settings: 64,
     crate::settings::Pressure: 8,
     crate::settings::IcmpBudget: 8,
-    crate::settings::SweepRequest: 8,
+    crate::settings::SweepRequest: 12,
     crate::lookup::Block: 128,
     crate::lookup::Spot: 20,
     crate::lookup::Home: 16,

@@ -47,6 +47,8 @@ pub struct SweepRequest {
     /// How many keys follow, at most [`SweepRequest::MOST`].
     pub keys: u32,
     pub mode: u32,
+    /// [`SweepRequest::GONE`]: the slot of the rule whose flows they are.
+    pub rule: u32,
 }
 
 impl SweepRequest {
@@ -58,4 +60,6 @@ impl SweepRequest {
     pub const DELETE: u32 = 1;
     /// Delete flows whose rule is gone, whatever their age.
     pub const ORPHANS: u32 = 2;
+    /// Delete flows by their backend halves, whose keys name the backend, if they are the rule's.
+    pub const GONE: u32 = 3;
 }

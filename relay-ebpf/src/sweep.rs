@@ -34,16 +34,16 @@ pub(crate) fn run(skb: Skb) -> i32 {
             break;
         }
         let Ok(key) = skb.load::<FlowKey>(KEYS + index * size_of::<FlowKey>() as u32) else { return -1 };
-        scratch.touched += step(&key, request.mode);
+        scratch.touched += step(&key, request.mode, request.rule);
     }
     scratch.touched as i32
 }
 
 #[inline(never)]
-fn step(key: &FlowKey, mode: u32) -> u32 {
+fn step(key: &FlowKey, mode: u32, slot: u32) -> u32 {
     let Some(protocol) = key.protocol() else { return 0 };
-    if mode == SweepRequest::ORPHANS {
-        return orphan(key, protocol);
+    if mode == SweepRequest::ORPHANS || mode == SweepRequest::GONE {
+        return orphan(key, protocol, mode, slot);
     }
     let Some(half) = maps::established(protocol, key) else { return 0 };
     let other_key = half.opposite(protocol);
@@ -91,24 +91,38 @@ fn forget(protocol: Protocol, key: &FlowKey, other: &FlowKey, flags: FlowFlags, 
     ended::leave(protocol, client, backend, end, Room::Sweeper);
 }
 
-/// Deletes a flow whose rule is gone, switched off, or another one by now, or lets its client in no more.
+/// Deletes a flow that its rule wants no more, if it does not.
 #[inline(always)]
-fn orphan(key: &FlowKey, protocol: Protocol) -> u32 {
+fn orphan(key: &FlowKey, protocol: Protocol, mode: u32, slot: u32) -> u32 {
     let Some(half) = maps::established(protocol, key).or_else(|| maps::unproven(key)) else { return 0 };
-    let client =
-        if half.flags().has(FlowFlags::EGRESS) { half.translation().destination } else { key.source() };
-    let rule = maps::rule(half.rule())
-        .filter(|rule| rule.generation == half.generation && rule.state() != RuleState::Off);
-    let end = match rule {
-        Some(rule) if limit::still_allows(rule, client, half.rule()) => return 0,
-        Some(_) => End::NotAllowed,
-        None => End::RuleEnded,
-    };
+    // one place for all reasons: the verifier would follow each by itself
+    let end = if mode == SweepRequest::GONE { gone(half, slot) } else { unwanted(key, half) };
+    let Some(end) = end else { return 0 };
     let other = half.opposite(protocol);
     forget(protocol, key, &other, half.flags(), end);
     maps::forget_unproven_of(protocol, &other, key);
     maps::forget_unproven(key);
     1
+}
+
+/// The rule is gone, switched off, or another one by now, or lets the client in no more.
+#[inline(always)]
+fn unwanted(key: &FlowKey, half: &FlowEntry) -> Option<End> {
+    let client =
+        if half.flags().has(FlowFlags::EGRESS) { half.translation().destination } else { key.source() };
+    let rule = maps::rule(half.rule())
+        .filter(|rule| rule.generation == half.generation && rule.state() != RuleState::Off);
+    match rule {
+        Some(rule) if limit::still_allows(rule, client, half.rule()) => None,
+        Some(_) => Some(End::NotAllowed),
+        None => Some(End::RuleEnded),
+    }
+}
+
+/// The backend is the rule's no more, which relayd has found by the key.
+#[inline(always)]
+fn gone(half: &FlowEntry, slot: u32) -> Option<End> {
+    (half.rule() == slot).then_some(End::BackendGone)
 }
 
 #[inline(always)]

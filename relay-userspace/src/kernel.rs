@@ -12,6 +12,7 @@ pub mod declined;
 pub mod detach;
 mod ended;
 pub mod filters;
+pub mod gone;
 pub mod guard;
 pub mod hops;
 pub mod links;
@@ -102,6 +103,8 @@ pub struct DesiredRule {
     /// Who is let in; `None`: everybody. Holds for flows that there are too.
     pub allow: Option<Arc<AllowList>>,
     pub limits: Limits,
+    /// The addresses that its flows may go to, others end; `None`: they go on wherever they go.
+    pub backends: Option<Arc<[Ipv4Addr]>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

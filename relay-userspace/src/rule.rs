@@ -36,6 +36,7 @@ pub struct Rule {
     pub to: Vec<Backend>,
     pub plane: PlaneChoice,
     pub udp_nat: UdpNat,
+    pub on_down: OnDown,
     /// Take ports that other programs listen on.
     pub force: bool,
     pub timeouts: Timeouts,
@@ -56,6 +57,7 @@ impl Rule {
             to,
             plane: PlaneChoice::default(),
             udp_nat: UdpNat::default(),
+            on_down: OnDown::default(),
             force: false,
             timeouts: Timeouts::default(),
             accept: Accept::default(),
@@ -196,6 +198,31 @@ impl UdpNat {
         match self {
             Self::Restricted => "restricted",
             Self::FullCone => "fullcone",
+        }
+    }
+}
+
+/// What becomes of flows and sessions whose backend's address is the rule's no more.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum OnDown {
+    /// They go on.
+    #[default]
+    Keep,
+    /// They end.
+    Reset,
+}
+
+impl OnDown {
+    pub const ALL: [Self; 2] = [Self::Keep, Self::Reset];
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|on_down| on_down.as_str() == text)
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Reset => "reset",
         }
     }
 }

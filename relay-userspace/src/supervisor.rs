@@ -15,6 +15,7 @@ pub mod serving;
 pub mod shared;
 mod sharing;
 pub mod state;
+mod telling;
 mod waiting;
 pub mod watch;
 mod yielding;

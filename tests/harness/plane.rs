@@ -97,7 +97,7 @@ impl Plane {
             let dataplane = Dataplane::open(&options).expect("the kernel plane");
             let programs = Programs::of(&dataplane);
             let tables = Tables::open(dataplane.pins(), &programs);
-            let sweeper = Sweeper::open(dataplane.pins(), dataplane.hz).expect("sweeper");
+            let sweeper = Sweeper::open(&dataplane).expect("sweeper");
             umount2(&bpf_dir, MntFlags::MNT_DETACH).expect("unmount");
             (dataplane, programs, tables, sweeper)
         });

@@ -13,14 +13,14 @@ use harness::world::{BACKEND, BACKEND_V6, RELAY, RELAY_V6};
 use harness::{Ctl, World, eventually, within};
 use serde_json::{Value, json};
 
-const OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 3);
-const NAMED: &str = "[[rule]]\nname = \"named\"\nlisten = \":8080\"\nto = \"backend.test:80\"\n";
+pub(crate) const OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 3);
+pub(crate) const NAMED: &str = "[[rule]]\nname = \"named\"\nlisten = \":8080\"\nto = \"backend.test:80\"\n";
 /// Answers hold for a second, so that a test need not wait.
-const QUICK: &str = "[dns]\nmin_ttl = \"1s\"\nmax_ttl = \"1s\"\n";
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const QUICK: &str = "[dns]\nmin_ttl = \"1s\"\nmax_ttl = \"1s\"\n";
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A backend with two IPv4 addresses, and a name server.
-fn world() -> (World, NameServer) {
+pub(crate) fn world() -> (World, NameServer) {
     let world = World::new();
     world.backend.add_address("backend", OTHER, 24);
     let names = NameServer::start(&world.relay, world.folder());
@@ -28,7 +28,7 @@ fn world() -> (World, NameServer) {
 }
 
 /// Says on which address it was reached, and echoes after that, until the test ends.
-fn telling_server(ns: &NetNs, port: u16) {
+pub(crate) fn telling_server(ns: &NetNs, port: u16) {
     for address in [IpAddr::from([0, 0, 0, 0]), IpAddr::from([0; 16])] {
         let listener = ns.run(|| {
             let domain = socket2::Domain::for_address((address, port).into());
@@ -64,7 +64,7 @@ fn tell(mut stream: TcpStream) -> io::Result<()> {
 }
 
 /// A connection, and the backend's address that it has reached.
-fn reach(world: &World, to: impl Into<IpAddr>, port: u16) -> (TcpStream, IpAddr) {
+pub(crate) fn reach(world: &World, to: impl Into<IpAddr>, port: u16) -> (TcpStream, IpAddr) {
     let to = SocketAddr::new(to.into(), port);
     let mut stream = world.client.run(|| TcpStream::connect(to)).expect("connect");
     stream.set_read_timeout(Some(LIMIT)).expect("timeout");
@@ -75,14 +75,14 @@ fn reach(world: &World, to: impl Into<IpAddr>, port: u16) -> (TcpStream, IpAddr)
     (stream, String::from_utf8(address).expect("text").parse().expect("address"))
 }
 
-fn echo(stream: &mut TcpStream) {
+pub(crate) fn echo(stream: &mut TcpStream) {
     stream.write_all(b"still there?").expect("write");
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).expect("read");
     assert_eq!(&answer, b"still there?");
 }
 
-fn backend(ctl: &Ctl) -> Value {
+pub(crate) fn backend(ctl: &Ctl) -> Value {
     ctl.rule("named")["to"][0].clone()
 }
 

@@ -12,6 +12,7 @@ mod lifecycle;
 mod listeners;
 mod mptcp;
 mod names;
+mod on_down;
 mod planes;
 mod ports;
 mod proxy_protocol;

@@ -1,15 +1,18 @@
 //! What is swept: halves of flows that have lost their other half, when they are silent, and never a live flow's; and
 //! what ended rules have counted.
 
+use std::net::Ipv4Addr;
+
 use harness::packet::{ACK, Packet, Segment};
 use harness::plane::{Plane, Table};
+use harness::world::RELAY;
 use relay::host::ClaimRange;
 use relay::kernel::sweep::PAIRING;
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey, Owner};
 use relay_common::net::{Address, Port, Ports, Protocol};
 
 use crate::conversation::{BACKEND_ISN, CLIENT_ISN, Conversation};
-use crate::table::Gives::{Drop, Sends};
+use crate::table::Gives::{Drop, Pass, Sends, SendsFast};
 use crate::table::row;
 use crate::{WEB, plane};
 
@@ -157,4 +160,36 @@ fn what_an_ended_rule_has_dropped_is_forgotten() {
     let resting = plane.dataplane.resting();
     plane.dataplane.free_slots(&resting).expect("free slots");
     assert_eq!(plane.counts().ended_rules(), 0);
+}
+
+/// Of both tables, and of the one rule alone: another may go to the same backend.
+#[test]
+fn flows_end_with_their_backend_where_the_rule_wants_it() {
+    let rules = |backend: &str, more: &str| {
+        let kept = WEB.replace("web", "kept").replace("8080", "8081");
+        [&WEB.replace("203.0.113.2", backend), "on_down = \"reset\"\n", more, &kept].concat()
+    };
+    let limit = "limit = { connections = 1 }\n";
+    let mut plane = plane(&rules("203.0.113.2", limit));
+    let mut unproven = Conversation::usual(44_051);
+    unproven.open(&plane, plane.client, &unproven.client_udp(b"hello"));
+    let (talk, goes, claim) = flow(&plane, 44_050);
+    let mut stays = Conversation { listener: (RELAY, 8081), ..Conversation::usual(44_052) };
+    stays.establish(&plane, plane.client, plane.backend);
+    assert_eq!(plane.sweep().deleted, 0);
+    plane.apply(&rules("203.0.113.3", limit), &[]);
+    let census = plane.sweep();
+    assert_eq!((census.deleted, census.gone.into_values().collect::<Vec<_>>()), (2, vec![2]));
+    assert!(!is_live(&plane, &goes) && !is_live(&plane, &claim));
+    assert_eq!(plane.sweep().deleted, 0);
+    let segment = Segment::flags(ACK).at(CLIENT_ISN + 1, BACKEND_ISN.wrapping_add(1));
+    row(&plane, "the stack's", plane.client, &talk.client_tcp(&segment), Pass, "web: in 1/40");
+    let packet = stays.client_tcp(&segment);
+    row(&plane, "kept", plane.client, &packet, SendsFast(&stays.to_backend(&packet)), "kept: in 1/40");
+    // the place of the one that went is free, and the new address has it
+    let backend = (Ipv4Addr::new(203, 0, 113, 3), 80);
+    let mut again = Conversation { backend, ..Conversation::usual(44_050) };
+    again.establish(&plane, plane.client, plane.backend);
+    plane.apply(&rules("203.0.113.3", ""), &[]);
+    assert_eq!(plane.sweep().deleted, 0);
 }

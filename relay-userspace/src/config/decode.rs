@@ -12,7 +12,7 @@ pub use self::places::misfit;
 use super::fields::{Fields, Later};
 use super::node::{Node, Span, Table, Value};
 use super::problem::Problems;
-use crate::rule::{Listener, PlaneChoice, Protocols, Rule, RuleName, UdpNat};
+use crate::rule::{Listener, OnDown, PlaneChoice, Protocols, Rule, RuleName, UdpNat};
 
 const NOTE_LENGTH: usize = 128;
 
@@ -20,7 +20,6 @@ const NOTE_LENGTH: usize = 128;
 const LATER: &[Later] = &[
     Later { key: "group", default: None },
     Later { key: "balance", default: Some("roundrobin") },
-    Later { key: "on_down", default: Some("keep") },
     Later { key: "count_ports", default: Some("false") },
     Later { key: "check", default: None },
     Later { key: "rate", default: None },
@@ -55,6 +54,7 @@ pub fn rule(
         fields.word("plane", &["auto", "kernel", "user"], PlaneChoice::parse, problems).unwrap_or_default();
     let udp_nat =
         fields.word("udp_nat", &["restricted", "fullcone"], UdpNat::parse, problems).unwrap_or_default();
+    let on_down = fields.word("on_down", &["keep", "reset"], OnDown::parse, problems).unwrap_or_default();
     let timeouts = timeouts::timeouts(&mut fields, problems);
     let accept = accept::accept(&mut fields, protocols, problems);
     let connect = connect::connect(&mut fields, protocols, problems);
@@ -77,6 +77,7 @@ pub fn rule(
         to,
         plane,
         udp_nat,
+        on_down,
         force,
         timeouts,
         accept,

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value as Json, json};
 
 use super::quantity::format_duration;
-use crate::rule::{Accept, Connect, Keepalive, PlaneChoice, Rule, Timeouts, UdpNat};
+use crate::rule::{Accept, Connect, Keepalive, OnDown, PlaneChoice, Rule, Timeouts, UdpNat};
 
 /// The rule as an API body; what is at its default is left out, but for the identity of the rule.
 pub fn to_json(rule: &Rule) -> Map<String, Json> {
@@ -25,6 +25,9 @@ pub fn to_json(rule: &Rule) -> Map<String, Json> {
     }
     if rule.udp_nat != UdpNat::default() {
         map.insert("udp_nat".into(), json!(rule.udp_nat.as_str()));
+    }
+    if rule.on_down != OnDown::default() {
+        map.insert("on_down".into(), json!(rule.on_down.as_str()));
     }
     if rule.force {
         map.insert("force".into(), json!(true));

@@ -14,8 +14,8 @@ use super::node::{Node, Value};
 use super::problem::{Problems, Source};
 use super::{decode, encode, quantity};
 use crate::rule::{
-    Accept, AllowList, Backend, Connect, Keepalive, Limits, Listener, Network, PlaneChoice, PortRange,
-    Protocols, ProxyVersion, Rule, RuleName, Timeouts, UdpNat, overlap,
+    Accept, AllowList, Backend, Connect, Keepalive, Limits, Listener, Network, OnDown, PlaneChoice,
+    PortRange, Protocols, ProxyVersion, Rule, RuleName, Timeouts, UdpNat, overlap,
 };
 
 fn names() -> impl Strategy<Value = RuleName> {
@@ -107,6 +107,7 @@ prop_compose! {
         to in backends(),
         plane in proptest::sample::select(&PlaneChoice::ALL[..]),
         udp_nat in proptest::sample::select(&UdpNat::ALL[..]),
+        on_down in proptest::sample::select(&OnDown::ALL[..]),
         force: bool,
         times in (durations(), durations(), durations(), durations(), durations()),
         keepalive in (1..=32_767u64, 1..=32_767u64, 1..=127u8),
@@ -126,7 +127,7 @@ prop_compose! {
         };
         let accept = if is_tcp { accept } else { Accept::default() };
         let to = vec![to];
-        Rule { name, note, enabled, listen, protocols, to, plane, udp_nat, force, timeouts, accept, connect, limits }
+        Rule { name, note, enabled, listen, protocols, to, plane, udp_nat, on_down, force, timeouts, accept, connect, limits }
     }
 }
 

@@ -33,7 +33,7 @@ const ICMP_BUDGET: u32 = 200;
 /// What an apply has left to do.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Applied {
-    /// Rules ended, so their flows must be swept.
+    /// Rules ended, or are to end flows, so these must be swept.
     pub orphans: bool,
 }
 
@@ -161,6 +161,7 @@ impl Dataplane {
             if self.shadow.draining.contains(&rule.name) != rule.draining {
                 self.write_name(slot, rule)?;
             }
+            applied.orphans |= self.backends.set(slot, rule.backends.as_ref());
             if entry != old {
                 applied.orphans |= entry.generation != old.generation || entry.guarded != old.guarded;
                 self.maps.rules.set(slot, entry, 0).map_err(map_error(names::RULES))?;
@@ -270,6 +271,7 @@ impl Dataplane {
             self.maps.rules.set(slot, entry, 0).map_err(map_error(names::RULES))?;
             absent_is_fine(self.maps.rule_names.remove(&slot)).map_err(map_error(names::RULE_NAMES))?;
             self.narrow(slot, None)?;
+            self.backends.set(slot, None);
             self.shadow.rules.remove(&slot);
             self.shadow.draining.remove(&name);
             self.shadow.slots.release(&name);

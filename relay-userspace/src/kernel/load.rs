@@ -13,6 +13,7 @@ use relay_common::{names, tick};
 use super::attach::Attachments;
 use super::declined::Declined;
 use super::ended::SlotNames;
+use super::gone::Backends;
 use super::lookup::Lookup;
 use super::maps::{self, Maps, Shape};
 use super::shadow::Shadow;
@@ -59,6 +60,7 @@ pub struct Dataplane {
     /// Whether the programs tell of flows that are over.
     pub(super) logs_ended: bool,
     pub(super) slot_names: Arc<SlotNames>,
+    pub(super) backends: Arc<Backends>,
 }
 
 impl Dataplane {
@@ -110,6 +112,7 @@ impl Dataplane {
             declined,
             logs_ended: options.log_ended,
             slot_names: Arc::new(slot_names),
+            backends: Arc::default(),
         })
     }
 

@@ -4,7 +4,7 @@
 //! packets.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aya::TestRunOptions;
@@ -19,9 +19,10 @@ use relay_common::settings::SweepRequest;
 use relay_common::{names, tick};
 
 use super::batch::Walk;
+use super::gone::{Backends, Gone};
 use super::recount::Recount;
 use super::usage::UsageTable;
-use super::{Unavailable, maps};
+use super::{Dataplane, Unavailable, maps};
 
 pub struct Sweeper {
     program: SchedClassifier,
@@ -35,6 +36,7 @@ pub struct Sweeper {
     recount: Recount,
     /// Allow lists that rounds have held flows against: the number of each, and how many rounds.
     checked: HashMap<u32, (u32, u32)>,
+    backends: Arc<Backends>,
 }
 
 /// A flow that was opened while the list changed may come after the first round.
@@ -62,13 +64,16 @@ pub struct Census {
     pub unproven: u64,
     /// Flows deleted in this round.
     pub deleted: u64,
+    /// Of these, by rule slot, those whose backend's address is the rule's no more.
+    pub gone: HashMap<u32, u64>,
 }
 
 /// Frame header that the kernel wants of a test packet; its content does not matter.
 const LINK_HEADER: usize = 14;
 
 impl Sweeper {
-    pub fn open(pins: &Path, hz: u32) -> Result<Self, Unavailable> {
+    pub fn open(dataplane: &Dataplane) -> Result<Self, Unavailable> {
+        let pins = dataplane.pins();
         let program = SchedClassifier::from_pin(pins.join(names::SWEEP))
             .map_err(|error| Unavailable(format!("cannot open the sweeper: {error}")))?;
         let table = |name, table| Ok::<_, Unavailable>((maps::open_raw(pins, name)?, table));
@@ -81,21 +86,23 @@ impl Sweeper {
             program,
             tables,
             rules: maps::open(pins, names::RULES)?,
-            hz,
+            hz: dataplane.hz,
             rounds: 0,
             marked: Vec::new(),
             usage: UsageTable::open(pins)?,
             recount: Recount::default(),
             checked: HashMap::new(),
+            backends: dataplane.backends.clone(),
         })
     }
 
     /// One round: deletes what the last one marked and is still idle, marks what is idle now or has lost its other half,
-    /// ends flows whose rule is gone or lets their client in no more, counts the rest.
+    /// ends flows whose rule is gone, lets their client in no more or goes elsewhere, counts the rest.
     pub fn round(&mut self) -> Result<Census, Unavailable> {
         self.beat()?;
         let marked = std::mem::take(&mut self.marked);
-        let mut census = Census { deleted: self.run(SweepRequest::DELETE, &marked)?, ..Census::default() };
+        let deleted = self.run(SweepRequest::DELETE, &marked)?;
+        let mut census = Census { deleted, ..Census::default() };
         let mut walk = Findings {
             now: self.now()?,
             rules: HashMap::new(),
@@ -104,6 +111,7 @@ impl Sweeper {
             orphans: Vec::new(),
             checked: std::mem::take(&mut self.checked),
             counted: HashMap::new(),
+            gone: Gone::begin(&self.backends),
         };
         for (map, table) in &self.tables {
             visit(map, *table, &self.rules, &mut walk, &mut census)?;
@@ -113,6 +121,11 @@ impl Sweeper {
         self.recount.compare(&walk.counted, self.usage.slots());
         self.checked = walk.checked_now();
         census.deleted += self.run(SweepRequest::ORPHANS, &walk.orphans)?;
+        for (slot, halves) in walk.gone.left(&self.backends) {
+            let ended = self.run_for(slot, SweepRequest::GONE, &halves)?;
+            census.deleted += ended;
+            census.gone.insert(slot, ended);
+        }
         self.run(SweepRequest::MARK, &walk.idle)?;
         self.marked = walk.idle;
         Ok(census)
@@ -138,9 +151,13 @@ impl Sweeper {
 
     /// Hands keys to the sweep program; returns how many flows it acted on.
     fn run(&self, mode: u32, keys: &[FlowKey]) -> Result<u64, Unavailable> {
+        self.run_for(0, mode, keys)
+    }
+
+    fn run_for(&self, rule: u32, mode: u32, keys: &[FlowKey]) -> Result<u64, Unavailable> {
         let mut acted = 0;
         for chunk in keys.chunks(SweepRequest::MOST as usize) {
-            let packet = request(mode, chunk);
+            let packet = request(rule, mode, chunk);
             let options = TestRunOptions { data_in: Some(&packet), ..TestRunOptions::default() };
             let result = self
                 .program
@@ -158,10 +175,11 @@ fn uptime() -> Result<TimeSpec, Unavailable> {
 }
 
 /// The "packet" that carries a request.
-fn request(mode: u32, keys: &[FlowKey]) -> Vec<u8> {
+fn request(rule: u32, mode: u32, keys: &[FlowKey]) -> Vec<u8> {
     let mut packet = vec![0; LINK_HEADER];
     packet.extend((keys.len() as u32).to_ne_bytes());
     packet.extend(mode.to_ne_bytes());
+    packet.extend(rule.to_ne_bytes());
     for key in keys {
         packet.extend(key.to_bytes());
     }
@@ -182,6 +200,7 @@ struct Findings {
     checked: HashMap<u32, (u32, u32)>,
     /// Flows that count for each slot's limit.
     counted: HashMap<u32, i64>,
+    gone: Gone,
 }
 
 fn visit(
@@ -220,6 +239,7 @@ impl Findings {
             self.orphans.push(*key);
             return;
         }
+        self.gone.meet(key, half);
         let flags = half.flags();
         let is_client = !flags.has(FlowFlags::EGRESS);
         if is_client && self.must_check(slot, &rule) {

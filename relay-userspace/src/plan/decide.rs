@@ -10,7 +10,7 @@ use super::{Carriage, Facts, Fault, KernelListener, KernelOn, KernelRule, Planne
 use crate::config::Origin;
 use crate::config::settings::Hook;
 use crate::host::{HostView, WayTo};
-use crate::rule::{Connect, Host, ListenOn, Listener, PlaneChoice, PortRange, Protocols, Rule};
+use crate::rule::{Connect, Host, ListenOn, Listener, OnDown, PlaneChoice, PortRange, Protocols, Rule};
 
 const NO_ADDRESS: &str = "its backend has no address yet";
 const TURNED_AWAY: &str = "its backend has no address yet; who comes is refused as no_backend";
@@ -35,6 +35,8 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
         faults,
         kernel: None,
         user: None,
+        // without an address there is nothing to go by
+        backends: (rule.on_down == OnDown::Reset && !addresses.is_empty()).then(|| addresses.clone()),
     };
     let user = user_plane(&planned, &addresses, facts);
     let lacks = facts.lacks.get(&rule.name).cloned().unwrap_or_default();

@@ -146,6 +146,8 @@ pub struct Counters {
     active: AtomicU64,
     total: AtomicU64,
     refused: [AtomicU64; Refusal::ALL.len()],
+    /// Sessions whose backend's address was the rule's no more, and that nobody has been told of.
+    lost: AtomicU64,
 }
 
 impl Counters {
@@ -175,6 +177,16 @@ impl Counters {
 
     pub fn refuse_many(&self, reason: Refusal, count: u64) {
         self.refused[reason as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// A session has ended because its backend's address is the rule's no more.
+    pub fn lose(&self) {
+        self.lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many have since the last call.
+    pub fn take_lost(&self) -> u64 {
+        self.lost.swap(0, Ordering::Relaxed)
     }
 
     /// Counts a session, which is active until the guard is dropped.

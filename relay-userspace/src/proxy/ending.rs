@@ -24,6 +24,8 @@ pub enum Ending {
     ClientGone,
     /// The rule, its listener or relayd has ended.
     RuleEnded,
+    /// The backend's address is the rule's no more, and the rule ends such sessions.
+    BackendGone,
     Refused(Refusal),
 }
 
@@ -36,6 +38,7 @@ impl Ending {
             Self::HalfClosed => "half_closed",
             Self::ClientGone => "client_gone",
             Self::RuleEnded => "rule_ended",
+            Self::BackendGone => "backend_gone",
             Self::Refused(refusal) => refusal.as_str(),
         }
     }

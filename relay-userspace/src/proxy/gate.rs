@@ -10,6 +10,7 @@ use relay_common::usage::{Pace, Usage};
 use tokio::sync::Notify;
 
 use super::counters::Refusal;
+use super::ending::Ending;
 use super::sources::{Source, Sources};
 use crate::rule::{AllowList, Limits};
 
@@ -30,6 +31,19 @@ pub struct Policy {
     pub allow: Option<Arc<AllowList>>,
     pub limits: Limits,
     pub gauge: Gauge,
+    /// The addresses that sessions may go to; `None`: they go on wherever they go.
+    pub backends: Option<Arc<[IpAddr]>>,
+}
+
+impl Policy {
+    /// Why a session may not go on; `None`: it may. `backend`: where it goes, if it is connected.
+    pub(super) fn ends(&self, client: IpAddr, backend: impl FnOnce() -> Option<IpAddr>) -> Option<Ending> {
+        if self.allow.as_ref().is_some_and(|list| !list.allows(client)) {
+            return Some(Ending::Refused(Refusal::NotAllowed));
+        }
+        let backends = self.backends.as_ref()?;
+        backend().filter(|backend| !backends.contains(backend)).map(|_gone| Ending::BackendGone)
+    }
 }
 
 /// What the rule has used of its limits; where there is a kernel plane it writes there too.
@@ -69,7 +83,7 @@ impl fmt::Debug for Gauge {
 }
 
 impl Gate {
-    /// Changes what is asked. Sessions whose clients are not let in any more end.
+    /// Changes what is asked. Sessions end whose clients are not let in any more, or whose backends are none any more.
     pub fn set(&self, policy: Policy) {
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
         self.revision.fetch_add(1, Ordering::Release);
@@ -85,16 +99,12 @@ impl Gate {
         self.revision.load(Ordering::Acquire)
     }
 
-    pub fn allows(&self, client: IpAddr) -> bool {
-        self.policy().allow.as_ref().is_none_or(|list| list.allows(client))
-    }
-
-    /// Returns when the client is not let in any more.
-    pub async fn revoked(&self, client: IpAddr) {
+    /// Returns when a session may not go on, and why. `backend`: where it goes, if it is connected.
+    pub(super) async fn ended(&self, client: IpAddr, backend: Option<IpAddr>) -> Ending {
         loop {
             let changed = self.changed.notified();
-            if !self.allows(client) {
-                return;
+            if let Some(ending) = self.policy().ends(client, || backend) {
+                return ending;
             }
             changed.await;
         }
@@ -214,13 +224,35 @@ mod tests {
         let gate = gate(Limits::default());
         let list = |text| Some(Arc::new(AllowList::new(vec![Network::parse(text).expect(text)])));
         let client = address("192.0.2.7");
-        let mut revoked = pin!(gate.revoked(client));
-        let mut is_revoked = async || poll_fn(|cx| Poll::Ready(revoked.as_mut().poll(cx).is_ready())).await;
-        assert!(!is_revoked().await);
+        let mut ended = pin!(gate.ended(client, None));
+        let mut ending = async || poll_fn(|cx| Poll::Ready(ended.as_mut().poll(cx))).await;
+        assert!(ending().await.is_pending());
         gate.set(Policy { allow: list("192.0.2.0/24"), ..Policy::default() });
-        assert!(!is_revoked().await && gate.admit(client).is_ok());
+        assert!(ending().await.is_pending() && gate.admit(client).is_ok());
         gate.set(Policy { allow: list("198.51.100.0/24"), ..Policy::default() });
-        assert!(is_revoked().await);
+        assert_eq!(ending().await, Poll::Ready(Ending::Refused(Refusal::NotAllowed)));
         assert_eq!(gate.admit(client), Err(Refusal::NotAllowed));
+    }
+
+    #[tokio::test]
+    async fn who_is_connected_to_a_backend_that_is_none_any_more_has_to_go() {
+        let gate = gate(Limits::default());
+        let backends = |list: &[&str]| Some(list.iter().map(|text| address(text)).collect());
+        let (client, [old, new]) = (address("192.0.2.7"), ["203.0.113.2", "203.0.113.3"].map(address));
+        let mut connecting = pin!(gate.ended(client, None));
+        let mut connected = [old, new].map(|backend| Box::pin(gate.ended(client, Some(backend))));
+        let mut endings = async || {
+            let mut polled = Vec::new();
+            polled.push(poll_fn(|cx| Poll::Ready(connecting.as_mut().poll(cx))).await);
+            for session in &mut connected {
+                polled.push(poll_fn(|cx| Poll::Ready(session.as_mut().poll(cx))).await);
+            }
+            polled
+        };
+        assert_eq!(endings().await, [Poll::Pending; 3]);
+        gate.set(Policy { backends: backends(&["203.0.113.3", "203.0.113.2"]), ..Policy::default() });
+        assert_eq!(endings().await, [Poll::Pending; 3]);
+        gate.set(Policy { backends: backends(&["203.0.113.3"]), ..Policy::default() });
+        assert_eq!(endings().await, [Poll::Pending, Poll::Ready(Ending::BackendGone), Poll::Pending]);
     }
 }

@@ -91,6 +91,7 @@ pub fn start(shared: &Arc<super::Shared>, mut sweeper: Sweeper) -> std::io::Resu
             waiting.extend(inbox.try_iter());
             match sweeper.round() {
                 Ok(census) => {
+                    shared.tell_gone(&census.gone);
                     let findings = Findings { census, taken: Some(Instant::now()) };
                     *shared.census.latest.write().unwrap_or_else(PoisonError::into_inner) =
                         Arc::new(findings);

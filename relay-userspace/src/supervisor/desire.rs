@@ -1,6 +1,7 @@
 //! From a plan to what the kernel plane should be doing.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::facts::FactBook;
@@ -47,7 +48,16 @@ fn rule(planned: &PlannedRule, facts: &FactBook) -> Arc<DesiredRule> {
         }),
         user: planned.user.clone(),
         shares: facts.holder.shares(&planned.rule.name),
+        backends: planned.backends.as_deref().map(ipv4),
     })
+}
+
+fn ipv4(addresses: &[IpAddr]) -> Arc<[Ipv4Addr]> {
+    let ipv4 = |address: &IpAddr| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    };
+    addresses.iter().filter_map(ipv4).collect()
 }
 
 /// What was desired before, and the plan that it came from.

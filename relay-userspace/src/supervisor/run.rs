@@ -237,7 +237,7 @@ fn start_census(state: &mut State) -> Option<watch::Receiver<u64>> {
     start_log(state);
     let kernel = state.kernel.as_ref().ok()?;
     let meter = Meter::open(kernel.pins());
-    let sweeper = Sweeper::open(kernel.pins(), kernel.hz);
+    let sweeper = Sweeper::open(kernel);
     match meter {
         Ok(meter) => state.shared.set_meter(Some(meter)),
         Err(error) => tracing::error!("no counters: {error}"),

@@ -115,8 +115,14 @@ impl Serving {
             let served = self.rules.entry(name.clone()).or_insert_with(new);
             let is_done = served.planned.as_ref().is_some_and(|done| Arc::ptr_eq(done, planned));
             if !is_done {
-                served.gate.set(policy(planned, gauge(name), &served.gate));
+                let policy = policy(planned, gauge(name), &served.gate);
+                // before: sessions to the new addresses may go on
+                served.gate.set(policy.clone());
                 self.is_shared_anew |= served.follow(planned, holder, &self.workers, until);
+                if policy.backends.is_some() {
+                    // sessions may have begun towards the old ones since
+                    served.gate.set(policy);
+                }
             }
         }
         if changed {
@@ -339,7 +345,8 @@ impl Served {
 fn policy(planned: &PlannedRule, gauge: Option<Gauge>, gate: &Gate) -> Policy {
     let rule = &planned.rule;
     let gauge = gauge.unwrap_or_else(|| gate.policy().gauge.clone());
-    Policy { allow: rule.accept.allow.clone(), limits: rule.limits, gauge }
+    let (allow, backends) = (rule.accept.allow.clone(), planned.backends.clone());
+    Policy { allow, limits: rule.limits, gauge, backends }
 }
 
 /// The ports that a rule's user part listens on, with where their clients go.

@@ -164,6 +164,7 @@ impl State {
 
     /// Looks whether everything is still in place, and mends what is not.
     pub fn mend(&mut self) {
+        self.tell_lost();
         if self.down {
             return;
         }

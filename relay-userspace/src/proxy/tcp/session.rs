@@ -16,7 +16,7 @@ use super::arrival::{Arrival, announced};
 use super::connect::connect;
 use super::pump::{Preamble, Pump, SIDES};
 use super::socket::{Leg, probe};
-use crate::proxy::counters::Refusal;
+use crate::proxy::counters::{Counters, Refusal};
 use crate::proxy::ending::{Ending, Record};
 use crate::proxy::proxy_protocol::{self, Header, Origin};
 use crate::proxy::service::{Service, Target};
@@ -47,13 +47,22 @@ pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc
         Err(refusal) => return logged.refuse(refusal),
     };
     let _active = service.counters.begin();
+    let reached = tokio::select! {
+        biased;
+        ending = service.gate.ended(source.ip(), None) => Err(ending),
+        reached = reach(&client, &target, port, &service.counters, timer.as_mut()) => reached,
+    };
+    let backend = match reached {
+        Ok(backend) => backend,
+        Err(ending) => return logged.record.ending = ending,
+    };
+    logged.record.backend = backend.peer_addr().ok();
+    let leads_to = logged.record.backend.map(|backend| backend.ip());
+    let legs = [client, backend];
     tokio::select! {
         biased;
-        () = service.gate.revoked(source.ip()) => {
-            tracing::debug!(rule = %service.rule, client = %source, "not let in any more");
-            logged.record.ending = Ending::Refused(Refusal::NotAllowed);
-        }
-        () = relay(address, arrival, client, port, &mut logged, &target, timer) => {}
+        ending = service.gate.ended(source.ip(), leads_to) => logged.cut_off(ending),
+        () = relay(legs, address, arrival, &mut logged, &target, timer) => {}
     }
 }
 
@@ -68,6 +77,16 @@ impl Logged<'_> {
         self.service.counters.refuse(refusal);
         self.record.ending = Ending::Refused(refusal);
     }
+
+    /// The rule does not want it any more.
+    fn cut_off(&mut self, ending: Ending) {
+        let Self { service, record } = self;
+        tracing::debug!(rule = %service.rule, client = %record.client, reason = ending.as_str(), "cut off");
+        if ending == Ending::BackendGone {
+            service.counters.lose();
+        }
+        record.ending = ending;
+    }
 }
 
 impl Drop for Logged<'_> {
@@ -76,27 +95,38 @@ impl Drop for Logged<'_> {
     }
 }
 
-/// Connects to the backend and carries both ways.
-async fn relay(
-    address: SocketAddr,
-    arrival: Arrival,
-    client: Leg,
-    port: u16,
-    logged: &mut Logged<'_>,
+/// Connects to the backend.
+async fn reach(
+    client: &Leg,
     target: &Target,
-    mut timer: Pin<&mut Sleep>,
-) {
-    let backend = tokio::select! {
+    port: u16,
+    counters: &Counters,
+    timer: Pin<&mut Sleep>,
+) -> Result<Leg, Ending> {
+    tokio::select! {
         biased;
-        result = connect(target, target.ports.of(port), timer.as_mut()) => match result {
-            Ok(stream) => Leg::new(stream),
-            Err(refusal) => return logged.refuse(refusal),
+        result = connect(target, target.ports.of(port), timer) => match result {
+            Ok(stream) => Ok(Leg::new(stream)),
+            Err(refusal) => {
+                counters.refuse(refusal);
+                Err(Ending::Refused(refusal))
+            }
         },
         // the client has given up
-        _ = client.ready(Interest::ERROR) => return logged.record.ending = Ending::ClientGone,
-    };
+        _ = client.ready(Interest::ERROR) => Err(Ending::ClientGone),
+    }
+}
+
+/// Carries both ways.
+async fn relay(
+    [client, backend]: [Leg; 2],
+    address: SocketAddr,
+    arrival: Arrival,
+    logged: &mut Logged<'_>,
+    target: &Target,
+    timer: Pin<&mut Sleep>,
+) {
     let Logged { service, record } = logged;
-    record.backend = backend.peer_addr().ok();
     let preamble = preamble(&client, address, target, arrival);
     let pump = Pump::new([&client, &backend], service.payload(), &mut record.bytes, preamble);
     record.ending = carry([&client, &backend], pump, target.timeouts, timer).await;

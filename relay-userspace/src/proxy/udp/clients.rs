@@ -140,9 +140,12 @@ impl<K: Copy + Eq + Hash, V> Clients<K, V> {
     }
 
     /// Removes the clients that are not to stay.
-    pub fn retain(&mut self, stays: impl Fn(&K) -> bool) -> Vec<(K, V)> {
-        let gone: Vec<u32> =
-            self.places.iter().filter(|(key, _)| !stays(key)).map(|(_, &place)| place).collect();
+    pub fn retain(&mut self, stays: impl Fn(&K, &V) -> bool) -> Vec<(K, V)> {
+        let goes = |place: &u32| {
+            let client = self.entries[*place as usize].client.as_ref();
+            client.is_some_and(|(key, value)| !stays(key, value))
+        };
+        let gone: Vec<u32> = self.places.values().copied().filter(goes).collect();
         gone.into_iter().filter_map(|place| self.take(place)).collect()
     }
 
@@ -252,10 +255,10 @@ mod tests {
         let mut clients = Clients::new();
         let [goes, stays] = ["goes", "stays"].map(|key| clients.insert(key, (), 1));
         clients.answered(goes, 1);
-        assert_eq!(clients.retain(|key| *key == "stays"), [("goes", ())]);
+        assert_eq!(clients.retain(|key, ()| *key == "stays"), [("goes", ())]);
         assert!(clients.get_mut(goes).is_none() && clients.get_mut(stays).is_some());
         assert_eq!((clients.len(), clients.oldest()), (1, Some(1)));
-        assert_eq!(clients.retain(|_| false), [("stays", ())]);
+        assert_eq!(clients.retain(|_, ()| false), [("stays", ())]);
         assert_eq!(clients.oldest(), None);
     }
 

@@ -110,16 +110,24 @@ impl Relay {
         Self { service, clients, unfinished, way, accepts: true, started, revision }
     }
 
-    /// Ends the sessions of clients that are not let in any more.
+    /// Ends the sessions of clients that are not let in any more, or whose backends are none any more.
     pub fn revoke(&mut self) {
         let revision = self.service.gate.revision();
         if revision != self.revision {
             self.revision = revision;
             let policy = self.service.gate.policy();
-            if let Some(list) = &policy.allow {
-                for gone in self.clients.retain(|key| list.allows(key.client.ip())) {
-                    self.log(&gone, Ending::Refused(Refusal::NotAllowed));
+            if policy.allow.is_none() && policy.backends.is_none() {
+                return;
+            }
+            let ends = |key: &Key, session: &Session| {
+                policy.ends(key.client.ip(), || session.leads_to().map(|to| to.ip()))
+            };
+            for gone in self.clients.retain(|key, session| ends(key, session).is_none()) {
+                let Some(ending) = ends(&gone.0, &gone.1) else { continue };
+                if ending == Ending::BackendGone {
+                    self.service.counters.lose();
                 }
+                self.log(&gone, ending);
             }
         }
     }

@@ -102,11 +102,15 @@ impl Session {
         Ok(())
     }
 
+    /// Where it goes.
+    pub fn leads_to(&self) -> Option<SocketAddr> {
+        self.backend.or_else(|| SockRef::from(&self.socket).peer_addr().ok()?.as_socket())
+    }
+
     /// The session is over. One that nobody answered is not logged: anybody can send a first datagram.
     pub fn log(&self, key: &Key, service: &Service, ending: Ending) {
         if self.answered && service.log.is_on() {
-            let peer = || SockRef::from(&self.socket).peer_addr().ok()?.as_socket();
-            let (client, backend) = (key.client, self.backend.or_else(peer));
+            let (client, backend) = (key.client, self.leads_to());
             let record = Record { client, backend, bytes: self.bytes, begun: self.begun, ending };
             record.log(service, Protocol::Udp);
         }

@@ -1,0 +1,108 @@
+//! Flows whose backend's address is none of their rule's any more, for rules that end such flows (`on_down = "reset"`).
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
+
+/// Where flows of such rules may go, by slot. Written before the rule leads elsewhere.
+#[derive(Debug, Default)]
+pub struct Backends(Mutex<HashMap<u32, Arc<[Ipv4Addr]>>>);
+
+impl Backends {
+    /// Returns whether that is news. `None`: anywhere.
+    pub(super) fn set(&self, slot: u32, backends: Option<&Arc<[Ipv4Addr]>>) -> bool {
+        let mut all = self.all();
+        let before = match backends {
+            Some(backends) => all.insert(slot, backends.clone()),
+            None => all.remove(&slot),
+        };
+        before.as_ref() != backends
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<u32, Arc<[Ipv4Addr]>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a walk has met of such flows.
+#[derive(Debug)]
+pub(super) struct Gone {
+    backends: HashMap<u32, Arc<[Ipv4Addr]>>,
+    /// Backend halves, by their rules' slots.
+    halves: HashMap<u32, Vec<FlowKey>>,
+}
+
+impl Gone {
+    pub(super) fn begin(backends: &Backends) -> Self {
+        Self { backends: backends.all().clone(), halves: HashMap::new() }
+    }
+
+    /// A flow comes by. One that has ended by itself goes by itself.
+    pub(super) fn meet(&mut self, key: &FlowKey, half: &FlowEntry) {
+        let is_over = half.flags().has_any(FlowFlags::CLOSED.with(FlowFlags::RESET));
+        if half.flags().has(FlowFlags::EGRESS)
+            && !is_over
+            && leads_elsewhere(&self.backends, half.rule(), key)
+        {
+            self.halves.entry(half.rule()).or_default().push(*key);
+        }
+    }
+
+    /// Those that have to go, by slot. Flows that were opened during the walk may lead to addresses that came during it.
+    pub(super) fn left(mut self, backends: &Backends) -> HashMap<u32, Vec<FlowKey>> {
+        let now = backends.all();
+        for (&slot, halves) in &mut self.halves {
+            halves.retain(|key| leads_elsewhere(&now, slot, key));
+        }
+        self.halves
+    }
+}
+
+fn leads_elsewhere(backends: &HashMap<u32, Arc<[Ipv4Addr]>>, slot: u32, backend_half: &FlowKey) -> bool {
+    let known = backends.get(&slot);
+    known.is_some_and(|known| !known.contains(&backend_half.source().into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use relay_common::flow::{Hop, Owner};
+    use relay_common::net::{Address, Port, Ports, Protocol};
+
+    fn half(rule: u32, backend: u8, flags: FlowFlags) -> (FlowKey, FlowEntry) {
+        let ports = Ports::new(Port::new(80), Port::new(5000));
+        let address = |last| Address::from(Ipv4Addr::new(203, 0, 113, last));
+        let key = FlowKey::new(address(backend), address(1), ports, Protocol::Tcp);
+        let to = relay_common::flow::Translation { source: address(1), destination: address(9), ports };
+        let owner = Owner { rule, generation: 1, endpoint: 0 };
+        (key, FlowEntry::new(&key, to, owner, Hop::default(), flags, 0))
+    }
+
+    #[test]
+    fn only_flows_to_other_addresses_have_to_go() {
+        let list = |last: &[u8]| -> Arc<[Ipv4Addr]> {
+            last.iter().map(|&last| Ipv4Addr::new(203, 0, 113, last)).collect()
+        };
+        let backends = Backends::default();
+        assert!(backends.set(3, Some(&list(&[2]))) && !backends.set(3, Some(&list(&[2]))));
+        assert!(!backends.set(4, None));
+        let mut gone = Gone::begin(&backends);
+        let over = FlowFlags::EGRESS.with(FlowFlags::CLOSED);
+        for (rule, backend, flags) in [
+            (3, 2, FlowFlags::EGRESS),
+            (3, 7, FlowFlags::NONE),
+            (3, 7, over),
+            (3, 7, FlowFlags::EGRESS),
+            (3, 8, FlowFlags::EGRESS),
+            (4, 7, FlowFlags::EGRESS),
+        ] {
+            let (key, half) = half(rule, backend, flags);
+            gone.meet(&key, &half);
+        }
+        // during the walk the name gets another address
+        assert!(backends.set(3, Some(&list(&[2, 8]))));
+        assert_eq!(gone.left(&backends), HashMap::from([(3, vec![half(3, 7, FlowFlags::EGRESS).0])]));
+    }
+}
