@@ -80,16 +80,17 @@ impl World {
 
     /// The same with lines for `[daemon]`.
     pub fn start_limited_with(&self, daemon: &str, descriptors: u64, rules: &str) -> Daemon {
+        self.start_with_limit(daemon, (Resource::RLIMIT_NOFILE, descriptors), rules)
+    }
+
+    /// Starts relayd, which may have so much of something.
+    pub fn start_with_limit(&self, daemon: &str, (of, most): (Resource, u64), rules: &str) -> Daemon {
         let config = self.folder().join("relay.toml");
         fs::write(&config, settings(self.folder(), daemon) + rules).expect("config");
         let mut command = Command::new(binary("relayd"));
         command.arg("--config").arg(&config);
         // SAFETY: between fork and exec it calls nothing but setrlimit, which may be called there.
-        unsafe {
-            command.pre_exec(move || {
-                setrlimit(Resource::RLIMIT_NOFILE, descriptors, descriptors).map_err(Into::into)
-            })
-        };
+        unsafe { command.pre_exec(move || setrlimit(of, most, most).map_err(Into::into)) };
         Daemon::spawn(&self.relay, self.folder(), command)
     }
 

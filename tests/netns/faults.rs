@@ -4,6 +4,7 @@
 mod backends;
 mod clients;
 mod floods;
+mod memory;
 mod shortage;
 
 use harness::traffic::{Server, tcp_server, udp_server};

@@ -6,6 +6,7 @@ mod connect;
 mod pipe;
 mod ports;
 mod pump;
+mod remainder;
 mod session;
 mod shared;
 mod socket;

@@ -15,8 +15,9 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::pipe::Pipe;
+use super::remainder::{self, Remainder};
 
-/// The shared buffer; also the most that is kept for a slow receiver without a pipe.
+/// The shared buffer; also the most that is kept for a slow receiver without a pipe, unless much is kept already.
 const BUFFER: usize = 64 * 1024;
 /// How much a direction may carry before others get their turn.
 const TURN: usize = 1024 * 1024;
@@ -59,10 +60,7 @@ enum State {
 enum Store {
     #[default]
     Empty,
-    Kept {
-        data: Vec<u8>,
-        sent: usize,
-    },
+    Kept(Remainder),
     Piped(Pipe),
 }
 
@@ -94,7 +92,7 @@ enum Input {
 impl Way {
     /// With something to deliver before anything is received.
     pub fn starting_with(data: Vec<u8>) -> Self {
-        let store = if data.is_empty() { Store::Empty } else { Store::Kept { data, sent: 0 } };
+        let store = if data.is_empty() { Store::Empty } else { Store::Kept(Remainder::new(data)) };
         Self { store, ..Self::default() }
     }
 
@@ -161,10 +159,10 @@ impl Way {
         loop {
             let sent = match &mut self.store {
                 Store::Empty => return Poll::Ready(Ok(())),
-                Store::Kept { data, sent } => {
+                Store::Kept(kept) => {
                     ready!(to.poll_write_ready(cx))?;
-                    let now = try_send(to, &data[*sent..])?;
-                    *sent += now;
+                    let now = try_send(to, kept.rest())?;
+                    kept.take(now);
                     now
                 }
                 Store::Piped(pipe) => {
@@ -181,7 +179,7 @@ impl Way {
     fn release(&mut self) {
         let empty = match &self.store {
             Store::Empty => false,
-            Store::Kept { data, sent } => *sent == data.len(),
+            Store::Kept(kept) => kept.rest().is_empty(),
             Store::Piped(pipe) => pipe.length() == 0,
         };
         if empty && let Store::Piped(pipe) = std::mem::take(&mut self.store) {
@@ -191,7 +189,8 @@ impl Way {
 
     fn copy(&mut self, from: &TcpStream, to: &TcpStream, moved: &mut Moved) -> Result<Input, Fault> {
         SHARED.with_borrow_mut(|buffer| {
-            let data = match try_receive(from, buffer).map_err(lost)? {
+            let room = remainder::room(buffer.len());
+            let data = match try_receive(from, &mut buffer[..room]).map_err(lost)? {
                 None => return Ok(Input::Nothing),
                 Some(0) => return Ok(Input::End),
                 Some(length) => &buffer[..length],
@@ -201,7 +200,7 @@ impl Way {
             moved.sent += sent;
             let rest = &data[sent..];
             if !rest.is_empty() {
-                self.store = Store::Kept { data: rest.to_vec(), sent: 0 };
+                self.store = Store::Kept(Remainder::new(rest.to_vec()));
             }
             if data.len() >= LARGE {
                 self.mode = Mode::Splice { small: 0 };

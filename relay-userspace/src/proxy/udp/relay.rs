@@ -105,6 +105,8 @@ impl Relay {
     }
 
     fn with(service: Arc<Service>, way: Way) -> Self {
+        // now: there may be no memory for them when the first datagram comes
+        BUFFERS.with(|_there| ());
         let revision = service.gate.revision();
         let (clients, unfinished, started) = (Clients::new(), Vec::new(), Instant::now());
         Self { service, clients, unfinished, way, accepts: true, started, revision }
