@@ -5,6 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use harness::traffic::{Client, Datagrams, tcp_server, text, udp_server};
 use harness::world::{RELAY, RELAY_V6};
@@ -14,19 +15,68 @@ const WEB: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.11
 const MORE: &str =
     "[[rule]]\nname = \"more\"\nlisten = \":8081\"\nto = \"203.0.113.2:80\"\nplane = \"user\"\n";
 
-fn start(world: &World, rules: &str) -> Daemon {
+pub(crate) fn start(world: &World, rules: &str) -> Daemon {
     Daemon::start_stored(&world.relay, world.folder(), rules)
 }
 
-fn listeners() -> [SocketAddr; 2] {
-    [SocketAddr::from((RELAY, 8080)), SocketAddr::from((RELAY_V6, 8080))]
+pub(crate) fn listeners(port: u16) -> [SocketAddr; 2] {
+    [SocketAddr::from((RELAY, port)), SocketAddr::from((RELAY_V6, port))]
 }
 
 /// The manager closes what it is told to in its own time.
-fn is_refused(world: &World, port: u16) {
+pub(crate) fn is_refused(world: &World, to: impl Into<SocketAddr>) {
+    let to = to.into();
     eventually("connections are refused", || {
-        let error = Client::connect(&world.client, (RELAY, port)).map(drop).err();
+        let error = Client::connect(&world.client, to).map(drop).err();
         error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    });
+}
+
+/// Kills and stops relayd by turns, while clients come without a rest: each of them is let in. What comes of its session is
+/// the restart's business.
+pub(crate) fn refuses_nobody(world: &World, daemon: &mut Daemon, tcp: &[SocketAddr], udp: &[SocketAddr]) {
+    let is_over = AtomicBool::new(false);
+    let goes_on = || !is_over.load(Ordering::Relaxed);
+    thread::scope(|scope| {
+        let connects = tcp.iter().map(|&to| {
+            scope.spawn(move || {
+                let mut connected = 0;
+                while goes_on() {
+                    let client = Client::connect(&world.client, to).expect("refused");
+                    let _ended_by_a_restart = client.seen_as();
+                    connected += 1;
+                }
+                connected
+            })
+        });
+        let sends = udp.iter().map(|&to| {
+            scope.spawn(move || {
+                let mut answered = 0;
+                while goes_on() {
+                    match Datagrams::new(&world.client, to).echo(b"hello") {
+                        Ok(()) => answered += 1,
+                        // what the relayd before had already taken
+                        Err(error) => assert_ne!(error.kind(), io::ErrorKind::ConnectionRefused, "{to}"),
+                    }
+                }
+                answered
+            })
+        });
+        let clients: Vec<_> = connects.chain(sends).collect();
+        let over = Ends(&is_over);
+        for turn in 0..6 {
+            if turn % 2 == 0 {
+                daemon.kill()
+            } else {
+                daemon.stop()
+            }
+            daemon.start_again(&world.relay);
+            thread::sleep(Duration::from_millis(200));
+        }
+        drop(over);
+        for client in clients {
+            assert!(client.join().expect("no client was refused") > 12);
+        }
     });
 }
 
@@ -36,16 +86,16 @@ fn who_comes_while_relayd_is_away_waits_for_the_next_one() {
     let (_tcp, _udp) = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
     let mut daemon = start(&world, WEB);
     for ending in [Daemon::stop, Daemon::kill] {
-        let mut ended = listeners()
+        let mut ended = listeners(8080)
             .map(|to| Client::connect(&world.client, to).and_then(Client::start_echo).expect("before"));
         ending(&mut daemon);
         assert!(ended.iter_mut().all(|client| client.echo(b"x").is_err()), "sessions end with relayd");
         let waiting: Vec<Client> = (0..20)
             .flat_map(|_| {
-                listeners().map(|to| Client::connect(&world.client, to).expect("nobody is refused"))
+                listeners(8080).map(|to| Client::connect(&world.client, to).expect("nobody is refused"))
             })
             .collect();
-        let datagrams = listeners().map(|to| Datagrams::new(&world.client, to));
+        let datagrams = listeners(8080).map(|to| Datagrams::new(&world.client, to));
         for socket in &datagrams {
             socket.0.send(&text(100)).expect("send");
         }
@@ -68,36 +118,7 @@ fn not_one_client_is_refused_over_many_restarts() {
     let world = World::new();
     let _server = tcp_server(&world.backend, 80);
     let mut daemon = start(&world, WEB);
-    let is_over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let clients = listeners().map(|to| {
-            let (world, is_over) = (&world, &is_over);
-            scope.spawn(move || {
-                let mut connected = 0;
-                while !is_over.load(Ordering::Relaxed) {
-                    // what comes of the session is the restart's business, not to be let in would be ours
-                    let client = Client::connect(&world.client, to).expect("refused");
-                    let _ended_by_a_restart = client.seen_as();
-                    connected += 1;
-                }
-                connected
-            })
-        });
-        let over = Ends(&is_over);
-        for turn in 0..6 {
-            if turn % 2 == 0 {
-                daemon.kill()
-            } else {
-                daemon.stop()
-            }
-            daemon.start_again(&world.relay);
-            thread::sleep(std::time::Duration::from_millis(200));
-        }
-        drop(over);
-        for client in clients {
-            assert!(client.join().expect("no client was refused") > 12);
-        }
-    });
+    refuses_nobody(&world, &mut daemon, &listeners(8080), &[]);
     Client::connect(&world.client, (RELAY, 8080))
         .and_then(|client| client.upload(1 << 20))
         .expect("at the end");
@@ -112,12 +133,12 @@ fn what_is_no_longer_wanted_is_closed() {
     // while relayd runs
     daemon.ctl.ok(&["disable", "more"]);
     eventually("out of the store", || daemon.store().names().len() == 4);
-    is_refused(&world, 8081);
+    is_refused(&world, (RELAY, 8081));
     daemon.ctl.ok(&["enable", "more"]);
     eventually("in it again", || daemon.store().names().len() == 8);
     Client::connect(&world.client, (RELAY, 8081)).and_then(Client::seen_as).expect("served");
     daemon.ctl.ok(&["set", "more", "listen=:8082"]);
-    is_refused(&world, 8081);
+    is_refused(&world, (RELAY, 8081));
     daemon.ctl.ok(&["set", "more", "listen=:8081"]);
     // while it does not
     daemon.stop();
@@ -126,12 +147,12 @@ fn what_is_no_longer_wanted_is_closed() {
     fs::write(&daemon.config, &config[..before]).expect("config");
     daemon.start_again(&world.relay);
     eventually("only the other rule's", || daemon.store().names().len() == 4);
-    is_refused(&world, 8081);
+    is_refused(&world, (RELAY, 8081));
     let bind = || world.relay.run(|| TcpListener::bind(("0.0.0.0", 8081))).is_ok();
     eventually("the port is free for others", bind);
     daemon.ctl.ok(&["down"]);
     eventually("the store is empty", || daemon.store().is_empty());
-    is_refused(&world, 8080);
+    is_refused(&world, (RELAY, 8080));
 }
 
 #[test]
@@ -143,7 +164,7 @@ fn a_port_may_go_to_another_rule_and_be_kept() {
     fs::write(&daemon.config, config.replace("8080", "8090").replace("8081", "8080")).expect("config");
     daemon.ctl.ok(&["reload"]);
     eventually("both rules' ports", || daemon.store().names().len() == 8);
-    is_refused(&world, 8081);
+    is_refused(&world, (RELAY, 8081));
     daemon.kill();
     let waiting = Client::connect(&world.client, (RELAY, 8080)).expect("not refused");
     daemon.start_again(&world.relay);
@@ -172,7 +193,7 @@ fn many_ports_and_a_store_that_is_small() {
     let log = daemon.log();
     assert_eq!(log.matches("and has no room for more").count(), 1, "{log}");
     daemon.stop();
-    is_refused(&world, 8279);
+    is_refused(&world, (RELAY, 8279));
     daemon.start_again(&world.relay);
     Client::connect(&world.client, (RELAY, 8080)).and_then(|client| client.upload(10_000)).expect("served");
 }

@@ -1,38 +1,21 @@
 //! relayd restarted by a service manager that keeps its shared sockets: clients of wide ranges wait, too.
 
 use std::fs;
-use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use harness::traffic::{Client, Datagrams, tcp_server, text, udp_server};
 use harness::world::{RELAY, RELAY_V6};
-use harness::{Daemon, Ends, World, eventually};
+use harness::{Daemon, World, eventually};
 
 use crate::ranges::{MIDDLE, RANGE, greeter, is_greeted, shared_pins};
+use crate::restart::{is_refused, listeners, refuses_nobody, start};
 
 const FIRST: u16 = 2000;
 /// Each protocol and family.
 const GROUPS: usize = 4;
 
-fn start(world: &World, rules: &str) -> Daemon {
-    Daemon::start_stored(&world.relay, world.folder(), rules)
-}
-
-fn listeners(port: u16) -> [SocketAddr; 2] {
-    [SocketAddr::from((RELAY, port)), SocketAddr::from((RELAY_V6, port))]
-}
-
 fn shared_names(daemon: &Daemon) -> usize {
     daemon.store().names().iter().filter(|name| name.starts_with("shared/")).count()
-}
-
-fn is_refused(world: &World, to: SocketAddr) {
-    eventually("connections are refused", || {
-        let error = Client::connect(&world.client, to).map(drop).err();
-        error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-    });
 }
 
 fn serves(world: &World) {
@@ -81,48 +64,7 @@ fn not_one_client_of_a_range_is_refused_over_many_restarts() {
     let world = World::new();
     let (_tcp, _udp) = (tcp_server(&world.backend, MIDDLE), udp_server(&world.backend, MIDDLE));
     let mut daemon = start(&world, RANGE);
-    let is_over = AtomicBool::new(false);
-    let (world_ref, is_over_ref) = (&world, &is_over);
-    thread::scope(|scope| {
-        let connects = listeners(MIDDLE).map(|to| {
-            scope.spawn(move || {
-                let mut connected = 0;
-                while !is_over_ref.load(Ordering::Relaxed) {
-                    let client = Client::connect(&world_ref.client, to).expect("refused");
-                    let _ended_by_a_restart = client.seen_as();
-                    connected += 1;
-                }
-                connected
-            })
-        });
-        let sends = listeners(MIDDLE).map(|to| {
-            scope.spawn(move || {
-                let mut answered = 0;
-                while !is_over_ref.load(Ordering::Relaxed) {
-                    match Datagrams::new(&world_ref.client, to).echo(b"hello") {
-                        Ok(()) => answered += 1,
-                        // what the relayd before had already taken
-                        Err(error) => assert_ne!(error.kind(), io::ErrorKind::ConnectionRefused, "{to}"),
-                    }
-                }
-                answered
-            })
-        });
-        let over = Ends(&is_over);
-        for turn in 0..6 {
-            if turn % 2 == 0 {
-                daemon.kill()
-            } else {
-                daemon.stop()
-            }
-            daemon.start_again(&world.relay);
-            thread::sleep(std::time::Duration::from_millis(200));
-        }
-        drop(over);
-        for client in connects.into_iter().chain(sends) {
-            assert!(client.join().expect("no client was refused") > 12);
-        }
-    });
+    refuses_nobody(&world, &mut daemon, &listeners(MIDDLE), &listeners(MIDDLE));
     serves(&world);
 }
 
@@ -160,14 +102,14 @@ fn a_range_that_is_no_longer_wanted_leaves_nothing() {
     fs::write(&daemon.config, config.replace("2000-61999", "30000-61999")).expect("config");
     daemon.start_again(&world.relay);
     serves(&world);
-    is_refused(&world, (RELAY, FIRST).into());
+    is_refused(&world, (RELAY, FIRST));
     daemon.kill();
-    is_refused(&world, (RELAY, FIRST).into());
+    is_refused(&world, (RELAY, FIRST));
     fs::write(&daemon.config, bare).expect("config");
     daemon.start_again(&world.relay);
     eventually("the store is empty", || daemon.store().is_empty());
     assert_eq!(shared_pins(&world), 0);
-    is_refused(&world, (RELAY, MIDDLE).into());
+    is_refused(&world, (RELAY, MIDDLE));
     // while it runs
     fs::write(&daemon.config, &config).expect("config");
     daemon.ctl.ok(&["reload"]);
@@ -181,7 +123,7 @@ fn a_range_that_is_no_longer_wanted_leaves_nothing() {
     daemon.ctl.ok(&["down"]);
     eventually("the store is empty", || daemon.store().is_empty());
     assert_eq!(shared_pins(&world), 0);
-    is_refused(&world, (RELAY, MIDDLE).into());
+    is_refused(&world, (RELAY, MIDDLE));
     daemon.ctl.ok(&["reload"]);
     serves(&world);
     daemon.kill();
@@ -203,7 +145,7 @@ fn a_store_that_is_lost_or_too_small_leads_nobody_astray() {
     };
     daemon.kill();
     daemon.store().clear();
-    is_refused(&world, (RELAY, MIDDLE).into());
+    is_refused(&world, (RELAY, MIDDLE));
     greets();
     daemon.start_again(&world.relay);
     serves(&world);
@@ -217,7 +159,7 @@ fn a_store_that_is_lost_or_too_small_leads_nobody_astray() {
     assert_eq!(shared_pins(&world), 0);
     serves(&world);
     daemon.kill();
-    is_refused(&world, (RELAY, MIDDLE).into());
+    is_refused(&world, (RELAY, MIDDLE));
     greets();
     daemon.start_again(&world.relay);
     serves(&world);

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use harness::packet::{Packet, Segment};
+use harness::packet::{Packet, SYN, Segment};
 use harness::traffic::{Client, Datagrams, tcp_server, udp_server};
 use harness::world::{RELAY, RELAY_V6};
 use harness::{World, eventually};
@@ -73,7 +73,7 @@ fn connections_that_are_never_meant() {
     let daemon = world.start(RULES);
     let _server = tcp_server(&world.backend, 80);
     let beside = Beside::start(&world);
-    let syn = Segment::flags(0x02);
+    let syn = Segment::flags(SYN);
     world.flood(20_000, |_, source| Packet::tcp(source, (RELAY, 8080), &syn));
     Client::connect(&world.client, (RELAY, 8080)).and_then(|client| client.upload(1000)).expect("a client");
     thread::scope(|scope| {
