@@ -87,8 +87,8 @@ fn connections_have_fields() {
         ("PROTOCOL", "tcp"),
         ("CLIENT", &own.to_string()),
         ("BACKEND", "203.0.113.2:80"),
-        ("INGRESS", "14"),
-        ("EGRESS", "5"),
+        ("INGRESS", "15"),
+        ("EGRESS", "6"),
         ("REASON", "closed"),
     ] {
         assert_eq!(entry.get(name).map(String::as_str), Some(value), "{name}: {entry:?}");

@@ -273,9 +273,10 @@ impl Client {
         self.0.write_all(&order)
     }
 
-    /// Begins an echo conversation.
+    /// Begins an echo conversation: the first byte is back, so the backend has it and whoever carries it.
     pub fn start_echo(mut self) -> io::Result<Self> {
         self.order(ECHO, 0)?;
+        self.echo(b"?")?;
         Ok(self)
     }
 

@@ -69,6 +69,8 @@ fn ones_that_vanish_are_noticed_as_the_rule_says_by_now() {
         client.echo(b"hello").expect("echo");
         client
     });
+    // what has not been acknowledged would be sent again, for longer than the peer is asked whether it is there
+    thread::sleep(Duration::from_millis(500));
     world.client.down("client");
     // a minute by what the listeners were opened with
     within(Duration::from_secs(20), "they are gone", &mut || {
