@@ -80,34 +80,41 @@ pub(crate) fn refuses_nobody(world: &World, daemon: &mut Daemon, tcp: &[SocketAd
     });
 }
 
+/// Ends relayd, has clients come meanwhile, and starts it again: sessions end with it, and who has come is served.
+pub(crate) fn waits_for_the_next(
+    world: &World,
+    daemon: &mut Daemon,
+    listeners: &[SocketAddr],
+    ending: fn(&mut Daemon),
+) {
+    let connect = |to: &SocketAddr| Client::connect(&world.client, *to).expect("nobody is refused");
+    let mut ended: Vec<Client> =
+        listeners.iter().map(|to| connect(to).start_echo().expect("before")).collect();
+    ending(daemon);
+    assert!(ended.iter_mut().all(|client| client.echo(b"x").is_err()), "sessions end with relayd");
+    let waiting: Vec<Client> = (0..20).flat_map(|_| listeners.iter().map(connect)).collect();
+    let datagrams: Vec<Datagrams> = listeners.iter().map(|to| Datagrams::new(&world.client, *to)).collect();
+    for socket in &datagrams {
+        socket.0.send(&text(100)).expect("send");
+    }
+    daemon.start_again(&world.relay);
+    for client in waiting {
+        client.upload(10_000).expect("served by the next relayd");
+    }
+    for socket in &datagrams {
+        let mut buffer = [0; 200];
+        assert_eq!(socket.0.recv(&mut buffer).expect("the datagram was kept"), 100);
+        socket.echo_patiently(&text(1000)).expect("echo");
+    }
+}
+
 #[test]
 fn who_comes_while_relayd_is_away_waits_for_the_next_one() {
     let world = World::new();
     let (_tcp, _udp) = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
     let mut daemon = start(&world, WEB);
     for ending in [Daemon::stop, Daemon::kill] {
-        let mut ended = listeners(8080)
-            .map(|to| Client::connect(&world.client, to).and_then(Client::start_echo).expect("before"));
-        ending(&mut daemon);
-        assert!(ended.iter_mut().all(|client| client.echo(b"x").is_err()), "sessions end with relayd");
-        let waiting: Vec<Client> = (0..20)
-            .flat_map(|_| {
-                listeners(8080).map(|to| Client::connect(&world.client, to).expect("nobody is refused"))
-            })
-            .collect();
-        let datagrams = listeners(8080).map(|to| Datagrams::new(&world.client, to));
-        for socket in &datagrams {
-            socket.0.send(&text(100)).expect("send");
-        }
-        daemon.start_again(&world.relay);
-        for client in waiting {
-            client.upload(10_000).expect("served by the next relayd");
-        }
-        for socket in &datagrams {
-            let mut buffer = [0; 200];
-            assert_eq!(socket.0.recv(&mut buffer).expect("the datagram was kept"), 100);
-            socket.echo_patiently(&text(1000)).expect("echo");
-        }
+        waits_for_the_next(&world, &mut daemon, &listeners(8080), ending);
     }
     assert_eq!(daemon.ctl.rule("web")["state"], "active");
     assert_eq!(daemon.store().names().len(), 4, "{:?}", daemon.store().names());

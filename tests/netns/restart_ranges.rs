@@ -3,12 +3,12 @@
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 
-use harness::traffic::{Client, Datagrams, tcp_server, text, udp_server};
+use harness::traffic::{Client, tcp_server, udp_server};
 use harness::world::{RELAY, RELAY_V6};
 use harness::{Daemon, World, eventually};
 
 use crate::ranges::{MIDDLE, RANGE, greeter, is_greeted, shared_pins};
-use crate::restart::{is_refused, listeners, refuses_nobody, start};
+use crate::restart::{is_refused, listeners, refuses_nobody, start, waits_for_the_next};
 
 const FIRST: u16 = 2000;
 /// Each protocol and family.
@@ -33,27 +33,7 @@ fn who_asks_a_range_while_relayd_is_away_waits_for_the_next_one() {
     assert_eq!(shared_names(&daemon), GROUPS, "{:?}", daemon.store().names());
     let stored = daemon.store().len();
     for ending in [Daemon::stop, Daemon::kill, Daemon::kill] {
-        let mut ended = listeners(MIDDLE)
-            .map(|to| Client::connect(&world.client, to).and_then(Client::start_echo).expect("before"));
-        ending(&mut daemon);
-        assert!(ended.iter_mut().all(|client| client.echo(b"x").is_err()), "sessions end with relayd");
-        let to = || ports.into_iter().flat_map(listeners);
-        let waiting: Vec<Client> = (0..10)
-            .flat_map(|_| to().map(|to| Client::connect(&world.client, to).expect("nobody is refused")))
-            .collect();
-        let datagrams: Vec<Datagrams> = to().map(|to| Datagrams::new(&world.client, to)).collect();
-        for socket in &datagrams {
-            socket.0.send(&text(100)).expect("send");
-        }
-        daemon.start_again(&world.relay);
-        for client in waiting {
-            client.upload(10_000).expect("served by the next relayd");
-        }
-        for socket in &datagrams {
-            let mut buffer = [0; 200];
-            assert_eq!(socket.0.recv(&mut buffer).expect("the datagram was kept"), 100);
-            socket.echo_patiently(&text(1000)).expect("echo");
-        }
+        waits_for_the_next(&world, &mut daemon, &ports.map(listeners).concat(), ending);
         assert_eq!(daemon.store().len(), stored, "the same sockets");
     }
     assert_eq!(daemon.ctl.rule("range")["state"], "active");
