@@ -35,6 +35,13 @@ impl Delta {
         Self(fold_wide(!old.to_wire() as u64 + new.to_wire() as u64))
     }
 
+    /// A pair of addresses replaced by another pair, of either family: the pseudo-headers of both (RFC 9293 section 3.1,
+    /// RFC 8200 section 8.1) hold the same besides. `old`, `new`: see [`pair`] and [`pair_v6`].
+    #[inline(always)]
+    pub const fn pairs(old: u64, new: u64) -> Self {
+        Self::word(fold_wide(old), fold_wide(new))
+    }
+
     #[inline(always)]
     pub const fn port(old: Port, new: Port) -> Self {
         Self::word(old.to_wire(), new.to_wire())
@@ -44,6 +51,12 @@ impl Delta {
     #[inline(always)]
     pub const fn and(self, other: Self) -> Self {
         Self(fold(self.0 as u32 + other.0 as u32))
+    }
+
+    /// The rewrite back.
+    #[inline(always)]
+    pub const fn inverse(self) -> Self {
+        Self(!self.0)
     }
 
     /// The checksum field after this rewrite: `~(~field + delta)`.
@@ -77,6 +90,23 @@ pub const fn fold(sum: u32) -> u16 {
 #[inline(always)]
 pub const fn fold_wide(sum: u64) -> u16 {
     fold(((sum & 0xffff) + ((sum >> 16) & 0xffff) + ((sum >> 32) & 0xffff) + (sum >> 48)) as u32)
+}
+
+/// The sum of two addresses, not folded.
+#[inline(always)]
+pub const fn pair(one: Address, other: Address) -> u64 {
+    one.to_wire() as u64 + other.to_wire() as u64
+}
+
+/// The same of IPv6 addresses as they lie in a packet.
+#[inline(always)]
+pub const fn pair_v6(one: &[u32; 4], other: &[u32; 4]) -> u64 {
+    words(one) + words(other)
+}
+
+#[inline(always)]
+const fn words(address: &[u32; 4]) -> u64 {
+    address[0] as u64 + address[1] as u64 + address[2] as u64 + address[3] as u64
 }
 
 /// The one's complement sum of `bytes` as 16-bit words in packet order, an odd last byte padded with 0.

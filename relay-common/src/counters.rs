@@ -53,7 +53,7 @@ numbered! {
     Draining = "draining",
     /// A source address that no client can have.
     BadSource = "bad_source",
-    /// Headers that contradict themselves or end early.
+    /// Headers that contradict themselves, end early or cannot be translated, and ICMP errors with a wrong checksum.
     BadHeader = "bad_header",
     /// A packet that the kernel would not let the program change.
     Unwritable = "unwritable",
@@ -69,6 +69,8 @@ numbered! {
     LimitNewFlows = "limit_new_flows",
     /// A new flow sooner than an address's pace allows.
     LimitNewFlowsPerIp = "limit_new_flows_per_ip",
+    /// Several datagrams in one packet, which the kernel does not let the program translate.
+    UdpGso = "udp_gso",
 }
 
 #[cfg(test)]

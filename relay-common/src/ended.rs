@@ -25,23 +25,23 @@ numbered! {
     BackendGone = "backend_gone",
 }
 
-/// One flow that is over (64 bytes).
+/// One flow that is over (88 bytes). IPv4 addresses lie there as IPv6 ones.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct EndedFlow {
     /// The key of its client half.
-    pub client: FlowKey,
-    /// The backend's address, as it lies in a packet.
-    pub backend: u32,
+    pub key: FlowKey,
+    pub client: [u32; 4],
+    pub backend: [u32; 4],
     /// What the client half turns the ports into.
     pub ports: u32,
     pub rule: u32,
     pub generation: u32,
+    pub end: u32,
     /// IP bytes: client to backend, backend to client.
     pub bytes: [u64; 2],
     pub ticks: u32,
-    pub end: u32,
-    pub _reserved: [u32; 2],
+    pub _reserved: u32,
 }
 
 impl EndedFlow {

@@ -4,122 +4,19 @@
 //! that a packet in its direction needs, so that the hot path does one lookup. The two halves find each other by
 //! computation: [`FlowEntry::opposite`].
 
+mod flags;
+mod fragment;
+mod key;
+mod opening;
+
 use crate::checksum::Delta;
+use crate::digest::{Digest, Secret};
 use crate::net::{Address, Direction, Port, Ports, Protocol};
 
-/// Addresses, ports and protocol of a packet as it arrives (16 bytes, no padding).
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct FlowKey {
-    source: u32,
-    destination: u32,
-    ports: u32,
-    protocol: u32,
-}
-
-impl FlowKey {
-    #[inline(always)]
-    pub const fn new(source: Address, destination: Address, ports: Ports, protocol: Protocol) -> Self {
-        Self {
-            source: source.to_wire(),
-            destination: destination.to_wire(),
-            ports: ports.to_wire(),
-            protocol: protocol.number() as u32,
-        }
-    }
-
-    #[inline(always)]
-    pub const fn source(&self) -> Address {
-        Address::from_wire(self.source)
-    }
-
-    #[inline(always)]
-    pub const fn destination(&self) -> Address {
-        Address::from_wire(self.destination)
-    }
-
-    #[inline(always)]
-    pub const fn ports(&self) -> Ports {
-        Ports::from_wire(self.ports)
-    }
-
-    /// `None` only for bytes that no program of this version wrote.
-    #[inline(always)]
-    pub const fn protocol(&self) -> Option<Protocol> {
-        Protocol::from_number(self.protocol as u8)
-    }
-
-    /// As it lies in a map.
-    pub fn to_bytes(&self) -> [u8; 16] {
-        let mut bytes = [0; 16];
-        for (at, word) in [self.source, self.destination, self.ports, self.protocol].into_iter().enumerate() {
-            bytes[at * 4..at * 4 + 4].copy_from_slice(&word.to_ne_bytes());
-        }
-        bytes
-    }
-
-    /// The key of a packet the other way.
-    #[inline(always)]
-    pub const fn swapped(&self) -> Self {
-        Self {
-            source: self.destination,
-            destination: self.source,
-            ports: self.ports().swapped().to_wire(),
-            protocol: self.protocol,
-        }
-    }
-}
-
-/// State bits of one half of a flow.
-#[repr(transparent)]
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct FlowFlags(u32);
-
-impl FlowFlags {
-    pub const NONE: Self = Self(0);
-    /// This half carries packets from the backend to the client.
-    pub const EGRESS: Self = Self(1 << 0);
-    /// The client has proven that it gets our answers; the half lies in an established table.
-    pub const PROVEN: Self = Self(1 << 1);
-    /// The backend has answered. For TCP `sequence` is then the first sequence number of the backend.
-    pub const REPLIED: Self = Self(1 << 2);
-    /// The sender of this half has sent a FIN; `sequence` is the number that acknowledges it.
-    pub const FIN: Self = Self(1 << 3);
-    /// That FIN has been acknowledged.
-    pub const FIN_ACKED: Self = Self(1 << 4);
-    /// A RST went by, either way.
-    pub const RESET: Self = Self(1 << 5);
-    /// Both ends are done; the half waits in the unproven table for late segments, and its claim may be taken.
-    pub const CLOSED: Self = Self(1 << 6);
-    /// The sweeper means to delete this half; any packet clears the mark.
-    pub const DYING: Self = Self(1 << 7);
-    /// Every packet of this half must take the slow path.
-    pub const SLOW: Self = Self(1 << 8);
-    /// Established backend half: it counts for its rule's limit.
-    pub const COUNTED: Self = Self(1 << 9);
-    /// And for its client address's.
-    pub const SOURCE_COUNTED: Self = Self(1 << 10);
-
-    #[inline(always)]
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    #[inline(always)]
-    pub const fn has_any(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    #[inline(always)]
-    pub const fn with(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    #[inline(always)]
-    pub const fn without(self, other: Self) -> Self {
-        Self(self.0 & !other.0)
-    }
-}
+pub use self::flags::FlowFlags;
+pub use self::fragment::{FragmentEntry, FragmentKey};
+pub use self::key::FlowKey;
+pub use self::opening::{ClientV6, open, open_v6};
 
 /// What a rewrite puts in place of a packet's addresses and ports.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -155,7 +52,7 @@ pub struct FlowEntry {
     /// Generation of the rule that made the flow.
     pub generation: u32,
     endpoint: u32,
-    /// Client half: the interface its packets come in on. Backend half: 0.
+    /// Client half: the interface its packets come in on. Backend half: 0, or part of an IPv6 client's address.
     pub interface: u32,
     /// TCP: see [`FlowFlags::REPLIED`] and [`FlowFlags::FIN`]. Host order.
     pub sequence: u32,
@@ -281,140 +178,72 @@ impl FlowEntry {
         self.port_delta = self.port_delta().and(Delta::port(port, old)).raw();
     }
 
-    /// The key of the flow's other half: an answer to the packet that this half sends out.
+    /// Backend half of an IPv6 client: what comes in is sent to this client, from the host's own address with this number
+    /// (see `NUMBERED`). Where IPv4 addresses would be lie parts of the client's, and where a client half keeps its
+    /// interface and its age.
+    #[inline(always)]
+    pub const fn send_to_v6(&mut self, client: &[u32; 4], own: u32) {
+        [self.source, self.destination, self.interface, self.link] = *client;
+        self.created = own;
+        self.flags |= FlowFlags::TO_V6.0;
+    }
+
+    /// The client's address of such a half.
+    #[inline(always)]
+    pub const fn client_v6(&self) -> [u32; 4] {
+        [self.source, self.destination, self.interface, self.link]
+    }
+
+    /// The number of the own address that a half which sends IPv6 sends from.
+    #[inline(always)]
+    pub const fn own_v6(&self) -> u32 {
+        if self.flags().has(FlowFlags::EGRESS) { self.created } else { self.source }
+    }
+
+    /// The number of a backend's address: of a client half that sends IPv6. Numbers lie there where IPv4 addresses would.
+    #[inline(always)]
+    pub const fn backend_v6(&self) -> u32 {
+        self.destination
+    }
+
+    /// This is the other half, made anew: what it does to checksums undoes what that one does.
+    #[inline(always)]
+    pub const fn undo(&mut self, other: &Self) {
+        self.address_delta = other.address_delta().inverse().raw();
+    }
+
+    /// The key of the flow's other half: an answer to the packet that this half sends out. Only of a half that sends IPv4;
+    /// see [`FlowEntry::opposite_v6`].
     #[inline(always)]
     pub const fn opposite(&self, protocol: Protocol) -> FlowKey {
         let to = self.translation();
         FlowKey::new(to.destination, to.source, to.ports.swapped(), protocol)
     }
-}
 
-/// Fills in both halves of a new flow from the client's `key` to `endpoint`, sent from `source`, but for the source
-/// port: [`FlowEntry::send_from`] and [`FlowEntry::answer_to`] add it.
-///
-/// In place, because two entries by value would crowd a BPF stack.
-#[inline(always)]
-pub const fn open(
-    halves: (&mut FlowEntry, &mut FlowEntry),
-    key: &FlowKey,
-    protocol: Protocol,
-    source: Address,
-    endpoint: (Address, Port),
-    owner: Owner,
-    hops: (Hop, Hop),
-    now: u32,
-) {
-    let (client_flags, backend_flags) = match protocol {
-        Protocol::Tcp => (FlowFlags::SLOW, FlowFlags::SLOW.with(FlowFlags::EGRESS)),
-        Protocol::Udp => (FlowFlags::NONE, FlowFlags::SLOW.with(FlowFlags::EGRESS)),
-    };
-    let unclaimed = Port::new(0);
-    let to_backend =
-        Translation { source, destination: endpoint.0, ports: Ports::new(unclaimed, endpoint.1) };
-    *halves.0 = FlowEntry::new(key, to_backend, owner, hops.0, client_flags, now);
-    let to_client =
-        Translation { source: key.destination(), destination: key.source(), ports: key.ports().swapped() };
-    let reply = FlowKey::new(endpoint.0, source, to_backend.ports.swapped(), protocol);
-    *halves.1 = FlowEntry::new(&reply, to_client, owner, hops.1, backend_flags, now);
-}
-
-/// The addresses, identification and protocol that the fragments of one datagram share (RFC 791 section 3.2).
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct FragmentKey<A = u32> {
-    pub source: A,
-    pub destination: A,
-    pub identification: u32,
-    pub protocol: u32,
-}
-
-/// What later fragments of a datagram need: they carry no ports and no transport checksum.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct FragmentEntry {
-    pub source: u32,
-    pub destination: u32,
-    pub rule: u32,
-    pub seen: u32,
-    /// 1: from the backend to the client.
-    pub egress: u32,
-    pub hop_index: u16,
-    pub hop_generation: u16,
-    pub address_delta: u16,
-    /// 1: the user plane's, only counted.
-    pub user: u16,
-    pub _reserved: [u16; 2],
-}
-
-impl FragmentEntry {
-    /// For a datagram that comes from the user plane or goes to it.
+    /// The same of a half that sends IPv6. `digest`: of an address by its number.
     #[inline(always)]
-    pub const fn of_user(rule: u32, egress: bool, seen: u32) -> Self {
-        Self {
-            source: 0,
-            destination: 0,
-            rule,
-            seen,
-            egress: egress as u32,
-            hop_index: 0,
-            hop_generation: 0,
-            address_delta: 0,
-            user: 1,
-            _reserved: [0; 2],
-        }
-    }
-
-    /// Whether it is for such a datagram, on this way.
-    #[inline(always)]
-    pub const fn is_of_user(&self, egress: bool) -> bool {
-        self.user != 0 && self.egress == egress as u32
+    pub fn opposite_v6(
+        &self,
+        secret: &Secret,
+        digest: impl Fn(u32) -> Digest,
+        protocol: Protocol,
+    ) -> FlowKey {
+        let other = if self.flags().has(FlowFlags::EGRESS) {
+            Digest::new(&self.client_v6(), secret)
+        } else {
+            digest(self.backend_v6())
+        };
+        let own = digest(self.own_v6());
+        FlowKey::of_v6(other, own, Ports::from_wire(self.ports).swapped(), protocol)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::net::Ipv4Addr;
 
     const fn address(last: u8) -> Address {
         Address::from_wire(u32::from_ne_bytes([10, 0, 0, last]))
-    }
-
-    #[test]
-    fn the_halves_find_each_other() {
-        let key = FlowKey::new(
-            Address::from(Ipv4Addr::new(198, 51, 100, 7)),
-            address(1),
-            Ports::new(Port::new(40000), Port::new(8388)),
-            Protocol::Udp,
-        );
-        let owner = Owner { rule: 3, generation: 9, endpoint: 5 };
-        let blank = FlowEntry::new(
-            &key,
-            Translation { source: address(0), destination: address(0), ports: key.ports() },
-            owner,
-            Hop::default(),
-            FlowFlags::NONE,
-            0,
-        );
-        let (mut client, mut backend) = (blank, blank);
-        let endpoint = (address(9), Port::new(443));
-        let hops = (Hop::default(), Hop::default());
-        open((&mut client, &mut backend), &key, Protocol::Udp, address(2), endpoint, owner, hops, 7);
-        client.send_from(Port::new(1500));
-        backend.answer_to(Port::new(0), Port::new(1500));
-        let reply_key =
-            FlowKey::new(address(9), address(2), Ports::new(Port::new(443), Port::new(1500)), Protocol::Udp);
-        assert_eq!(client.opposite(Protocol::Udp), reply_key);
-        assert_eq!(backend.opposite(Protocol::Udp), key);
-        assert_eq!(client.direction(), Direction::Ingress);
-        assert_eq!(backend.direction(), Direction::Egress);
-        assert_eq!((backend.rule(), backend.endpoint(), backend.seen), (3, 5, 7));
-        let whole = |key: &FlowKey, half: &FlowEntry| {
-            FlowEntry::new(key, half.translation(), owner, Hop::default(), FlowFlags::NONE, 0)
-        };
-        assert_eq!(client.port_delta().apply(77), whole(&key, &client).port_delta().apply(77));
-        assert_eq!(backend.port_delta().apply(77), whole(&reply_key, &backend).port_delta().apply(77));
     }
 
     #[test]

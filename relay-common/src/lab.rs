@@ -13,8 +13,8 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// Bytes of a frame: an IPv4 UDP packet in the smallest Ethernet frame (64 bytes on a cable, checksum included).
-    pub const FRAME: usize = 60;
+    /// Bytes of a frame: what a UDP packet of either family fits into.
+    pub const FRAME: usize = 64;
     /// Flows per source address.
     pub const PER_ADDRESS: u32 = 32_768;
     pub const FIRST_PORT: u16 = 1024;

@@ -12,6 +12,7 @@
 pub mod checksum;
 pub mod claim;
 pub mod counters;
+pub mod digest;
 pub mod ended;
 pub mod flow;
 pub mod lab;

@@ -31,6 +31,8 @@ names! {
     /// The host's own unicast addresses.
     ADDRESSES,
     ADDRESSES_V6,
+    /// Own IPv6 addresses by the numbers that flows know them by.
+    NUMBERED,
     COUNTERS,
     DROPS,
     SETTINGS,
@@ -47,6 +49,8 @@ names! {
     PACES,
     /// Flows that are over, for the connection log.
     ENDED,
+    /// The sockets that rules share, and connections that came to them. As long as they last, so does what is noted here.
+    SHARED_SOCKETS,
 }
 
 /// Those that found no room in it. Not pinned, so it starts from zero with the programs.

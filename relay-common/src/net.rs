@@ -63,6 +63,55 @@ pub fn ipv6_to_wire(address: Ipv6Addr) -> [u32; 4] {
     words
 }
 
+/// An IPv4 address as an IPv6 one (RFC 4291 section 2.5.5.2), where both share a table.
+#[inline(always)]
+pub const fn mapped(address: Address) -> [u32; 4] {
+    [0, 0, 0xffffu32.to_be(), address.to_wire()]
+}
+
+/// The highest bit, for IPv6 addresses: added to a word that a trie matches whole, it keeps networks such as `::/0`, which has
+/// [`mapped`] addresses in it, from being found for IPv4.
+#[inline(always)]
+pub const fn family_bit(address: &[u32; 4]) -> u32 {
+    let is_mapped = address[0] | address[1] == 0 && address[2] == 0xffffu32.to_be();
+    if is_mapped { 0 } else { FAMILY_BIT }
+}
+
+/// See [`family_bit`].
+pub const FAMILY_BIT: u32 = 1 << 31;
+
+/// Whom a limit of a single client takes an address for: an IPv6 one for its /64, which is what one subscriber has at least
+/// (RFC 6177), an IPv4 one for itself.
+#[inline(always)]
+pub const fn subscriber(address: &[u32; 4]) -> [u32; 4] {
+    if address[0] | address[1] == 0 { *address } else { [address[0], address[1], 0, 0] }
+}
+
+/// The address of four words as they lie in a packet.
+pub fn ipv6_from_wire(words: [u32; 4]) -> Ipv6Addr {
+    let mut octets = [0; 16];
+    octets.copy_from_slice(words.map(u32::to_ne_bytes).as_flattened());
+    Ipv6Addr::from(octets)
+}
+
+/// Whether an IPv6 host beyond the link may send from this address: not unspecified, loopback or mapped (::/80), link-local
+/// (fe80::/10) or multicast (ff00::/8).
+#[inline(always)]
+pub const fn is_global_unicast(address: &[u32; 4]) -> bool {
+    let [first, second, ..] = address[0].to_ne_bytes();
+    let low = address[0] == 0 && address[1] == 0 && address[2] & 0xffff_0000u32.to_be() == 0;
+    !low && first != 0xff && !(first == 0xfe && second & 0xc0 == 0x80)
+}
+
+/// Whether an IPv6 address means something on one link only (fe80::/10).
+#[inline(always)]
+pub const fn is_link_local(address: &[u32; 4]) -> bool {
+    address[0] & 0xffc0_0000u32.to_be() == 0xfe80_0000u32.to_be()
+}
+
+/// Bits of a mapped address before those of IPv4.
+pub const MAPPED_BITS: u32 = 96;
+
 /// A TCP or UDP port in network order.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
@@ -216,6 +265,26 @@ mod tests {
         let address = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 2, 3, 4, 5);
         let bytes = ipv6_to_wire(address).map(u32::to_ne_bytes);
         assert_eq!(bytes.as_flattened(), address.octets());
+        assert_eq!(ipv6_from_wire(ipv6_to_wire(address)), address);
+    }
+
+    #[test]
+    fn networks_of_ipv6_are_not_ipv4s() {
+        let wire = |text: &str| ipv6_to_wire(text.parse().expect(text));
+        for text in ["::", "2001:db8::", "::ffff", "fe80::1"] {
+            assert_eq!(family_bit(&wire(text)), FAMILY_BIT, "{text}");
+        }
+        for text in ["::ffff:0.0.0.0", "::ffff:192.0.2.1"] {
+            assert_eq!(family_bit(&wire(text)), 0, "{text}");
+        }
+    }
+
+    #[test]
+    fn subscribers_have_a_64() {
+        let wire = |text: &str| ipv6_to_wire(text.parse().expect(text));
+        assert_eq!(subscriber(&wire("2001:db8:1:2:3:4:5:6")), wire("2001:db8:1:2::"));
+        let mapped = mapped(Address::from(Ipv4Addr::new(192, 0, 2, 1)));
+        assert_eq!(subscriber(&mapped), mapped);
     }
 
     #[test]

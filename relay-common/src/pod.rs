@@ -13,8 +13,12 @@ macro_rules! pod {
 }
 
 pod! {
-    crate::ended::EndedFlow: 64,
+    crate::ended::EndedFlow: 88,
+    crate::digest::Digest: 8,
+    crate::digest::Secret: 32,
     crate::flow::FlowKey: 16,
+    crate::rule::OwnAddress: 8,
+    crate::rule::Numbered: 24,
     crate::flow::FlowEntry: 64,
     crate::flow::FragmentKey: 16,
     crate::flow::FragmentKey<[u32; 4]>: 40,
@@ -25,9 +29,9 @@ pod! {
     crate::rule::ListenerEntry: 8,
     crate::rule::RuleEntry: 64,
     crate::rule::EndpointEntry: 32,
-    crate::rule::SourceKey: 8,
+    crate::rule::SourceKey: 20,
     crate::route::NextHop: 32,
-    crate::route::RouteKey: 8,
+    crate::route::RouteKey: 20,
     crate::counters::RuleCounters: 64,
     crate::counters::DropKey: 8,
     crate::settings::Settings: 64,
@@ -37,5 +41,5 @@ pod! {
     crate::lookup::Block: 128,
     crate::lookup::Spot: 20,
     crate::lookup::Home: 16,
-    crate::lab::Recipe: 68,
+    crate::lab::Recipe: 72,
 }

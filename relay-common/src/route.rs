@@ -1,5 +1,7 @@
 //! Next hops: where a packet leaves the host. relayd keeps them from netlink; the programs never ask the routing table.
 
+use crate::net::{FAMILY_BIT, family_bit};
+
 /// What a next hop's gateway is.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -54,11 +56,22 @@ impl NextHop {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct RouteKey {
-    pub interface: u32,
-    pub address: u32,
+    /// With a bit for the address's family.
+    interface: u32,
+    /// IPv4 ones as IPv6 ([`crate::net::mapped`]).
+    pub address: [u32; 4],
 }
 
 impl RouteKey {
     pub const INTERFACE_BITS: u32 = 32;
-    pub const BITS: u32 = 64;
+    pub const BITS: u32 = 160;
+
+    #[inline(always)]
+    pub const fn new(interface: u32, address: [u32; 4]) -> Self {
+        Self { interface: interface | family_bit(&address), address }
+    }
+
+    pub const fn interface(&self) -> u32 {
+        self.interface & !FAMILY_BIT
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! A new flow goes port table → (listener table, where several addresses share the port) → rule → endpoint.
 
-use crate::net::{Address, Port, Protocol};
+use crate::digest::Digest;
+use crate::net::{Address, FAMILY_BIT, Port, Protocol, family_bit};
 
 /// Entries in the port table: TCP ports, then UDP ports.
 pub const PORT_TABLE: u32 = 2 << 16;
@@ -167,18 +168,45 @@ impl Limits {
     }
 }
 
+/// One of the host's own IPv6 addresses: where it is, and its number in `NUMBERED`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct OwnAddress {
+    pub interface: u32,
+    pub number: u32,
+}
+
+/// An IPv6 address of the host's or a backend's by number, which keeps its meaning as long as a flow may hold it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Numbered {
+    pub address: [u32; 4],
+    pub digest: Digest,
+}
+
 /// A rule's slot and the address of a client (which, in the table of allowed networks, is a network's). The slot is matched
 /// whole, so prefixes there are [`SourceKey::RULE_BITS`] longer.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct SourceKey {
-    pub rule: u32,
-    pub address: u32,
+    /// With a bit for the address's family.
+    rule: u32,
+    /// IPv4 ones as IPv6 ([`crate::net::mapped`]).
+    pub address: [u32; 4],
 }
 
 impl SourceKey {
     pub const RULE_BITS: u32 = 32;
-    pub const BITS: u32 = 64;
+    pub const BITS: u32 = 160;
+
+    #[inline(always)]
+    pub const fn new(rule: u32, address: [u32; 4]) -> Self {
+        Self { rule: rule | family_bit(&address), address }
+    }
+
+    pub const fn rule(&self) -> u32 {
+        self.rule & !FAMILY_BIT
+    }
 }
 
 impl RuleEntry {
@@ -241,6 +269,12 @@ impl RuleEntry {
         RuleState::from_number(self.state)
     }
 
+    /// Whether it is switched off for clients of both families.
+    #[inline(always)]
+    pub const fn is_off(&self) -> bool {
+        matches!((self.state(), self.state_v6()), (RuleState::Off, RuleState::Off))
+    }
+
     /// What it does with IPv6 clients.
     #[inline(always)]
     pub const fn state_v6(&self) -> RuleState {
@@ -261,7 +295,9 @@ pub struct EndpointEntry {
     pub generation: u32,
     /// The interface that its packets must leave by; 0: any. For relayd, which knows its endpoints by that too.
     pub interface: u32,
-    pub _reserved: [u32; 3],
+    /// 1: both addresses are IPv6 ones, by their numbers in `NUMBERED`.
+    v6: u32,
+    pub _reserved: [u32; 2],
 }
 
 impl EndpointEntry {
@@ -274,8 +310,19 @@ impl EndpointEntry {
             hop_index,
             generation,
             interface: 0,
-            _reserved: [0; 3],
+            v6: 0,
+            _reserved: [0; 2],
         }
+    }
+
+    /// With numbers of IPv6 addresses in the addresses' places.
+    pub const fn by_numbers(self) -> Self {
+        Self { v6: 1, ..self }
+    }
+
+    #[inline(always)]
+    pub const fn is_v6(&self) -> bool {
+        self.v6 != 0
     }
 
     #[inline(always)]

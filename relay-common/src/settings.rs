@@ -1,4 +1,6 @@
-//! Settings that the programs read on the slow path and relayd may change at any time.
+//! Settings that the programs read and relayd may change at any time.
+
+use crate::digest::Secret;
 
 /// The one entry of the settings map (64 bytes).
 #[repr(C)]
@@ -21,7 +23,8 @@ pub struct Settings {
     pub icmp_per_tick: u32,
     /// 1: flows that are over are told of.
     pub log_ended: u32,
-    pub _reserved: [u32; 8],
+    /// What digests of IPv6 addresses are keyed with. Never changed: keys of live flows were made with it.
+    pub secret: Secret,
 }
 
 /// When the established table of one protocol was last found full. Written by the programs.
@@ -53,7 +56,7 @@ pub struct SweepRequest {
 
 impl SweepRequest {
     /// Keys that one run takes.
-    pub const MOST: u32 = 32;
+    pub const MOST: u32 = 8;
     /// Mark halves that look expired.
     pub const MARK: u32 = 0;
     /// Delete flows whose marked halves still look expired.

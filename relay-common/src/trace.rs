@@ -2,7 +2,7 @@
 //! relayd puts them into words.
 //!
 //! A record is: decision, reason, protocol, source, source port, destination, destination port, interface, length of the
-//! frame, bytes per segment. One space between each two, addresses in dotted form.
+//! frame, bytes per segment. One space between each two, addresses in the notation of IPv6.
 
 use crate::numbered::numbered;
 

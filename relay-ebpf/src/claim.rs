@@ -2,14 +2,14 @@
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use relay_common::claim::{TRIES, port_in, seed};
-use relay_common::flow::{self, FlowEntry, FlowFlags, Hop, Owner};
+use relay_common::flow::{self, ClientV6, FlowEntry, FlowFlags, Hop, Owner};
 use relay_common::net::{Address, Port, Protocol};
 use relay_common::settings::Settings;
 use relay_common::tick;
 
 use crate::maps::{self, Refused};
 use crate::slow::Packet;
-use crate::unproven;
+use crate::{half, unproven};
 
 /// In the last tries a half-open flow of somebody else's may be thrown out: in a flood it is most likely forged.
 const FORCED: u32 = TRIES - 8;
@@ -17,9 +17,11 @@ const FORCED: u32 = TRIES - 8;
 /// What a new flow is made of.
 pub(crate) struct Wanted {
     pub(crate) owner: Owner,
+    /// By number, as is the next, where `to_v6` says so.
     pub(crate) source: Address,
     pub(crate) endpoint: Address,
     pub(crate) endpoint_port: Port,
+    pub(crate) to_v6: bool,
     pub(crate) to_backend: Hop,
     pub(crate) to_client: Hop,
 }
@@ -46,6 +48,14 @@ fn prepare(packet: &Packet, wanted: &Wanted, interface: u32) {
         packet.now,
     );
     scratch.client.interface = interface;
+    let from_v6 = packet.key.is_v6();
+    if (from_v6 || wanted.to_v6)
+        && let Some(inside) = half::inside(wanted.source, wanted.endpoint, wanted.to_v6)
+    {
+        let client = from_v6.then_some(ClientV6 { address: &packet.sender, number: packet.own_number });
+        let halves = (&mut scratch.client, &mut scratch.backend);
+        flow::open_v6(halves, client, wanted.to_v6, (packet.outside(), inside));
+    }
 }
 
 /// Tries ports until one is free, and inserts the halves with it.
@@ -72,7 +82,7 @@ fn search(packet: &Packet, wanted: &Wanted) -> bool {
 /// Inserts the backend half if its key is free, or held by a flow that may be thrown out.
 #[inline(never)]
 fn insert(packet: &Packet, client: &FlowEntry, half: &FlowEntry, settings: &Settings, forced: bool) -> bool {
-    let key = &client.opposite(packet.protocol);
+    let key = &half::opposite(client, packet.protocol);
     if maps::established(packet.protocol, key).is_some() {
         return false;
     }
@@ -81,7 +91,7 @@ fn insert(packet: &Packet, client: &FlowEntry, half: &FlowEntry, settings: &Sett
         Err(Refused::Full) => return false,
         Err(Refused::Taken) => {
             let Some(occupant) = maps::unproven(key) else { return false };
-            let client = occupant.opposite(packet.protocol);
+            let client = half::opposite(occupant, packet.protocol);
             if client != packet.key && !may_take(packet, occupant, settings, forced) {
                 return false;
             }
@@ -119,12 +129,17 @@ fn may_take(packet: &Packet, occupant: &FlowEntry, settings: &Settings, forced: 
 /// Makes sure that a client half still owns its port: the table may have evicted the backend half.
 #[inline(never)]
 pub(crate) fn hold(packet: &Packet, client: &FlowEntry) -> bool {
-    let key = client.opposite(packet.protocol);
+    let key = half::opposite(client, packet.protocol);
     if let Some(backend) = maps::unproven(&key) {
         backend.seen = packet.now;
-        return backend.opposite(packet.protocol) == packet.key;
+        return half::opposite(backend, packet.protocol) == packet.key;
     }
     let Some(scratch) = maps::scratch() else { return false };
-    scratch.backend = unproven::backend_half(packet, &key, client);
+    let mut own = 0;
+    if packet.key.is_v6() {
+        let Some(known) = maps::own_address_v6(&packet.destination_v6) else { return false };
+        own = known.number;
+    }
+    scratch.backend = unproven::backend_half(packet, &key, client, own);
     maps::established(packet.protocol, &key).is_none() && maps::claim(&key, &scratch.backend).is_ok()
 }

@@ -8,7 +8,7 @@ use relay_common::net::Protocol;
 
 use crate::maps::{Entry, Room};
 use crate::slow::Packet;
-use crate::{limit, maps};
+use crate::{half, limit, maps};
 
 /// Takes both halves of a flow out of the established table. The backend half goes last: it holds the claim on the source
 /// port. A half that belongs to another flow by now stays.
@@ -47,13 +47,13 @@ fn leave_for_noted(protocol: Protocol, client: &FlowKey, backend: &FlowKey, room
 /// The established half at `key`, if the one at `other` is its other half.
 #[inline(never)]
 fn half_of(protocol: Protocol, key: &FlowKey, other: &FlowKey) -> Option<Entry<FlowEntry>> {
-    maps::established(protocol, key).filter(|half| half.opposite(protocol) == *other)
+    maps::established(protocol, key).filter(|half| half::opposite(half, protocol) == *other)
 }
 
 /// The backend has answered a client's first packet with a reset.
 #[inline(never)]
 pub(crate) fn refused(packet: &Packet, backend: &FlowEntry) {
-    let client_key = backend.opposite(Protocol::Tcp);
+    let client_key = half::opposite(backend, Protocol::Tcp);
     if !is_wanted() {
         return;
     }
@@ -105,15 +105,16 @@ fn tell(key: &FlowKey, room: Room) {
     let at_its_ends = scratch.end == End::Closed as u32 || scratch.end == End::Reset as u32;
     let over = if at_its_ends { latest(client.seen, scratch.backend.seen) } else { maps::now() };
     record.write(EndedFlow {
-        client: *key,
-        backend: to.destination.to_wire(),
+        key: *key,
+        client: half::destination(&scratch.backend),
+        backend: half::destination(client),
         ports: to.ports.to_wire(),
         rule: client.rule(),
         generation: client.generation,
         bytes: [client.bytes, scratch.backend.bytes],
-        ticks: over.wrapping_sub(client.created),
         end: scratch.end,
-        _reserved: [0; 2],
+        ticks: over.wrapping_sub(client.created),
+        _reserved: 0,
     });
     record.submit(0);
 }

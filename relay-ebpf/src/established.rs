@@ -8,6 +8,7 @@ use relay_common::route::NextHop;
 
 use crate::maps::{self, Entry};
 use crate::packet::{self, Bytes, Ipv4Tcp, Ipv4Udp, tcp};
+use crate::translate::GROWTH;
 
 /// What the hot path asks of a hook.
 pub(crate) trait Frame {
@@ -95,8 +96,13 @@ pub(crate) fn find<F: Frame, const L2: usize>(frame: &F) -> Result<Hit, Detour> 
     } else {
         (frame.length() - L2 as u32, segment_size + header_length)
     };
+    // IPv6 knows no datagrams without a checksum
+    if flow.flags().has(FlowFlags::TO_V6) && protocol == Protocol::Udp && headers.checksum == 0 {
+        return Err(Detour::Slow);
+    }
+    let growth = if flow.flags().has(FlowFlags::TO_V6) { GROWTH } else { 0 };
     let whole = length >= claimed && claimed >= header_length;
-    if !whole || on_wire > next_hop.mtu || length + L2 as u32 > frame.length() {
+    if !whole || on_wire + growth > next_hop.mtu || length + L2 as u32 > frame.length() {
         return Err(Detour::Slow);
     }
     Ok(Hit { flow, next_hop, headers, protocol, length, header_length, segment_size })
@@ -104,8 +110,10 @@ pub(crate) fn find<F: Frame, const L2: usize>(frame: &F) -> Result<Hit, Detour> 
 
 /// Whether a packet may take the hot path of its flow, which is alive by that.
 #[inline(always)]
-fn refresh<F: Frame, const L2: usize>(frame: &F, flow: &mut FlowEntry) -> Result<(), Detour> {
-    if flow.flags().has(FlowFlags::SLOW) || (flow.interface != 0 && flow.interface != frame.interface()) {
+pub(crate) fn refresh<F: Frame, const L2: usize>(frame: &F, flow: &mut FlowEntry) -> Result<(), Detour> {
+    let flags = flow.flags();
+    let elsewhere = !flags.has(FlowFlags::EGRESS) && flow.interface != frame.interface();
+    if flags.has(FlowFlags::SLOW) || elsewhere {
         return Err(Detour::Slow);
     }
     if !frame.is_addressed(flow) {
@@ -118,7 +126,9 @@ fn refresh<F: Frame, const L2: usize>(frame: &F, flow: &mut FlowEntry) -> Result
             return Err(Detour::Slow);
         }
         flow.seen = now;
-        frame.refresh::<L2>(flow);
+        if !flags.has(FlowFlags::TO_V6) {
+            frame.refresh::<L2>(flow);
+        }
     }
     Ok(())
 }
@@ -126,7 +136,7 @@ fn refresh<F: Frame, const L2: usize>(frame: &F, flow: &mut FlowEntry) -> Result
 /// A UDP flow may be proven or not: the table that the last packet was found in is looked at first, so that a busy
 /// stream costs one lookup either way.
 #[inline(always)]
-fn udp(key: &FlowKey) -> Option<Entry<FlowEntry>> {
+pub(crate) fn udp(key: &FlowKey) -> Option<Entry<FlowEntry>> {
     let unproven_first = maps::unproven_first()?;
     if *unproven_first == 0 {
         let found = maps::established(Protocol::Udp, key);

@@ -1,45 +1,48 @@
 //! Fragments after the first: no ports, no transport checksum, so only the IP header changes.
 
-use relay_common::checksum::Delta;
 use relay_common::counters::DropReason;
 use relay_common::flow::{FlowEntry, FlowFlags, FragmentEntry, FragmentKey, Hop};
-use relay_common::net::Address;
+use relay_common::net::Protocol;
 use relay_common::tick;
 use relay_common::trace::Decision;
 
-use crate::packet::Ipv4;
+use crate::maps::Entry;
+use crate::packet::{Fragment, Ipv4, Ipv6};
 use crate::rewrite::TTL_DELTA;
 use crate::skb::Skb;
 use crate::slow::{Ipv4Tail, Packet};
-use crate::{Outcome, count, maps, route, trace};
+use crate::translate::{self, Head, Piece, Segment};
+use crate::{Outcome, count, half, ipv6, maps, route, trace};
 
 /// Later fragments carry no ports: they are matched by what they share with the first.
 #[inline(always)]
 pub(crate) fn remember(packet: &Packet, flow: &FlowEntry) {
-    let to = flow.translation();
+    let egress = flow.flags().has(FlowFlags::EGRESS).into();
+    let entry = FragmentEntry { key: packet.key, rule: flow.rule(), seen: packet.now, egress, user: 0 };
+    put(packet, &entry);
+}
+
+/// The same for whoever has the packet.
+#[inline(always)]
+pub(crate) fn put(packet: &Packet, entry: &FragmentEntry) {
+    let identification = packet.identification;
+    if packet.key.is_v6() {
+        let (source, destination) = (packet.sender, packet.destination_v6);
+        return maps::put_fragment_v6(
+            &FragmentKey { source, destination, identification, protocol: 0 },
+            entry,
+        );
+    }
     let key = FragmentKey {
         source: packet.key.source().to_wire(),
         destination: packet.key.destination().to_wire(),
-        identification: packet.identification.into(),
+        identification,
         protocol: packet.protocol.number().into(),
     };
-    let hop = flow.hop();
-    let entry = FragmentEntry {
-        source: to.source.to_wire(),
-        destination: to.destination.to_wire(),
-        rule: flow.rule(),
-        seen: packet.now,
-        egress: flow.flags().has(FlowFlags::EGRESS).into(),
-        hop_index: hop.index,
-        hop_generation: hop.generation,
-        address_delta: flow.address_delta().raw(),
-        user: 0,
-        _reserved: [0; 2],
-    };
-    maps::put_fragment(&key, &entry);
+    maps::put_fragment(&key, entry);
 }
 
-/// Sends a fragment the way its first one went. One whose first fragment has not come by is the stack's.
+/// An IPv4 fragment: it goes the way its first one went. One whose first fragment has not come by is the stack's.
 #[inline(never)]
 pub(crate) fn follow(skb: Skb, l2: u32, ip: &Ipv4) -> Outcome {
     let key = FragmentKey {
@@ -49,38 +52,116 @@ pub(crate) fn follow(skb: Skb, l2: u32, ip: &Ipv4) -> Outcome {
         protocol: ip.protocol.into(),
     };
     let Some(entry) = maps::fragment(&key).filter(|entry| is_fresh(entry)) else { return Outcome::Miss };
-    let rule = entry.rule;
     let length = u32::from(u16::from_be(ip.length));
-    if entry.user != 0 {
-        if entry.is_of_user(false) {
-            trace::decide(rule, Decision::User);
-            count::add(rule, false, 1, length.into());
-        }
+    let Some((flow, hop)) = (match admit(entry, length, ip.ttl) {
+        Ok(found) => found,
+        Err(outcome) => return outcome,
+    }) else {
         return Outcome::Miss;
+    };
+    let rule = entry.rule;
+    let header = u32::from(ip.version_length & 0xf) * 4;
+    if flow.flags().has(FlowFlags::TO_V6) {
+        if header != translate::IPV4_HEADER {
+            return count::refuse(rule, DropReason::BadHeader);
+        }
+        let piece = Piece::of_v4(ip);
+        let (service, payload) = (ip.service, length - header);
+        let (protocol, ttl, segment) = (ip.protocol, ip.ttl - 1, Segment::UNASKED);
+        let head = Head { protocol, service, ttl, payload, piece, segment };
+        return send(skb, l2, false, length, head, flow, hop);
     }
-    if ip.ttl <= 1 {
-        return count::refuse(rule, DropReason::TtlExceeded);
-    }
-    let destination = Address::from_wire(entry.destination);
-    let Some(hop) = way(entry, destination) else { return count::refuse(rule, DropReason::NoRoute) };
     let Some(next_hop) = route::usable(hop.index) else { return count::refuse(rule, DropReason::NoRoute) };
     if length > next_hop.mtu {
         // the first fragment had the same size and was answered (RFC 1122: no errors about later ones)
         return count::refuse(rule, DropReason::TooBig);
     }
-    trace::decide(rule, Decision::Fragment);
     count::add(rule, entry.egress != 0, 1, length.into());
+    let to = flow.translation();
     let tail = Ipv4Tail {
         ttl: ip.ttl - 1,
         protocol: ip.protocol,
-        checksum: Delta::from_raw(entry.address_delta).and(TTL_DELTA).apply(ip.checksum),
-        source: entry.source,
-        destination: entry.destination,
+        checksum: flow.address_delta().and(TTL_DELTA).apply(ip.checksum),
+        source: to.source.to_wire(),
+        destination: to.destination.to_wire(),
     };
     if skb.store(l2 + 8, &tail).is_err() || (l2 == 0 && skb.push_ethernet().is_err()) {
         return count::refuse(rule, DropReason::Unwritable);
     }
-    skb.redirect(next_hop, destination)
+    skb.redirect(next_hop, to.destination)
+}
+
+/// An IPv6 fragment.
+#[inline(never)]
+pub(crate) fn follow_v6(skb: Skb, l2: u32, ip: &Ipv6, header: &Fragment) -> Outcome {
+    let (source, destination, identification) = (ip.source, ip.destination, header.identification);
+    let key = FragmentKey { source, destination, identification, protocol: 0 };
+    let Some(entry) = maps::fragment_v6(&key).filter(|entry| is_fresh(entry)) else { return Outcome::Miss };
+    let payload = u32::from(u16::from_be(ip.length));
+    if payload < Fragment::BYTES {
+        return Outcome::Miss;
+    }
+    let Ok(length) = skb.ip_length(l2, payload + ipv6::HEADER) else { return Outcome::Miss };
+    let Some((flow, hop)) = (match admit(entry, length, ip.hops) {
+        Ok(found) => found,
+        Err(outcome) => return outcome,
+    }) else {
+        return Outcome::Miss;
+    };
+    let head = Head {
+        // what later ones say need not be true (RFC 8200 section 4.5)
+        protocol: entry.key.protocol().map_or(header.next, Protocol::number),
+        service: ip.class(),
+        ttl: ip.hops - 1,
+        payload: payload - Fragment::BYTES,
+        piece: Piece::of_v6(header),
+        segment: Segment::UNASKED,
+    };
+    send(skb, l2, true, length, head, flow, hop)
+}
+
+/// The flow of a fragment and its way out. `None`: the user plane has it, and it is counted.
+#[inline(always)]
+fn admit(entry: &FragmentEntry, length: u32, ttl: u8) -> Result<Option<(Entry<FlowEntry>, Hop)>, Outcome> {
+    let rule = entry.rule;
+    if entry.user != 0 {
+        if entry.is_of_user(false) {
+            trace::decide(rule, Decision::User);
+            count::add(rule, false, 1, length.into());
+        }
+        return Ok(None);
+    }
+    if ttl <= 1 {
+        return Err(count::refuse(rule, DropReason::TtlExceeded));
+    }
+    let Some(protocol) = entry.key.protocol() else { return Ok(None) };
+    let flow = maps::established(protocol, &entry.key).or_else(|| maps::unproven(&entry.key));
+    // thrown out in the meantime
+    let Some(flow) = flow else { return Err(count::refuse(rule, DropReason::NotProven)) };
+    let Some(hop) = way(flow) else { return Err(count::refuse(rule, DropReason::NoRoute)) };
+    trace::decide(rule, Decision::Fragment);
+    Ok(Some((flow, hop)))
+}
+
+/// Translates a fragment and sends it.
+#[inline(always)]
+fn send(skb: Skb, l2: u32, from_v6: bool, length: u32, head: Head, flow: &FlowEntry, hop: Hop) -> Outcome {
+    let Some(next_hop) = route::usable(hop.index) else {
+        return count::refuse(flow.rule(), DropReason::NoRoute);
+    };
+    let to_v6 = flow.flags().has(FlowFlags::TO_V6);
+    let growth = translate::GROWTH_OF_FRAGMENTS;
+    let sent = match (from_v6, to_v6) {
+        (true, false) => length - growth,
+        (false, true) => length + growth,
+        _ => length,
+    };
+    if sent > next_hop.mtu {
+        return count::refuse(flow.rule(), DropReason::TooBig);
+    }
+    let egress = flow.flags().has(FlowFlags::EGRESS);
+    count::add(flow.rule(), egress, 1, if egress { sent } else { length }.into());
+    translate::forward(skb, l2, from_v6, head, flow, next_hop)
 }
 
 /// Whether a first fragment has come by so lately that others may still follow it.
@@ -90,10 +171,10 @@ pub(crate) fn is_fresh(entry: &FragmentEntry) -> bool {
 }
 
 #[inline(always)]
-fn way(entry: &FragmentEntry, destination: Address) -> Option<Hop> {
-    let hop = Hop { index: entry.hop_index, generation: entry.hop_generation };
+fn way(flow: &FlowEntry) -> Option<Hop> {
+    let hop = flow.hop();
     match route::usable(hop.index) {
         Some(next_hop) if next_hop.generation == hop.generation => Some(hop),
-        _ => route::towards(0, destination),
+        _ => route::towards(0, &half::destination(flow)),
     }
 }

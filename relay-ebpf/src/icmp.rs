@@ -2,30 +2,18 @@
 
 use relay_common::checksum::Delta;
 use relay_common::counters::DropReason;
-use relay_common::flow::{FlowEntry, FlowKey};
+use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
 use relay_common::net::{Address, Ports, Protocol};
 use relay_common::trace::Decision;
 
-use crate::established::Frame as _;
+use crate::across::Incoming;
+use crate::packet::icmp::{PARAMETER_PROBLEM, TIME_EXCEEDED, UNREACHABLE};
 use crate::packet::{self, Ipv4};
 use crate::rewrite::TTL_DELTA;
 use crate::skb::{Failed, Skb};
-use crate::slow::{Ipv4Tail, Packet};
-use crate::{Outcome, count, maps, route, trace};
-
-const UNREACHABLE: u8 = 3;
-const TIME_EXCEEDED: u8 = 11;
-const PARAMETER_PROBLEM: u8 = 12;
-
-/// The header that every ICMP error starts with (RFC 792).
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Icmp {
-    kind: u8,
-    code: u8,
-    checksum: u16,
-    rest: u32,
-}
+use crate::slow::{Ipv4Tail, Packet, Read};
+use crate::translate::Piece;
+use crate::{Outcome, count, error, maps, route, trace};
 
 /// A quoted packet and where its parts lie.
 struct Quote {
@@ -42,16 +30,17 @@ struct Quote {
 
 /// An ICMP packet: errors about our flows are translated, everything else is the stack's.
 #[inline(never)]
-pub(crate) fn translate(skb: Skb, l2: u32, ip: &Ipv4) -> Outcome {
+pub(crate) fn translate(packet: &mut Packet, skb: Skb, l2: u32, ip: &Ipv4) -> Read {
+    let done = Read::Done(Outcome::Miss);
     let at = l2 + u32::from(ip.version_length & 0xf) * 4;
-    let Ok(icmp) = skb.load::<Icmp>(at) else { return Outcome::Miss };
+    let Ok(icmp) = skb.load::<error::Icmp>(at) else { return done };
     if !matches!(icmp.kind, UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM)
         || ip.fragment & packet::FRAGMENT != 0
     {
-        return Outcome::Miss;
+        return done;
     }
     let end = l2 + u32::from(u16::from_be(ip.length));
-    let Ok(quote) = quoted(skb, at + 8, end) else { return Outcome::Miss };
+    let Ok(quote) = quoted(skb, at + 8, end) else { return done };
     // the quoted packet left here as the one that answers to this key
     let sent = FlowKey::new(
         Address::from_wire(quote.ip.source),
@@ -61,11 +50,10 @@ pub(crate) fn translate(skb: Skb, l2: u32, ip: &Ipv4) -> Outcome {
     );
     let key = sent.swapped();
     let found = maps::established(quote.protocol, &key).or_else(|| maps::unproven(&key));
-    let Some(flow) = found else { return Outcome::Miss };
+    let Some(flow) = found else { return done };
     if ip.destination != quote.ip.source {
-        return Outcome::Miss;
+        return done;
     }
-    let Some(packet) = maps::packet() else { return Outcome::Miss };
     packet.key = key;
     packet.protocol = quote.protocol;
     packet.l2 = l2;
@@ -78,11 +66,20 @@ pub(crate) fn translate(skb: Skb, l2: u32, ip: &Ipv4) -> Outcome {
     packet.rule = flow.rule();
     packet.mtu = 0;
     packet.ip_checksum = ip.checksum;
-    packet.identification = ip.identification;
+    packet.identification = ip.identification.into();
     packet.fragment = ip.fragment;
+    packet.piece = Piece::WHOLE;
     packet.ttl = ip.ttl;
     packet.flags = 0;
-    pass_on(skb, ip, packet, &quote, flow)
+    if flow.flags().has(FlowFlags::TO_V6) {
+        // it is told in another header
+        if quote.at + u32::from(u16::from_be(quote.ip.length)) < quote.transport + 8 {
+            return done;
+        }
+        packet.incoming = Incoming { icmp, quoted: quote.at, transport: quote.transport, end };
+        return Read::Error;
+    }
+    Read::Done(pass_on(skb, ip, packet, &quote, flow))
 }
 
 #[inline(always)]
@@ -104,7 +101,7 @@ fn quoted(skb: Skb, at: u32, end: u32) -> Result<Quote, Failed> {
 #[inline(always)]
 fn pass_on(skb: Skb, ip: &Ipv4, packet: &Packet, quote: &Quote, flow: &mut FlowEntry) -> Outcome {
     let rule = flow.rule();
-    let Some(next_hop) = route::of(flow, packet, skb.interface()) else {
+    let Some(next_hop) = route::of_error(flow, packet) else {
         return count::refuse(rule, DropReason::NoRoute);
     };
     // no errors about errors (RFC 1122 section 3.2.2)

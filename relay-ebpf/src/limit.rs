@@ -6,23 +6,23 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use relay_common::counters::DropReason;
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
-use relay_common::net::{Address, Protocol};
+use relay_common::net::{Protocol, subscriber};
 use relay_common::rule::{RuleEntry, SourceKey};
 
-use crate::maps;
 use crate::slow::Packet;
+use crate::{half, maps};
 
 /// Why a new flow is refused, if it is.
 #[inline(never)]
 pub(crate) fn refusal(packet: &Packet, rule: &RuleEntry) -> Option<DropReason> {
-    let source = key(packet.rule, packet.key.source());
-    if rule.guarded != 0 && !maps::is_allowed(source) {
+    if rule.guarded != 0 && !maps::is_allowed(key(packet.rule, &packet.sender)) {
         return Some(DropReason::NotAllowed);
     }
     let limits = &rule.limits;
     if limits.are_none() {
         return None;
     }
+    let source = key(packet.rule, &subscriber(&packet.sender));
     let now = now();
     let usage = maps::usage(packet.rule)?;
     if usage.is_full(limits.connections, now) {
@@ -46,7 +46,7 @@ pub(crate) fn refusal(packet: &Packet, rule: &RuleEntry) -> Option<DropReason> {
 
 /// Takes places for a client's flow that has just been proven; `half` is its backend half, on the way to its table.
 #[inline(never)]
-pub(crate) fn enter(client: Address, half: &mut FlowEntry) -> Result<(), DropReason> {
+pub(crate) fn enter(client: &[u32; 4], half: &mut FlowEntry) -> Result<(), DropReason> {
     let (Some(rule), Some(usage)) = (maps::rule(half.rule()), maps::usage(half.rule())) else {
         return Ok(());
     };
@@ -59,7 +59,7 @@ pub(crate) fn enter(client: Address, half: &mut FlowEntry) -> Result<(), DropRea
     if limits.connections_per_ip == 0 {
         return Ok(());
     }
-    let Some(count) = maps::source_or_new(&key(half.rule(), client)) else { return Ok(()) };
+    let Some(count) = maps::source_or_new(&key(half.rule(), &subscriber(client))) else { return Ok(()) };
     count.add(1);
     half.set_flags(half.flags().with(FlowFlags::SOURCE_COUNTED));
     if count.get() > i64::from(limits.connections_per_ip) {
@@ -73,17 +73,17 @@ pub(crate) fn enter(client: Address, half: &mut FlowEntry) -> Result<(), DropRea
 #[inline(always)]
 pub(crate) fn leave(protocol: Protocol, at: &FlowKey, half: &FlowEntry) -> bool {
     // read before: its memory may be another flow's at once
-    let (rule, flags, client) = (half.rule(), half.flags(), half.translation().destination);
+    let (rule, flags, client) = (half.rule(), half.flags(), half::destination(half));
     let gone = maps::forget_established(protocol, at);
     if gone {
-        give_back(rule, flags, client);
+        give_back(rule, flags, &client);
     }
     gone
 }
 
 /// Gives back what a backend half with these flags has taken.
 #[inline(never)]
-pub(crate) fn give_back(rule: u32, flags: FlowFlags, client: Address) {
+pub(crate) fn give_back(rule: u32, flags: FlowFlags, client: &[u32; 4]) {
     if !flags.has(FlowFlags::COUNTED) {
         return;
     }
@@ -93,7 +93,7 @@ pub(crate) fn give_back(rule: u32, flags: FlowFlags, client: Address) {
     if !flags.has(FlowFlags::SOURCE_COUNTED) {
         return;
     }
-    let source = key(rule, client);
+    let source = key(rule, &subscriber(client));
     if let Some(count) = maps::source(&source) {
         count.add(-1);
         // one that comes at this moment is not counted; that is to its advantage, and over when it ends
@@ -105,13 +105,13 @@ pub(crate) fn give_back(rule: u32, flags: FlowFlags, client: Address) {
 
 /// Whether a flow's client may still be there: allow lists change.
 #[inline(always)]
-pub(crate) fn still_allows(rule: &RuleEntry, client: Address, slot: u32) -> bool {
+pub(crate) fn still_allows(rule: &RuleEntry, client: &[u32; 4], slot: u32) -> bool {
     rule.guarded == 0 || maps::is_allowed(key(slot, client))
 }
 
 #[inline(always)]
-fn key(rule: u32, client: Address) -> SourceKey {
-    SourceKey { rule, address: client.to_wire() }
+fn key(rule: u32, client: &[u32; 4]) -> SourceKey {
+    SourceKey::new(rule, *client)
 }
 
 #[inline(always)]

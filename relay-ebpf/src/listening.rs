@@ -1,9 +1,10 @@
 //! Who listens on an address and port of the host, for both address families.
 
-use relay_common::net::{Port, Protocol};
+use relay_common::net::{Port, Ports, Protocol};
 use relay_common::rule::{ListenerEntry, ListenerKey, PortEntry, PortKind, RuleEntry, RuleState, port_index};
 
 use crate::maps::{self, Entry};
+use crate::socket::Ends;
 
 /// A rule that listens on a packet's destination.
 pub(crate) struct Listening {
@@ -20,9 +21,11 @@ pub(crate) trait Address: Copy {
     fn is_own(&self) -> bool;
     fn port(index: u32) -> Option<&'static PortEntry>;
     fn listener(key: &ListenerKey<Self>) -> Option<Entry<ListenerEntry>>;
-    /// Whether what the rule listens for, and no flow of the kernel's carries, is the user plane's. Where it does not hold
-    /// its ports one by one it may be another program's.
+    /// Whether what the rule listens for, and no flow of the kernel's carries, may be the user plane's. Where it has no
+    /// sockets and does not hold its ports one by one, it is another program's.
     fn is_left_to_user(rule: &RuleEntry) -> bool;
+    /// Both ends of a packet that comes in from `self`.
+    fn ends(&self, local: &Self, ports: Ports) -> Ends;
 }
 
 impl Address for u32 {
@@ -45,7 +48,12 @@ impl Address for u32 {
 
     #[inline(always)]
     fn is_left_to_user(rule: &RuleEntry) -> bool {
-        rule.state() != RuleState::Off && rule.yields == 0 && rule.shared == 0
+        rule.state() != RuleState::Off && (rule.yields == 0 || rule.shared != 0)
+    }
+
+    #[inline(always)]
+    fn ends(&self, local: &Self, ports: Ports) -> Ends {
+        Ends::v4(*self, *local, ports)
     }
 }
 
@@ -69,7 +77,12 @@ impl Address for [u32; 4] {
 
     #[inline(always)]
     fn is_left_to_user(rule: &RuleEntry) -> bool {
-        rule.state_v6() != RuleState::Off && rule.shared == 0
+        rule.state_v6() != RuleState::Off && (rule.yields == 0 || rule.shared != 0)
+    }
+
+    #[inline(always)]
+    fn ends(&self, local: &Self, ports: Ports) -> Ends {
+        Ends::v6(*self, *local, ports)
     }
 }
 

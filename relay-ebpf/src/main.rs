@@ -5,13 +5,20 @@
 #![no_std]
 #![no_main]
 
+mod across;
 mod answer;
 mod claim;
 mod count;
 mod ended;
+mod error;
 mod established;
+mod established_v6;
+mod extension;
 mod fragment;
+mod half;
 mod icmp;
+mod inherited;
+mod ipv6;
 mod limit;
 mod listening;
 mod lookup;
@@ -22,12 +29,16 @@ mod open;
 mod packet;
 mod rewrite;
 mod route;
+mod scratch;
 mod skb;
 mod slow;
+mod socket;
+mod sum;
 mod sweep;
 mod tc;
 mod trace;
 mod track;
+mod translate;
 mod unproven;
 mod user;
 mod xdp;

@@ -1,7 +1,7 @@
 //! Every map, and typed ways to read and write them. Sizes that depend on the host are set by relayd at load time.
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST, bpf_sock};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{
     Array, DevMap, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockMap,
@@ -16,13 +16,17 @@ use relay_common::lookup::{BLOCKS as BLOCK_COUNT, Block, Home, Spot};
 use relay_common::net::Protocol;
 use relay_common::route::{NextHop, RouteKey};
 use relay_common::rule::{
-    EndpointEntry, ListenerEntry, ListenerKey, PORT_TABLE, PortEntry, RuleEntry, SourceKey,
+    EndpointEntry, ListenerEntry, ListenerKey, Numbered, OwnAddress, PORT_TABLE, PortEntry, RuleEntry,
+    SourceKey,
 };
 use relay_common::settings::{IcmpBudget, Pressure, Settings};
 use relay_common::shared::Shared;
 use relay_common::usage::{Count, Pace, Usage};
 
+use crate::half;
+use crate::inherited::Inherited;
 use crate::neighbour::{KNOWN, Known};
+pub(crate) use crate::scratch::{Room, Scratch};
 use crate::slow::Packet;
 use crate::trace::Note;
 
@@ -62,7 +66,9 @@ static ROUTES: LpmTrie<RouteKey, u32, 16_384> = LpmTrie::new();
 #[btf_map]
 static ADDRESSES: HashMap<u32, u32, 4_096, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-static ADDRESSES_V6: HashMap<[u32; 4], u32, 4_096, NO_PREALLOC> = HashMap::new();
+static ADDRESSES_V6: HashMap<[u32; 4], OwnAddress, 4_096, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static NUMBERED: Array<Numbered, 65_536> = Array::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<RuleCounters, RULE_SLOTS> = PerCpuArray::new();
 #[btf_map]
@@ -107,7 +113,11 @@ static NOTE: PerCpuArray<Note, 1> = PerCpuArray::new();
 #[btf_map]
 static NEIGHBOURS: PerCpuArray<Known, KNOWN> = PerCpuArray::new();
 
-/// Not pinned either, like all that belongs to relayd's sockets: what the shared ones take, port by port.
+/// The shared sockets, and connections that came to them, which get it from the one that they came to.
+#[btf_map]
+static SHARED_SOCKETS: Inherited<u32> = Inherited::new();
+
+/// Not pinned either, like all else that belongs to relayd's sockets: what the shared ones take, port by port.
 #[btf_map]
 static BLOCKS: Array<Block, { BLOCK_COUNT as usize }> = Array::new();
 /// Addresses that a set of them has; 1: what a program listens for, too.
@@ -131,28 +141,6 @@ static ASIDE: PerCpuArray<u32, 1> = PerCpuArray::new();
 /// Jiffies per tick, as a power of two.
 #[unsafe(no_mangle)]
 static TICK_SHIFT: Global<u32> = Global::new(8);
-
-/// Room for both halves of a flow, for an ICMP error, and for a count.
-#[repr(C)]
-pub(crate) struct Scratch {
-    pub(crate) client: FlowEntry,
-    pub(crate) backend: FlowEntry,
-    pub(crate) error: crate::answer::Error,
-    /// Flows that the sweeper has acted on in this run.
-    pub(crate) touched: u32,
-    /// Why the flow at hand is over, as a number of [`relay_common::ended::End`].
-    pub(crate) end: u32,
-    /// 1: both its halves have been copied.
-    pub(crate) kept: u32,
-}
-
-/// Whose scratch space: a packet may come while the sweeper runs, on the same CPU.
-#[derive(Clone, Copy)]
-#[repr(u32)]
-pub(crate) enum Room {
-    Packets = 0,
-    Sweeper = 1,
-}
 
 /// A map entry, shared with other CPUs: plain loads and stores, last writer wins by design.
 pub(crate) type Entry<T> = &'static mut T;
@@ -233,7 +221,7 @@ pub(crate) fn forget_unproven(key: &FlowKey) {
 /// The same, unless the half at `other` is not its other half: then it is another flow's.
 #[inline(never)]
 pub(crate) fn forget_unproven_of(protocol: Protocol, key: &FlowKey, other: &FlowKey) {
-    if unproven(key).is_some_and(|half| half.opposite(protocol) == *other) {
+    if unproven(key).is_some_and(|found| half::opposite(found, protocol) == *other) {
         forget_unproven(key);
     }
 }
@@ -301,8 +289,8 @@ pub(crate) fn next_hop(index: u16) -> Option<&'static NextHop> {
 
 /// Index of the next hop for `address` as seen from `interface` (0: any).
 #[inline(always)]
-pub(crate) fn route(interface: u32, address: u32) -> Option<u16> {
-    let key = Key::new(RouteKey::BITS, RouteKey { interface, address });
+pub(crate) fn route(interface: u32, address: [u32; 4]) -> Option<u16> {
+    let key = Key::new(RouteKey::BITS, RouteKey::new(interface, address));
     ROUTES.get(&key).map(|&index| index as u16)
 }
 
@@ -355,8 +343,14 @@ pub(crate) fn pace(key: &SourceKey) -> Option<&'static Pace> {
 }
 
 #[inline(always)]
-pub(crate) fn own_address_v6(address: &[u32; 4]) -> Option<u32> {
-    entry(ADDRESSES_V6.get_ptr_mut(address)).map(|interface| *interface)
+pub(crate) fn own_address_v6(address: &[u32; 4]) -> Option<OwnAddress> {
+    entry(ADDRESSES_V6.get_ptr_mut(address)).map(|own| *own)
+}
+
+/// An IPv6 address by its number.
+#[inline(always)]
+pub(crate) fn numbered(number: u32) -> Option<&'static Numbered> {
+    NUMBERED.get(number)
 }
 
 #[inline(always)]
@@ -484,6 +478,12 @@ pub(crate) fn is_aside() -> bool {
 #[inline(always)]
 pub(crate) fn aside() -> Option<Entry<u32>> {
     entry(ASIDE.get_ptr_mut(0))
+}
+
+/// Whether a socket is a shared one of relayd's, or a connection that came to one.
+#[inline(always)]
+pub(crate) fn is_shared(socket: *mut bpf_sock) -> bool {
+    SHARED_SOCKETS.has(socket)
 }
 
 /// The current tick.

@@ -1,12 +1,12 @@
 //! MSS clamping: no end may ask for segments that the smaller of the two legs cannot take (RFC 9293 section 3.7.1).
 
 use relay_common::checksum::Delta;
-use relay_common::flow::FlowEntry;
+use relay_common::flow::{FlowEntry, FlowFlags};
 use relay_common::route::NextHop;
 
-use crate::route;
 use crate::skb::Skb;
 use crate::slow::Packet;
+use crate::{half, route};
 
 const END: u8 = 0;
 const NO_OPERATION: u8 = 1;
@@ -14,20 +14,22 @@ const MAXIMUM_SEGMENT_SIZE: u8 = 2;
 
 /// Options looked at before the one we want; it is the first one in practice.
 const OPTIONS: u32 = 10;
-/// IP and TCP header without options.
+/// IP and TCP header without options, of either family.
 const HEADERS: u32 = 40;
+const HEADERS_V6: u32 = 60;
 
 /// Lowers the MSS option of a SYN where a leg needs it.
 #[inline(never)]
 pub(crate) fn clamp(skb: Skb, packet: &Packet, flow: &FlowEntry, next_hop: &NextHop) {
-    let other = route::opposite(flow, packet.protocol)
+    let other = half::find_opposite(flow, packet.protocol)
         .and_then(|other| route::usable(other.hop().index))
         .map_or(next_hop.mtu, |hop| hop.mtu);
-    let mtu = if other < next_hop.mtu { other } else { next_hop.mtu };
-    if mtu <= HEADERS {
+    let there = segment(next_hop.mtu, flow.flags().has(FlowFlags::TO_V6));
+    let back = segment(other, packet.key.is_v6());
+    let limit = if back < there { back } else { there };
+    if limit == 0 {
         return;
     }
-    let limit = mtu - HEADERS;
     let end = packet.l2 + packet.header_length;
     let mut at = packet.transport + 20;
     for _ in 0..OPTIONS {
@@ -48,6 +50,12 @@ pub(crate) fn clamp(skb: Skb, packet: &Packet, flow: &FlowEntry, next_hop: &Next
             _ => at += u32::from(length),
         }
     }
+}
+
+/// What a leg takes of a stream in one packet.
+#[inline(always)]
+const fn segment(mtu: u32, is_v6: bool) -> u32 {
+    mtu.saturating_sub(if is_v6 { HEADERS_V6 } else { HEADERS })
 }
 
 /// Writes the value and takes it into the checksum, whose 16-bit words it may straddle.

@@ -1,11 +1,11 @@
 //! The way out of a live flow, looked up again when relayd says that routes have changed.
 
 use relay_common::flow::{FlowEntry, FlowFlags, Hop};
-use relay_common::net::{Address, Protocol};
+use relay_common::net::Protocol;
 use relay_common::route::NextHop;
 
-use crate::maps::{self, Entry};
 use crate::slow::Packet;
+use crate::{half, maps};
 
 /// The next hop of a flow's half for a packet that came in on `interface`.
 #[inline(never)]
@@ -19,22 +19,30 @@ pub(crate) fn of(flow: &mut FlowEntry, packet: &Packet, interface: u32) -> Optio
     {
         return Some(next_hop);
     }
-    let to = flow.translation();
-    let from = if flow.flags().has(FlowFlags::EGRESS) {
-        opposite(flow, packet.protocol).map_or(0, |client| client.interface)
+    let egress = flow.flags().has(FlowFlags::EGRESS);
+    let from = if egress {
+        half::find_opposite(flow, packet.protocol).map_or(0, |client| client.interface)
+    } else if flow.flags().has(FlowFlags::TO_V6) {
+        half::own_v6(flow).and_then(maps::own_address_v6).map_or(0, |own| own.interface)
     } else {
-        maps::own_address(to.source.to_wire()).unwrap_or(0)
+        maps::own_address(flow.translation().source.to_wire()).unwrap_or(0)
     };
-    let hop = endpoint_hop(flow).or_else(|| towards(from, to.destination))?;
+    let hop = endpoint_hop(flow).or_else(|| towards(from, &half::destination(flow)))?;
     flow.set_hop(hop);
     usable(hop.index)
 }
 
+/// The same for an error about the flow, which anybody may have sent from anywhere: the client stays where it is.
+#[inline(always)]
+pub(crate) fn of_error(flow: &mut FlowEntry, packet: &Packet) -> Option<&'static NextHop> {
+    let interface = flow.interface;
+    of(flow, packet, interface)
+}
+
 /// The way from `interface` to `address`: replies leave where the client came in, if that leads there at all.
 #[inline(always)]
-pub(crate) fn towards(interface: u32, address: Address) -> Option<Hop> {
-    let address = address.to_wire();
-    let index = maps::route(interface, address).or_else(|| maps::route(0, address))?;
+pub(crate) fn towards(interface: u32, address: &[u32; 4]) -> Option<Hop> {
+    let index = maps::route(interface, *address).or_else(|| maps::route(0, *address))?;
     let next_hop = usable(index)?;
     Some(Hop { index, generation: next_hop.generation })
 }
@@ -45,19 +53,12 @@ pub(crate) fn usable(index: u16) -> Option<&'static NextHop> {
     maps::next_hop(index).filter(|next_hop| next_hop.interface != 0)
 }
 
-/// The flow's other half, wherever it lies.
-#[inline(always)]
-pub(crate) fn opposite(flow: &FlowEntry, protocol: Protocol) -> Option<Entry<FlowEntry>> {
-    let key = flow.opposite(protocol);
-    maps::established(protocol, &key).or_else(|| maps::unproven(&key))
-}
-
 /// The client's packets come in on another interface now; the answers must leave there.
 #[inline(always)]
 fn follow_client(flow: &mut FlowEntry, protocol: Protocol, interface: u32) {
     flow.interface = interface;
-    if let Some(backend) = opposite(flow, protocol)
-        && let Some(hop) = towards(interface, backend.translation().destination)
+    if let Some(backend) = half::find_opposite(flow, protocol)
+        && let Some(hop) = towards(interface, &half::destination(backend))
     {
         backend.set_hop(hop);
     }
@@ -71,7 +72,8 @@ fn endpoint_hop(flow: &FlowEntry) -> Option<Hop> {
     }
     let endpoint = maps::endpoint(flow.endpoint())?;
     let to = flow.translation();
-    if endpoint.address() != to.destination || endpoint.source() != to.source {
+    let is_v6 = flow.flags().has(FlowFlags::TO_V6);
+    if endpoint.is_v6() != is_v6 || endpoint.address() != to.destination || endpoint.source() != to.source {
         return None;
     }
     let next_hop = usable(endpoint.hop_index)?;

@@ -1,24 +1,26 @@
 //! A socket buffer at tc: fields, byte access at any offset, checksum helpers, and the way out.
 
+use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_CURRENT_NETNS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_redir_neigh,
-    bpf_redir_neigh__bindgen_ty_1, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
-    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
+    __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO,
+    BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode, bpf_redir_neigh,
+    bpf_redir_neigh__bindgen_ty_1,
 };
 use aya_ebpf::helpers::{
-    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_sk_lookup_tcp, bpf_sk_lookup_udp,
-    bpf_sk_release, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_head,
+    bpf_skb_change_proto, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use relay_common::checksum::Delta;
-use relay_common::flow::{FlowEntry, FlowKey};
-use relay_common::net::{Address, Protocol};
+use relay_common::flow::FlowEntry;
+use relay_common::net::Address;
 use relay_common::route::{Gateway, NextHop};
 
+use crate::Outcome;
 use crate::established::Frame;
 use crate::packet::{self, Bytes, Ethernet};
-use crate::{Outcome, maps};
+use crate::translate::GROWTH;
 
 const PACKET_HOST: u32 = 0;
 const REDIRECT: i64 = aya_ebpf::bindings::TC_ACT_REDIRECT as i64;
@@ -126,39 +128,10 @@ impl Skb {
         field!(self, vlan_present) != 0
     }
 
-    /// Whether a socket of this host wants a packet with this key: one that listens there, or a connection. `shared`:
-    /// the shared sockets of the user plane too, which are there on every port.
+    /// What helpers take the packet by.
     #[inline(always)]
-    pub(crate) fn has_local_socket(self, key: &FlowKey, protocol: Protocol, shared: bool) -> bool {
-        let ports = key.ports();
-        let mut tuple = bpf_sock_tuple {
-            __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 {
-                ipv4: bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
-                    saddr: key.source().to_wire(),
-                    daddr: key.destination().to_wire(),
-                    sport: ports.source().to_wire(),
-                    dport: ports.destination().to_wire(),
-                },
-            },
-        };
-        let size = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>() as u32;
-        let (context, this_namespace) = (self.raw.cast(), BPF_F_CURRENT_NETNS as u64);
-        // it is always there; said so, this is the shorter way for the verifier
-        let Some(aside) = maps::aside() else { return true };
-        *aside = u32::from(!shared);
-        let socket = match protocol {
-            // SAFETY: the helper reads `size` bytes of the live `tuple`.
-            Protocol::Tcp => unsafe { bpf_sk_lookup_tcp(context, &mut tuple, size, this_namespace, 0) },
-            // SAFETY: as above.
-            Protocol::Udp => unsafe { bpf_sk_lookup_udp(context, &mut tuple, size, this_namespace, 0) },
-        };
-        *aside = 0;
-        if socket.is_null() {
-            return false;
-        }
-        // SAFETY: a socket that the helper has just handed out, released once.
-        unsafe { bpf_sk_release(socket.cast()) };
-        true
+    pub(crate) const fn context(self) -> *mut c_void {
+        self.raw.cast()
     }
 
     /// Copies a `T` out of the packet, linear part or not.
@@ -172,6 +145,13 @@ impl Skb {
         Ok(unsafe { value.assume_init() })
     }
 
+    /// The same to a place in scratch space.
+    #[inline(always)]
+    pub(crate) fn load_to<T: Copy>(self, offset: u32, to: *mut T) -> Result<(), Failed> {
+        // SAFETY: the helper writes exactly `T`'s size, or zeroes and fails; the verifier sees that there is room.
+        done(unsafe { bpf_skb_load_bytes(self.raw.cast(), offset, to.cast(), size_of::<T>() as u32) })
+    }
+
     /// Writes a `T` into the packet.
     #[inline(always)]
     pub(crate) fn store<T>(self, offset: u32, value: &T) -> Result<(), Failed> {
@@ -180,11 +160,57 @@ impl Skb {
         done(unsafe { bpf_skb_store_bytes(self.raw, offset, from, size_of::<T>() as u32, 0) })
     }
 
+    /// Makes room for the header of the other family, or takes away what is too much for it. What is there then is not a
+    /// header yet. The kernel does it for TCP super-packets, and for no others.
+    #[inline(always)]
+    pub(crate) fn change_protocol(self, protocol: u16) -> Result<(), Failed> {
+        // SAFETY: the helper works on the program's own context.
+        done(unsafe { bpf_skb_change_proto(self.raw, protocol, 0) })
+    }
+
+    /// The same for a UDP super-packet, since Linux 6.3: what is taken away may be said to have hidden a header of the other
+    /// family. The size of the datagrams in it stays.
+    #[inline(always)]
+    pub(crate) fn change_protocol_of_datagrams(self, protocol: u16) -> Result<(), Failed> {
+        let (shorter, kept) = (-(GROWTH as i32), BPF_F_ADJ_ROOM_FIXED_GSO);
+        if protocol == packet::IPV4 {
+            return self.adjust_room(shorter, kept | BPF_F_ADJ_ROOM_DECAP_L3_IPV4);
+        }
+        self.adjust_room(-2 * shorter, kept)?;
+        self.adjust_room(shorter, kept | BPF_F_ADJ_ROOM_DECAP_L3_IPV6)
+    }
+
+    /// Makes room behind the link header, or takes it away there.
+    #[inline(always)]
+    pub(crate) fn adjust_room(self, difference: i32, flags: u32) -> Result<(), Failed> {
+        let mode = bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
+        // SAFETY: the helper works on the program's own context.
+        done(unsafe { bpf_skb_adjust_room(self.raw, difference, mode, flags.into()) })
+    }
+
+    /// Writes a `T` over what has not been a header, whatever sum of the packet the device has made.
+    #[inline(always)]
+    pub(crate) fn replace<T>(self, offset: u32, value: &T) -> Result<(), Failed> {
+        let from = core::ptr::from_ref(value).cast();
+        let (size, flags) = (size_of::<T>() as u32, BPF_F_RECOMPUTE_CSUM.into());
+        // SAFETY: the helper reads `size` bytes from a live reference.
+        done(unsafe { bpf_skb_store_bytes(self.raw, offset, from, size, flags) })
+    }
+
     /// Cuts or zero-extends the packet to `length` bytes; a cut super-packet becomes a plain one.
     #[inline(always)]
     pub(crate) fn resize(self, length: u32) -> Result<(), Failed> {
         // SAFETY: the helper works on the program's own context.
         done(unsafe { bpf_skb_change_tail(self.raw, length, 0) })
+    }
+
+    /// Makes the packet a frame of so many bytes, to be written whole.
+    #[inline(always)]
+    pub(crate) fn become_frame(self, l2: u32, length: u32) -> Result<(), Failed> {
+        if l2 == 0 {
+            self.grow_head(packet::ETHERNET as u32)?;
+        }
+        self.resize(length)
     }
 
     /// Adds `length` zero bytes in front.
@@ -237,14 +263,26 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn push_ethernet(self) -> Result<(), Failed> {
         self.grow_head(packet::ETHERNET as u32)?;
-        self.store(12, &packet::IPV4)
+        self.store(12, &self.protocol())
     }
 
     /// Hands the packet to its next hop. The kernel resolves the neighbour and writes the link header.
     #[inline(always)]
     pub(crate) fn redirect(self, next_hop: &NextHop, destination: Address) -> Outcome {
+        let on_link = [destination.to_wire(), 0, 0, 0];
+        self.redirect_to(next_hop, Gateway::V4, on_link)
+    }
+
+    /// The same for an IPv6 packet.
+    #[inline(always)]
+    pub(crate) fn redirect_v6(self, next_hop: &NextHop, destination: &[u32; 4]) -> Outcome {
+        self.redirect_to(next_hop, Gateway::V6, *destination)
+    }
+
+    #[inline(always)]
+    fn redirect_to(self, next_hop: &NextHop, family: Gateway, on_link: [u32; 4]) -> Outcome {
         let (family, gateway) = if next_hop.family() == Gateway::OnLink as u32 {
-            (Gateway::V4 as u32, [destination.to_wire(), 0, 0, 0])
+            (family as u32, on_link)
         } else {
             (next_hop.family(), next_hop.gateway())
         };

@@ -6,15 +6,14 @@
 
 use relay_common::ended::End;
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
-use relay_common::net::Protocol;
-use relay_common::rule::RuleState;
+use relay_common::net::{Protocol, mapped};
 use relay_common::settings::SweepRequest;
 use relay_common::tick;
 
 use crate::maps::Room;
 use crate::packet::ETHERNET;
 use crate::skb::Skb;
-use crate::{ended, limit, maps};
+use crate::{ended, half, limit, maps};
 
 const REQUEST: u32 = ETHERNET as u32;
 const KEYS: u32 = REQUEST + size_of::<SweepRequest>() as u32;
@@ -46,8 +45,9 @@ fn step(key: &FlowKey, mode: u32, slot: u32) -> u32 {
         return orphan(key, protocol, mode, slot);
     }
     let Some(half) = maps::established(protocol, key) else { return 0 };
-    let other_key = half.opposite(protocol);
-    let other = maps::established(protocol, &other_key).filter(|other| other.opposite(protocol) == *key);
+    let other_key = half::opposite(half, protocol);
+    let other =
+        maps::established(protocol, &other_key).filter(|other| half::opposite(other, protocol) == *key);
     if other.is_none() && moves(protocol, key, &other_key) {
         return 0;
     }
@@ -82,7 +82,7 @@ fn step(key: &FlowKey, mode: u32, slot: u32) -> u32 {
 /// has just had a packet.)
 #[inline(always)]
 fn moves(protocol: Protocol, key: &FlowKey, other_key: &FlowKey) -> bool {
-    maps::unproven(other_key).is_some_and(|other| other.opposite(protocol) == *key)
+    maps::unproven(other_key).is_some_and(|other| half::opposite(other, protocol) == *key)
 }
 
 #[inline(always)]
@@ -96,9 +96,9 @@ fn forget(protocol: Protocol, key: &FlowKey, other: &FlowKey, flags: FlowFlags, 
 fn orphan(key: &FlowKey, protocol: Protocol, mode: u32, slot: u32) -> u32 {
     let Some(half) = maps::established(protocol, key).or_else(|| maps::unproven(key)) else { return 0 };
     // one place for all reasons: the verifier would follow each by itself
-    let end = if mode == SweepRequest::GONE { gone(half, slot) } else { unwanted(key, half) };
+    let end = if mode == SweepRequest::GONE { gone(half, slot) } else { unwanted(key, half, protocol) };
     let Some(end) = end else { return 0 };
-    let other = half.opposite(protocol);
+    let other = half::opposite(half, protocol);
     forget(protocol, key, &other, half.flags(), end);
     maps::forget_unproven_of(protocol, &other, key);
     maps::forget_unproven(key);
@@ -107,15 +107,16 @@ fn orphan(key: &FlowKey, protocol: Protocol, mode: u32, slot: u32) -> u32 {
 
 /// The rule is gone, switched off, or another one by now, or lets the client in no more.
 #[inline(always)]
-fn unwanted(key: &FlowKey, half: &FlowEntry) -> Option<End> {
-    let client =
-        if half.flags().has(FlowFlags::EGRESS) { half.translation().destination } else { key.source() };
-    let rule = maps::rule(half.rule())
-        .filter(|rule| rule.generation == half.generation && rule.state() != RuleState::Off);
-    match rule {
-        Some(rule) if limit::still_allows(rule, client, half.rule()) => None,
-        Some(_) => Some(End::NotAllowed),
-        None => Some(End::RuleEnded),
+fn unwanted(key: &FlowKey, half: &FlowEntry, protocol: Protocol) -> Option<End> {
+    let rule = maps::rule(half.rule()).filter(|rule| rule.generation == half.generation && !rule.is_off());
+    let Some(rule) = rule else { return Some(End::RuleEnded) };
+    if rule.guarded == 0 {
+        return None;
+    }
+    match client(key, half, protocol) {
+        Some(client) if limit::still_allows(rule, &client, half.rule()) => None,
+        // an IPv6 client's half alone does not say whose it is
+        _ => Some(End::NotAllowed),
     }
 }
 
@@ -123,6 +124,16 @@ fn unwanted(key: &FlowKey, half: &FlowEntry) -> Option<End> {
 #[inline(always)]
 fn gone(half: &FlowEntry, slot: u32) -> Option<End> {
     (half.rule() == slot).then_some(End::BackendGone)
+}
+
+/// The client of a flow. An IPv6 client's address lies in the backend half only, which may have gone before.
+#[inline(always)]
+fn client(key: &FlowKey, half: &FlowEntry, protocol: Protocol) -> Option<[u32; 4]> {
+    match (half.flags().has(FlowFlags::EGRESS), key.is_v6()) {
+        (true, _) => Some(half::destination(half)),
+        (false, false) => Some(mapped(key.source())),
+        (false, true) => half::find_opposite(half, protocol).map(|backend| half::destination(backend)),
+    }
 }
 
 #[inline(always)]

@@ -2,14 +2,16 @@
 
 use relay_common::checksum::fold_wide;
 use relay_common::counters::DropReason;
-use relay_common::flow::FlowEntry;
+use relay_common::flow::{FlowEntry, FlowFlags};
 use relay_common::net::Protocol;
+use relay_common::route::NextHop;
 
 use crate::established::{self, Detour, Frame as _, Hit};
-use crate::packet::{self, Ipv4Tcp, Ipv4Udp};
+use crate::packet::{self, Ipv4, Ipv4Tcp, Ipv4Udp};
 use crate::rewrite;
 use crate::skb::{Failed, Skb};
-use crate::{Outcome, count, slow, trace, user};
+use crate::translate::{self, GROWTH, Head, Piece, Segment};
+use crate::{Outcome, count, established_v6, slow, trace};
 
 /// One packet at tc ingress.
 #[inline(always)]
@@ -18,23 +20,37 @@ pub(crate) fn run<const L2: usize>(skb: Skb) -> Outcome {
     if !skb.is_for_this_host() || skb.is_vlan_tagged() {
         return Outcome::Miss;
     }
-    match skb.protocol() {
-        packet::IPV4 => {}
-        packet::IPV6 => {
-            user::incoming_v6(skb, L2 as u32);
-            return Outcome::Miss;
-        }
-        _ => return Outcome::Miss,
+    let detour = match skb.protocol() {
+        packet::IPV4 => match established::find::<Skb, L2>(&skb) {
+            Ok(hit) => {
+                trace::hot_path(skb, L2 as u32, hit.flow.rule());
+                return forward::<L2>(skb, hit);
+            }
+            Err(detour) => detour,
+        },
+        packet::IPV6 => match run_v6::<L2>(skb) {
+            Ok(outcome) => return outcome,
+            Err(detour) => detour,
+        },
+        _ => Detour::Foreign,
+    };
+    match detour {
+        Detour::Slow => slow::run(skb, L2 as u32, false),
+        Detour::Unknown => slow::run(skb, L2 as u32, true),
+        Detour::Foreign => Outcome::Miss,
     }
-    match established::find::<Skb, L2>(&skb) {
-        Ok(hit) => {
-            trace::hot_path(skb, L2 as u32, hit.flow.rule());
-            forward::<L2>(skb, hit)
-        }
-        Err(Detour::Slow) => slow::run(skb, L2 as u32, false),
-        Err(Detour::Unknown) => slow::run(skb, L2 as u32, true),
-        Err(Detour::Foreign) => Outcome::Miss,
-    }
+}
+
+/// The hot path of IPv6: translates a packet of a live flow and sends it on its way. A function of its own: its share of the
+/// stack must be free again for the slow path.
+#[inline(never)]
+fn run_v6<const L2: usize>(skb: Skb) -> Result<Outcome, Detour> {
+    let established_v6::Hit { flow, next_hop, head, length, header_length, segment_size } =
+        established_v6::find::<L2>(skb)?;
+    trace::hot_path(skb, L2 as u32, flow.rule());
+    let (length, header_length) = translate::on_client_leg(flow, true, GROWTH, (length, header_length));
+    flow.bytes += count::traffic(flow, length, header_length, segment_size, skb.segments());
+    Ok(translate::forward(skb, L2 as u32, true, head, flow, next_hop))
 }
 
 /// Rewrites a packet of a live flow and sends it on its way.
@@ -42,6 +58,9 @@ pub(crate) fn run<const L2: usize>(skb: Skb) -> Outcome {
 fn forward<const L2: usize>(skb: Skb, hit: Hit) -> Outcome {
     let Hit { flow, next_hop, headers, protocol, length, header_length, segment_size } = hit;
     let rule = flow.rule();
+    if flow.flags().has(FlowFlags::TO_V6) {
+        return forward_as_v6::<L2>(skb, flow, next_hop, &headers.ip, (length, header_length).into());
+    }
     flow.bytes += count::traffic(flow, length, header_length, segment_size, skb.segments());
     let destination = flow.translation().destination;
     let direct = segment_size == 0 && fix_checksum_in_place::<L2>(skb, headers, protocol, flow);
@@ -53,6 +72,48 @@ fn forward<const L2: usize>(skb: Skb, hit: Hit) -> Outcome {
         return outcome;
     }
     skb.redirect(next_hop, destination)
+}
+
+/// The same where the packet leaves as IPv6. By itself, for its share of the stack.
+#[inline(never)]
+fn forward_as_v6<const L2: usize>(
+    skb: Skb,
+    flow: &mut FlowEntry,
+    next_hop: &NextHop,
+    ip: &Ipv4,
+    lengths: Lengths,
+) -> Outcome {
+    let (length, header_length) = lengths.into();
+    let on_leg = translate::on_client_leg(flow, false, GROWTH, (length, header_length));
+    flow.bytes += count::traffic(flow, on_leg.0, on_leg.1, skb.segment_size(), skb.segments());
+    let head = Head {
+        protocol: ip.protocol,
+        service: ip.service,
+        ttl: ip.ttl - 1,
+        payload: length - translate::IPV4_HEADER,
+        piece: Piece::WHOLE,
+        segment: Segment::UNASKED,
+    };
+    translate::forward(skb, L2 as u32, false, head, flow, next_hop)
+}
+
+/// IP bytes, and those of the headers, in one register: a function of BPF takes five.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Lengths(u64);
+
+impl From<(u32, u32)> for Lengths {
+    #[inline(always)]
+    fn from((all, headers): (u32, u32)) -> Self {
+        Self(u64::from(all) << 32 | u64::from(headers))
+    }
+}
+
+impl From<Lengths> for (u32, u32) {
+    #[inline(always)]
+    fn from(lengths: Lengths) -> Self {
+        ((lengths.0 >> 32) as u32, lengths.0 as u32)
+    }
 }
 
 /// The transport checksum by the kernel's helpers, which know how far it has been computed.

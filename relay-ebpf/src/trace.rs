@@ -7,13 +7,13 @@
 use aya_ebpf::Global;
 use aya_log_ebpf::info;
 use relay_common::counters::{DropReason, NO_RULE};
-use relay_common::net::Ports;
+use relay_common::net::{Address, Ports, mapped};
 use relay_common::trace::Decision;
 
 use crate::established::Frame as _;
-use crate::maps;
-use crate::packet::{self, Ipv4};
+use crate::packet::{self, Fragment, Ipv4, Ipv6};
 use crate::skb::Skb;
+use crate::{ipv6, maps};
 
 /// No rule is traced.
 const OFF: u32 = u32::MAX;
@@ -31,8 +31,9 @@ pub(crate) struct Note {
     /// Of the last refusal.
     reason: u32,
     protocol: u32,
-    source: u32,
-    destination: u32,
+    /// As they lie in a packet, an IPv4 one as IPv6.
+    source: [u32; 4],
+    destination: [u32; 4],
     /// 0: it has none.
     ports: u32,
     interface: u32,
@@ -75,17 +76,42 @@ pub(crate) fn hot_path(skb: Skb, l2: u32, rule: u32) {
 fn note(skb: Skb, l2: u32) {
     let Some(note) = maps::note() else { return };
     note.rule = NO_RULE;
-    let Ok(ip) = skb.load::<Ipv4>(l2) else { return };
-    let has_ports =
-        matches!(ip.protocol, packet::TCP | packet::UDP) && ip.fragment & packet::FRAGMENT_OFFSET == 0;
-    let ports = if has_ports { skb.load(l2 + u32::from(ip.version_length & 0xf) * 4) } else { Ok(0) };
-    note.protocol = ip.protocol.into();
-    note.source = ip.source;
-    note.destination = ip.destination;
+    let transport = match skb.protocol() {
+        packet::IPV6 => note_v6(note, skb, l2),
+        _ => note_v4(note, skb, l2),
+    };
+    let has_ports = matches!(note.protocol as u8, packet::TCP | packet::UDP);
+    let ports = transport.filter(|_| has_ports).and_then(|at| skb.load(at).ok());
     note.ports = ports.unwrap_or_default();
     note.interface = skb.interface();
     note.length = skb.length();
     note.segment = skb.segment_size();
+}
+
+/// Returns where the transport header is, if it is there.
+#[inline(always)]
+fn note_v4(note: &mut Note, skb: Skb, l2: u32) -> Option<u32> {
+    let ip = skb.load::<Ipv4>(l2).ok()?;
+    note.protocol = ip.protocol.into();
+    note.source = mapped(Address::from_wire(ip.source));
+    note.destination = mapped(Address::from_wire(ip.destination));
+    (ip.fragment & packet::FRAGMENT_OFFSET == 0).then_some(l2 + u32::from(ip.version_length & 0xf) * 4)
+}
+
+/// The same for IPv6. A fragment header is looked past.
+#[inline(always)]
+fn note_v6(note: &mut Note, skb: Skb, l2: u32) -> Option<u32> {
+    let ip = skb.load::<Ipv6>(l2).ok()?;
+    note.protocol = ip.next.into();
+    note.source = ip.source;
+    note.destination = ip.destination;
+    let behind = l2 + ipv6::HEADER;
+    if ip.next != Fragment::NEXT {
+        return Some(behind);
+    }
+    let fragment = skb.load::<Fragment>(behind).ok()?;
+    note.protocol = fragment.next.into();
+    (fragment.offset & Fragment::OFFSET == 0).then_some(behind + Fragment::BYTES)
 }
 
 /// Notes what is to become of a packet of `rule`; what is noted later counts.
@@ -119,6 +145,13 @@ pub(crate) fn end() {
     }
 }
 
+/// An address as the log takes it.
+#[inline(always)]
+fn octets(address: &[u32; 4]) -> [u8; 16] {
+    // SAFETY: both are sixteen bytes, and any of them are a value.
+    unsafe { core::mem::transmute(*address) }
+}
+
 #[inline(never)]
 fn log() {
     let Some(note) = maps::note() else { return };
@@ -132,9 +165,9 @@ fn log() {
         note.decision,
         note.reason,
         note.protocol,
-        u32::from_be(note.source),
+        octets(&note.source),
         ports.source().number(),
-        u32::from_be(note.destination),
+        octets(&note.destination),
         ports.destination().number(),
         note.interface,
         note.length,

@@ -8,12 +8,12 @@ use relay_common::tick;
 use crate::maps::Room;
 use crate::packet::tcp;
 use crate::slow::{Action, Packet};
-use crate::{ended, maps};
+use crate::{ended, half, maps};
 
 /// Takes a segment into account.
 #[inline(always)]
 pub(crate) fn step(packet: &Packet, flow: &mut FlowEntry) -> Action {
-    let key = flow.opposite(Protocol::Tcp);
+    let key = half::opposite(flow, Protocol::Tcp);
     let Some(other) = maps::established(Protocol::Tcp, &key) else {
         flow.seen = packet.now;
         return Action::Forward;
@@ -116,7 +116,7 @@ fn leave(packet: &Packet, flags: FlowFlags, key: &FlowKey, end: End) {
 /// table of unproven flows evicts one half without the other.
 #[inline(always)]
 pub(crate) fn forget(packet: &Packet, flow: &FlowEntry) {
-    let key = flow.opposite(packet.protocol);
+    let key = half::opposite(flow, packet.protocol);
     let other = maps::established(packet.protocol, &key).map_or(FlowFlags::NONE, |other| other.flags());
     leave(packet, flow.flags(), &key, ended::reason(flow.flags(), other));
     maps::forget_unproven_of(packet.protocol, &key, &packet.key);

@@ -10,7 +10,7 @@ use relay_common::net::Protocol;
 use crate::maps::{self, Refused};
 use crate::packet::tcp;
 use crate::slow::{self, Action, Packet};
-use crate::{claim, ended, limit, route, track};
+use crate::{claim, ended, half, limit, route, track};
 
 /// An acknowledgment this far above the backend's first sequence number counts as proof: data may ride on the SYN-ACK.
 const PROOF_WINDOW: u32 = 65_536;
@@ -72,7 +72,7 @@ fn tcp_backend(packet: &Packet, flow: &mut FlowEntry) -> Action {
         }
         mark(packet, flow, FlowFlags::CLOSED);
     } else if packet.has(tcp::SYN) && packet.has(tcp::ACK) {
-        if let Some(client) = maps::unproven(&flow.opposite(Protocol::Tcp)) {
+        if let Some(client) = maps::unproven(&half::opposite(flow, Protocol::Tcp)) {
             client.sequence = packet.sequence;
         }
         mark(packet, flow, FlowFlags::REPLIED);
@@ -98,7 +98,7 @@ fn udp_client(packet: &Packet, flow: &mut FlowEntry) -> Action {
 fn udp_backend(flow: &mut FlowEntry) -> Action {
     if !flow.flags().has(FlowFlags::REPLIED) {
         // the client's next packet is the proof, and must not slip by on the hot path
-        if let Some(client) = maps::unproven(&flow.opposite(Protocol::Udp)) {
+        if let Some(client) = maps::unproven(&half::opposite(flow, Protocol::Udp)) {
             client.set_flags(client.flags().with(FlowFlags::REPLIED).with(FlowFlags::SLOW));
         }
         flow.set_flags(flow.flags().with(FlowFlags::REPLIED).without(FlowFlags::SLOW));
@@ -116,8 +116,8 @@ fn is_current(flow: &FlowEntry) -> bool {
 #[inline(always)]
 fn mark(packet: &Packet, flow: &mut FlowEntry, flag: FlowFlags) {
     flow.set_flags(flow.flags().with(flag));
-    let other = maps::unproven(&flow.opposite(packet.protocol));
-    if let Some(other) = other.filter(|other| other.opposite(packet.protocol) == packet.key) {
+    let other = maps::unproven(&half::opposite(flow, packet.protocol));
+    if let Some(other) = other.filter(|other| half::opposite(other, packet.protocol) == packet.key) {
         other.set_flags(other.flags().with(flag));
     }
 }
@@ -126,20 +126,20 @@ fn mark(packet: &Packet, flow: &mut FlowEntry, flag: FlowFlags) {
 #[inline(always)]
 fn promote(packet: &Packet, flow: &FlowEntry) -> Action {
     let protocol = packet.protocol;
-    let key = flow.opposite(protocol);
+    let key = half::opposite(flow, protocol);
     let (Some(scratch), Some(backend)) = (maps::scratch(), maps::unproven(&key)) else {
         return lost(packet);
     };
-    if backend.opposite(protocol) != packet.key {
+    if half::opposite(backend, protocol) != packet.key {
         return lost(packet);
     }
     fill(&mut scratch.client, flow, packet.now);
     fill(&mut scratch.backend, backend, packet.now);
-    if let Err(reason) = limit::enter(packet.key.source(), &mut scratch.backend) {
+    if let Err(reason) = limit::enter(&packet.sender, &mut scratch.backend) {
         return slow::refuse(packet, reason);
     }
     if let Err(refused) = maps::establish(protocol, &key, &scratch.backend) {
-        limit::give_back(flow.rule(), scratch.backend.flags(), packet.key.source());
+        limit::give_back(flow.rule(), scratch.backend.flags(), &packet.sender);
         return match refused {
             Refused::Full => full(packet),
             // another CPU may have been faster with the same flow
@@ -178,15 +178,20 @@ fn full(packet: &Packet) -> Action {
     slow::refuse(packet, DropReason::TableFull)
 }
 
-/// The backend half that belongs to a client half, made anew.
+/// The backend half that belongs to a client half, made anew. `own`: of IPv6, the number of the address that it is for.
 #[inline(always)]
-pub(crate) fn backend_half(packet: &Packet, key: &FlowKey, client: &FlowEntry) -> FlowEntry {
+pub(crate) fn backend_half(packet: &Packet, key: &FlowKey, client: &FlowEntry, own: u32) -> FlowEntry {
     let to = Translation {
         source: packet.key.destination(),
         destination: packet.key.source(),
         ports: packet.key.ports().swapped(),
     };
     let owner = Owner { rule: client.rule(), generation: client.generation, endpoint: client.endpoint() };
-    let hop = route::towards(client.interface, packet.key.source()).unwrap_or_default();
-    FlowEntry::new(key, to, owner, hop, FlowFlags::EGRESS.with(FlowFlags::SLOW), packet.now)
+    let hop = route::towards(client.interface, &packet.sender).unwrap_or_default();
+    let mut half = FlowEntry::new(key, to, owner, hop, FlowFlags::EGRESS.with(FlowFlags::SLOW), packet.now);
+    half.undo(client);
+    if packet.key.is_v6() {
+        half.send_to_v6(&packet.sender, own);
+    }
+    half
 }

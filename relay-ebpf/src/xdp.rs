@@ -4,7 +4,7 @@
 
 use aya_ebpf::bindings::xdp_md;
 use relay_common::counters::DropReason;
-use relay_common::flow::FlowEntry;
+use relay_common::flow::{FlowEntry, FlowFlags};
 use relay_common::net::Protocol;
 
 use crate::established::{self, Frame, Hit};
@@ -74,7 +74,8 @@ pub(crate) fn run(md: *mut xdp_md) -> Outcome {
         return Outcome::Miss;
     }
     let Ok(hit) = established::find::<XdpFrame, ETHERNET>(&frame) else { return Outcome::Miss };
-    if hit.next_hop.device == 0 || trace::is_traced(hit.flow.rule()) {
+    let to_v6 = hit.flow.flags().has(FlowFlags::TO_V6);
+    if to_v6 || hit.next_hop.device == 0 || trace::is_traced(hit.flow.rule()) {
         return Outcome::Miss;
     }
     let Some(macs) = neighbour::find(md, frame.interface(), &hit) else { return Outcome::Miss };

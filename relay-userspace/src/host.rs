@@ -1,8 +1,12 @@
 //! What the host looks like to Relay: links, addresses, routes. Plain values, filled in from netlink.
 
+mod client_routes;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+pub use self::client_routes::{ClientRoute, ClientRoutes, Room};
 
 /// A network interface.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -12,8 +16,17 @@ pub struct Link {
     pub kind: LinkKind,
     pub up: bool,
     pub mtu: u32,
+    /// Of IPv6, which a router may have told the host to keep below the link's.
+    pub mtu_v6: u32,
     /// The bridge or bond that it is a port of.
     pub master: Option<u32>,
+}
+
+impl Link {
+    /// The largest IP packet that goes to this address.
+    pub fn mtu_towards(&self, address: IpAddr) -> u32 {
+        if address.is_ipv6() { self.mtu_v6.min(self.mtu) } else { self.mtu }
+    }
 }
 
 /// What a packet on the interface starts with.
@@ -32,11 +45,11 @@ pub struct HostAddress {
     pub interface: u32,
 }
 
-/// A unicast IPv4 route.
+/// A unicast route.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Route {
     pub table: u32,
-    pub destination: Ipv4Addr,
+    pub destination: IpAddr,
     pub prefix: u8,
     pub metric: u32,
     pub hop: NextHop,
@@ -55,9 +68,9 @@ pub struct NextHop {
 /// What a way is asked for.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct WayTo {
-    pub backend: Ipv4Addr,
-    /// As whom; `None`: as the host sees fit.
-    pub source: Option<Ipv4Addr>,
+    pub backend: IpAddr,
+    /// As whom, in the same family; `None`: as the host sees fit.
+    pub source: Option<IpAddr>,
     /// Through which interface; `None`: any.
     pub interface: Option<u32>,
 }
@@ -66,7 +79,7 @@ pub struct WayTo {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Path {
     /// The host's address that the backend will see.
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
     pub hop: NextHop,
 }
 
@@ -97,9 +110,6 @@ pub struct HostView {
     pub addresses: BTreeSet<HostAddress>,
     pub routes: Vec<Route>,
 }
-
-const MAIN_TABLE: u32 = 254;
-const DEFAULT_TABLE: u32 = 253;
 
 impl HostView {
     pub fn link_by_name(&self, name: &str) -> Option<&Link> {
@@ -165,37 +175,6 @@ impl HostView {
     fn is_used(&self, interface: u32) -> bool {
         self.has_address(interface) || self.routes.iter().any(|route| route.hop.interface == interface)
     }
-
-    /// Ways back to clients: per interface that they came in on (0: any), every prefix with its best hop.
-    ///
-    /// Replies leave by the interface that the client used, so a route counts for its own interface whatever table it
-    /// stands in; only the general case follows the main table.
-    pub fn client_routes(&self) -> BTreeMap<ClientRoute, NextHop> {
-        let mut best: BTreeMap<ClientRoute, (&Route, (u8, u32))> = BTreeMap::new();
-        for route in &self.routes {
-            let in_main = matches!(route.table, MAIN_TABLE | DEFAULT_TABLE);
-            let rank = (u8::from(!in_main), route.metric);
-            let general = in_main.then_some(0);
-            for interface in general.into_iter().chain([route.hop.interface]) {
-                let key = ClientRoute { interface, prefix: route.prefix, destination: route.destination };
-                match best.get(&key) {
-                    Some((_, known)) if *known <= rank => {}
-                    _ => {
-                        best.insert(key, (route, rank));
-                    }
-                }
-            }
-        }
-        best.into_iter().map(|(key, (route, _))| (key, route.hop.clone())).collect()
-    }
-}
-
-/// A prefix as seen from an interface (0: from any).
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct ClientRoute {
-    pub interface: u32,
-    pub destination: Ipv4Addr,
-    pub prefix: u8,
 }
 
 /// Why relayd cannot listen for clients of a family; `None`: it can.
@@ -218,7 +197,7 @@ mod tests {
     fn route(table: u32, prefix: u8, interface: u32, metric: u32) -> Route {
         Route {
             table,
-            destination: Ipv4Addr::UNSPECIFIED,
+            destination: Ipv4Addr::UNSPECIFIED.into(),
             prefix,
             metric,
             hop: NextHop {
@@ -227,28 +206,6 @@ mod tests {
                 mtu: 1500,
             },
         }
-    }
-
-    fn at(view: &HostView, interface: u32) -> Option<u32> {
-        let key = ClientRoute { interface, destination: Ipv4Addr::UNSPECIFIED, prefix: 0 };
-        view.client_routes().get(&key).map(|hop| hop.interface)
-    }
-
-    #[test]
-    fn replies_leave_by_the_uplink_that_the_client_used() {
-        let view =
-            HostView { routes: vec![route(254, 0, 2, 100), route(100, 0, 3, 0)], ..HostView::default() };
-        assert_eq!(at(&view, 0), Some(2));
-        assert_eq!(at(&view, 2), Some(2));
-        assert_eq!(at(&view, 3), Some(3));
-        assert_eq!(at(&view, 4), None);
-    }
-
-    #[test]
-    fn the_lowest_metric_wins() {
-        let view =
-            HostView { routes: vec![route(254, 0, 2, 200), route(254, 0, 3, 100)], ..HostView::default() };
-        assert_eq!(at(&view, 0), Some(3));
     }
 
     #[test]
@@ -273,7 +230,7 @@ mod tests {
     }
 
     fn link(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> (u32, Link) {
-        (index, Link { index, name: name.into(), kind, up: true, mtu: 1500, master })
+        (index, Link { index, name: name.into(), kind, up: true, mtu: 1500, mtu_v6: 1500, master })
     }
 
     #[test]

@@ -21,11 +21,14 @@ pub mod load;
 pub mod lookup;
 pub mod maps;
 pub mod meter;
+mod numbers;
 pub mod object;
+mod pins;
 pub mod ports;
 pub mod preflight;
 mod recount;
 pub mod shadow;
+pub mod shortage;
 pub mod slots;
 pub mod sweep;
 pub mod tc;
@@ -34,10 +37,10 @@ pub mod usage;
 mod ways;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use crate::host::{ClaimRange, ClientRoute, NextHop, Path};
+use crate::host::{ClaimRange, ClientRoutes, Path};
 use crate::plan::{KernelRule, UserRule};
 use crate::rule::{AllowList, Limits, RuleName};
 
@@ -69,6 +72,8 @@ pub enum KernelError {
     Lookup(String),
     #[error("the listeners of wide rules are on too many different sets of addresses")]
     TooManySets,
+    #[error("this host and its backends have more IPv6 addresses than the kernel plane takes ({most})")]
+    TooManyAddresses { most: usize },
     #[error("there are more next hops than the kernel plane takes ({most})")]
     TooManyHops { most: usize },
 }
@@ -79,7 +84,7 @@ pub struct Desired {
     pub rules: Vec<Arc<DesiredRule>>,
     /// Which state of the host this was derived from.
     pub revision: u64,
-    pub routes: BTreeMap<ClientRoute, NextHop>,
+    pub routes: Arc<ClientRoutes>,
     pub addresses: BTreeMap<Ipv4Addr, u32>,
     pub addresses_v6: BTreeMap<Ipv6Addr, u32>,
     /// Source ports that flows may claim.
@@ -104,7 +109,7 @@ pub struct DesiredRule {
     pub allow: Option<Arc<AllowList>>,
     pub limits: Limits,
     /// The addresses that its flows may go to, others end; `None`: they go on wherever they go.
-    pub backends: Option<Arc<[Ipv4Addr]>>,
+    pub backends: Option<Arc<[IpAddr]>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-pub use self::decide::{DETACHED, rule, way_to};
+pub use self::decide::{DETACHED, candidates, rule, way_to};
+use relay_common::net::Protocol;
+
 use crate::config::Origin;
 use crate::config::settings::Hook;
 use crate::host::{HostView, Lacks, Path, WayTo};
@@ -83,7 +85,7 @@ pub enum Fault {
     Resolving(Host),
     /// The second: what to ask `ip route get` for.
     #[error("there is no route to {0}; `ip route get {1}` says the same")]
-    NoRoute(Ipv4Addr, String),
+    NoRoute(IpAddr, String),
     #[error("connect.source: {0} is not an address of this host; `ip address` lists them")]
     SourceNotHere(IpAddr),
     #[error("connect.source: {0} cannot reach {1}, which has no address of its family")]
@@ -106,10 +108,21 @@ pub struct KernelRule {
     /// Not TCP where that needs relayd.
     pub protocols: Protocols,
     pub listeners: Vec<KernelListener>,
+    /// For IPv6 clients, which are translated.
+    pub listeners_v6: Vec<KernelListener<Ipv6Addr>>,
     pub way: WayTo,
     /// Where a listener's first port goes; `None`: ports stay as they are.
     pub first_port: Option<u16>,
     pub timeouts: Timeouts,
+}
+
+impl KernelRule {
+    /// Whether it carries who comes from elsewhere to addresses of this one's family.
+    pub fn carries(&self, address: IpAddr, protocol: Protocol) -> bool {
+        let is_heard =
+            if address.is_ipv4() { !self.listeners.is_empty() } else { !self.listeners_v6.is_empty() };
+        is_heard && self.protocols.has(protocol)
+    }
 }
 
 /// What the user plane needs to know of a rule.

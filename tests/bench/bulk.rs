@@ -1,7 +1,7 @@
 //! Bulk TCP: throughput, and the CPU time of the whole machine per gigabyte.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -40,10 +40,10 @@ pub fn run(options: &Options) {
 }
 
 /// Gigabits per second, and CPU-seconds per gigabyte.
-pub fn measure(world: &World, target: (Ipv4Addr, u16), streams: usize) -> (f64, f64) {
+pub fn measure(world: &World, target: SocketAddr, streams: usize) -> (f64, f64) {
     let stop = Arc::new(AtomicBool::new(false));
     let received = Arc::new(AtomicU64::new(0));
-    let listener = world.backend.run(|| TcpListener::bind("0.0.0.0:80")).expect("bind");
+    let listener = world.backend.run(|| TcpListener::bind("[::]:80")).expect("bind");
     let mut threads = Vec::new();
     for _ in 0..streams {
         let stopped = stop.clone();
@@ -64,8 +64,8 @@ pub fn measure(world: &World, target: (Ipv4Addr, u16), streams: usize) -> (f64, 
     (bytes as f64 * 8.0 / 1e9 / elapsed, cpu / (bytes as f64 / 1e9))
 }
 
-fn send(target: (Ipv4Addr, u16), stop: &AtomicBool) {
-    let mut stream = TcpStream::connect(SocketAddr::from(target)).expect("connect");
+fn send(target: SocketAddr, stop: &AtomicBool) {
+    let mut stream = TcpStream::connect(target).expect("connect");
     let chunk = vec![0x55; CHUNK];
     while !stop.load(Ordering::Relaxed) {
         stream.write_all(&chunk).expect("send");

@@ -1,7 +1,7 @@
 //! What is measured: each contender has a world of its own, set up once.
 
 use std::io::Write as _;
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 use harness::lab::Attached;
@@ -38,7 +38,7 @@ pub struct Contender {
     pub daemon: Option<Daemon>,
     _programs: Vec<Attached>,
     /// Where a client sends to.
-    pub target: (Ipv4Addr, u16),
+    pub target: SocketAddr,
 }
 
 pub const RULE: &str = "[[rule]]\nname = \"bench\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\n";
@@ -53,21 +53,21 @@ impl Contender {
     pub fn with_rules(kind: Kind, rules: &str) -> Self {
         let world = World::new();
         prepare(&world);
-        let mut contender = Self { world, daemon: None, _programs: Vec::new(), target: (RELAY, 8080) };
+        let mut contender = Self { world, daemon: None, _programs: Vec::new(), target: (RELAY, 8080).into() };
         let Self { world, daemon, _programs: programs, target, .. } = &mut contender;
         let relay = &world.relay;
         if !matches!(kind, Kind::RelayTc | Kind::RelayXdp) {
             relay.sysctl("net/ipv4/ip_forward", "1");
         }
         match kind {
-            Kind::Routing => *target = (BACKEND, 80),
+            Kind::Routing => *target = (BACKEND, 80).into(),
             Kind::Nftables => nft(relay, NFT_RULES),
             Kind::BareTc => {
-                *target = (BACKEND, 80);
+                *target = (BACKEND, 80).into();
                 programs.push(Attached::bare_tc(relay, "uplink", "inside"));
             }
             Kind::BareXdp => {
-                *target = (BACKEND, 80);
+                *target = (BACKEND, 80).into();
                 programs.push(Attached::xdp(relay, "uplink", "lab_bare_xdp"));
                 programs.push(Attached::xdp(relay, "inside", "lab_pass"));
             }

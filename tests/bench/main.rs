@@ -3,6 +3,7 @@
 mod bulk;
 mod contender;
 mod cost;
+mod families;
 mod figures;
 mod load;
 mod packets;
@@ -41,6 +42,9 @@ fn main() {
     }
     if wants("memory") {
         user::memory(&options);
+    }
+    if wants("families") {
+        families::run(&options);
     }
     if wants("scale") {
         scale::run(&options);

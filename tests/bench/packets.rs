@@ -1,12 +1,12 @@
 //! Small UDP packets per second, made in the kernel, counted and dropped at the backend.
 
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use harness::World;
 use harness::lab::{Attached, Generator, rate};
-use harness::packet::Packet;
-use harness::world::CLIENT;
+use harness::packet::{Packet, PacketV6};
+use harness::world::{CLIENT, CLIENT_V6};
 
 use crate::contender::{Contender, Kind};
 use crate::figures::{Options, Series, table};
@@ -50,10 +50,18 @@ pub fn measure(contender: &Contender, counter: &Attached, flows: u32) -> f64 {
 }
 
 /// Packets per second that come through.
-pub fn flood(world: &World, target: (Ipv4Addr, u16), counter: &Attached, flows: u32) -> f64 {
-    let mut packet = Packet::udp((CLIENT, 1024), target, &[0x55; 18]);
-    packet.destination_mac = world.relay.mac("uplink");
-    packet.source_mac = world.client.mac("client");
-    let _generator = Generator::start(&world.client, "client", &packet, flows, 0);
+pub fn flood(world: &World, target: SocketAddr, counter: &Attached, flows: u32) -> f64 {
+    let (to, from) = (world.relay.mac("uplink"), world.client.mac("client"));
+    let frame = match target {
+        SocketAddr::V4(target) => {
+            let packet = Packet::udp((CLIENT, 1024), (*target.ip(), target.port()), &[0x55; 18]);
+            Packet { destination_mac: to, source_mac: from, ..packet }.frame()
+        }
+        SocketAddr::V6(target) => {
+            let packet = PacketV6::udp((CLIENT_V6, 1024), (*target.ip(), target.port()), &[0x55; 2]);
+            PacketV6 { destination_mac: to, source_mac: from, ..packet }.frame()
+        }
+    };
+    let _generator = Generator::start(&world.client, "client", frame, flows, 0);
     rate(counter, Duration::from_millis(700), Duration::from_millis(1500))
 }

@@ -1,14 +1,14 @@
 //! Programs that do the user plane's work, each in a world of its own: Relay, realm's engine, HAProxy, nginx.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::traffic::PATIENCE;
-use harness::world::RELAY;
+use harness::world::{RELAY, RELAY_V6};
 use harness::{Daemon, World};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -19,6 +19,8 @@ use crate::load::server::Answering;
 pub enum Kind {
     Relay,
     Realm,
+    /// For IPv6 clients.
+    RealmV6,
     Haproxy,
     Nginx,
 }
@@ -32,6 +34,7 @@ impl Kind {
         match self {
             Self::Relay => "relay",
             Self::Realm => "realm",
+            Self::RealmV6 => "realm, IPv6 to IPv4",
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
         }
@@ -44,7 +47,7 @@ pub struct Peer {
     pub world: World,
     process: Process,
     /// Where clients go.
-    pub target: (Ipv4Addr, u16),
+    pub target: SocketAddr,
 }
 
 enum Process {
@@ -70,9 +73,10 @@ impl Peer {
         prepare(&world);
         let process = match kind {
             Kind::Relay => Process::Relay(Box::new(world.start(RULE))),
-            Kind::Realm => {
+            Kind::Realm | Kind::RealmV6 => {
+                let listener = if kind == Kind::Realm { "0.0.0.0:8080" } else { "[::]:8080" };
                 let mut realm = Command::new(realm_program());
-                spawn(&world, realm.args(["0.0.0.0:8080", "203.0.113.2:80"]))
+                spawn(&world, realm.args([listener, "203.0.113.2:80"]))
             }
             Kind::Haproxy => {
                 let mut haproxy = Command::new("haproxy");
@@ -86,7 +90,8 @@ impl Peer {
                 spawn(&world, nginx.arg(written(&world, "nginx.conf", NGINX)))
             }
         };
-        let peer = Self { kind, world, process, target: (RELAY, 8080) };
+        let address = if kind == Kind::RealmV6 { IpAddr::from(RELAY_V6) } else { RELAY.into() };
+        let peer = Self { kind, world, process, target: SocketAddr::new(address, 8080) };
         peer.wait_until_it_relays();
         peer
     }
@@ -162,7 +167,7 @@ pub fn allow_descriptors() -> u64 {
 }
 
 /// The same for everyone: ports enough for clients that come and go.
-fn prepare(world: &World) {
+pub fn prepare(world: &World) {
     for ns in [&world.client, &world.relay, &world.backend] {
         ns.sysctl("net/ipv4/tcp_max_syn_backlog", "4096");
     }

@@ -65,7 +65,8 @@ fn journal() -> UnixDatagram {
 fn connections_have_fields() {
     let world = World::new();
     let journal = journal();
-    let _daemon = start(&world, "[log]\nlevel = \"error\"\nconnections = true\n\n");
+    let daemon = start(&world, "[log]\nlevel = \"error\"\nconnections = true\n\n");
+    daemon.ctl.ok(&["set", "web", "plane=user"]);
     let _server = tcp_server(&world.backend, 80);
     let mut client =
         Client::connect(&world.client, (RELAY_V6, 80)).and_then(Client::start_echo).expect("connect");

@@ -119,7 +119,7 @@ fn metrics_and_json_count_the_same() {
     for series in [
         "relay_rule_unit{rule=\"web\",unit=\"ip\"}",
         "relay_rule_plane{rule=\"web\",family=\"ipv4\",plane=\"kernel\"}",
-        "relay_rule_plane{rule=\"web\",family=\"ipv6\",plane=\"user\"}",
+        "relay_rule_plane{rule=\"web\",family=\"ipv6\",plane=\"kernel\"}",
         "relay_backend_up{rule=\"web\",backend=\"203.0.113.2:80\"}",
         "relay_config_last_reload_success",
     ] {

@@ -65,7 +65,8 @@ fn families_that_nobody_carries_say_why() {
     let world = World::new();
     let daemon = world.start(RULES);
     // sockets that stand for many ports cannot be on one interface, and are nothing without eBPF
-    daemon.ctl.ok(&["add", "%uplink:10000-19000", "203.0.113.2", "--name", "one-link"]);
+    let wide = ["add", "%uplink:10000-19000", "203.0.113.2", "--name", "one-link", "--plane", "user"];
+    daemon.ctl.fails(5, &wide);
     let plane = daemon.ctl.rule("one-link")["plane"]["ipv6"].clone();
     assert_eq!(plane["plane"], "none");
     assert!(
@@ -100,8 +101,9 @@ fn explain_and_status_in_words() {
     for part in [
         &format!("rule web is active (kept in {})", daemon.config.display()),
         "IPv4 clients: the kernel plane, at tc",
-        "IPv6 clients: the user plane, since the kernel plane carries IPv4 clients only",
-        "every address of this host, port 8080/tcp goes to 203.0.113.2:80",
+        "IPv6 clients: the kernel plane, at tc",
+        "every IPv4 address of this host, port 8080/tcp goes to 203.0.113.2:80",
+        "every IPv6 address of this host, port 8080/tcp goes to 203.0.113.2:80",
         "203.0.113.2 is reached directly on inside, from 203.0.113.1, MTU 1500",
         "idle flows end after 125m (TCP)",
     ] {

@@ -28,7 +28,11 @@ const MISTAKES: &[Mistake] = &[
     (&["add", "90", "198.51.100.1"], 1, &["it would feed itself", "198.51.100.1", ":90"]),
     (&["add", "80-90", "127.0.0.1:85", "--name", "x", "--set", "listen=81-90"], 1, &["it would feed itself"]),
     (&["add", "90", "nosuch.invalid"], 1, &["nosuch.invalid does not resolve"]),
-    (&["add", "[::]:90", "203.0.113.2", "--plane", "kernel"], 1, &["cannot carry it", "no IPv4 listener"]),
+    (
+        &["add", "[::1]:90", "203.0.113.2", "--plane", "kernel"],
+        1,
+        &["cannot carry it", "of this host to itself"],
+    ),
     (
         &["add", "90", "127.0.0.1:91", "--plane", "kernel"],
         1,
@@ -355,7 +359,7 @@ fn relayd_starts_with_rules_that_cannot_work() {
         rule("v6", "[::]:86", "203.0.113.2"),
         rule("v6-backend", ":87", "[2001:db8::1]:80"),
         rule("local", ":88", "localhost:80"),
-        rule("must", "[::]:89", "203.0.113.2") + "plane = \"kernel\"\n",
+        rule("must", "[::1]:89", "203.0.113.2") + "plane = \"kernel\"\n",
     ]
     .concat();
     let mut daemon = world.start(&rules);
@@ -371,7 +375,7 @@ fn relayd_starts_with_rules_that_cannot_work() {
         ("name", "error"),
         ("route", "degraded"),
         ("v6", "active"),
-        ("v6-backend", "active"),
+        ("v6-backend", "degraded"),
         ("local", "active"),
         ("must", "error"),
     ];
@@ -383,8 +387,8 @@ fn relayd_starts_with_rules_that_cannot_work() {
     for reason in [
         "address: 192.0.2.7 is not an address of this host",
         "route: there is no route to 192.0.2.200",
-        "v6-backend: IPv4 user: the backend is IPv6",
-        "must: plane = \"kernel\", but the kernel plane cannot carry it: it has no IPv4 listener",
+        "v6-backend: there is no route to 2001:db8::1",
+        "must: plane = \"kernel\", but the kernel plane cannot carry it: its listeners are for connections of this host to itself",
     ] {
         assert!(list.contains(reason), "{reason}: {list}");
     }

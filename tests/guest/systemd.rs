@@ -101,7 +101,7 @@ fn reloads(ctl: &Ctl) {
 fn carries_a_range(ctl: &Ctl, client: &NetNs, backend: &NetNs, relay: &NetNs) {
     let (port, own) = (40_000, 40_001);
     let _servers = (tcp_server(backend, port), udp_server(backend, port));
-    ctl.ok(&["add", "10000-61999", "203.0.113.2", "--name", "range"]);
+    ctl.ok(&["add", "10000-61999", "203.0.113.2", "--name", "range", "--plane", "user"]);
     let rule = ctl.rule("range");
     assert_eq!(rule["plane"]["ipv6"]["plane"], "user", "{rule}");
     let serves = |when: &str| {
@@ -149,7 +149,7 @@ fn survives(ctl: &Ctl, client: &NetNs) {
     assert_eq!(ctl.json(&["status"])["kernel"]["adopted"], true);
 }
 
-/// IPv6 clients are the user plane's, whose sockets systemd keeps.
+/// Of the user plane, whose sockets systemd keeps.
 fn refuses_nobody(client: &NetNs, port: u16) {
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {

@@ -19,7 +19,6 @@ use nix::unistd::Pid;
 use relay_common::lab::Recipe;
 
 use crate::netns::NetNs;
-use crate::packet::Packet;
 
 /// Where the built objects are.
 pub fn object(name: &str) -> PathBuf {
@@ -111,10 +110,9 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Sends `packet`'s headers, varied over `flows` source ports and addresses, out of `interface`, from one CPU.
-    pub fn start(ns: &NetNs, interface: &str, packet: &Packet, flows: u32, cpu: usize) -> Self {
+    /// Sends a frame, varied over `flows` source ports and addresses, out of `interface`, from one CPU.
+    pub fn start(ns: &NetNs, interface: &str, mut frame: Vec<u8>, flows: u32, cpu: usize) -> Self {
         let index = ns.index(interface);
-        let mut frame = packet.frame();
         frame.resize(Recipe::FRAME, 0);
         let mut words = [0; Recipe::FRAME / 4];
         for (word, bytes) in words.iter_mut().zip(frame.chunks_exact(4)) {

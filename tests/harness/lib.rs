@@ -4,6 +4,7 @@
 //! tests run in a bare virtual machine.
 
 pub mod daemon;
+pub mod datagrams;
 pub mod dns;
 pub mod haproxy;
 pub mod hooks;

@@ -86,7 +86,8 @@ impl Load {
     /// Adds a datagram every few milliseconds, each of which must come back.
     pub fn with_datagrams(mut self, ns: &NetNs, to: impl Into<SocketAddr>) -> Self {
         let socket = Datagrams::new(ns, to);
-        socket.0.set_read_timeout(Some(patience(Duration::from_millis(500)))).expect("timeout");
+        // a neighbour may have to be asked for twice, and what is late is not lost
+        socket.0.set_read_timeout(Some(patience(Duration::from_secs(3)))).expect("timeout");
         let payload = text(200);
         self.add(
             ns,

@@ -9,6 +9,7 @@ use std::thread;
 use futures_util::TryStreamExt as _;
 use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
+use netlink_packet_route::route::{RouteAttribute, RouteMetric};
 use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -169,15 +170,11 @@ impl NetNs {
         }
     }
 
-    pub fn delete_address(&self, interface: &str, address: Ipv4Addr) {
-        let index = self.index(interface);
+    pub fn delete_address(&self, interface: &str, address: impl Into<IpAddr>) {
+        let (index, address) = (self.index(interface), address.into());
         self.netlink(async move |handle| {
-            let mut addresses = handle
-                .address()
-                .get()
-                .set_link_index_filter(index)
-                .set_address_filter(address.into())
-                .execute();
+            let mut addresses =
+                handle.address().get().set_link_index_filter(index).set_address_filter(address).execute();
             while let Some(message) = addresses.try_next().await? {
                 handle.address().del(message).execute().await?;
             }
@@ -207,10 +204,33 @@ impl NetNs {
     }
 
     pub fn default_route_v6(&self, via: Ipv6Addr, interface: &str) {
+        self.route_v6((Ipv6Addr::UNSPECIFIED, 0), via, interface);
+    }
+
+    /// Adds or replaces a route of the main table.
+    pub fn route_v6(&self, destination: (Ipv6Addr, u8), via: Ipv6Addr, interface: &str) {
         let index = self.index(interface);
         self.netlink(async move |handle| {
-            let route = RouteMessageBuilder::<Ipv6Addr>::new().output_interface(index).gateway(via);
-            handle.route().add(route.build()).execute().await
+            let route = RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(destination.0, destination.1)
+                .output_interface(index)
+                .gateway(via);
+            handle.route().add(route.build()).replace().execute().await
+        });
+    }
+
+    /// Adds a route as a router advertisement does: with an MTU, and not for ever.
+    pub fn offered_route_v6(&self, destination: (Ipv6Addr, u8), via: Ipv6Addr, interface: &str, mtu: u32) {
+        let index = self.index(interface);
+        self.netlink(async move |handle| {
+            let mut route = RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(destination.0, destination.1)
+                .output_interface(index)
+                .gateway(via)
+                .build();
+            route.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+            route.attributes.push(RouteAttribute::Expires(1800));
+            handle.route().add(route).execute().await
         });
     }
 
@@ -311,7 +331,18 @@ impl NetNs {
 
     /// Bad checksums seen so far.
     pub fn checksum_errors(&self) -> u64 {
-        ["Tcp", "Udp", "Icmp"].into_iter().map(|group| self.snmp(group, "InCsumErrors")).sum()
+        let ipv4: u64 =
+            ["Tcp", "Udp", "Icmp"].into_iter().map(|group| self.snmp(group, "InCsumErrors")).sum();
+        let ipv6: u64 =
+            ["Udp6InCsumErrors", "Icmp6InCsumErrors"].into_iter().map(|name| self.snmp6(name)).sum();
+        ipv4 + ipv6
+    }
+
+    /// A counter of `/proc/net/snmp6`.
+    fn snmp6(&self, counter: &str) -> u64 {
+        let text = self.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp6")).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix(counter));
+        line.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
     }
 
     /// Says that the bad checksums so far were meant to be.

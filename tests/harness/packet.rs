@@ -1,7 +1,14 @@
 //! Building IPv4 packets with right checksums, and taking packets apart again. Independent of Relay's own arithmetic,
 //! so that it can judge it.
 
+mod sum;
+mod v6;
+mod wire;
+
 use std::net::Ipv4Addr;
+
+pub use self::v6::{Extension, ICMPV6, PacketV6};
+pub use self::wire::Wire;
 
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
@@ -106,25 +113,10 @@ impl Packet {
 
     /// Computes the checksum of TCP, UDP or ICMP anew.
     pub fn fix_transport(&mut self) {
-        let Some(at) = self.checksum_offset() else { return };
-        if self.body.len() < at + 2 {
-            return;
-        }
-        self.body[at..at + 2].fill(0);
-        let mut sum = checksum(&self.checksummed());
-        if self.protocol == UDP && sum == 0 {
-            sum = 0xffff;
-        }
-        self.body[at..at + 2].copy_from_slice(&sum.to_be_bytes());
-    }
-
-    const fn checksum_offset(&self) -> Option<usize> {
-        match self.protocol {
-            TCP => Some(16),
-            UDP => Some(6),
-            ICMP => Some(2),
-            _ => None,
-        }
+        let Some(at) = sum::place(self.protocol, ICMP, &self.body) else { return };
+        self.body[at.clone()].fill(0);
+        let sum = sum::made(self.protocol, &self.checksummed());
+        self.body[at].copy_from_slice(&sum.to_be_bytes());
     }
 
     /// The bytes that the transport checksum covers.
@@ -145,8 +137,7 @@ impl Packet {
         if self.protocol == UDP && self.body.get(6..8) == Some(&[0, 0]) {
             return true;
         }
-        self.checksum_offset()
-            .is_none_or(|at| self.body.len() >= at + 2 && checksum(&self.checksummed()) == 0)
+        sum::is_right(self.protocol, ICMP, &self.body, || self.checksummed())
     }
 
     /// From the IP header on.

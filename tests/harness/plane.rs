@@ -19,7 +19,8 @@ use relay::config::dns::Dns;
 use relay::config::problem::Source;
 use relay::config::settings::Hook;
 use relay::config::{Config, Problems};
-use relay::host::ClaimRange;
+use relay::host::{ClaimRange, LinkKind};
+use relay::kernel::attach::Target;
 use relay::kernel::sweep::{Census, Sweeper};
 use relay::kernel::{Dataplane, Desired, Options};
 use relay::plan::{self, Facts, PlannedRule};
@@ -41,6 +42,10 @@ pub const RELAY_SECOND: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
 /// The relay's address on the link that takes only [`NARROW_MTU`] bytes, and a backend there.
 pub const RELAY_NARROW: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const BACKEND_NARROW: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+/// The same over IPv6.
+pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0xfe);
+pub const RELAY_NARROW_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 1);
+pub const BACKEND_NARROW_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 2);
 /// The relay's address on the link without Ethernet headers. In a packet from there the EtherType of IPv6 stands where
 /// an Ethernet header has it.
 pub const RELAY_BARE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x86dd, 0, 0, 0, 0, 1);
@@ -94,7 +99,8 @@ impl Plane {
                 traced: None,
                 log_ended: false,
             };
-            let dataplane = Dataplane::open(&options).expect("the kernel plane");
+            let mut dataplane = Dataplane::open(&options).expect("the kernel plane");
+            load_for_bare_links(&mut dataplane, relay.index("bare"));
             let programs = Programs::of(&dataplane);
             let tables = Tables::open(dataplane.pins(), &programs);
             let sweeper = Sweeper::open(&dataplane).expect("sweeper");
@@ -322,6 +328,14 @@ impl Plane {
     }
 }
 
+/// Has the programs for interfaces without link headers loaded, which are when they are attached first.
+fn load_for_bare_links(dataplane: &mut Dataplane, index: u32) {
+    let target = Target { index, name: "bare".into(), kind: LinkKind::Bare, xdp: false };
+    let attached = dataplane.attach(&[target]);
+    assert!(attached.values().all(|it| it.tc.is_ok() && it.egress.is_ok()), "{attached:?}");
+    dataplane.attach(&[]);
+}
+
 /// The relay's namespace with its links, and one with their other ends. Nothing but `bare` frames come in on `bare`.
 fn links() -> (NetNs, NetNs) {
     let (relay, ends) = (NetNs::new("relay"), NetNs::new("ends"));
@@ -336,8 +350,11 @@ fn links() -> (NetNs, NetNs) {
     relay.add_address("inside", world::RELAY_INSIDE, 24);
     relay.add_address("narrow", RELAY_NARROW, 24);
     relay.add_address("uplink", world::RELAY_V6, 64);
+    relay.add_address("inside", world::RELAY_INSIDE_V6, 64);
+    relay.add_address("narrow", RELAY_NARROW_V6, 64);
     relay.add_address("bare", RELAY_BARE_V6, 64);
     relay.default_route(GATEWAY, "uplink");
+    relay.default_route_v6(GATEWAY_V6, "uplink");
     for (interface, neighbour) in [
         ("uplink", world::CLIENT),
         ("uplink", GATEWAY),

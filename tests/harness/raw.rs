@@ -2,8 +2,10 @@
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike as _, bind, recv, send,
@@ -35,9 +37,18 @@ impl Wire {
         Self { socket }
     }
 
-    /// Sends a frame as it is.
+    /// Sends a frame as it is, once the cable has room for it: with a flood on its way there may be none.
     pub fn send(&self, frame: &[u8]) {
-        send(self.socket.as_raw_fd(), frame, MsgFlags::empty()).expect("send");
+        let until = Instant::now() + Duration::from_secs(3);
+        loop {
+            match send(self.socket.as_raw_fd(), frame, MsgFlags::empty()) {
+                Err(Errno::ENOBUFS) if Instant::now() < until => thread::sleep(Duration::from_millis(1)),
+                sent => {
+                    sent.expect("send");
+                    return;
+                }
+            }
+        }
     }
 
     /// The next frame, going either way, that is an IPv4 packet and wanted.

@@ -2,14 +2,14 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
+pub use crate::datagrams::Datagrams;
 use crate::netns::NetNs;
 
 /// How long anything may take before a test gives up on it.
@@ -243,17 +243,27 @@ impl Client {
         Self::connect_bound(ns, (Ipv4Addr::UNSPECIFIED, port), to)
     }
 
+    /// From one of the client's addresses and a port of its choice.
+    pub fn connect_from_v6(ns: &NetNs, source: (Ipv6Addr, u16), to: SocketAddr) -> io::Result<Self> {
+        Self::connect_bound(ns, source, to)
+    }
+
     /// From one of the client's addresses.
     pub fn connect_as(ns: &NetNs, source: Ipv4Addr, to: (Ipv4Addr, u16)) -> io::Result<Self> {
         Self::connect_bound(ns, (source, 0), to)
     }
 
-    fn connect_bound(ns: &NetNs, source: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> io::Result<Self> {
+    fn connect_bound(
+        ns: &NetNs,
+        source: impl Into<SocketAddr>,
+        to: impl Into<SocketAddr>,
+    ) -> io::Result<Self> {
+        let (source, to) = (source.into(), to.into());
         let stream = ns.run(|| {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
-            socket.bind(&SocketAddr::from(source).into())?;
-            socket.connect_timeout(&SocketAddr::from(to).into(), PATIENCE)?;
+            socket.bind(&source.into())?;
+            socket.connect_timeout(&to.into(), PATIENCE)?;
             Ok::<_, io::Error>(TcpStream::from(socket))
         })?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -345,65 +355,6 @@ pub fn udp_server_on(ns: &NetNs, address: impl Into<SocketAddr>) -> Server {
             }
         }
     })
-}
-
-/// A UDP client of one address.
-#[derive(Debug)]
-pub struct Datagrams(pub UdpSocket);
-
-impl Datagrams {
-    pub fn new(ns: &NetNs, to: impl Into<SocketAddr>) -> Self {
-        let to = to.into();
-        let socket = ns.run(|| {
-            let any = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-            let socket = UdpSocket::bind(SocketAddr::new(any, 0)).expect("bind");
-            socket.connect(to).expect("connect");
-            socket
-        });
-        socket.set_read_timeout(Some(Duration::from_secs(2))).expect("timeout");
-        Self(socket)
-    }
-
-    /// Sends a datagram and gets it back.
-    pub fn echo(&self, bytes: &[u8]) -> io::Result<()> {
-        self.0.send(bytes)?;
-        let mut buffer = vec![0; 65_536];
-        let length = self.0.recv(&mut buffer)?;
-        if &buffer[..length] == bytes {
-            Ok(())
-        } else {
-            Err(io::Error::other("the echo is another datagram"))
-        }
-    }
-
-    /// Sets "don't fragment", and believes what routers say about sizes.
-    pub fn never_fragment(&self) {
-        let value = nix::libc::IP_PMTUDISC_DO;
-        let size = size_of_val(&value) as nix::libc::socklen_t;
-        // SAFETY: an open socket and a live option value of the size given.
-        let code = unsafe {
-            nix::libc::setsockopt(
-                self.0.as_raw_fd(),
-                nix::libc::IPPROTO_IP,
-                nix::libc::IP_MTU_DISCOVER,
-                (&raw const value).cast(),
-                size,
-            )
-        };
-        assert_eq!(code, 0, "IP_MTU_DISCOVER: {}", io::Error::last_os_error());
-    }
-
-    /// The same, with another try for a datagram that may be lost.
-    pub fn echo_patiently(&self, bytes: &[u8]) -> io::Result<()> {
-        let start = Instant::now();
-        loop {
-            match self.echo(bytes) {
-                Ok(()) => return Ok(()),
-                Err(error) if start.elapsed() > PATIENCE => return Err(error),
-                Err(_lost) => {}
-            }
-        }
-    }
 }
 
 /// A text of so many bytes.

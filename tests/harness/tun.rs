@@ -2,11 +2,15 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::netns::NetNs;
 
@@ -56,11 +60,50 @@ impl Tun {
                 Ok(length) if wanted(&buffer[..length]) => return Some(buffer[..length].to_vec()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    std::thread::sleep(Duration::from_millis(2))
+                    thread::sleep(Duration::from_millis(2))
                 }
                 Err(error) => panic!("read from tun: {error}"),
             }
         }
         None
+    }
+}
+
+/// Two tun devices, of which each gets what the other sends: a tunnel between two namespaces' own stacks, as a VPN makes it.
+pub struct Tunnel {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Tunnel {
+    pub fn new(one: &NetNs, other: &NetNs, name: &str) -> Self {
+        let ends = [Tun::new(one, name), Tun::new(other, name)].map(|tun| Arc::new(tun.file));
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads = [(0, 1), (1, 0)].map(|(from, to)| {
+            let (from, to, stop) = (ends[from].clone(), ends[to].clone(), stop.clone());
+            thread::spawn(move || carry(&from, &to, &stop))
+        });
+        Self { stop, threads: threads.into() }
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+fn carry(mut from: &File, mut to: &File, stop: &AtomicBool) {
+    let mut buffer = [0; 65_536];
+    while !stop.load(Ordering::Relaxed) {
+        let mut waiting = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
+        let _may_be_nothing = poll(&mut waiting, 50_u8);
+        while let Ok(length @ 1..) = from.read(&mut buffer) {
+            // a device that is down takes nothing, as a cable that is not plugged in
+            let _lost = to.write(&buffer[..length]);
+        }
     }
 }

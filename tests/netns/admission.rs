@@ -13,8 +13,9 @@ use harness::{Daemon, Load, World, eventually};
 const RULE: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\n";
 const BOTH: &str = "accept = { allow = [\"198.51.100.0/24\", \"2001:db8:1::/64\"] }\n";
 
-/// The rule's listener: the kernel plane's, and the user plane's.
-const LISTENERS: [(&str, IpAddr); 2] = [("kernel", IpAddr::V4(RELAY)), ("user", IpAddr::V6(RELAY_V6))];
+/// The rule's listeners by plane, which a test has to choose.
+const LISTENERS: [(&str, IpAddr); 3] =
+    [("kernel", IpAddr::V4(RELAY)), ("kernel", IpAddr::V6(RELAY_V6)), ("user", IpAddr::V6(RELAY_V6))];
 
 /// An echoing connection; the backend answers only who is let in.
 fn connect(ns: &NetNs, to: IpAddr) -> std::io::Result<Client> {
@@ -44,7 +45,8 @@ fn lists_hold_on_both_planes_and_change_live() {
     let daemon = world.start(&format!("{RULE}{BOTH}"));
     let (_tcp, _udp) = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
     for (plane, to) in LISTENERS {
-        daemon.ctl.ok(&["set", "web", "accept.allow=198.51.100.0/24,2001:db8:1::/64"]);
+        let plane = format!("plane={plane}");
+        daemon.ctl.ok(&["set", "web", &plane, "accept.allow=198.51.100.0/24,2001:db8:1::/64"]);
         let mut tcp = connect(&world.client, to).unwrap_or_else(|error| panic!("{plane}: {error}"));
         let udp = datagram(&world.client, to).unwrap_or_else(|error| panic!("{plane}: {error}"));
         daemon.ctl.ok(&["set", "web", "accept.allow+=192.0.2.0/24"]);
@@ -110,31 +112,36 @@ fn one_limit_for_both_planes() {
     let world = World::new();
     let mut daemon = world.start(&format!("{RULE}limit = {{ connections = 3 }}\n"));
     let (_tcp, _udp) = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
-    let [kernel, user] = LISTENERS.map(|(_, to)| to);
-    let mut stays = connect(&world.client, kernel).expect("the kernel's");
-    let session = connect(&world.client, user).expect("relayd's");
-    let socket = datagram(&world.client, user).expect("relayd's");
-    for to in [kernel, user] {
-        connect(&world.client, to).expect_err("a fourth");
-        datagram(&world.client, to).expect_err("a fourth");
+    // what the host sends to itself is relayd's
+    let [kernel, kernel_v6, user] = [
+        (&world.client, IpAddr::from(RELAY)),
+        (&world.client, RELAY_V6.into()),
+        (&world.relay, RELAY.into()),
+    ];
+    let mut stays = connect(kernel.0, kernel.1).expect("the kernel's");
+    let session = connect(user.0, user.1).expect("relayd's");
+    let socket = datagram(user.0, user.1).expect("relayd's");
+    for (ns, to) in [kernel, kernel_v6, user] {
+        connect(ns, to).expect_err("a fourth");
+        datagram(ns, to).expect_err("a fourth");
     }
-    assert!(drops(&daemon, "limit_connections") >= 4);
+    assert!(drops(&daemon, "limit_connections") >= 6);
     socket.echo(b"hello").expect("who is in stays in");
     drop(session);
     let mut fourth = None;
     eventually("relayd's place is the kernel's now", || {
-        fourth = connect(&world.client, kernel).ok();
+        fourth = connect(kernel_v6.0, kernel_v6.1).ok();
         fourth.is_some()
     });
-    connect(&world.client, user).expect_err("a fifth");
+    connect(user.0, user.1).expect_err("a fifth");
     // relayd's sessions die with it
     daemon.kill();
     daemon.start_again(&world.relay);
-    let again = connect(&world.client, user).expect("the dead session's place");
-    connect(&world.client, kernel).expect_err("three are there");
+    let again = connect(user.0, user.1).expect("the dead session's place");
+    connect(kernel.0, kernel.1).expect_err("three are there");
     drop((fourth, again));
     stays.echo(b"hello").expect("echo");
-    eventually("places are free", || connect(&world.client, user).is_ok());
+    eventually("places are free", || connect(user.0, user.1).is_ok());
 }
 
 #[test]
@@ -144,6 +151,7 @@ fn limits_of_an_address_and_of_the_pace() {
     let daemon = world.start(&format!("{RULE}{limits}"));
     let (_tcp, _udp) = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
     for (plane, to) in LISTENERS {
+        daemon.ctl.ok(&["set", "web", &format!("plane={plane}")]);
         let held = [(); 2].map(|()| connect(&world.client, to).expect("two of each"));
         let before = drops(&daemon, "limit_connections_per_ip");
         connect(&world.client, to).expect_err(plane);
@@ -157,6 +165,7 @@ fn limits_of_an_address_and_of_the_pace() {
         daemon.ctl.ok(&["set", "web", "limit="]);
         daemon.ctl.ok(&["set", "web", limit]);
         for (plane, to) in LISTENERS {
+            daemon.ctl.ok(&["set", "web", &format!("plane={plane}")]);
             let before = drops(&daemon, reason);
             eventually(&format!("{plane}: a burst is too fast"), || {
                 let sockets: Vec<Datagrams> =

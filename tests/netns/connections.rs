@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use harness::traffic::{Client, Datagrams, tcp_server, text, udp_server};
 use harness::world::{BACKEND, RELAY, RELAY_V6};
-use harness::{Daemon, World, eventually, within};
+use harness::{Daemon, NetNs, World, eventually, within};
 use serde_json::Value;
 
 const LOG: &str = "[log]\nlevel = \"error\"\nformat = \"json\"\nconnections = true\n\n";
 const RULE: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\n";
 
-/// The rule's listeners by plane.
-const LISTENERS: [(&str, IpAddr); 2] = [("user", IpAddr::V6(RELAY_V6)), ("kernel", IpAddr::V4(RELAY))];
+/// The rule's listeners by plane, which a test has to choose.
+const LISTENERS: [(&str, IpAddr); 3] =
+    [("user", IpAddr::V6(RELAY_V6)), ("kernel", IpAddr::V4(RELAY)), ("kernel", IpAddr::V6(RELAY_V6))];
 
 /// What the log says of connections, one after the other.
 fn lines(daemon: &mut Daemon) -> Vec<Value> {
@@ -43,7 +44,11 @@ fn line(daemon: &mut Daemon, plane: &str, client: SocketAddr) -> Value {
 }
 
 fn echoing(world: &World, to: IpAddr) -> (Client, SocketAddr) {
-    let client = Client::connect(&world.client, SocketAddr::from((to, 8080))).expect("connect");
+    echoing_from(&world.client, to)
+}
+
+fn echoing_from(ns: &NetNs, to: IpAddr) -> (Client, SocketAddr) {
+    let client = Client::connect(ns, SocketAddr::from((to, 8080))).expect("connect");
     let own = client.0.local_addr().expect("address");
     let mut client = client.start_echo().expect("order");
     // with the first one
@@ -74,7 +79,7 @@ fn every_connection_has_one_line_with_its_reason() {
     let mut daemon = world.start(&format!("{LOG}{RULE}"));
     let (_tcp, _udp) = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
     for (plane, to) in LISTENERS {
-        daemon.ctl.ok(&["set", "web", "timeout="]);
+        daemon.ctl.ok(&["set", "web", "timeout=", &format!("plane={plane}")]);
         let (client, closed) = echoing(&world, to);
         drop(client);
         let (client, reset) = echoing(&world, to);
@@ -114,6 +119,7 @@ fn rules_end_sessions_and_so_does_relayd() {
     let mut daemon = world.start(&format!("{LOG}{RULE}"));
     let (_tcp, _udp) = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
     for (plane, to) in LISTENERS {
+        daemon.ctl.ok(&["set", "web", &format!("plane={plane}")]);
         let ((_client, tcp), (_socket, udp)) = (echoing(&world, to), datagrams(&world, to));
         daemon.ctl.ok(&["rm", "web"]);
         for client in [tcp, udp] {
@@ -121,6 +127,7 @@ fn rules_end_sessions_and_so_does_relayd() {
         }
         daemon.ctl.ok(&["add", "8080", "203.0.113.2:80", "--name", "web"]);
     }
+    daemon.ctl.ok(&["set", "web", "plane=user"]);
     let ((_client, tcp), (_socket, udp)) =
         (echoing(&world, RELAY_V6.into()), datagrams(&world, RELAY_V6.into()));
     daemon.stop();
@@ -165,13 +172,16 @@ fn refused_connections_are_logged_and_silence_is_not() {
     let world = World::new();
     let mut daemon = world.start(&format!("{LOG}{RULE}timeout = {{ udp = \"1s\" }}\n"));
     for (plane, to) in LISTENERS {
+        daemon.ctl.ok(&["set", "web", &format!("plane={plane}")]);
         let unheard = Datagrams::new(&world.client, SocketAddr::from((to, 8080)));
         unheard.0.send(b"anybody?").expect("send");
         // relayd's own listener accepts first, the kernel plane's answer is the backend's
         drop(Client::connect_within(&world.client, SocketAddr::from((to, 8080)), Duration::from_secs(5)));
+        let before = LISTENERS.iter().take_while(|listener| **listener != (plane, to));
+        let refused = before.filter(|listener| listener.0 == plane).count() + 1;
         eventually("the refusal is logged", || {
-            let of_plane = |line: &Value| line["plane"] == plane && line["reason"] == "backend_refused";
-            lines(&mut daemon).iter().any(of_plane)
+            let of_plane = |line: &&Value| line["plane"] == plane && line["reason"] == "backend_refused";
+            lines(&mut daemon).iter().filter(of_plane).count() == refused
         });
         if plane == "user" {
             eventually("it is forgotten", || daemon.ctl.counter("web", "/flows/active") == 0);
@@ -180,6 +190,7 @@ fn refused_connections_are_logged_and_silence_is_not() {
     // what came of the datagram has been written by the time that a later connection is
     let _tcp = tcp_server(&world.backend, 80);
     for (plane, to) in LISTENERS {
+        daemon.ctl.ok(&["set", "web", &format!("plane={plane}")]);
         let (_, own) = echoing(&world, to);
         line(&mut daemon, plane, own);
     }
@@ -196,7 +207,7 @@ fn what_ends_while_relayd_is_dead_is_logged_later() {
     let (client, own) = echoing(&world, RELAY.into());
     daemon.kill();
     drop(client);
-    let (client, other) = echoing(&world, RELAY.into());
+    let (client, other) = echoing(&world, RELAY_V6.into());
     drop(client);
     daemon.start_again(&world.relay);
     for client in [own, other] {
@@ -212,10 +223,10 @@ fn it_is_switched_by_a_reload() {
     let mut daemon = world.start(RULE);
     let _tcp = tcp_server(&world.backend, 80);
     let off = std::fs::read_to_string(&daemon.config).expect("config");
-    let (silent, unsaid) = echoing(&world, RELAY_V6.into());
+    let (silent, unsaid) = echoing_from(&world.relay, RELAY.into());
     drop(silent);
     eventually("it is over", || daemon.ctl.counter("web", "/flows/active") == 0);
-    let (client, said) = echoing(&world, RELAY_V6.into());
+    let (client, said) = echoing_from(&world.relay, RELAY.into());
     let (in_kernel, said_too) = echoing(&world, RELAY.into());
     std::fs::write(&daemon.config, format!("[log]\nconnections = true\n\n{off}")).expect("edit");
     let reloaded = daemon.ctl.ok(&["reload"]);
@@ -229,7 +240,7 @@ fn it_is_switched_by_a_reload() {
     assert!(!log.contains(&unsaid.to_string()) && !log.contains("client="), "{log}");
     std::fs::write(&daemon.config, off).expect("edit");
     daemon.ctl.ok(&["reload"]);
-    let (client, unsaid) = echoing(&world, RELAY_V6.into());
+    let (client, unsaid) = echoing_from(&world.relay, RELAY.into());
     drop(client);
     eventually("it is over", || daemon.ctl.counter("web", "/flows/active") == 0);
     daemon.stop();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use harness::lab::{enable_gro, set_offloads, set_tx_checksum};
 use harness::traffic::{Client, Datagrams, Server, tcp_server, text, udp_server};
-use harness::world::{BACKEND, RELAY, RELAY_V6};
+use harness::world::{BACKEND, CLIENT, CLIENT_V6, RELAY, RELAY_V6};
 use harness::{Daemon, NetNs, World, eventually, hooks};
 
 const WEB: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\n";
@@ -41,9 +41,15 @@ fn grown(before: Figures, after: Figures) -> Figures {
     std::array::from_fn(|at| after[at] - before[at])
 }
 
-/// Whether all figures agree within so many thousandths.
-fn agree(one: Figures, other: Figures, thousandths: u64) -> bool {
-    one.iter().zip(other).all(|(&one, other)| one.abs_diff(other) * 1000 <= other * thousandths)
+/// What neighbours tell each other while a test runs, which the interface counts and no rule: packets, and bytes of each.
+const NEIGHBOURS: [u64; 2] = [12, 80];
+
+/// Whether all figures agree within a thousandth, and what neighbours tell each other.
+fn agree(of_rule: Figures, on_interface: Figures) -> bool {
+    let [packets, each] = NEIGHBOURS;
+    let chatter = [packets, packets * each, packets, packets * each];
+    let mut pairs = of_rule.into_iter().zip(on_interface).zip(chatter);
+    pairs.all(|((rule, interface), chatter)| rule.abs_diff(interface) <= interface / 1000 + chatter)
 }
 
 fn servers(world: &World) -> (Server, Server) {
@@ -61,7 +67,6 @@ fn without_offloads(world: &World) {
     }
 }
 
-/// Long enough that a few packets about neighbours are none of a thousand.
 const LENGTH: u64 = 16 << 20;
 
 fn streams(world: &World, relay: IpAddr) {
@@ -91,7 +96,7 @@ fn compare(world: &World, daemon: &Daemon, what: &str, traffic: impl FnOnce()) {
     // the last segments of a connection come after its data
     for _ in 0..20 {
         figures = (grown(before.0, of_rule(daemon)), grown(before.1, on_interface(world)));
-        if agree(figures.0, figures.1, 1) {
+        if agree(figures.0, figures.1) {
             return;
         }
         std::thread::sleep(Duration::from_millis(100));
@@ -113,11 +118,14 @@ fn a_rule_counts_what_its_clients_interface_counts() {
             compare(&world, &daemon, &format!("UDP to {relay}"), || datagrams(&world, relay));
         }
         assert_eq!(daemon.ctl.counter("web", "/flows/total"), 6, "of both planes");
-        assert_eq!(daemon.ctl.rule("web")["counters"]["drops"], serde_json::json!({}));
+        // the backend's first datagram that an IPv6 client's link does not take
+        let mut drops = daemon.ctl.rule("web")["counters"]["drops"].clone();
+        drops.as_object_mut().expect("reasons").remove("too_big");
+        assert_eq!(drops, serde_json::json!({}));
     }
 }
 
-/// TCP of such a rule is the user plane's and UDP the kernel's, of IPv4 clients.
+/// TCP of such a rule is the user plane's and UDP the kernel's.
 #[test]
 fn of_a_rule_that_both_planes_carry_everything_is_counted_once() {
     for needs in ["connect = { proxy_protocol = 2 }", "accept = { mptcp = true }"] {
@@ -204,47 +212,83 @@ fn a_stream_counts_the_same_with_offloads() {
 
 #[test]
 fn totals_outlive_relayd() {
-    let world = World::new();
-    let mut daemon = world.start(&user());
-    let _servers = servers(&world);
-    FAMILIES.into_iter().for_each(|relay| streams(&world, relay));
-    let before = of_rule(&daemon);
-    assert!(before[1] > 2 * LENGTH && before[3] > 2 * LENGTH, "{before:?}");
-    daemon.kill();
-    daemon.start_again(&world.relay);
-    let after = of_rule(&daemon);
-    assert!((0..4).all(|at| after[at] >= before[at]), "{before:?} {after:?}");
-    FAMILIES.into_iter().for_each(|relay| streams(&world, relay));
-    let more = grown(after, of_rule(&daemon));
-    assert!(more[1] > 2 * LENGTH && more[1] < 3 * LENGTH, "once each: {more:?}");
-}
-
-/// The range holds ports that relayd's own connections to backends go out from: no program can tell those apart.
-#[test]
-fn a_range_of_shared_sockets_counts_payload_once() {
-    let world = World::new();
-    let daemon = world.start(
-        "[[rule]]\nname = \"web\"\nlisten = \":20000-60000\"\nto = \"203.0.113.2:20000\"\nplane = \"user\"\n",
-    );
-    let _server = tcp_server(&world.backend, 20_080);
-    for relay in FAMILIES {
-        let client = Client::connect(&world.client, (relay, 20_080)).expect("connect");
-        client.upload(LENGTH).expect("upload");
+    for rules in [user(), RANGE.to_owned()] {
+        let world = World::new();
+        let mut daemon = world.start(&rules);
+        let _servers = servers(&world);
+        FAMILIES.into_iter().for_each(|relay| streams(&world, relay));
+        let before = of_rule(&daemon);
+        assert!(before[1] > 2 * LENGTH && before[3] > 2 * LENGTH, "{before:?}");
+        daemon.kill();
+        daemon.start_again(&world.relay);
+        let after = of_rule(&daemon);
+        assert!((0..4).all(|at| after[at] >= before[at]), "{before:?} {after:?}");
+        FAMILIES.into_iter().for_each(|relay| streams(&world, relay));
+        let more = grown(after, of_rule(&daemon));
+        assert!(more[1] > 2 * LENGTH && more[1] < 3 * LENGTH, "once each: {more:?}");
     }
-    let rule = daemon.ctl.rule("web");
-    assert_eq!(rule["counters"]["unit"], "payload", "{rule}");
-    let bytes = daemon.ctl.counter("web", "/ingress/bytes");
-    assert!((2 * LENGTH..2 * LENGTH + 100).contains(&bytes), "{rule}");
 }
 
-/// What has been counted stays counted, once, and once is how what comes is counted.
+/// The range holds the ports that relayd's own connections to backends go out from.
+const RANGE: &str =
+    "[[rule]]\nname = \"web\"\nlisten = \":8080-60000\"\nto = \"203.0.113.2:80\"\nplane = \"user\"\n";
+
+#[test]
+fn a_range_of_shared_sockets_counts_what_its_clients_interface_counts() {
+    let world = World::new();
+    without_offloads(&world);
+    let daemon = world.start(RANGE);
+    let _servers = servers(&world);
+    for relay in FAMILIES {
+        compare(&world, &daemon, &format!("TCP to {relay}"), || streams(&world, relay));
+        compare(&world, &daemon, &format!("UDP to {relay}"), || datagrams(&world, relay));
+        compare(&world, &daemon, &format!("short connections to {relay}"), || {
+            for _ in 0..400 {
+                let client = Client::connect(&world.client, (relay, 8080)).expect("connect");
+                client.seen_as().expect("an answer");
+            }
+        });
+    }
+}
+
+/// What comes to a port of the range that a program of the host has, or goes out from one, is the program's.
+#[test]
+fn on_ports_of_shared_sockets_only_the_rules_own_packets_are_counted() {
+    let world = World::new();
+    let daemon = world.start(RANGE);
+    let _servers = servers(&world);
+    for relay in FAMILIES {
+        Client::connect(&world.client, (relay, 8080))
+            .and_then(|client| client.upload(1 << 20))
+            .expect("upload");
+    }
+    let before = of_rule(&daemon);
+    assert!(before[1] > 2 << 20, "{before:?}");
+    let _program = tcp_server(&world.relay, 9000);
+    let _other = udp_server(&world.relay, 9001);
+    let _clients = tcp_server(&world.client, 9000);
+    for (relay, client) in FAMILIES.into_iter().zip([IpAddr::V4(CLIENT), IpAddr::V6(CLIENT_V6)]) {
+        let inwards = Client::connect(&world.client, (relay, 9000)).expect("connect");
+        let outwards = Client::connect(&world.relay, (client, 9000)).expect("connect");
+        let from = outwards.0.local_addr().expect("address").port();
+        assert!((8080..=60_000).contains(&from), "{from} is outside the range");
+        inwards.upload(1 << 20).expect("upload");
+        outwards.upload(1 << 20).expect("upload");
+        let socket = Datagrams::new(&world.client, SocketAddr::from((relay, 9001)));
+        (0..20).for_each(|_| socket.echo_patiently(&text(1000)).expect("echo"));
+    }
+    let more = grown(before, of_rule(&daemon));
+    // where a connection has been closed, its last packets may find the range's own listener
+    assert!(more[1] + more[3] < 2000, "{more:?}");
+}
+
+/// What has been counted stays counted, and what comes is counted once.
 #[test]
 fn figures_stay_when_a_rule_moves_to_shared_sockets_and_back() {
     let world = World::new();
     let daemon = world.start(&user());
     let _servers = servers(&world);
-    let bytes = || daemon.ctl.counter("web", "/ingress/bytes");
-    let unit = || daemon.ctl.rule("web")["counters"]["unit"].clone();
+    let bytes = || of_rule(&daemon)[1];
     let grows_by_one_upload = |listen: &str| {
         let before = bytes();
         for relay in FAMILIES {
@@ -255,11 +299,10 @@ fn figures_stay_when_a_rule_moves_to_shared_sockets_and_back() {
         assert!((LENGTH..LENGTH / 10 * 11).contains(&more), "{listen}: {more}");
     };
     grows_by_one_upload(":8080");
-    assert_eq!(unit(), "ip");
-    for (listen, expected) in [(":8080-9999", "ip"), (":8080", "mixed"), (":8080-9999", "mixed")] {
+    for listen in [":8080-9999", ":8080", ":8080-9999"] {
         let before = bytes();
         daemon.ctl.ok(&["set", "web", &format!("listen={listen}")]);
-        assert_eq!((bytes() - before, unit()), (0, expected.into()), "{listen}");
+        assert_eq!(bytes() - before, 0, "{listen}");
         grows_by_one_upload(listen);
     }
 }

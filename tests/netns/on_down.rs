@@ -2,19 +2,22 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, TcpStream};
 
 use harness::dns::Says;
 use harness::http::Http;
 use harness::traffic::{Datagrams, udp_server_on};
 use harness::world::{BACKEND, RELAY, RELAY_V6};
-use harness::{Daemon, within};
+use harness::{Daemon, NetNs, World, within};
 use serde_json::json;
 
-use crate::answers::{LIMIT, NAMED, OTHER, QUICK, backend, echo, reach, telling_server, world};
+use crate::answers::{LIMIT, NAMED, OTHER, QUICK, backend, echo, reach, reach_from, telling_server, world};
 
-/// The kernel plane carries clients of the first, relayd those of the second.
-const LISTENERS: [IpAddr; 2] = [IpAddr::V4(RELAY), IpAddr::V6(RELAY_V6)];
+/// Clients and whom they ask. The kernel plane carries the first two, relayd the last, since it is the host itself.
+fn ways(world: &World) -> [(&NetNs, IpAddr); 3] {
+    [(&world.client, RELAY.into()), (&world.client, RELAY_V6.into()), (&world.relay, RELAY.into())]
+}
+
 const LOG: &str = "[log]\nconnections = true\n";
 const RESET: &str = "on_down = \"reset\"\n";
 
@@ -54,13 +57,13 @@ fn connections_end_with_an_address_that_the_name_has_lost() {
     names.holds_for(1);
     names.says("backend.test", Says::Address(BACKEND));
     let kept = NAMED.replace("named", "kept").replace("8080", "8081");
-    let limit = "limit = { connections = 4 }\n";
+    let limit = "limit = { connections = 6 }\n";
     let config = [QUICK, LOG, NAMED, RESET, limit, &kept];
     let mut daemon = world.start(&config.concat());
     let ctl = daemon.ctl.clone();
-    let mut connections = LISTENERS.map(|listener| reach(&world, listener, 8080).0);
-    let mut staying = LISTENERS.map(|listener| reach(&world, listener, 8081).0);
-    let clients = LISTENERS.map(|listener| Datagrams::new(&world.client, SocketAddr::new(listener, 8080)));
+    let mut connections = ways(&world).map(|(ns, to)| reach_from(ns, to, 8080).0);
+    let mut staying = ways(&world).map(|(ns, to)| reach_from(ns, to, 8081).0);
+    let clients = ways(&world).map(|(ns, to)| Datagrams::new(ns, (to, 8080)));
     clients.iter().for_each(prove);
     let mut events = Http::unix(&ctl.socket);
     events.send("GET", "/v1/events", b"");
@@ -72,20 +75,20 @@ fn connections_end_with_an_address_that_the_name_has_lost() {
     within(LIMIT, "both", &mut || backend(&ctl)["addresses"] == json!(["203.0.113.2", "203.0.113.3"]));
     connections.iter_mut().chain(&mut staying).for_each(echo);
     clients.iter().for_each(prove);
-    assert_eq!((before.count(), after.count()), (8, 0));
+    assert_eq!((before.count(), after.count()), (12, 0));
     names.says("backend.test", Says::Address(OTHER));
-    await_ended(&mut daemon, "named", [2, 2]);
+    await_ended(&mut daemon, "named", [4, 2]);
     connections.iter_mut().for_each(expect_reset);
     staying.iter_mut().for_each(echo);
     within(LIMIT, "they are counted no more", &mut || ctl.counter("named", "/flows/active") == 0);
-    // there are four places again
-    let mut new = LISTENERS.map(|listener| reach(&world, listener, 8080));
+    // there are six places again
+    let mut new = ways(&world).map(|(ns, to)| reach_from(ns, to, 8080));
     clients.iter().for_each(prove);
     for (stream, reached) in &mut new {
         assert_eq!(*reached, OTHER);
         echo(stream);
     }
-    assert_eq!((before.count(), after.count()), (8, 4));
+    assert_eq!((before.count(), after.count()), (12, 6));
     assert_eq!(ctl.rule("named")["counters"]["drops"], json!({}));
     assert_eq!(ended(&mut daemon, "kept", "of the kernel plane's flows"), 0);
     let told = loop {
@@ -103,7 +106,7 @@ fn connections_end_with_an_address_that_the_name_has_lost() {
         let line = format!("named: tcp {client} to 203.0.113.2:80: backend_gone after ");
         assert!(log.contains(&line), "{line}\n{log}");
     }
-    assert_eq!(log.matches(": backend_gone after ").count(), 4, "{log}");
+    assert_eq!(log.matches(": backend_gone after ").count(), 6, "{log}");
 }
 
 #[test]
@@ -114,12 +117,12 @@ fn connections_by_shared_sockets_end_too() {
     names.says("backend.test", Says::Address(BACKEND));
     let wide = "[[rule]]\nname = \"wide\"\nlisten = \":2000-7999\"\nto = \"backend.test\"\n";
     let mut daemon = world.start(&[QUICK, wide, RESET].concat());
-    let mut connections = LISTENERS.map(|listener| reach(&world, listener, 2100).0);
+    let mut connections = ways(&world).map(|(ns, to)| reach_from(ns, to, 2100).0);
     names.says("backend.test", Says::Address(OTHER));
-    await_ended(&mut daemon, "wide", [1, 1]);
+    await_ended(&mut daemon, "wide", [2, 1]);
     connections.iter_mut().for_each(expect_reset);
-    for listener in LISTENERS {
-        assert_eq!(reach(&world, listener, 2100).1, OTHER);
+    for (ns, to) in ways(&world) {
+        assert_eq!(reach_from(ns, to, 2100).1, OTHER);
     }
 }
 
@@ -146,20 +149,20 @@ fn a_backend_that_is_edited_away_is_gone_too() {
     let plain = NAMED.replace("backend.test", "203.0.113.2");
     let mut daemon = world.start(&plain);
     let ctl = daemon.ctl.clone();
-    let mut connections = LISTENERS.map(|listener| reach(&world, listener, 8080).0);
+    let mut connections = ways(&world).map(|(ns, to)| reach_from(ns, to, 8080).0);
     ctl.ok(&["set", "named", "on_down=reset"]);
     assert!(fs::read_to_string(&daemon.config).expect("config").contains("on_down = \"reset\""));
     assert_eq!(ctl.json(&["explain", "named"])["config"]["on_down"], "reset");
     ctl.ok(&["set", "named", "note=the same backend"]);
     connections.iter_mut().for_each(echo);
     ctl.ok(&["set", "named", "to=203.0.113.3:80"]);
-    await_ended(&mut daemon, "named", [1, 1]);
+    await_ended(&mut daemon, "named", [2, 1]);
     connections.iter_mut().for_each(expect_reset);
     ctl.ok(&["set", "named", "on_down="]);
-    let mut connections = LISTENERS.map(|listener| reach(&world, listener, 8080).0);
+    let mut connections = ways(&world).map(|(ns, to)| reach_from(ns, to, 8080).0);
     ctl.ok(&["set", "named", "to=203.0.113.2:80"]);
-    for (listener, stream) in LISTENERS.into_iter().zip(&mut connections) {
-        assert_eq!(reach(&world, listener, 8080).1, BACKEND);
+    for ((ns, to), stream) in ways(&world).into_iter().zip(&mut connections) {
+        assert_eq!(reach_from(ns, to, 8080).1, BACKEND);
         echo(stream);
     }
 }

@@ -93,7 +93,7 @@ fn many_clients_of_many_ports_keep_apart() {
     let world = World::new();
     let daemon = world.start(
         "[[rule]]\nname = \"range\"\nlisten = \":2000-61999\"\nto = \"203.0.113.2:2000\"\n\
-         protocol = \"udp\"\ntimeout = { udp = \"2s\" }\n",
+         protocol = \"udp\"\nplane = \"user\"\ntimeout = { udp = \"2s\" }\n",
     );
     let _servers: Vec<_> = (2000..2016).map(|port| udp_server(&world.backend, port)).collect();
     let before = descriptors(&daemon);
@@ -247,12 +247,16 @@ fn ten_thousand_rules_on_both_families() {
     assert!(daemon.memory_kib() < 100 << 10, "{} KiB", daemon.memory_kib());
     for port in [10_000, 10_001, 15_000, 19_999] {
         let name = format!("r{port}");
-        assert_eq!(daemon.ctl.rule(&name)["plane"]["ipv6"]["plane"], "user", "{name}");
+        let plane = daemon.ctl.rule(&name)["plane"].clone();
         for address in families() {
+            let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
+            assert_eq!(plane[family]["plane"], "kernel", "{name}");
+            // what the host sends to itself is relayd's
+            Client::connect(&world.relay, (address, port)).and_then(Client::seen_as).expect("connect");
             Client::connect(&world.client, (address, port)).and_then(Client::seen_as).expect("connect");
             Datagrams::new(&world.client, (address, port)).echo(b"hello").expect("echo");
         }
-        assert_eq!(daemon.ctl.counter(&name, "/flows/total"), 4);
+        assert_eq!(daemon.ctl.counter(&name, "/flows/total"), 6);
     }
     daemon.ctl.ok(&["rm", "r19999"]);
     assert!(Client::connect(&world.client, (RELAY_V6, 19_999)).is_err());
@@ -313,21 +317,26 @@ fn a_killed_relayd_leaves_nothing_behind_and_the_next_one_serves() {
     let world = World::new();
     let mut daemon = world.start(&RANGE.replace("user", "auto"));
     let (_tcp, _udp) = (tcp_server(&world.backend, MIDDLE), udp_server(&world.backend, MIDDLE));
-    let kernel = Load::new().with_connections(&world.client, (RELAY, MIDDLE), 5);
+    let kernel = families().into_iter().fold(Load::new(), |load, relay| {
+        load.with_connections(&world.client, (relay, MIDDLE), 5)
+            .with_newcomers(&world.client, (relay, MIDDLE))
+            .with_datagrams(&world.client, (relay, MIDDLE))
+    });
     kernel.run_on(50);
-    Client::connect(&world.client, (RELAY_V6, MIDDLE)).and_then(Client::seen_as).expect("connect");
+    // what the host sends to itself is relayd's
+    Client::connect(&world.relay, (RELAY_V6, MIDDLE)).and_then(Client::seen_as).expect("connect");
     for _ in 0..3 {
         daemon.kill();
         kernel.run_on(50);
-        assert!(Client::connect(&world.client, (RELAY_V6, MIDDLE)).is_err(), "nobody is there");
+        assert!(Client::connect(&world.relay, (RELAY_V6, MIDDLE)).is_err(), "nobody is there");
         assert_eq!(shared_pins(&world), 0);
         let own = world.relay.run(|| TcpListener::bind((RELAY_V6, 5000))).expect("bind");
         let greets = greeter(own);
         assert!(is_greeted(&world, (RELAY_V6, 5000).into()), "the relay's own");
         greets.join().expect("greeter");
         daemon.start_again(&world.relay);
-        Client::connect(&world.client, (RELAY_V6, MIDDLE)).and_then(Client::seen_as).expect("connect");
-        Datagrams::new(&world.client, (RELAY_V6, MIDDLE)).echo(b"hello").expect("echo");
+        Client::connect(&world.relay, (RELAY_V6, MIDDLE)).and_then(Client::seen_as).expect("connect");
+        Datagrams::new(&world.relay, (RELAY_V6, MIDDLE)).echo(b"hello").expect("echo");
     }
     kernel.finish();
     // what is held one by one and what is not change places

@@ -9,7 +9,7 @@ use harness::lab::{enable_gro, set_tx_checksum};
 use harness::packet::{ACK, Packet, Segment};
 use harness::raw::Wire;
 use harness::traffic::{Datagrams, text, udp_server};
-use harness::world::{CLIENT, RELAY};
+use harness::world::{CLIENT, RELAY, RELAY_V6};
 use harness::{Daemon, World, eventually, hooks};
 
 const RULES: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\n\
@@ -49,6 +49,7 @@ fn what_becomes_of_packets_is_logged_with_the_reason() {
         logs(&mut daemon, &format!("{there}forwarded{way}"));
     }
     logs(&mut daemon, "597 bytes on inside: forwarded on the hot path");
+    ipv6_is_logged_too(&world, &mut daemon);
     let wire = Wire::new(&world.client, "client");
     let send = |packet: Packet| {
         let packet = Packet {
@@ -77,4 +78,16 @@ fn what_becomes_of_packets_is_logged_with_the_reason() {
     send(Packet::udp((CLIENT, 4001), listener, b"the last"));
     logs(&mut daemon, "4001 > ");
     assert!(!daemon.log().contains("819 bytes"), "the other rule is not traced: {}", daemon.log());
+}
+
+fn ipv6_is_logged_too(world: &World, daemon: &mut Daemon) {
+    let socket = Datagrams::new(&world.client, (RELAY_V6, 8080));
+    for _ in 0..4 {
+        socket.echo(&text(555)).expect("echo");
+    }
+    let from = socket.0.local_addr().expect("address");
+    let there = format!("udp {from} > [{RELAY_V6}]:8080, 617 bytes on uplink: ");
+    for way in [", a new flow", " on the slow path", " on the hot path"] {
+        logs(daemon, &format!("{there}forwarded{way}"));
+    }
 }

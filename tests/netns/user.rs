@@ -9,13 +9,15 @@ use harness::world::{RELAY, RELAY_INSIDE, RELAY_INSIDE_V6, RELAY_V6};
 use harness::{World, eventually};
 
 const WEB: &str = "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\n";
+const BY_USER: &str =
+    "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\nplane = \"user\"\n";
 
 #[test]
 fn one_rule_serves_both_families() {
     let world = World::new();
-    let daemon = world.start(WEB);
+    let daemon = world.start(BY_USER);
     let rule = daemon.ctl.rule("web");
-    assert_eq!(rule["plane"]["ipv4"]["plane"], "kernel", "{rule}");
+    assert_eq!(rule["plane"]["ipv4"]["plane"], "user", "{rule}");
     assert_eq!(rule["plane"]["ipv6"]["plane"], "user", "{rule}");
     assert_eq!(rule["state"], "active", "{rule}");
     let (_tcp, _udp) = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
@@ -89,8 +91,7 @@ fn a_range_on_both_families() {
 #[test]
 fn a_rule_that_ends_takes_its_sessions_along_and_others_stay() {
     let world = World::new();
-    let daemon = world
-        .start(&format!("{WEB}[[rule]]\nname = \"other\"\nlisten = \":8081\"\nto = \"203.0.113.2:80\"\n"));
+    let daemon = world.start(&[BY_USER, &BY_USER.replace("web", "other").replace("8080", "8081")].concat());
     let _server = tcp_server(&world.backend, 80);
     let begin = |port| {
         let client = Client::connect(&world.client, (RELAY_V6, port)).expect("connect");
@@ -112,7 +113,7 @@ fn a_rule_that_ends_takes_its_sessions_along_and_others_stay() {
 #[test]
 fn a_drain_keeps_datagrams_going_and_may_be_called_off() {
     let world = World::new();
-    let daemon = world.start(WEB);
+    let daemon = world.start(BY_USER);
     let _server = udp_server(&world.backend, 80);
     let known: Vec<Datagrams> = (0..8).map(|_| Datagrams::new(&world.client, (RELAY_V6, 8080))).collect();
     let all_echo = || known.iter().for_each(|client| client.echo(&text(100)).expect("a known client"));
@@ -160,11 +161,11 @@ fn an_address_that_comes_later_is_listened_on() {
 #[test]
 fn a_port_moves_from_one_rule_to_another() {
     let world = World::new();
-    let daemon = world.start(WEB);
+    let daemon = world.start(BY_USER);
     let (_old, _new) = (udp_server(&world.backend, 80), udp_server(&world.backend, 81));
     let (_old_tcp, _new_tcp) = (tcp_server(&world.backend, 80), tcp_server(&world.backend, 81));
     Datagrams::new(&world.client, (RELAY_V6, 8080)).echo(b"before").expect("echo");
-    let moved = WEB.replace("\"web\"", "\"other\"").replace(":80\"\n", ":81\"\n");
+    let moved = BY_USER.replace("\"web\"", "\"other\"").replace(":80\"\n", ":81\"\n");
     std::fs::write(&daemon.config, settings(world.folder(), "") + &moved).expect("config");
     daemon.ctl.ok(&["reload"]);
     for _ in 0..16 {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use harness::netns::cable;
 use harness::traffic::{Client, tcp_server};
-use harness::world::{RELAY, RELAY_INSIDE, RELAY_V6};
+use harness::world::{BACKEND_V6, RELAY, RELAY_INSIDE, RELAY_INSIDE_V6, RELAY_V6};
 use harness::{Daemon, World, eventually};
 
 const SECOND: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
@@ -14,6 +14,7 @@ const ASIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 114, 1);
 const ASIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 1);
 /// An address of the backend that both cables lead to.
 const FAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
+const FAR_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 77, 0, 0, 0, 0, 7);
 const MAIN: u32 = 254;
 
 fn second_cable(world: &World) {
@@ -69,6 +70,7 @@ fn the_backend_sees_the_source_on_both_planes() {
         ("203.0.113.2:80", IpAddr::from(SECOND), "auto"),
         ("203.0.113.2:80", IpAddr::from(SECOND), "user"),
         ("[2001:db8:2::2]:80", IpAddr::from(SECOND_V6), "auto"),
+        ("[2001:db8:2::2]:80", IpAddr::from(SECOND_V6), "user"),
     ] {
         let daemon = world.start(&rule(to, plane, &format!("source = \"{source}\"")));
         for client in clients {
@@ -76,8 +78,10 @@ fn the_backend_sees_the_source_on_both_planes() {
             assert_eq!(udp.sees(&world, client), source, "{to} {plane} {client}");
         }
         let planes = &daemon.ctl.rule("web")["plane"];
-        let expected = if source.is_ipv4() && plane == "auto" { "kernel" } else { "user" };
-        assert_eq!(planes["ipv4"]["plane"], expected, "{planes}");
+        let expected = if plane == "auto" { "kernel" } else { "user" };
+        for family in ["ipv4", "ipv6"] {
+            assert_eq!(planes[family]["plane"], expected, "{planes}");
+        }
         let explained = daemon.ctl.ok(&["explain", "web"]);
         assert!(
             explained.contains(&format!("the user plane reaches the backend from {source}")),
@@ -121,6 +125,37 @@ fn packets_leave_by_the_interface_on_both_planes() {
         assert!(explained.contains("on inside2"), "{explained}");
         daemon.ctl.ok(&["set", "web", "connect.interface="]);
         assert_eq!(seen(&world, clients[0]), RELAY_INSIDE, "{plane}");
+    }
+}
+
+/// The same of an IPv6 backend, which the cable that is asked for reaches by another router.
+#[test]
+fn packets_to_an_ipv6_backend_leave_by_the_interface_on_both_planes() {
+    let world = World::new();
+    second_cable(&world);
+    let backend = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 2);
+    world.backend.add_address("lo", FAR_V6, 128);
+    world.relay.route_v6((FAR_V6, 128), BACKEND_V6, "inside");
+    // only who asks for this interface takes the network's route, which is less specific
+    world.relay.route_v6((FAR_V6, 64), backend, "inside2");
+    let (_tcp, udp) = (tcp_server(&world.backend, 80), Witness::new(&world, 80));
+    let clients = [SocketAddr::from((RELAY, 8080)), SocketAddr::from((RELAY_V6, 8080))];
+    for plane in ["auto", "user"] {
+        let daemon = world.start(&rule(&format!("[{FAR_V6}]:80"), plane, ""));
+        for client in clients {
+            assert_eq!(seen(&world, client), RELAY_INSIDE_V6, "{plane}");
+        }
+        daemon.ctl.ok(&["set", "web", "connect.interface=inside2"]);
+        for client in clients {
+            let before = world.relay.traffic("inside2").tx_packets;
+            assert_eq!(seen(&world, client), ASIDE_V6, "{plane} {client}");
+            assert_eq!(udp.sees(&world, client), ASIDE_V6, "{plane} {client}");
+            assert!(world.relay.traffic("inside2").tx_packets >= before + 4, "{plane} {client}");
+        }
+        let explained = daemon.ctl.ok(&["explain", "web"]);
+        assert!(plane == "user" || explained.contains("by 2001:db8:3::2 on inside2, from"), "{explained}");
+        daemon.ctl.ok(&["set", "web", "connect.interface="]);
+        assert_eq!(seen(&world, clients[1]), RELAY_INSIDE_V6, "{plane}");
     }
 }
 

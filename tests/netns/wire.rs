@@ -144,7 +144,8 @@ fn a_port_is_used_again_and_again() {
     assert_eq!(ports.len(), 1, "the backend sees the same tuple as it would without a relay");
 }
 
-/// As soon as the last packet of the connection before has come.
+/// As soon as the connection before is over here: its last packet has come, and no process that another test
+/// is just starting has a copy of its socket.
 fn connect_again(world: &World, port: u16) -> Client {
     let start = Instant::now();
     loop {
@@ -164,9 +165,7 @@ fn a_connection_begun_anew_while_the_old_one_closes() {
     let _server = tcp_server(&world.backend, 80);
     world.client.sysctl("net/ipv4/tcp_tw_reuse", "1");
     for _ in 0..10 {
-        let mut client = Client::connect_from(&world.client, 45_001, (RELAY, 8080))
-            .and_then(Client::start_echo)
-            .expect("connect");
+        let mut client = connect_again(&world, 45_001).start_echo().expect("connect");
         client.echo(&text(100)).expect("echo");
         // a reset in place of an orderly end: the next connection starts on top of what is left of this one
         client.reset();

@@ -1,10 +1,11 @@
 //! The same work at the driver, with tc behind it for what XDP does not finish.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use harness::lab::{enable_gro, set_tx_checksum};
 use harness::traffic::{Client, Datagrams, tcp_server, text, udp_server};
-use harness::world::{BACKEND, RELAY};
+use harness::world::{BACKEND, RELAY, RELAY_V6};
 use harness::{Daemon, Load, World, hooks};
 use netlink_packet_route::neighbour::NeighbourState;
 
@@ -39,6 +40,42 @@ fn both_hooks_share_the_work() {
     assert_eq!(daemon.ctl.counter("web", "/flows/total"), 3, "{rule}");
     assert_eq!(rule["counters"]["drops"], serde_json::json!({}), "{rule}");
     assert!(daemon.ctl.counter("web", "/ingress/bytes") > 8 << 20);
+}
+
+/// IPv6 is tc's, on the same rule and the same interfaces.
+#[test]
+fn ipv6_clients_beside_it() {
+    let (world, daemon) = world();
+    let (_tcp, _udp) = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
+    daemon.ctl.ok(&["add", "8081", "[2001:db8:2::2]:80", "--name", "six"]);
+    let ways =
+        [(IpAddr::from(RELAY), 8080), (RELAY_V6.into(), 8080), (RELAY.into(), 8081), (RELAY_V6.into(), 8081)];
+    let load = ways.into_iter().fold(Load::new(), |load, to| {
+        load.with_connections(&world.client, to, 2)
+            .with_newcomers(&world.client, to)
+            .with_datagrams(&world.client, to)
+    });
+    for to in ways {
+        let connect = || Client::connect(&world.client, to).expect("connect");
+        connect().upload(4 << 20).unwrap_or_else(|error| panic!("{to:?}: {error}"));
+        connect().download(4 << 20).unwrap_or_else(|error| panic!("{to:?}: {error}"));
+        let socket = Datagrams::new(&world.client, to);
+        for size in [0, 1, 1200, 1452, 5000, 60_000] {
+            socket.echo_patiently(&text(size)).unwrap_or_else(|error| panic!("{to:?}, {size}: {error}"));
+        }
+    }
+    load.run_on(200);
+    load.finish();
+    for (rule, hooks) in [("web", ["xdp", "tc"]), ("six", ["tc", "tc"])] {
+        let rule = daemon.ctl.rule(rule);
+        for (family, hook) in ["ipv4", "ipv6"].into_iter().zip(hooks) {
+            assert_eq!(rule["plane"][family], serde_json::json!({"plane": "kernel", "hook": hook}), "{rule}");
+        }
+        // who sends datagrams learns of what IPv6 takes less by one that it does not take
+        let mut drops = rule["counters"]["drops"].clone();
+        drops.as_object_mut().expect("reasons").remove("too_big");
+        assert_eq!(drops, serde_json::json!({}), "{rule}");
+    }
 }
 
 #[test]

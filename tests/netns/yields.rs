@@ -61,7 +61,7 @@ fn a_range_lives_on_beside_a_program() {
         daemon.ctl.ok(&["reload"]);
         both_work(&world, &daemon, &own);
         drop(daemon);
-        world.relay.delete_address("uplink", [192, 0, 2, 7].into());
+        world.relay.delete_address("uplink", [192, 0, 2, 7]);
     }
 }
 

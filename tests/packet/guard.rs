@@ -71,6 +71,10 @@ fn only_networks_on_the_list_are_let_in() {
     let_in(&plane, from(STRANGER, 46_012));
     plane.apply(&web("accept = { allow = \"2001:db8::/32\" }"), &[]);
     refused(&plane, from(STRANGER, 46_013), "not_allowed");
+    // every IPv6 client, and no more of IPv4 for that
+    plane.apply(&web("accept = { allow = [\"198.51.100.0/24\", \"::/0\"] }"), &[]);
+    let_in(&plane, from(CLIENT, 46_015));
+    refused(&plane, from(STRANGER, 46_016), "not_allowed");
     plane.apply(WEB, &[]);
     let_in(&plane, from(STRANGER, 46_014));
 }

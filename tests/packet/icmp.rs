@@ -3,12 +3,12 @@
 use std::net::Ipv4Addr;
 
 use harness::packet::{ACK, ICMP, Packet, Segment};
-use harness::plane::Plane;
+use harness::plane::{Plane, Verdict};
 use harness::world::{BACKEND, CLIENT, RELAY, RELAY_INSIDE};
 
 use crate::conversation::Conversation;
 use crate::table::Gives::{Drop, Pass, Sends};
-use crate::table::row;
+use crate::table::{frame, row};
 use crate::{WEB, plane};
 
 /// A router on the way, whose own address no client should see.
@@ -37,6 +37,24 @@ fn errors_about_datagrams_reach_who_sent_them() {
         packet
     };
     both_ways(&plane, &talk, &unsummed(talk.client_udp(b"?")), &unsummed(talk.backend_udp(b"!")));
+}
+
+/// Anybody can send one, from anywhere: the client's answers go on leaving where the client is.
+#[test]
+fn errors_move_no_flow() {
+    let plane = plane(WEB);
+    let mut talk = Conversation::usual(42_002);
+    talk.prove(&plane, plane.client, plane.backend);
+    let halves = || {
+        let mut all: Vec<_> = plane.flows().map(|(_, key, half)| (key.to_bytes(), half)).collect();
+        all.sort_by_key(|(key, _)| *key);
+        format!("{all:?}")
+    };
+    let before = halves();
+    let error = Packet::icmp_error(ROUTER, 3, 3, 0, &talk.to_client(&talk.backend_udp(b"answer")), 8);
+    let (ran, _) = plane.tc(plane.narrow, &frame(plane.narrow, &error));
+    assert_eq!(ran.verdict, Verdict::Redirect);
+    assert_eq!(halves(), before);
 }
 
 #[test]
@@ -116,7 +134,7 @@ fn padding_is_not_quoted() {
     let error = Packet::icmp_error(ROUTER, 3, 4, 1280, &seen, 8);
     let sent = expected(&error, RELAY, &talk.client_tcp(&segment).with_ttl(63), 8);
     for padding in [1, 9, 10, 11, 40] {
-        let mut padded = crate::table::frame(plane.backend, &error);
+        let mut padded = frame(plane.backend, &error);
         padded.resize(padded.len() + padding, 0xa5);
         let (ran, _) = plane.tc(plane.backend, &padded);
         let mut wanted = sent.frame();
@@ -126,7 +144,7 @@ fn padding_is_not_quoted() {
     for kept in 8..error.body.len() {
         let mut short = Packet { body: error.body[..kept].to_vec(), ..error.clone() };
         short.fix_transport();
-        let mut padded = crate::table::frame(plane.backend, &short);
+        let mut padded = frame(plane.backend, &short);
         padded.extend(&error.body[kept..]);
         crate::table::row_of_bytes(&plane, "a quote that ends in padding", plane.backend, &padded, Pass, "");
     }

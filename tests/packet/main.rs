@@ -17,6 +17,7 @@ mod size;
 mod sweep;
 mod table;
 mod tcp;
+mod translate;
 mod udp;
 mod user;
 mod ways;

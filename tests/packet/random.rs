@@ -5,6 +5,7 @@
 
 mod judge;
 mod make;
+mod v6;
 
 use std::ops::RangeInclusive;
 

@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use harness::packet::{ACK, MORE_FRAGMENTS, Packet, SYN, Segment};
+use harness::packet::{ACK, Extension, MORE_FRAGMENTS, Packet, PacketV6, SYN, Segment};
 use harness::plane::{Plane, RELAY_BARE_V6, Side, Verdict};
 use harness::world::{CLIENT, CLIENT_V6, RELAY, RELAY_V6};
 
@@ -40,54 +40,9 @@ fn tcp(segment: &Segment) -> (Packet, Packet) {
     (Packet::tcp(client, listener, segment), Packet::tcp(listener, client, segment))
 }
 
-/// An extension header of so many bytes, or one that says which fragment it is of what.
-#[derive(Clone, Copy)]
-enum Extension {
-    Padding(u8, usize),
-    Fragment { offset: u16, more: bool, identification: u32 },
-}
-
-impl Extension {
-    const fn number(self) -> u8 {
-        match self {
-            Self::Padding(number, _) => number,
-            Self::Fragment { .. } => 44,
-        }
-    }
-
-    fn bytes(self, next: u8) -> Vec<u8> {
-        match self {
-            Self::Padding(_, length) => {
-                let mut bytes = vec![0; length];
-                bytes[0] = next;
-                bytes[1] = (length / 8 - 1) as u8;
-                bytes
-            }
-            Self::Fragment { offset, more, identification } => {
-                let mut bytes = vec![next, 0];
-                bytes.extend((offset | u16::from(more)).to_be_bytes());
-                bytes.extend(identification.to_be_bytes());
-                bytes
-            }
-        }
-    }
-}
-
 /// What is in an IPv4 packet as an IPv6 packet between these addresses, without a link header.
 fn ipv6(inner: &Packet, between: (Ipv6Addr, Ipv6Addr), extensions: &[Extension]) -> Vec<u8> {
-    let mut next = inner.protocol;
-    let mut rest = inner.body.clone();
-    for extension in extensions.iter().rev() {
-        rest = [extension.bytes(next), rest].concat();
-        next = extension.number();
-    }
-    let mut bytes = vec![0x60, 0, 0, 0];
-    bytes.extend((rest.len() as u16).to_be_bytes());
-    bytes.extend([next, 64]);
-    bytes.extend(between.0.octets());
-    bytes.extend(between.1.octets());
-    bytes.extend(rest);
-    bytes
+    PacketV6::around(inner, between).with_extensions(extensions).ip_bytes()
 }
 
 /// The same as a frame for the client's side.
@@ -121,19 +76,17 @@ fn ipv4_of_a_rule_of_the_user_plane() {
 }
 
 #[test]
-fn ipv6_whoever_carries_ipv4() {
-    for rules in [WEB.to_owned(), user()] {
-        let plane = plane(&rules);
-        let hello = Segment::flags(ACK).at(1, 1).carrying(b"hello");
-        for (what, (question, answer), bytes) in [
-            ("a datagram", udp(b"hello"), 53),
-            ("a SYN", tcp(&Segment::flags(SYN)), 60),
-            ("a segment", tcp(&hello), 65),
-        ] {
-            let (coming, leaving) = (ipv6(&question, COMING, &[]), ipv6(&answer, LEAVING, &[]));
-            passes(&plane, what, &frame_v6(plane.client, &coming), &format!("web: in 1/{bytes}"), "");
-            passes(&plane, what, &frame_v6(plane.client, &leaving), "", &format!("web: out 1/{bytes}"));
-        }
+fn ipv6_of_a_rule_of_the_user_plane() {
+    let plane = plane(&user());
+    let hello = Segment::flags(ACK).at(1, 1).carrying(b"hello");
+    for (what, (question, answer), bytes) in [
+        ("a datagram", udp(b"hello"), 53),
+        ("a SYN", tcp(&Segment::flags(SYN)), 60),
+        ("a segment", tcp(&hello), 65),
+    ] {
+        let (coming, leaving) = (ipv6(&question, COMING, &[]), ipv6(&answer, LEAVING, &[]));
+        passes(&plane, what, &frame_v6(plane.client, &coming), &format!("web: in 1/{bytes}"), "");
+        passes(&plane, what, &frame_v6(plane.client, &leaving), "", &format!("web: out 1/{bytes}"));
     }
 }
 
@@ -143,6 +96,9 @@ fn what_no_flow_of_the_kernel_carries() {
     let (coming, leaving) = tcp(&Segment::flags(ACK).at(1, 1));
     passes(&plane, "a stray segment", &frame(plane.client, &coming), "web: in 1/40", "");
     passes(&plane, "its reset", &frame(plane.client, &leaving), "", "web: out 1/40");
+    let (coming, leaving) = (ipv6(&coming, COMING, &[]), ipv6(&leaving, LEAVING, &[]));
+    passes(&plane, "of IPv6", &frame_v6(plane.client, &coming), "web: in 1/60", "");
+    passes(&plane, "its reset", &frame_v6(plane.client, &leaving), "", "web: out 1/60");
     let mut talk = Conversation::usual(46_100);
     talk.prove(&plane, plane.client, plane.backend);
     let (_, change) = plane.tc(plane.client, &frame(plane.client, &talk.client_udp(b"hello")));
@@ -224,8 +180,8 @@ fn what_no_rule_listens_for_is_not_counted() {
 #[test]
 fn addresses_and_interfaces() {
     let plane = plane(
-        "[[rule]]\nname = \"one\"\nlisten = \"[2001:db8:1::1]:7000\"\nto = \"203.0.113.2:71\"\n\
-         [[rule]]\nname = \"device\"\nlisten = \"%uplink:7001-7009\"\nto = \"203.0.113.2:73\"\n",
+        "[[rule]]\nname = \"one\"\nlisten = \"[2001:db8:1::1]:7000\"\nto = \"203.0.113.2:71\"\nplane = \"user\"\n\
+         [[rule]]\nname = \"device\"\nlisten = \"%uplink:7001-7009\"\nto = \"203.0.113.2:73\"\nplane = \"user\"\n",
     );
     let at = |side: Side, port| {
         let packet = Packet::udp((CLIENT, 46_000), (RELAY, port), b"x");
@@ -288,7 +244,7 @@ fn all_fragments_of_ipv4_are_counted() {
 
 #[test]
 fn all_fragments_of_ipv6_are_counted() {
-    let plane = plane(WEB);
+    let plane = plane(&user());
     let (question, answer) = udp(&[5; 2000]);
     for (whole, between, way, leaves) in [(question, COMING, "in", false), (answer, LEAVING, "out", true)] {
         let part = |from: usize, to: usize, identification| {

@@ -1,10 +1,11 @@
 //! Ways out that change under a live flow, or are not there.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use harness::packet::{ACK, Packet, SYN, Segment};
 use harness::plane::{GATEWAY, Plane};
+use relay::host::ClientRoute;
 use relay::kernel::Desired;
 
 use crate::conversation::Conversation;
@@ -36,7 +37,14 @@ fn without_a_way_to_the_backend() {
 #[test]
 fn without_a_way_back_to_the_client() {
     let mut plane = plane(WEB);
-    change(&mut plane, |desired| desired.routes.clear());
+    // those of IPv6 lead no IPv4 client anywhere
+    change(&mut plane, |desired| {
+        let routes = Arc::make_mut(&mut desired.routes);
+        let everywhere = std::mem::take(&mut routes.hops).into_iter().map(|(route, hop)| {
+            (ClientRoute { destination: Ipv6Addr::UNSPECIFIED.into(), prefix: 0, ..route }, hop)
+        });
+        routes.hops = everywhere.collect();
+    });
     let stranger = Conversation::usual(51_002);
     let (udp, tcp) = (stranger.client_udp(b"hello"), stranger.client_tcp(&Segment::flags(SYN)));
     row(&plane, "a first datagram", plane.client, &udp, Drop, "web: no_route 1");

@@ -30,10 +30,10 @@ pub fn run(args: &[String]) -> anyhow::Result<()> {
 /// Whether a part is asked for that compares with other programs.
 fn needs_peers(args: &[String]) -> bool {
     let mut parts = args.iter().filter(|arg| PARTS.contains(&arg.as_str())).peekable();
-    parts.peek().is_none() || parts.any(|part| matches!(part.as_str(), "tcp" | "udp" | "memory"))
+    parts.peek().is_none() || parts.any(|part| matches!(part.as_str(), "tcp" | "udp" | "memory" | "families"))
 }
 
-const PARTS: [&str; 8] = ["packets", "bulk", "programs", "cost", "tcp", "udp", "memory", "scale"];
+const PARTS: [&str; 9] = ["packets", "bulk", "programs", "cost", "tcp", "udp", "memory", "scale", "families"];
 
 /// realm's engine from its published crates, which want unstable features of the compiler.
 fn build_realm() -> anyhow::Result<()> {

@@ -73,7 +73,7 @@ const PROGRAMS: [(&str, &str); 4] =
 const STEPS: &str = "\
 guest attach
 packet --test-threads=1
-netns --test-threads=1 forward::tcp_both_ways lifecycle::programs_that_were_detached trace:: xdp::both_hooks ranges::sixty_thousand ranges::a_program_that ranges::a_listener ranges::datagrams_of ranges::many_clients
+netns --test-threads=1 translate::tcp_both_ways translate::datagrams_larger translate::both_families lifecycle::programs_that_were_detached trace:: xdp::both_hooks ranges::sixty_thousand ranges::a_program_that ranges::a_listener ranges::datagrams_of ranges::many_clients
 ";
 const LIMIT: Duration = Duration::from_secs(900);
 const MEMORY_MIB: u32 = 1024;

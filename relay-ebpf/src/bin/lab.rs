@@ -53,31 +53,49 @@ fn lab_generate(ctx: XdpContext) -> u32 {
     unsafe { bpf_redirect(recipe.interface, 0) as u32 }
 }
 
+const IPV4: u16 = 0x0800u16.to_be();
+const IPV6: u16 = 0x86ddu16.to_be();
+const UDP: u8 = 17;
+
 /// Where things lie in the frame, in 16-bit words.
+const KIND: usize = 6;
 const HEADER_CHECKSUM: usize = 12;
-const SOURCE_LOW: usize = 14;
-const SOURCE_PORT: usize = 17;
-const UDP_CHECKSUM: usize = 20;
+
+/// Where the low half of the source address lies, the source port, and UDP's checksum.
+struct Places(usize, usize, usize);
+
+impl Places {
+    const V4: Self = Self(14, 17, 20);
+    const V6: Self = Self(18, 27, 30);
+}
 
 /// Gives the frame its flow's source address and port, and keeps both checksums right.
 #[inline(always)]
 fn vary(frame: &mut [u16; Recipe::FRAME / 2], flow: u32) {
-    let port = (Recipe::FIRST_PORT + (flow % Recipe::PER_ADDRESS) as u16).to_be();
-    let mut delta = Delta::word(frame[SOURCE_PORT], port);
-    frame[SOURCE_PORT] = port;
-    let more = (flow / Recipe::PER_ADDRESS) as u16;
-    if more > 0 {
-        let old = frame[SOURCE_LOW];
-        let new = u16::from_be(old).wrapping_add(more).to_be();
-        let address = Delta::word(old, new);
-        frame[SOURCE_LOW] = new;
+    if frame[KIND] == IPV6 {
+        vary_at(frame, flow, &Places::V6);
+    } else {
+        let address = vary_at(frame, flow, &Places::V4);
         frame[HEADER_CHECKSUM] = address.apply(frame[HEADER_CHECKSUM]);
-        delta = delta.and(address);
     }
-    frame[UDP_CHECKSUM] = delta.apply_udp(frame[UDP_CHECKSUM]);
 }
 
-/// Counts IPv4 UDP packets and throws them away.
+/// Returns what that does to the address.
+#[inline(always)]
+fn vary_at(frame: &mut [u16; Recipe::FRAME / 2], flow: u32, at: &Places) -> Delta {
+    let &Places(address, port, checksum) = at;
+    let source = (Recipe::FIRST_PORT + (flow % Recipe::PER_ADDRESS) as u16).to_be();
+    let ports = Delta::word(frame[port], source);
+    frame[port] = source;
+    let old = frame[address];
+    let new = u16::from_be(old).wrapping_add((flow / Recipe::PER_ADDRESS) as u16).to_be();
+    frame[address] = new;
+    let addresses = Delta::word(old, new);
+    frame[checksum] = ports.and(addresses).apply_udp(frame[checksum]);
+    addresses
+}
+
+/// Counts UDP packets and throws them away.
 #[xdp]
 fn lab_count(ctx: XdpContext) -> u32 {
     let (start, end) = (ctx.data(), ctx.data_end());
@@ -88,7 +106,9 @@ fn lab_count(ctx: XdpContext) -> u32 {
     let kind = unsafe { *((start + 12) as *const u16) };
     // SAFETY: as above.
     let protocol = unsafe { *((start + 23) as *const u8) };
-    if kind != 0x0800u16.to_be() || protocol != 17 {
+    // SAFETY: as above.
+    let next = unsafe { *((start + 20) as *const u8) };
+    if (kind != IPV4 || protocol != UDP) && (kind != IPV6 || next != UDP) {
         return xdp_action::XDP_PASS;
     }
     if let Some(count) = ARRIVED.get_ptr_mut(0) {

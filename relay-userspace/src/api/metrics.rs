@@ -64,8 +64,7 @@ impl Views {
     }
 
     fn units(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
-        let help =
-            "What the rule's bytes are: ip, payload, or mixed (of IP packets where programs count them)";
+        let help = "What the rule's bytes are: ip (of IP packets), or payload where no eBPF counts them";
         let mut metric = encoder.encode_descriptor("relay_rule_unit", help, None, MetricType::Gauge)?;
         for rule in &self.rules {
             gauge(&mut metric, &[("rule", &rule.name), ("unit", &rule.counters.unit)], 1)?;

@@ -101,7 +101,7 @@ impl PlaneView {
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct CountersView {
-    /// ip: bytes of the IP layer on the client leg; payload: what was passed on, where no eBPF counts it; mixed: both
+    /// ip: bytes of the IP layer on the client leg; payload: what was passed on, where no eBPF counts it
     pub unit: String,
     pub ingress: TrafficView,
     pub egress: TrafficView,
@@ -155,6 +155,9 @@ pub struct KernelView {
     pub hook: Option<String>,
     /// Flows of an earlier relayd were taken over.
     pub adopted: bool,
+    /// Tables that the host's routes, addresses or next hops do not fit into, and what becomes of those left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub full: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]

@@ -230,6 +230,8 @@ pub fn status(view: &StatusView, format: Format) -> String {
             ("kernel", format!("forwarding at {}{adopted}", hook.as_deref().unwrap_or("tc")))
         }
     });
+    let full = view.kernel.full.iter();
+    facts.extend(full.map(|(table, text)| ("full", format!("the kernel plane's table {table}: {text}"))));
     for interface in &view.interfaces {
         let xdp = interface.xdp.as_ref().map(|xdp| format!(", xdp {xdp}")).unwrap_or_default();
         let uncounted = interface.uncounted.as_ref();

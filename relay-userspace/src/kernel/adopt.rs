@@ -6,7 +6,7 @@ use std::path::Path;
 use aya::maps::{HashMap, MapData};
 use relay_common::names;
 use relay_common::route::NextHop as KernelHop;
-use relay_common::rule::{EndpointEntry, ListenerKey, PORT_TABLE, PortEntry, RuleEntry, SourceKey};
+use relay_common::rule::{EndpointEntry, ListenerKey, Numbered, PORT_TABLE, PortEntry, RuleEntry, SourceKey};
 
 use super::Unavailable;
 use super::batch::Walk;
@@ -38,6 +38,10 @@ pub(super) fn shadow(maps: &Maps, pins: &Path) -> Result<Shadow, Unavailable> {
     }
     shadow.listening = listening(&maps.listening, pins, [names::PORTS, names::LISTENERS])?;
     shadow.listening_v6 = listening(&maps.listening_v6, pins, [names::PORTS_V6, names::LISTENERS_V6])?;
+    let numbered = read_array::<Numbered>(pins, names::NUMBERED, maps::NUMBERS)?;
+    for (number, entry) in (0u32..).zip(numbered).filter(|(_, entry)| entry.address != [0; 4]) {
+        shadow.numbered.adopt(number, entry.address);
+    }
     let hops = read_array::<KernelHop>(pins, names::NEXT_HOPS, maps::HOP_SLOTS)?;
     let endpoints = read_array::<EndpointEntry>(pins, names::ENDPOINTS, maps::ENDPOINT_SLOTS)?;
     shadow.adopt_ways(&hops, &endpoints);
@@ -49,11 +53,13 @@ pub(super) fn shadow(maps: &Maps, pins: &Path) -> Result<Shadow, Unavailable> {
         let (address, interface) = entry.map_err(|error| failed(names::ADDRESSES_V6, &error))?;
         shadow.addresses_v6.insert(address, interface);
     }
+    // of what has gone long ago the map still holds all: new addresses must not wait for its places
+    shadow.free_numbers();
     for entry in maps.routes.iter() {
         let (key, index) = entry.map_err(|error| failed(names::ROUTES, &error))?;
         let route = RoutePrefix {
             bits: key.prefix_len(),
-            interface: key.data().interface,
+            interface: key.data().interface(),
             address: key.data().address,
         };
         shadow.routes.insert(route, index);
@@ -62,7 +68,7 @@ pub(super) fn shadow(maps: &Maps, pins: &Path) -> Result<Shadow, Unavailable> {
         let (key, _) = entry.map_err(|error| failed(names::ALLOWED, &error))?;
         let bits = key.prefix_len() - SourceKey::RULE_BITS;
         let prefix = AllowedPrefix { address: key.data().address, bits };
-        shadow.guards.lists.entry(key.data().rule).or_default().insert(prefix);
+        shadow.guards.lists.entry(key.data().rule()).or_default().insert(prefix);
     }
     shadow.guards.number = rules.iter().map(|rule| rule.guarded).max().unwrap_or(0);
     Ok(shadow)

@@ -18,6 +18,7 @@ use relay_common::{names, tick};
 
 use super::load::Dataplane;
 use super::shadow::EndpointContent;
+use super::shortage::Shortage;
 use super::slots::encode_name;
 use super::ways::endpoint_content;
 use super::{Carried, Desired, DesiredRule, KernelError, guard, maps};
@@ -80,13 +81,27 @@ impl Dataplane {
         applied: &mut Applied,
     ) -> Result<(), KernelError> {
         let new = &desired.rules[kept..];
+        let short = self.shortage.rules;
         let hops = self.write_hops(new, desired)?;
+        if self.shortage.rules > short {
+            return Err(KernelError::TooManyHops { most: maps::HOP_SLOTS as usize - 1 });
+        }
         let endpoints = self.write_endpoints(new, &hops, &mut false)?;
         self.write_rules(new, &endpoints, applied)?;
         self.write_listening(desired)
     }
 
     fn apply_all(&mut self, desired: &Desired, applied: &mut Applied) -> Result<(), KernelError> {
+        self.write_all(desired, applied)?;
+        if self.shortage.passing {
+            // what is gone has left its place by now
+            self.write_all(desired, applied)?;
+        }
+        Ok(())
+    }
+
+    fn write_all(&mut self, desired: &Desired, applied: &mut Applied) -> Result<(), KernelError> {
+        self.shortage = Shortage { routes: desired.routes.left_out, ..Shortage::default() };
         self.write_settings(desired)?;
         self.add_addresses(desired)?;
         self.write_devices(desired)?;
@@ -116,7 +131,7 @@ impl Dataplane {
             fragments: ticks(FRAGMENTS),
             icmp_per_tick: ICMP_BUDGET,
             log_ended: u32::from(self.logs_ended),
-            ..Settings::default()
+            secret: self.secret,
         };
         if self.shadow.settings != Some(settings) {
             self.maps.settings.set(0, settings, 0).map_err(map_error(names::SETTINGS))?;
@@ -186,7 +201,13 @@ impl Dataplane {
             None => old.without_new_flows(),
         };
         entry.shared = rule.shares.into();
-        entry.with_v6(if user.is_some_and(|user| user.ipv6) { RuleState::User } else { RuleState::Off })
+        let carries_v6 = rule.carried.as_ref().is_some_and(|carried| !carried.kernel.listeners_v6.is_empty());
+        entry.with_v6(match (carries_v6, rule.draining) {
+            (true, false) => RuleState::Active,
+            (true, true) => RuleState::Draining,
+            (false, _) if user.is_some_and(|user| user.ipv6) => RuleState::User,
+            (false, _) => RuleState::Off,
+        })
     }
 
     fn carried_entry(

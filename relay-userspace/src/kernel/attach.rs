@@ -146,7 +146,7 @@ impl Dataplane {
 
     fn attach_tc(&mut self, target: &Target, hook: TcHook) -> Result<TcKind, String> {
         let pin = self.pin(hook.pin(), target.index);
-        let program = load::classifier(&mut self.ebpf, hook.program(target.kind));
+        let program = load::loaded_classifier(&mut self.ebpf, hook.program(target.kind));
         let attached = program.and_then(|program| hook.attach(program, &target.name, &pin));
         attached.map_err(|error| shown(&error))
     }

@@ -1,13 +1,13 @@
 //! Flows that the programs say are over, handed to the connection log.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData, RingBuf};
 use relay_common::ended::{End, EndedFlow};
-use relay_common::net::{Address, Port};
+use relay_common::net::ipv6_from_wire;
 use relay_common::{names, tick};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -108,13 +108,14 @@ fn read(bytes: &[u8], names: &SlotNames, hz: u32) -> Option<Ended> {
     // SAFETY: the programs write whole records, every byte pattern of which is a value; they need not be aligned.
     let flow: EndedFlow = (bytes.len() == size_of::<EndedFlow>())
         .then(|| unsafe { bytes.as_ptr().cast::<EndedFlow>().read_unaligned() })?;
-    let socket = |address: Address, port: Port| SocketAddr::from((Ipv4Addr::from(address), port.number()));
+    let client = ipv6_from_wire(flow.client).to_canonical();
+    let backend = ipv6_from_wire(flow.backend).to_canonical();
     Some(Ended {
         rule: names.get(flow.rule, flow.generation)?,
         plane: "kernel",
-        protocol: flow.client.protocol()?,
-        client: socket(flow.client.source(), flow.client.ports().source()),
-        backend: Some(socket(Address::from_wire(flow.backend), flow.backend_ports().destination())),
+        protocol: flow.key.protocol()?,
+        client: SocketAddr::new(client, flow.key.ports().source().number()),
+        backend: Some((backend, flow.backend_ports().destination().number()).into()),
         bytes: flow.bytes,
         lasted: Duration::from_millis(tick::milliseconds(flow.ticks, hz)),
         reason: End::from_number(flow.end)?.as_str(),
@@ -142,9 +143,9 @@ mod tests {
     fn what_is_no_record_is_not_read() {
         let names = SlotNames::default();
         names.set(0, None, RuleName::parse("web").expect("name"));
-        for length in [0, 8, 63, 65] {
+        for length in [0, 8, 87, 89] {
             assert_eq!(read(&vec![0; length], &names, 250), None);
         }
-        assert_eq!(read(&[0; 64], &names, 250), None, "protocol 0");
+        assert_eq!(read(&[0; 88], &names, 250), None, "protocol 0");
     }
 }

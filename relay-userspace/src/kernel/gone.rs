@@ -1,18 +1,23 @@
 //! Flows whose backend's address is none of their rule's any more, for rules that end such flows (`on_down = "reset"`).
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use relay_common::digest::{Digest, Secret};
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
+use relay_common::net::{Address, ipv6_to_wire};
 
 /// Where flows of such rules may go, by slot. Written before the rule leads elsewhere.
 #[derive(Debug, Default)]
-pub struct Backends(Mutex<HashMap<u32, Arc<[Ipv4Addr]>>>);
+pub struct Backends(Mutex<HashMap<u32, Arc<[IpAddr]>>>);
+
+/// An address as backend halves' keys have it: whether it is IPv6, and the address or the part of its digest there.
+type Source = (bool, u32);
 
 impl Backends {
     /// Returns whether that is news. `None`: anywhere.
-    pub(super) fn set(&self, slot: u32, backends: Option<&Arc<[Ipv4Addr]>>) -> bool {
+    pub(super) fn set(&self, slot: u32, backends: Option<&Arc<[IpAddr]>>) -> bool {
         let mut all = self.all();
         let before = match backends {
             Some(backends) => all.insert(slot, backends.clone()),
@@ -21,7 +26,16 @@ impl Backends {
         before.as_ref() != backends
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<u32, Arc<[Ipv4Addr]>>> {
+    /// As keys have them.
+    fn sources(&self, secret: &Secret) -> HashMap<u32, Vec<Source>> {
+        let source = |address: &IpAddr| match address {
+            IpAddr::V4(address) => (false, Address::from(*address).to_wire()),
+            IpAddr::V6(address) => (true, Digest::new(&ipv6_to_wire(*address), secret).low),
+        };
+        self.all().iter().map(|(&slot, backends)| (slot, backends.iter().map(source).collect())).collect()
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<u32, Arc<[IpAddr]>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -29,22 +43,21 @@ impl Backends {
 /// What a walk has met of such flows.
 #[derive(Debug)]
 pub(super) struct Gone {
-    backends: HashMap<u32, Arc<[Ipv4Addr]>>,
+    sources: HashMap<u32, Vec<Source>>,
+    secret: Secret,
     /// Backend halves, by their rules' slots.
     halves: HashMap<u32, Vec<FlowKey>>,
 }
 
 impl Gone {
-    pub(super) fn begin(backends: &Backends) -> Self {
-        Self { backends: backends.all().clone(), halves: HashMap::new() }
+    pub(super) fn begin(backends: &Backends, secret: Secret) -> Self {
+        Self { sources: backends.sources(&secret), secret, halves: HashMap::new() }
     }
 
     /// A flow comes by. One that has ended by itself goes by itself.
     pub(super) fn meet(&mut self, key: &FlowKey, half: &FlowEntry) {
         let is_over = half.flags().has_any(FlowFlags::CLOSED.with(FlowFlags::RESET));
-        if half.flags().has(FlowFlags::EGRESS)
-            && !is_over
-            && leads_elsewhere(&self.backends, half.rule(), key)
+        if half.flags().has(FlowFlags::EGRESS) && !is_over && leads_elsewhere(&self.sources, half.rule(), key)
         {
             self.halves.entry(half.rule()).or_default().push(*key);
         }
@@ -52,7 +65,7 @@ impl Gone {
 
     /// Those that have to go, by slot. Flows that were opened during the walk may lead to addresses that came during it.
     pub(super) fn left(mut self, backends: &Backends) -> HashMap<u32, Vec<FlowKey>> {
-        let now = backends.all();
+        let now = backends.sources(&self.secret);
         for (&slot, halves) in &mut self.halves {
             halves.retain(|key| leads_elsewhere(&now, slot, key));
         }
@@ -60,16 +73,31 @@ impl Gone {
     }
 }
 
-fn leads_elsewhere(backends: &HashMap<u32, Arc<[Ipv4Addr]>>, slot: u32, backend_half: &FlowKey) -> bool {
-    let known = backends.get(&slot);
-    known.is_some_and(|known| !known.contains(&backend_half.source().into()))
+fn leads_elsewhere(sources: &HashMap<u32, Vec<Source>>, slot: u32, backend_half: &FlowKey) -> bool {
+    let source = (backend_half.is_v6(), backend_half.source().to_wire());
+    sources.get(&slot).is_some_and(|known| !known.contains(&source))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use relay_common::flow::{Hop, Owner};
-    use relay_common::net::{Address, Port, Ports, Protocol};
+    use relay_common::net::{Port, Ports, Protocol};
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    const SECRET: Secret = Secret { words: [1, 2, 3, 4, 5, 6, 7, 8] };
+
+    fn address_v6(last: u8) -> Ipv6Addr {
+        Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into())
+    }
+
+    /// The backend half of a flow to an IPv6 address.
+    fn half_v6(rule: u32, backend: u8) -> (FlowKey, FlowEntry) {
+        let (_, half) = half(rule, backend, FlowFlags::EGRESS);
+        let digest = |last| Digest::new(&ipv6_to_wire(address_v6(last)), &SECRET);
+        let ports = Ports::new(Port::new(80), Port::new(5000));
+        (FlowKey::of_v6(digest(backend), digest(1), ports, Protocol::Tcp), half)
+    }
 
     fn half(rule: u32, backend: u8, flags: FlowFlags) -> (FlowKey, FlowEntry) {
         let ports = Ports::new(Port::new(80), Port::new(5000));
@@ -82,13 +110,13 @@ mod tests {
 
     #[test]
     fn only_flows_to_other_addresses_have_to_go() {
-        let list = |last: &[u8]| -> Arc<[Ipv4Addr]> {
-            last.iter().map(|&last| Ipv4Addr::new(203, 0, 113, last)).collect()
+        let list = |last: &[u8]| -> Arc<[IpAddr]> {
+            last.iter().map(|&last| Ipv4Addr::new(203, 0, 113, last).into()).collect()
         };
         let backends = Backends::default();
         assert!(backends.set(3, Some(&list(&[2]))) && !backends.set(3, Some(&list(&[2]))));
         assert!(!backends.set(4, None));
-        let mut gone = Gone::begin(&backends);
+        let mut gone = Gone::begin(&backends, SECRET);
         let over = FlowFlags::EGRESS.with(FlowFlags::CLOSED);
         for (rule, backend, flags) in [
             (3, 2, FlowFlags::EGRESS),
@@ -104,5 +132,17 @@ mod tests {
         // during the walk the name gets another address
         assert!(backends.set(3, Some(&list(&[2, 8]))));
         assert_eq!(gone.left(&backends), HashMap::from([(3, vec![half(3, 7, FlowFlags::EGRESS).0])]));
+    }
+
+    #[test]
+    fn of_ipv6_addresses_too() {
+        let backends = Backends::default();
+        backends.set(3, Some(&Arc::from([IpAddr::from(address_v6(2))])));
+        let mut gone = Gone::begin(&backends, SECRET);
+        for backend in [2, 7] {
+            let (key, half) = half_v6(3, backend);
+            gone.meet(&key, &half);
+        }
+        assert_eq!(gone.left(&backends), HashMap::from([(3, vec![half_v6(3, 7).0])]));
     }
 }

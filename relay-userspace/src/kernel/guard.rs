@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use aya::maps::lpm_trie::Key;
 use relay_common::names;
-use relay_common::net::Address;
+use relay_common::net::{MAPPED_BITS, ipv6_to_wire, mapped};
 use relay_common::rule::SourceKey;
 
 use super::apply::{absent_is_fine, map_error};
@@ -15,7 +15,7 @@ use crate::rule::AllowList;
 /// A network of a list: where it begins, and its length.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct AllowedPrefix {
-    pub address: u32,
+    pub address: [u32; 4],
     pub bits: u32,
 }
 
@@ -33,7 +33,7 @@ pub const MOST_NETWORKS: usize = 32_768;
 /// Whether all lists have room.
 pub(super) fn check_room(desired: &Desired) -> Result<(), KernelError> {
     let lists = desired.rules.iter().filter_map(|rule| rule.allow.as_deref());
-    let wanted: usize = lists.map(|list| list.ipv4().len()).sum();
+    let wanted: usize = lists.map(AllowList::len).sum();
     if wanted > MOST_NETWORKS {
         return Err(KernelError::TooManyNetworks { wanted, most: MOST_NETWORKS });
     }
@@ -76,12 +76,18 @@ impl Dataplane {
 fn prefixes(list: &AllowList) -> HashSet<AllowedPrefix> {
     list.ipv4()
         .map(|(network, length)| AllowedPrefix {
-            address: Address::from(network).to_wire(),
-            bits: length.into(),
+            address: mapped(network.into()),
+            bits: MAPPED_BITS + u32::from(length),
         })
+        .chain(
+            list.ipv6().map(|(network, length)| AllowedPrefix {
+                address: ipv6_to_wire(network),
+                bits: length.into(),
+            }),
+        )
         .collect()
 }
 
 fn key(slot: u32, prefix: AllowedPrefix) -> Key<SourceKey> {
-    Key::new(SourceKey::RULE_BITS + prefix.bits, SourceKey { rule: slot, address: prefix.address })
+    Key::new(SourceKey::RULE_BITS + prefix.bits, SourceKey::new(slot, prefix.address))
 }

@@ -21,10 +21,12 @@ impl<T: Clone + Eq + Hash> Interner<T> {
         Self { slots: HashMap::new(), free: (first..count).map(|slot| (0, slot)).collect(), round: 0 }
     }
 
-    /// Takes note of what a slot already holds.
+    /// Takes note of what a slot already holds. Of several with one content the last is as good as any.
     pub fn adopt(&mut self, slot: u32, content: T) {
-        if self.free.remove(&(0, slot)) {
-            self.slots.insert(content, slot);
+        if self.free.remove(&(0, slot))
+            && let Some(other) = self.slots.insert(content, slot)
+        {
+            self.free.insert((0, other));
         }
     }
 
@@ -94,5 +96,14 @@ mod tests {
         interner.adopt(0, "a");
         assert_eq!(interner.slot(&"b"), Some((1, true)));
         assert_eq!(interner.slot(&"a"), Some((0, false)));
+    }
+
+    #[test]
+    fn a_content_found_twice_keeps_one_slot() {
+        let mut interner = Interner::new(0, 2);
+        interner.adopt(0, "a");
+        interner.adopt(1, "a");
+        assert_eq!(interner.slot(&"a"), Some((1, false)));
+        assert_eq!(interner.slot(&"b"), Some((0, true)));
     }
 }

@@ -15,7 +15,7 @@ use super::load::Dataplane;
 use super::maps::ListeningMaps;
 use super::ports::{Family, Listening, PortTables, Segments, lay_out};
 use super::slots::Slots;
-use super::{Desired, DesiredRule, KernelError, batch};
+use super::{Desired, DesiredRule, KernelError, batch, maps};
 
 /// What the maps say about who listens for clients of one family.
 pub struct ListeningShadow<F: Family> {
@@ -69,19 +69,26 @@ struct Named {
 
 impl Dataplane {
     pub(super) fn add_addresses(&mut self, desired: &Desired) -> Result<(), KernelError> {
-        let (maps, shadow) = (&mut self.maps, &mut self.shadow);
-        add(&mut maps.addresses, &mut shadow.addresses, &wire(&desired.addresses))
-            .map_err(map_error(names::ADDRESSES))?;
-        add(&mut maps.addresses_v6, &mut shadow.addresses_v6, &wire(&desired.addresses_v6))
-            .map_err(map_error(names::ADDRESSES_V6))
+        for (address, interface) in chosen(&desired.addresses) {
+            if self.shadow.addresses.get(&address) == Some(&interface) {
+                continue;
+            }
+            let inserted = self.maps.addresses.insert(address, interface, 0);
+            if self.shortage.has_room(inserted).map_err(map_error(names::ADDRESSES))? {
+                self.shadow.addresses.insert(address, interface);
+            } else {
+                self.shortage.addresses += 1;
+            }
+        }
+        self.shortage.addresses += desired.addresses.len().saturating_sub(maps::ADDRESSES);
+        self.add_addresses_v6(desired)
     }
 
     pub(super) fn remove_addresses(&mut self, desired: &Desired) -> Result<(), KernelError> {
         let (maps, shadow) = (&mut self.maps, &mut self.shadow);
-        remove_others(&mut maps.addresses, &mut shadow.addresses, &wire(&desired.addresses))
+        remove_others(&mut maps.addresses, &mut shadow.addresses, &chosen(&desired.addresses))
             .map_err(map_error(names::ADDRESSES))?;
-        remove_others(&mut maps.addresses_v6, &mut shadow.addresses_v6, &wire(&desired.addresses_v6))
-            .map_err(map_error(names::ADDRESSES_V6))
+        self.remove_addresses_v6(desired)
     }
 
     /// Who listens where; at first, who has for the relayd before.
@@ -115,27 +122,21 @@ fn listening_v4<'a>(rule: &'a DesiredRule, slots: &Slots) -> Option<Listening<'a
 }
 
 fn listening_v6<'a>(rule: &'a DesiredRule, slots: &Slots) -> Option<Listening<'a, Ipv6Addr>> {
-    let user = rule.user.as_ref()?;
     let slot = slots.get(&rule.name)?;
+    let user = rule.user.as_ref();
+    if let Some(carried) = rule.carried.as_ref().filter(|carried| !carried.kernel.listeners_v6.is_empty()) {
+        let kernel = &carried.kernel;
+        let protocols = user.filter(|user| user.ipv6).map_or(kernel.protocols, |user| user.protocols);
+        return Some(Listening { slot, protocols, listeners: &kernel.listeners_v6 });
+    }
+    let user = user?;
     Some(Listening { slot, protocols: user.protocols, listeners: &user.heard_v6 })
 }
 
-fn wire<F: Family + Eq + Hash>(addresses: &BTreeMap<F, u32>) -> HashMap<F::Wire, u32> {
-    addresses.iter().map(|(&address, &interface)| (address.wire(), interface)).collect()
-}
-
-fn add<K: Pod + Eq + Hash>(
-    map: &mut KernelHashMap<MapData, K, u32>,
-    shadow: &mut HashMap<K, u32>,
-    wanted: &HashMap<K, u32>,
-) -> Result<(), MapError> {
-    for (&key, &interface) in wanted {
-        if shadow.get(&key) != Some(&interface) {
-            map.insert(key, interface, 0)?;
-            shadow.insert(key, interface);
-        }
-    }
-    Ok(())
+/// Own addresses that there is room for.
+fn chosen(addresses: &BTreeMap<Ipv4Addr, u32>) -> HashMap<u32, u32> {
+    let addresses = addresses.iter().take(maps::ADDRESSES);
+    addresses.map(|(&address, &interface)| (address.wire(), interface)).collect()
 }
 
 fn remove_others<K: Pod + Eq + Hash>(

@@ -7,6 +7,7 @@ use aya::maps::{Map, MapError, MapInfo};
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use relay_common::digest::Secret;
 use relay_common::usage::Usage;
 use relay_common::{names, tick};
 
@@ -15,12 +16,13 @@ use super::declined::Declined;
 use super::ended::SlotNames;
 use super::gone::Backends;
 use super::lookup::Lookup;
-use super::maps::{self, Maps, Shape};
+use super::maps::{self, Maps};
+use super::numbers;
 use super::shadow::Shadow;
+use super::shortage::Shortage;
 use super::slots::Slots;
-use super::tc::TcHook;
 use super::usage::{UsageSlot, UsageTable};
-use super::{Desired, KernelError, Unavailable, adopt, bpffs, clock, object, preflight};
+use super::{Desired, KernelError, Unavailable, adopt, bpffs, clock, object, pins as pinned, preflight};
 use crate::rule::RuleName;
 
 /// How the kernel plane is to be set up.
@@ -48,6 +50,7 @@ pub struct Dataplane {
     pub(super) lookup: Result<Lookup, Unavailable>,
     /// What was last applied whole.
     pub(super) applied: Option<Desired>,
+    pub(super) shortage: Shortage,
     /// Jiffies per second.
     pub hz: u32,
     /// Established flows that each table really takes: a table from before a restart keeps its size.
@@ -61,6 +64,8 @@ pub struct Dataplane {
     pub(super) logs_ended: bool,
     pub(super) slot_names: Arc<SlotNames>,
     pub(super) backends: Arc<Backends>,
+    /// What digests of IPv6 addresses are keyed with.
+    pub(super) secret: Secret,
 }
 
 impl Dataplane {
@@ -71,7 +76,7 @@ impl Dataplane {
         raise_memlock();
         let hz = clock::measure()?;
         let pins = bpffs::prepare(&options.bpf_dir, options.under_systemd)?;
-        let adopted = check_pins(&pins)?;
+        let adopted = pinned::check(&pins)?;
         let traced = options.traced.as_ref().map(|name| (name, traced_slot(&pins, adopted, name)));
         let globals =
             Globals { tick_shift: tick::shift(hz), traced_rule: traced.map_or(u32::MAX, |(_, slot)| slot) };
@@ -81,10 +86,11 @@ impl Dataplane {
             ebpf = load_object(bytes, &pins, options, &globals, VerifierLogLevel::DEBUG)?;
             load_programs(&mut ebpf, options).map_err(|error| refused(&error))?;
         }
-        pin_sweeper(&mut ebpf, &pins)?;
+        pinned::pin_sweeper(&mut ebpf, &pins)?;
         let lookup = Lookup::load(&mut ebpf);
-        let declined = Some(Declined::open(&mut ebpf)?);
         let maps = Maps::open(&pins)?;
+        let secret = numbers::secret(&maps)?;
+        let declined = Some(Declined::open(&mut ebpf, secret)?);
         let mut shadow = adopt::shadow(&maps, &pins)?;
         if let Some((name, slot)) = traced {
             shadow.slots.reserve(name, slot);
@@ -104,6 +110,7 @@ impl Dataplane {
             attachments,
             lookup,
             applied: None,
+            shortage: Shortage::default(),
             hz,
             max_flows,
             adopted,
@@ -113,6 +120,7 @@ impl Dataplane {
             logs_ended: options.log_ended,
             slot_names: Arc::new(slot_names),
             backends: Arc::default(),
+            secret,
         })
     }
 
@@ -164,35 +172,6 @@ fn raise_memlock() {
     let _newer_kernels_do_not_care = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
 }
 
-/// Whether there are pins, and whether they are what this version writes. A pin of another shape is refused: taken
-/// for its own, its bytes would be misread.
-fn check_pins(pins: &Path) -> Result<bool, Unavailable> {
-    let mut found = false;
-    for shape in maps::shapes() {
-        let path = pins.join(shape.name);
-        if !path.exists() {
-            continue;
-        }
-        found = true;
-        let info = MapInfo::from_pin(&path)
-            .map_err(|error| Unavailable(format!("cannot open the pin {}: {error}", path.display())))?;
-        if !fits(&info, &shape) {
-            return Err(Unavailable(format!(
-                "the pin {} has another layout; `relayctl down` removes it, and its flows",
-                path.display()
-            )));
-        }
-    }
-    Ok(found)
-}
-
-fn fits(info: &MapInfo, shape: &Shape) -> bool {
-    info.map_type().is_ok_and(|kind| kind == shape.kind)
-        && info.key_size() as usize == shape.key
-        && info.value_size() as usize == shape.value
-        && shape.entries.is_none_or(|entries| entries == info.max_entries())
-}
-
 /// Read-only data that the programs get.
 struct Globals {
     tick_shift: u32,
@@ -235,7 +214,7 @@ fn unproven_entries(max_flows: u32) -> u32 {
 }
 
 fn load_programs(ebpf: &mut Ebpf, options: &Options) -> Result<(), ProgramError> {
-    for name in TcHook::PROGRAMS.into_iter().chain([names::SWEEP]) {
+    for name in [names::TC, names::EGRESS, names::SWEEP] {
         classifier(ebpf, name)?.load()?;
     }
     if options.xdp {
@@ -264,6 +243,19 @@ pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
     T::try_from(map).map_err(|error| Unavailable(format!("map {name}: {error}")))
 }
 
+/// One that is loaded. Those for interfaces without link headers, which most hosts have none of, are when they are asked for
+/// first: checking a program takes the kernel a good part of the time that relayd takes to start.
+pub(super) fn loaded_classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &str,
+) -> Result<&'a mut SchedClassifier, ProgramError> {
+    let program = classifier(ebpf, name)?;
+    if program.fd().is_err() {
+        program.load()?;
+    }
+    Ok(program)
+}
+
 pub(super) fn classifier<'a>(
     ebpf: &'a mut Ebpf,
     name: &str,
@@ -273,14 +265,4 @@ pub(super) fn classifier<'a>(
 
 pub(super) fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, ProgramError> {
     ebpf.program_mut(names::XDP).ok_or(ProgramError::NotLoaded)?.try_into()
-}
-
-/// The sweeper runs on a thread of its own and opens its program from a pin.
-fn pin_sweeper(ebpf: &mut Ebpf, pins: &Path) -> Result<(), Unavailable> {
-    let path = pins.join(names::SWEEP);
-    let _older_one = std::fs::remove_file(&path);
-    classifier(ebpf, names::SWEEP)
-        .map_err(|error| Unavailable(error.to_string()))?
-        .pin(&path)
-        .map_err(|error| Unavailable(format!("cannot pin {}: {error}", path.display())))
 }

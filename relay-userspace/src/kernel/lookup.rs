@@ -10,13 +10,12 @@ mod layout;
 use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData, SockMap};
+use aya::maps::{Array, HashMap, MapData, SkStorage, SockMap};
 use nix::time::{ClockId, clock_gettime};
 use relay_common::lookup::{Block, Home, Spot, group};
 use relay_common::names;
@@ -62,6 +61,7 @@ pub struct Lookup {
     sets: HashMap<MapData, Spot, u32>,
     yielded: HashMap<MapData, Spot, u64>,
     groups: SockMap<MapData>,
+    shared: SkStorage<MapData, u32>,
     home: Array<MapData, Home>,
     own: Arc<OwnSockets>,
     layout: Layout,
@@ -99,6 +99,7 @@ impl Lookup {
             sets: take(ebpf, names::SETS)?,
             yielded: take(ebpf, names::YIELDED)?,
             groups: take(ebpf, names::GROUPS)?,
+            shared: take(ebpf, names::SHARED_SOCKETS)?,
             home: take(ebpf, names::HOME)?,
             own: Arc::new(OwnSockets(Mutex::new(take(ebpf, names::OWN)?))),
             layout: Layout::default(),
@@ -121,15 +122,19 @@ impl Lookup {
         self.own.clone()
     }
 
-    /// Names the socket that stands for all shared sockets of a protocol and the family of an address.
+    /// Shows the shared sockets of a protocol and the family of an address: the first one stands for all, and what comes to
+    /// any of them is counted as their rule's.
     pub fn set_group(
         &mut self,
         protocol: Protocol,
         address: IpAddr,
-        socket: &impl AsRawFd,
+        sockets: &[Socket],
     ) -> Result<(), KernelError> {
-        let group = group(protocol, family_of(address));
-        self.groups.set(group, socket, 0).map_err(map_error(names::GROUPS))
+        for socket in sockets {
+            self.shared.insert(socket, 1, 0).map_err(map_error(names::SHARED_SOCKETS))?;
+        }
+        let Some(first) = sockets.first() else { return Ok(()) };
+        self.groups.set(group(protocol, family_of(address)), first, 0).map_err(map_error(names::GROUPS))
     }
 
     /// Takes what is wanted from now on, and nothing else. `others`: sockets of other programs that listen already.

@@ -9,10 +9,13 @@ use aya::maps::{Array, HashMap, Map, MapData, MapType, PerCpuArray, PerCpuHashMa
 use relay_common::counters::{DropKey, RuleCounters};
 use relay_common::names;
 use relay_common::route::{NextHop, RouteKey};
-use relay_common::rule::{EndpointEntry, ListenerEntry, ListenerKey, PortEntry, RuleEntry, SourceKey};
+use relay_common::rule::{
+    EndpointEntry, ListenerEntry, ListenerKey, Numbered, OwnAddress, PortEntry, RuleEntry, SourceKey,
+};
 use relay_common::settings::Settings;
 
 use super::Unavailable;
+use crate::host::Room;
 
 /// A rule's name as it lies in its map: length, then bytes. The byte after says whether the rule drains.
 pub type NameBytes = [u8; 72];
@@ -27,7 +30,8 @@ pub struct Maps {
     pub next_hops: Array<MapData, NextHop>,
     pub routes: LpmTrie<MapData, RouteKey, u32>,
     pub addresses: HashMap<MapData, u32, u32>,
-    pub addresses_v6: HashMap<MapData, [u32; 4], u32>,
+    pub addresses_v6: HashMap<MapData, [u32; 4], OwnAddress>,
+    pub numbered: Array<MapData, Numbered>,
     pub counters: PerCpuArray<MapData, RuleCounters>,
     pub drops: PerCpuHashMap<MapData, DropKey, u64>,
     pub settings: Array<MapData, Settings>,
@@ -61,6 +65,7 @@ impl Maps {
             routes: open(pins, names::ROUTES)?,
             addresses: open(pins, names::ADDRESSES)?,
             addresses_v6: open(pins, names::ADDRESSES_V6)?,
+            numbered: open(pins, names::NUMBERED)?,
             counters: open(pins, names::COUNTERS)?,
             drops: open(pins, names::DROPS)?,
             settings: open(pins, names::SETTINGS)?,
@@ -98,7 +103,12 @@ fn shape<K: Pod, V: Pod>(name: &'static str, kind: MapType, entries: Option<u32>
 pub const RULE_SLOTS: u32 = 16_384;
 pub const ENDPOINT_SLOTS: u32 = 32_768;
 pub const HOP_SLOTS: u32 = 4_096;
+/// Own addresses of one family.
+pub const ADDRESSES: usize = 4_096;
+/// Of 16,384, since old kernels replace none when all are taken; some next hops are left to backends, and the first leads nowhere.
+pub const ROOM_FOR_ROUTES: Room = Room { routes: 16_000, hops: HOP_SLOTS as usize - 1 - 512 };
 pub const DEVICE_SLOTS: u16 = 256;
+pub const NUMBERS: u32 = 65_536;
 
 /// Every pinned map. Sizes of flow tables follow the settings.
 pub fn shapes() -> Vec<Shape> {
@@ -121,15 +131,16 @@ pub fn shapes() -> Vec<Shape> {
         shape::<u32, NameBytes>(names::RULE_NAMES, MapType::Hash, None),
         shape::<u32, EndpointEntry>(names::ENDPOINTS, MapType::Array, Some(ENDPOINT_SLOTS)),
         shape::<u32, NextHop>(names::NEXT_HOPS, MapType::Array, Some(HOP_SLOTS)),
-        Shape { name: names::ROUTES, kind: MapType::LpmTrie, key: 12, value: 4, entries: None },
+        Shape { name: names::ROUTES, kind: MapType::LpmTrie, key: 24, value: 4, entries: None },
         shape::<u32, u32>(names::ADDRESSES, MapType::Hash, None),
-        shape::<[u32; 4], u32>(names::ADDRESSES_V6, MapType::Hash, None),
+        shape::<[u32; 4], OwnAddress>(names::ADDRESSES_V6, MapType::Hash, None),
+        shape::<u32, Numbered>(names::NUMBERED, MapType::Array, Some(NUMBERS)),
         shape::<u32, RuleCounters>(names::COUNTERS, MapType::PerCpuArray, Some(RULE_SLOTS)),
         shape::<DropKey, u64>(names::DROPS, MapType::PerCpuHash, None),
         shape::<u32, Settings>(names::SETTINGS, MapType::Array, Some(1)),
         shape::<u32, Pressure>(names::PRESSURE, MapType::Array, Some(2)),
         Shape { name: names::DEVICES, kind: MapType::DevMap, key: 4, value: 8, entries: None },
-        Shape { name: names::ALLOWED, kind: MapType::LpmTrie, key: 12, value: 4, entries: None },
+        Shape { name: names::ALLOWED, kind: MapType::LpmTrie, key: 24, value: 4, entries: None },
         Shape {
             name: names::USAGE,
             kind: MapType::Array,
@@ -146,6 +157,7 @@ pub fn shapes() -> Vec<Shape> {
             value: 0,
             entries: Some(EndedFlow::RING),
         },
+        shape::<i32, u32>(names::SHARED_SOCKETS, MapType::SkStorage, None),
     ]
 }
 

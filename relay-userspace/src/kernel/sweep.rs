@@ -3,7 +3,10 @@
 //! Runs on a thread of its own with its own handles. It only names candidates; the sweep program decides beside the
 //! packets.
 
+mod findings;
+
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +15,14 @@ use aya::maps::MapData;
 use aya::programs::{SchedClassifier, TestRun as _};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
+use relay_common::digest::{Digest, Secret};
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
 use relay_common::net::Protocol;
-use relay_common::rule::{RuleEntry, RuleState};
-use relay_common::settings::SweepRequest;
+use relay_common::rule::{Numbered, RuleEntry};
+use relay_common::settings::{Settings, SweepRequest};
 use relay_common::{names, tick};
 
-use super::batch::Walk;
+use self::findings::{Findings, Pairs, visit};
 use super::gone::{Backends, Gone};
 use super::recount::Recount;
 use super::usage::UsageTable;
@@ -28,6 +32,7 @@ pub struct Sweeper {
     program: SchedClassifier,
     tables: [(MapData, Table); 3],
     rules: aya::maps::Array<MapData, RuleEntry>,
+    others: Others,
     hz: u32,
     rounds: u32,
     /// Halves marked in the last round.
@@ -39,12 +44,45 @@ pub struct Sweeper {
     backends: Arc<Backends>,
 }
 
-/// A flow that was opened while the list changed may come after the first round.
-const CHECKS: u32 = 2;
-
 /// Every so many rounds, halves are looked for that have lost their other half. They are rare, and finding them costs
 /// more than the rest of a walk.
 pub const PAIRING: u32 = 12;
+
+/// Finds the keys of flows' other halves.
+pub struct Others {
+    numbered: aya::maps::Array<MapData, Numbered>,
+    settings: aya::maps::Array<MapData, Settings>,
+}
+
+impl Others {
+    pub fn open(pins: &Path) -> Result<Self, Unavailable> {
+        Ok(Self {
+            numbered: maps::open(pins, names::NUMBERED)?,
+            settings: maps::open(pins, names::SETTINGS)?,
+        })
+    }
+
+    /// The key of the half that answers to this one.
+    pub fn key(&self, half: &FlowEntry, protocol: Protocol) -> FlowKey {
+        if half.flags().has(FlowFlags::TO_V6)
+            && let Ok(settings) = self.settings.get(&0, 0)
+        {
+            return half.opposite_v6(&settings.secret, |number| self.digest(number), protocol);
+        }
+        half.opposite(protocol)
+    }
+
+    fn secret(&self) -> Result<Secret, Unavailable> {
+        let settings = self.settings.get(&0, 0);
+        settings
+            .map(|settings| settings.secret)
+            .map_err(|error| Unavailable(format!("map {}: {error}", names::SETTINGS)))
+    }
+
+    fn digest(&self, number: u32) -> Digest {
+        self.numbered.get(&number, 0).map_or(Digest::default(), |numbered| numbered.digest)
+    }
+}
 
 /// Which table a flow lies in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -87,6 +125,7 @@ impl Sweeper {
             tables,
             rules: maps::open(pins, names::RULES)?,
             hz: dataplane.hz,
+            others: Others::open(pins)?,
             rounds: 0,
             marked: Vec::new(),
             usage: UsageTable::open(pins)?,
@@ -111,10 +150,10 @@ impl Sweeper {
             orphans: Vec::new(),
             checked: std::mem::take(&mut self.checked),
             counted: HashMap::new(),
-            gone: Gone::begin(&self.backends),
+            gone: Gone::begin(&self.backends, self.others.secret()?),
         };
         for (map, table) in &self.tables {
-            visit(map, *table, &self.rules, &mut walk, &mut census)?;
+            visit(map, *table, (&self.rules, &self.others), &mut walk, &mut census)?;
             walk.idle.extend(walk.pairs.iter_mut().flat_map(Pairs::left));
         }
         self.rounds = self.rounds.wrapping_add(1);
@@ -186,140 +225,4 @@ fn request(rule: u32, mode: u32, keys: &[FlowKey]) -> Vec<u8> {
     // the kernel takes no test packet below the size of an IP header
     packet.resize(packet.len().max(64), 0);
     packet
-}
-
-struct Findings {
-    now: u32,
-    rules: HashMap<u32, RuleEntry>,
-    /// In rounds that look for halves without their other half.
-    pairs: Option<Pairs>,
-    /// Halves that may be dead.
-    idle: Vec<FlowKey>,
-    /// Halves whose rule is gone, or whose client may have to go.
-    orphans: Vec<FlowKey>,
-    checked: HashMap<u32, (u32, u32)>,
-    /// Flows that count for each slot's limit.
-    counted: HashMap<u32, i64>,
-    gone: Gone,
-}
-
-fn visit(
-    map: &MapData,
-    table: Table,
-    rules: &aya::maps::Array<MapData, RuleEntry>,
-    findings: &mut Findings,
-    census: &mut Census,
-) -> Result<(), Unavailable> {
-    let fd = map.fd();
-    let mut walk = Walk::<_, FlowKey, FlowEntry>::new(fd);
-    let failed = |error: std::io::Error| Unavailable(format!("cannot walk a flow table: {error}"));
-    while let Some(chunk) = walk.next_chunk().map_err(failed)? {
-        for (key, half) in chunk {
-            findings.take(&key, &half, table, rules, census);
-        }
-    }
-    Ok(())
-}
-
-impl Findings {
-    fn take(
-        &mut self,
-        key: &FlowKey,
-        half: &FlowEntry,
-        table: Table,
-        rules: &aya::maps::Array<MapData, RuleEntry>,
-        census: &mut Census,
-    ) {
-        let slot = half.rule();
-        if half.flags().has(FlowFlags::COUNTED) {
-            *self.counted.entry(slot).or_default() += 1;
-        }
-        let rule = *self.rules.entry(slot).or_insert_with(|| rules.get(&slot, 0).unwrap_or(RuleEntry::OFF));
-        if rule.generation != half.generation || rule.state() == RuleState::Off {
-            self.orphans.push(*key);
-            return;
-        }
-        self.gone.meet(key, half);
-        let flags = half.flags();
-        let is_client = !flags.has(FlowFlags::EGRESS);
-        if is_client && self.must_check(slot, &rule) {
-            self.orphans.push(*key);
-        }
-        let age_limit = match table {
-            Table::Established(protocol) => limit(protocol, &rule, flags),
-            Table::Unproven => UNPROVEN_TICKS,
-        };
-        let idle = tick::passed(self.now, half.seen, age_limit);
-        if is_client {
-            match table {
-                Table::Established(Protocol::Tcp) => census.tcp += 1,
-                Table::Established(Protocol::Udp) => census.udp += 1,
-                Table::Unproven => census.unproven += 1,
-            }
-            // a closed flow waits for late segments only, a reset one for nothing
-            let ended = flags.has_any(FlowFlags::CLOSED.with(FlowFlags::RESET));
-            let forgotten = table == Table::Unproven && idle;
-            if !ended && !forgotten {
-                *census.active.entry(slot).or_default() += 1;
-            }
-        }
-        if let Table::Established(protocol) = table {
-            if let Some(pairs) = &mut self.pairs {
-                pairs.meet(*key, half.opposite(protocol));
-            }
-            if idle {
-                self.idle.push(*key);
-            }
-        }
-    }
-}
-
-impl Findings {
-    /// Whether the rule's allow list is newer than the rounds that flows have been held against it in.
-    fn must_check(&self, slot: u32, rule: &RuleEntry) -> bool {
-        let done = |&(number, rounds): &(u32, u32)| number == rule.guarded && rounds >= CHECKS;
-        rule.guarded != 0 && !self.checked.get(&slot).is_some_and(done)
-    }
-
-    /// What flows have been held against after this round.
-    fn checked_now(&self) -> HashMap<u32, (u32, u32)> {
-        let guarded = self.rules.iter().filter(|(_, rule)| rule.guarded != 0);
-        let checked = guarded.map(|(&slot, rule)| {
-            let before = self.checked.get(&slot).filter(|(number, _)| *number == rule.guarded);
-            (slot, (rule.guarded, before.map_or(0, |&(_, rounds)| rounds) + 1))
-        });
-        checked.collect()
-    }
-}
-
-/// Halves of established flows whose other half has not come by yet, by key, with the key of that other half.
-#[derive(Default)]
-struct Pairs(HashMap<FlowKey, FlowKey>);
-
-impl Pairs {
-    /// One half comes by. A half under the right key that belongs to another flow is not its other half.
-    fn meet(&mut self, key: FlowKey, opposite: FlowKey) {
-        if self.0.get(&opposite) == Some(&key) {
-            self.0.remove(&opposite);
-        } else {
-            self.0.insert(key, opposite);
-        }
-    }
-
-    /// Halves that have stayed alone; begins anew.
-    fn left(&mut self) -> impl Iterator<Item = FlowKey> + use<> {
-        std::mem::take(&mut self.0).into_keys()
-    }
-}
-
-/// An unproven flow that has been silent for longer is not counted as live; the table forgets it by itself.
-const UNPROVEN_TICKS: u32 = 30;
-
-/// The shortest time after which the program may find the flow expired: it looks at both halves, this at one.
-fn limit(protocol: Protocol, rule: &RuleEntry, flags: FlowFlags) -> u32 {
-    match protocol {
-        Protocol::Udp => rule.udp_idle,
-        Protocol::Tcp if flags.has_any(FlowFlags::SLOW) => 1,
-        Protocol::Tcp => rule.tcp_idle,
-    }
 }

@@ -1,5 +1,6 @@
 //! `--trace-packets`: what the programs log about one rule's packets, put into words and into relayd's own log.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use aya_log::EbpfLogger;
@@ -76,21 +77,27 @@ fn line(record: &str, name: impl Fn(c_uint) -> Option<String>) -> Option<String>
     };
     let protocol = match protocol.parse().ok()? {
         ICMP => "icmp".to_owned(),
+        ICMPV6 => "icmpv6".to_owned(),
         number => Protocol::from_number(number)?.to_string(),
     };
-    let socket = |address: &str, port: &str| match port {
-        "0" => address.to_owned(),
-        _ => format!("{address}:{port}"),
-    };
-    let (from, to) = (socket(source, source_port), socket(destination, destination_port));
+    let (from, to) = (socket(source, source_port)?, socket(destination, destination_port)?);
     let segments = if segment == "0" { String::new() } else { format!(" in segments of {segment}") };
     let interface = name(at.parse().ok()?).unwrap_or_else(|| format!("interface {at}"));
     let decision = decision.as_str();
     Some(format!("{protocol} {from} > {to}, {length} bytes{segments} on {interface}: {decision}{reason}"))
 }
 
-/// IANA's number.
+fn socket(address: &str, port: &str) -> Option<String> {
+    let address = address.parse::<IpAddr>().ok()?.to_canonical();
+    Some(match port.parse().ok()? {
+        0 => address.to_string(),
+        port => SocketAddr::new(address, port).to_string(),
+    })
+}
+
+/// IANA's numbers.
 const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
 
 #[cfg(test)]
 mod tests {
@@ -106,20 +113,20 @@ mod tests {
             (
                 Decision::Refused,
                 DropReason::NoRoute,
-                "17 198.51.100.2 40000 198.51.100.1 80 2 47 0",
+                "17 ::ffff:198.51.100.2 40000 ::ffff:198.51.100.1 80 2 47 0",
                 "udp 198.51.100.2:40000 > 198.51.100.1:80, 47 bytes on eth0: refused (no_route)",
             ),
             (
                 Decision::HotPath,
                 DropReason::NoRoute,
-                "6 198.51.100.2 40000 198.51.100.1 80 3 5000 1448",
-                "tcp 198.51.100.2:40000 > 198.51.100.1:80, 5000 bytes in segments of 1448 on interface 3: \
+                "6 2001:db8::2 40000 2001:db8::1 80 3 5000 1448",
+                "tcp [2001:db8::2]:40000 > [2001:db8::1]:80, 5000 bytes in segments of 1448 on interface 3: \
                  forwarded on the hot path",
             ),
             (
                 Decision::Error,
                 DropReason::NoRoute,
-                "1 203.0.113.2 0 203.0.113.1 0 2 70 0",
+                "1 ::ffff:203.0.113.2 0 ::ffff:203.0.113.1 0 2 70 0",
                 "icmp 203.0.113.2 > 203.0.113.1, 70 bytes on eth0: forwarded, an error about a flow",
             ),
         ] {

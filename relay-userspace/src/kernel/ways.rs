@@ -2,12 +2,12 @@
 //! how flows find out that their way has changed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use aya::maps::lpm_trie::Key;
 use relay_common::names;
-use relay_common::net::Address;
+use relay_common::net::{Address, MAPPED_BITS, ipv6_to_wire, mapped};
 use relay_common::route::{Gateway, NextHop as KernelHop, RouteKey};
 use relay_common::rule::EndpointEntry;
 
@@ -27,7 +27,8 @@ impl Dataplane {
         let mut slots = HashMap::new();
         for rule in rules {
             if let Some(path) = rule.carried.as_ref().and_then(|carried| carried.path.as_ref()) {
-                self.take_hop(&path.hop, desired, &mut slots)?;
+                let found = self.take_hop(&path.hop, desired, &mut slots)?;
+                self.shortage.rules += usize::from(!found);
             }
         }
         Ok(slots)
@@ -39,26 +40,32 @@ impl Dataplane {
         desired: &Desired,
         slots: &mut HashMap<NextHop, u32>,
     ) -> Result<(), KernelError> {
-        desired.routes.values().try_for_each(|hop| self.take_hop(hop, desired, slots))
+        for hop in desired.routes.hops.values() {
+            self.take_hop(hop, desired, slots)?;
+        }
+        Ok(())
     }
 
+    /// Whether there is a slot for it.
     fn take_hop(
         &mut self,
         hop: &NextHop,
         desired: &Desired,
         slots: &mut HashMap<NextHop, u32>,
-    ) -> Result<(), KernelError> {
+    ) -> Result<bool, KernelError> {
         if slots.contains_key(hop) {
-            return Ok(());
+            return Ok(true);
         }
         let content = kernel_hop(hop, desired);
-        let most = maps::HOP_SLOTS as usize - 1;
-        let (slot, new) = self.shadow.hops.slot(&content).ok_or(KernelError::TooManyHops { most })?;
+        let Some((slot, new)) = self.shadow.hops.slot(&content) else {
+            self.shortage.passing = true;
+            return Ok(false);
+        };
         if new {
             self.write_hop(slot, content)?;
         }
         slots.insert(hop.clone(), slot);
-        Ok(())
+        Ok(true)
     }
 
     /// Writes a next hop under a generation that no flow holds for this slot.
@@ -87,21 +94,30 @@ impl Dataplane {
         hops: &HashMap<NextHop, u32>,
     ) -> Result<bool, KernelError> {
         let mut wanted = HashMap::new();
-        for (route, hop) in &desired.routes {
-            let prefix = RoutePrefix {
-                bits: RouteKey::INTERFACE_BITS + u32::from(route.prefix),
-                interface: route.interface,
-                address: Address::from(route.destination).to_wire(),
+        for (route, hop) in &desired.routes.hops {
+            let Some(&slot) = hops.get(hop) else {
+                self.shortage.routes += 1;
+                continue;
             };
-            wanted.insert(prefix, hops.get(hop).copied().unwrap_or(0));
+            let (address, before) = match route.destination {
+                IpAddr::V4(destination) => (mapped(destination.into()), MAPPED_BITS),
+                IpAddr::V6(destination) => (ipv6_to_wire(destination), 0),
+            };
+            let bits = RouteKey::INTERFACE_BITS + before + u32::from(route.prefix);
+            let prefix = RoutePrefix { bits, interface: route.interface, address };
+            wanted.insert(prefix, slot);
         }
         if wanted == self.shadow.routes {
             return Ok(false);
         }
         for (&prefix, &index) in &wanted {
             if self.shadow.routes.get(&prefix) != Some(&index) {
-                self.maps.routes.insert(&route_key(prefix), index, 0).map_err(map_error(names::ROUTES))?;
-                self.shadow.routes.insert(prefix, index);
+                let inserted = self.maps.routes.insert(&route_key(prefix), index, 0);
+                if self.shortage.has_room(inserted).map_err(map_error(names::ROUTES))? {
+                    self.shadow.routes.insert(prefix, index);
+                } else {
+                    self.shortage.routes += 1;
+                }
             }
         }
         let gone: Vec<RoutePrefix> =
@@ -130,19 +146,35 @@ impl Dataplane {
             let (slot, _) =
                 self.shadow.endpoints.slot(&content).ok_or(KernelError::TooManyEndpoints { most })?;
             let hop = carried.path.as_ref().and_then(|path| hops.get(&path.hop)).copied().unwrap_or(0);
-            let (address, source) = (Address::from(content.address), Address::from(content.source));
-            let mut entry = EndpointEntry::new(address, source, content.port, hop as u16, 0);
-            entry.interface = content.interface;
+            let entry = self.endpoint_entry(&content, hop)?;
             let old = self.shadow.endpoint_entries.get(&slot);
             if old != Some(&entry) {
-                *rerouted |=
-                    old.is_some_and(|old| old.address() == address && old.hop_index != entry.hop_index);
+                *rerouted |= old
+                    .is_some_and(|old| old.address() == entry.address() && old.hop_index != entry.hop_index);
                 self.maps.endpoints.set(slot, entry, 0).map_err(map_error(names::ENDPOINTS))?;
                 self.shadow.endpoint_entries.insert(slot, entry);
             }
             slots.insert(content, slot);
         }
         Ok(slots)
+    }
+
+    fn endpoint_entry(&mut self, content: &EndpointContent, hop: u32) -> Result<EndpointEntry, KernelError> {
+        let (address, source) = (self.address(content.address)?, self.address(content.source)?);
+        let mut entry = EndpointEntry::new(address, source, content.port, hop as u16, 0);
+        if content.address.is_ipv6() {
+            entry = entry.by_numbers();
+        }
+        entry.interface = content.interface;
+        Ok(entry)
+    }
+
+    /// What stands for an address in flows.
+    fn address(&mut self, address: IpAddr) -> Result<Address, KernelError> {
+        match address {
+            IpAddr::V4(address) => Ok(address.into()),
+            IpAddr::V6(address) => self.number(address).map(Address::from_wire),
+        }
     }
 
     /// Next hops and endpoints that nothing refers to any more. Their flows notice and look elsewhere.
@@ -173,13 +205,14 @@ impl Dataplane {
 }
 
 fn route_key(prefix: RoutePrefix) -> Key<RouteKey> {
-    Key::new(prefix.bits, RouteKey { interface: prefix.interface, address: prefix.address })
+    Key::new(prefix.bits, RouteKey::new(prefix.interface, prefix.address))
 }
 
 pub(super) fn endpoint_content(carried: &Carried) -> EndpointContent {
     EndpointContent {
         address: carried.kernel.way.backend,
-        source: carried.path.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |path| path.source),
+        // without a way nothing is sent, by nobody
+        source: carried.path.as_ref().map_or(carried.kernel.way.backend, |path| path.source),
         port: carried.kernel.first_port.unwrap_or(0),
         interface: carried.kernel.way.interface.unwrap_or(0),
     }
@@ -189,12 +222,7 @@ fn kernel_hop(hop: &NextHop, desired: &Desired) -> KernelHop {
     let (family, gateway) = match hop.gateway {
         None => (Gateway::OnLink, [0; 4]),
         Some(IpAddr::V4(gateway)) => (Gateway::V4, [Address::from(gateway).to_wire(), 0, 0, 0]),
-        Some(IpAddr::V6(gateway)) => {
-            let octets = gateway.octets();
-            let word =
-                |at: usize| u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]]);
-            (Gateway::V6, [word(0), word(4), word(8), word(12)])
-        }
+        Some(IpAddr::V6(gateway)) => (Gateway::V6, ipv6_to_wire(gateway)),
     };
     let mut entry = KernelHop::new(hop.interface, hop.mtu, family, gateway);
     entry.device = desired.devices.get(&hop.interface).map_or(0, |slot| slot + 1);

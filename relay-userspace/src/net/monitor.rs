@@ -29,6 +29,10 @@ impl Monitor {
             MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv6Rule,
+            // what a router advertisement changes of an interface
+            MulticastGroup::Ipv6Ifinfo,
         ])?;
         let (sender, changes) = mpsc::channel(1);
         let mut tasks = JoinSet::new();

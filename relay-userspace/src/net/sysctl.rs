@@ -80,6 +80,12 @@ pub fn local_ports() -> io::Result<RangeInclusive<u16>> {
     Ok(numbers.next().unwrap_or(32_768)..=numbers.next().unwrap_or(60_999))
 }
 
+/// The IPv6 MTU of an interface; `None`: it has no IPv6.
+pub fn mtu_v6(interface: &str) -> Option<u32> {
+    let path = Path::new(ROOT).join("net/ipv6/conf").join(interface).join("mtu");
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
 /// The ports that flows may claim on this host, reserving some where too few are left.
 pub fn claim_range(ledger: &mut Ledger) -> io::Result<ClaimRange> {
     let local = local_ports()?;

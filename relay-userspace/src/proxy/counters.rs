@@ -137,12 +137,10 @@ impl Carried {
 /// The counters of one rule.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Client to backend, by sockets of the rule's own.
+    /// Client to backend.
     pub ingress: Carried,
-    /// Backend to client, likewise.
+    /// Backend to client.
     pub egress: Carried,
-    /// The same two by shared sockets, whose packets no program can tell from others.
-    pub shared: [Carried; 2],
     active: AtomicU64,
     total: AtomicU64,
     refused: [AtomicU64; Refusal::ALL.len()],
@@ -151,10 +149,9 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Where payload is counted: client to backend, and back.
-    pub const fn payload(&self, shares: bool) -> [&Carried; 2] {
-        let [ingress, egress] = &self.shared;
-        if shares { [ingress, egress] } else { [&self.ingress, &self.egress] }
+    /// What was carried: client to backend, and back.
+    pub const fn payload(&self) -> [&Carried; 2] {
+        [&self.ingress, &self.egress]
     }
 
     /// Sessions under way.

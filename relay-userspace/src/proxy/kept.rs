@@ -5,11 +5,15 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use relay_common::flow::FlowKey;
-use relay_common::net::{Address, Port, Ports, Protocol};
+/// A client, and the address and port that it sends to.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Ends {
+    pub client: SocketAddr,
+    pub asked: SocketAddr,
+}
 
-/// Is told of a session that is there (`true`), or has ended, by the packets of its client.
-pub type Tell = Box<dyn FnMut(&FlowKey, bool) + Send>;
+/// Is told of a session that is there (`true`), or has ended.
+pub type Tell = Box<dyn FnMut(&Ends, bool) + Send>;
 
 /// The sessions of all rules.
 #[derive(Default)]
@@ -18,7 +22,7 @@ pub struct Kept(Mutex<State>);
 #[derive(Default)]
 struct State {
     /// Of the same client, for a moment, another worker may have one too.
-    sessions: HashMap<FlowKey, u32>,
+    sessions: HashMap<Ends, u32>,
     tell: Option<Tell>,
 }
 
@@ -29,39 +33,37 @@ impl Kept {
         let State { sessions, tell: told } = &mut *state;
         *told = tell;
         if let Some(tell) = told {
-            sessions.keys().for_each(|key| tell(key, true));
+            sessions.keys().for_each(|ends| tell(ends, true));
         }
     }
 
-    /// A client has a session from now on, as long as what this returns is there. The kernel plane only wants to know of
-    /// IPv4. `asked`: the address and port that the client sends to.
-    pub fn keep(self: &Arc<Self>, client: SocketAddr, asked: SocketAddr) -> Option<Session> {
-        let key = key(client, asked)?;
+    /// A client has a session from now on, as long as what this returns is there.
+    pub fn keep(self: &Arc<Self>, ends: Ends) -> Session {
         let mut state = self.state();
         let State { sessions, tell } = &mut *state;
-        let count = sessions.entry(key).or_default();
+        let count = sessions.entry(ends).or_default();
         *count += 1;
         if let (1, Some(tell)) = (*count, tell) {
-            tell(&key, true);
+            tell(&ends, true);
         }
-        Some(Session { kept: self.clone(), key })
+        Session { kept: self.clone(), ends }
     }
 
-    fn end(&self, key: &FlowKey) {
+    fn end(&self, ends: &Ends) {
         let mut state = self.state();
         let State { sessions, tell } = &mut *state;
-        let Some(count) = sessions.get_mut(key) else { return };
+        let Some(count) = sessions.get_mut(ends) else { return };
         *count -= 1;
         if *count > 0 {
             return;
         }
-        sessions.remove(key);
+        sessions.remove(ends);
         if sessions.is_empty() {
             // what a flood has grown is given back
             sessions.shrink_to_fit();
         }
         if let Some(tell) = tell {
-            tell(key, false);
+            tell(ends, false);
         }
     }
 
@@ -80,19 +82,13 @@ impl fmt::Debug for Kept {
 #[derive(Debug)]
 pub struct Session {
     kept: Arc<Kept>,
-    key: FlowKey,
+    ends: Ends,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.kept.end(&self.key);
+        self.kept.end(&self.ends);
     }
-}
-
-fn key(client: SocketAddr, asked: SocketAddr) -> Option<FlowKey> {
-    let (SocketAddr::V4(client), SocketAddr::V4(asked)) = (client, asked) else { return None };
-    let ports = Ports::new(Port::new(client.port()), Port::new(asked.port()));
-    Some(FlowKey::new(Address::from(*client.ip()), Address::from(*asked.ip()), ports, Protocol::Udp))
 }
 
 #[cfg(test)]
@@ -100,15 +96,16 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
-    fn socket(text: &str) -> SocketAddr {
-        text.parse().expect(text)
+    fn ends(client: &str, asked: &str) -> Ends {
+        let socket = |text: &str| text.parse().expect(text);
+        Ends { client: socket(client), asked: socket(asked) }
     }
 
     /// What it is told: a client's port, and whether it has a session.
     fn listen(kept: &Kept) -> mpsc::Receiver<(u16, bool)> {
         let (sender, told) = mpsc::channel();
-        let tell = move |key: &FlowKey, there| {
-            sender.send((key.ports().source().number(), there)).expect("somebody listens");
+        let tell = move |ends: &Ends, there| {
+            sender.send((ends.client.port(), there)).expect("somebody listens");
         };
         kept.tell(Some(Box::new(tell)));
         told
@@ -117,10 +114,10 @@ mod tests {
     #[test]
     fn a_session_is_told_of_once_and_until_its_end() {
         let kept = Arc::new(Kept::default());
-        let listener = socket("192.0.2.1:53");
-        let early = kept.keep(socket("198.51.100.7:1"), listener);
+        let from = |client| ends(client, "192.0.2.1:53");
+        let early = kept.keep(from("198.51.100.7:1"));
         let told = listen(&kept);
-        let twice = [(); 2].map(|()| kept.keep(socket("198.51.100.7:2"), listener));
+        let twice = [(); 2].map(|()| kept.keep(from("198.51.100.7:2")));
         assert_eq!(told.try_iter().collect::<Vec<_>>(), [(1, true), (2, true)]);
         let [one, other] = twice;
         drop(one);
@@ -133,8 +130,7 @@ mod tests {
     #[test]
     fn who_is_told_later_hears_of_those_that_there_are() {
         let kept = Arc::new(Kept::default());
-        let session = kept.keep(socket("198.51.100.7:1"), socket("192.0.2.1:53"));
-        assert!(kept.keep(socket("[2001:db8::7]:1"), socket("[2001:db8::1]:53")).is_none());
+        let session = kept.keep(ends("[2001:db8::7]:1", "[2001:db8::1]:53"));
         drop(listen(&kept));
         let told = listen(&kept);
         assert_eq!(told.try_iter().collect::<Vec<_>>(), [(1, true)]);

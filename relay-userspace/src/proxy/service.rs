@@ -22,8 +22,6 @@ pub struct Service {
     pub log: Arc<ConnectionLog>,
     /// Where its UDP sessions are told of.
     pub kept: Arc<Kept>,
-    /// Its clients come by shared sockets.
-    shares: bool,
     target: RwLock<Arc<Target>>,
     /// UDP sessions under way, of all workers.
     clients: AtomicU64,
@@ -89,7 +87,7 @@ impl Service {
         target: Target,
     ) -> Self {
         let (target, clients, open) = (RwLock::new(Arc::new(target)), AtomicU64::new(0), AtomicUsize::new(0));
-        Self { rule, counters, gate, log, kept: Arc::default(), shares: false, target, clients, open }
+        Self { rule, counters, gate, log, kept: Arc::default(), target, clients, open }
     }
 
     /// The same, with its UDP sessions told of there.
@@ -97,14 +95,9 @@ impl Service {
         Self { kept, ..self }
     }
 
-    /// The same on shared sockets.
-    pub fn on_shared_sockets(self) -> Self {
-        Self { shares: true, ..self }
-    }
-
     /// Where its payload is counted: client to backend, and back.
     pub fn payload(&self) -> [&Carried; 2] {
-        self.counters.payload(self.shares)
+        self.counters.payload()
     }
 
     pub fn target(&self) -> Arc<Target> {

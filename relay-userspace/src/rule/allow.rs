@@ -87,6 +87,20 @@ impl AllowList {
         self.ipv4.iter().map(|network| (network.network(), network.prefix_len()))
     }
 
+    /// And the IPv6 part.
+    pub fn ipv6(&self) -> impl ExactSizeIterator<Item = (Ipv6Addr, u8)> + '_ {
+        self.ipv6.iter().map(|network| (network.network(), network.prefix_len()))
+    }
+
+    /// How many networks those are.
+    pub const fn len(&self) -> usize {
+        self.ipv4.len() + self.ipv6.len()
+    }
+
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     pub fn allows(&self, client: IpAddr) -> bool {
         match client.to_canonical() {
             IpAddr::V4(client) => self.allows_v4(client),

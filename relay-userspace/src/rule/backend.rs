@@ -39,6 +39,8 @@ pub enum BackendError {
     Port,
     #[error("that is neither an address nor a host name")]
     Host,
+    #[error("an interface is no part of it; `connect.interface` names one")]
+    Interface,
 }
 
 impl Backend {
@@ -46,6 +48,9 @@ impl Backend {
     pub const FORMS: &str = r#""203.0.113.10:8388", "[2001:db8::5]:443", "host.example.com:443""#;
 
     pub fn parse(text: &str) -> Result<Self, BackendError> {
+        if text.contains('%') {
+            return Err(BackendError::Interface);
+        }
         let (host, ports) = split_ports(text);
         let ports = match ports {
             None => BackendPorts::Same,
@@ -172,6 +177,8 @@ mod tests {
             ("two words:80", BackendError::Host),
             ("-x:80", BackendError::Host),
             ("[10.0.0.9]:80", BackendError::Host),
+            ("fe80::5%eth0", BackendError::Interface),
+            ("[fe80::5%eth0]:80", BackendError::Interface),
         ] {
             assert_eq!(Backend::parse(text), Err(error), "{text}");
         }

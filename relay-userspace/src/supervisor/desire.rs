@@ -1,7 +1,6 @@
 //! From a plan to what the kernel plane should be doing.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::facts::FactBook;
@@ -26,7 +25,7 @@ pub fn desired(
     Desired {
         revision: facts.revision,
         rules: rules.collect(),
-        routes: facts.host.client_routes(),
+        routes: facts.client_routes.clone(),
         addresses: facts.host.own_v4(),
         addresses_v6: facts.host.own_v6(),
         claims,
@@ -48,16 +47,8 @@ fn rule(planned: &PlannedRule, facts: &FactBook) -> Arc<DesiredRule> {
         }),
         user: planned.user.clone(),
         shares: facts.holder.shares(&planned.rule.name),
-        backends: planned.backends.as_deref().map(ipv4),
+        backends: planned.backends.clone(),
     })
-}
-
-fn ipv4(addresses: &[IpAddr]) -> Arc<[Ipv4Addr]> {
-    let ipv4 = |address: &IpAddr| match address {
-        IpAddr::V4(address) => Some(*address),
-        IpAddr::V6(_) => None,
-    };
-    addresses.iter().filter_map(ipv4).collect()
 }
 
 /// What was desired before, and the plan that it came from.

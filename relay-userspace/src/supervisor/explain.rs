@@ -1,7 +1,8 @@
 //! Saying in sentences how a rule is carried and why.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::fmt::Display;
+use std::net::IpAddr;
 
 use crate::api::view::{BackendView, ExplainView, RuleView};
 use crate::config::quantity::format_duration;
@@ -33,7 +34,9 @@ pub fn explain(planned: &PlannedRule, view: RuleView, facts: &Facts) -> ExplainV
         lines.extend(way_out(&planned.rule.connect));
     }
     if let Some(kernel) = &planned.kernel {
-        lines.extend(kernel.listeners.iter().map(|listener| heard(listener, kernel, planned, facts)));
+        lines.extend(kernel.listeners.iter().map(|listener| heard(listener, "IPv4", kernel, planned, facts)));
+        let listeners_v6 = kernel.listeners_v6.iter();
+        lines.extend(listeners_v6.map(|listener| heard(listener, "IPv6", kernel, planned, facts)));
         lines.push(match facts.paths.get(&kernel.way) {
             Some(path) => way(kernel.way.backend, path, facts),
             None => "new flows are refused as no_route until there is one".to_owned(),
@@ -102,13 +105,19 @@ const fn hook_name(hook: crate::config::settings::Hook) -> &'static str {
     }
 }
 
-fn heard(listener: &KernelListener, kernel: &KernelRule, planned: &PlannedRule, facts: &Facts) -> String {
-    let on = match listener.on {
-        KernelOn::Everywhere => "every address of this host".to_owned(),
+fn heard<A: Display>(
+    listener: &KernelListener<A>,
+    family: &str,
+    kernel: &KernelRule,
+    planned: &PlannedRule,
+    facts: &Facts,
+) -> String {
+    let on = match &listener.on {
+        KernelOn::Everywhere => format!("every {family} address of this host"),
         KernelOn::Address(address) => address.to_string(),
         KernelOn::Interface(index) => {
-            let name = facts.interfaces.get(&index).map_or("an interface that is gone", |name| name);
-            format!("every address, on {name}")
+            let name = facts.interfaces.get(index).map_or("an interface that is gone", |name| name);
+            format!("every {family} address, on {name}")
         }
     };
     let ports = listener.ports;
@@ -137,7 +146,7 @@ fn way_out(connect: &Connect) -> Option<String> {
     Some(format!("the user plane reaches the backend{source}{interface}"))
 }
 
-fn way(backend: Ipv4Addr, path: &Path, facts: &Facts) -> String {
+fn way(backend: IpAddr, path: &Path, facts: &Facts) -> String {
     let interface =
         facts.interfaces.get(&path.hop.interface).map_or("an interface that is gone", |name| name);
     let via = path.hop.gateway.map_or("directly".to_owned(), |gateway| format!("by {gateway}"));

@@ -7,16 +7,19 @@ use rtnetlink::Handle;
 
 use super::names::Names;
 use super::state::Rules;
-use crate::host::{HostView, Path, WayTo};
+use crate::host::{ClientRoutes, HostView, Path, WayTo};
+use crate::kernel::maps;
 use crate::net::hold::Holder;
 use crate::net::socket_list::SocketList;
 use crate::net::{paths, view};
-use crate::plan::way_to;
+use crate::plan::{candidates, way_to};
 use crate::rule::{Rule, RuleName};
 
 pub struct FactBook {
     pub handle: Handle,
     pub host: HostView,
+    /// What the kernel plane takes of the host's routes.
+    pub client_routes: Arc<ClientRoutes>,
     pub names: Names,
     pub taken: BTreeMap<RuleName, String>,
     pub paths: BTreeMap<WayTo, Path>,
@@ -30,6 +33,7 @@ impl FactBook {
         let host = view::read(&handle).await?;
         Ok(Self {
             handle,
+            client_routes: Arc::new(ClientRoutes::of(&host.routes, maps::ROOM_FOR_ROUTES)),
             host,
             names,
             taken: BTreeMap::new(),
@@ -90,10 +94,14 @@ impl FactBook {
         taken
     }
 
-    /// The ways that rules need, as far as they go to IPv4.
+    /// The ways that rules may need.
     fn ways<'a>(&self, rules: impl IntoIterator<Item = &'a Arc<Rule>>, host: &HostView) -> BTreeSet<WayTo> {
         let ways = rules.into_iter().flat_map(|rule| rule.to.iter().map(move |backend| (rule, backend)));
-        ways.filter_map(|(rule, backend)| way_to(rule, self.names.ipv4(&backend.host)?, host)).collect()
+        let ways = ways.flat_map(|(rule, backend)| {
+            let addresses = candidates(rule, &self.names.addresses(&backend.host));
+            addresses.into_iter().filter_map(|address| way_to(rule, address, host))
+        });
+        ways.collect()
     }
 
     /// Finds the ways to backends that have none yet.
@@ -113,6 +121,9 @@ impl FactBook {
         self.revision += u64::from(changed);
         if host.reaches_more_than(&self.host) {
             self.names.retry_now();
+        }
+        if host.routes != self.host.routes {
+            self.client_routes = Arc::new(ClientRoutes::of(&host.routes, maps::ROOM_FOR_ROUTES));
         }
         self.host = host;
         self.paths = paths;

@@ -6,9 +6,10 @@
 
 mod kept;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,12 +96,12 @@ impl Names {
         matches!((host, self.known.get(host)), (Host::Address(_), _) | (_, Some(Ok(_))))
     }
 
-    /// The address that the kernel plane goes to.
-    pub fn ipv4(&self, host: &Host) -> Option<Ipv4Addr> {
+    /// Where a backend is, as far as that is known.
+    pub fn addresses(&self, host: &Host) -> Cow<'_, [IpAddr]> {
         match (host, self.known.get(host)) {
-            (Host::Address(address), _) => first_ipv4(&[address.to_canonical()]),
-            (_, Some(Ok(addresses))) => first_ipv4(addresses),
-            _ => None,
+            (Host::Address(address), _) => Cow::Owned(vec![address.to_canonical()]),
+            (_, Some(Ok(addresses))) => Cow::Borrowed(addresses),
+            _ => Cow::Borrowed(&[]),
         }
     }
 
@@ -283,13 +284,6 @@ impl Names {
 
 fn addresses_of(known: Option<&Resolved>) -> &[IpAddr] {
     known.and_then(|known| known.as_deref().ok()).unwrap_or_default()
-}
-
-fn first_ipv4(addresses: &[IpAddr]) -> Option<Ipv4Addr> {
-    addresses.iter().find_map(|address| match address {
-        IpAddr::V4(address) => Some(*address),
-        IpAddr::V6(_) => None,
-    })
 }
 
 /// `203.0.113.1, 2001:db8::1`

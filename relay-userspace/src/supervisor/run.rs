@@ -53,6 +53,8 @@ const MEND: Duration = Duration::from_secs(2);
 /// What sessions of the user plane get to finish when relayd stops.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 const COMMANDS: usize = 64;
+/// What is long for a look at the host's network.
+const LONG: Duration = Duration::from_millis(100);
 /// Commands that may wait for names before the next one has to wait in line.
 const MOST_ASIDE: usize = 64;
 
@@ -111,10 +113,9 @@ async fn start_state(
     facts.holder = Holder::new(Stock::open(service, trains));
     let log = Arc::new(ConnectionLog::default());
     log.switch(settings.log_connections);
-    let serving = start_serving(log.clone());
     let ledger = Ledger::open(&settings.state_dir);
-    let draining = kernel.as_ref().map(|kernel| drain_marks(kernel, &launch.config.rules));
-    let draining = draining.unwrap_or_default();
+    let marks = |kernel: &Dataplane| drain_marks(kernel, &launch.config.rules);
+    let draining = kernel.as_ref().map(marks).unwrap_or_default();
     let mut state = State {
         shared: shared.clone(),
         config_path: launch.config_path,
@@ -125,7 +126,7 @@ async fn start_state(
         planned: Vec::new(),
         facts,
         kernel,
-        serving,
+        serving: start_serving(log.clone()),
         log,
         log_task: JoinSet::new(),
         desired: Desired::default(),
@@ -140,6 +141,7 @@ async fn start_state(
         down: false,
         resting: Vec::new(),
         sweeps: 0,
+        full: BTreeSet::new(),
     };
     if state.kernel.is_ok() {
         state.prepare_host();
@@ -304,6 +306,7 @@ impl Events {
         let mut mend = interval(MEND);
         mend.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut starting = Some(Instant::now() + FIRST_ANSWERS);
+        let mut rest = None;
         loop {
             if starting.is_some_and(|until| state.is_settled() || until <= Instant::now()) {
                 starting = None;
@@ -331,7 +334,12 @@ impl Events {
                     }
                     service.status(&summary(state));
                 }
-                Some(()) = self.monitor.changes.recv() => state.network_changed().await,
+                Some(()) = self.monitor.changes.recv(), if rest.is_none() => {
+                    let began = Instant::now();
+                    state.network_changed().await;
+                    rest = rest_after(began.elapsed());
+                }
+                () = at(rest.map(Into::into)) => rest = None,
                 Some(number) = next_round(&mut self.rounds) => state.swept(number),
                 news = state.facts.names.answered() => {
                     let is_news = !news.names.is_empty();
@@ -346,10 +354,17 @@ impl Events {
                     service.alive();
                     state.facts.names.follow_files();
                     state.mend();
+                    state.follow_mtus().await;
                 }
             }
         }
     }
+}
+
+/// Until when changes of the network wait. Where looking at it takes long, as at a router of the Internet whose routes always
+/// change, commands want their turn.
+fn rest_after(took: Duration) -> Option<Instant> {
+    (took > LONG).then(|| Instant::now() + took * 4)
 }
 
 async fn next_round(rounds: &mut Option<watch::Receiver<u64>>) -> Option<u64> {

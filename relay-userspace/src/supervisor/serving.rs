@@ -250,7 +250,7 @@ impl Served {
         }
         self.planned = Some(planned.clone());
         let mut branches = mem::take(&mut self.branches);
-        let service = |target| self.service(name, target).on_shared_sockets();
+        let service = |target| self.service(name, target);
         let is_shared_anew = branches.follow(planned, holder, service);
         self.branches = branches;
         is_shared_anew
@@ -271,8 +271,8 @@ impl Served {
     ) -> Option<io::Result<Open>> {
         let name = &planned.rule.name;
         // next to the kernel plane there is only the host itself to listen for
-        let kernel = planned.kernel.as_ref().is_some_and(|kernel| kernel.protocols.has(claim.protocol));
-        let is_aside = claim.address.is_ipv4() && kernel;
+        let is_aside =
+            planned.kernel.as_ref().is_some_and(|kernel| kernel.carries(claim.address, claim.protocol));
         let sockets = match holder.open(name, claim, if is_aside { 1 } else { workers.count() })? {
             Ok(sockets) => sockets,
             Err(error) => return Some(Err(error)),

@@ -173,8 +173,8 @@ impl Shared {
         let meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
         let counted = meter.as_ref().zip(slot).map(|(meter, slot)| meter.totals(slot, drops));
         let sessions = snapshot.sessions.get(name);
-        let unit = if counted.is_some() { "ip" } else { "payload" };
-        let on_wire = counted.is_some();
+        let is_counted = counted.is_some();
+        let unit = if is_counted { "ip" } else { "payload" };
         let totals = counted.unwrap_or_default();
         let active = slot.and_then(|slot| self.census.active(slot)).unwrap_or(0);
         let mut view = CountersView {
@@ -185,10 +185,9 @@ impl Shared {
             drops: totals.drops.iter().map(|(reason, &count)| (reason.as_str().into(), count)).collect(),
         };
         if let Some(sessions) = sessions {
-            if !on_wire {
-                add_payload(&mut view, sessions.payload(false));
+            if !is_counted {
+                add_payload(&mut view, sessions.payload());
             }
-            add_payload(&mut view, sessions.payload(true));
             add_sessions(&mut view, sessions);
         }
         view
@@ -228,12 +227,8 @@ impl Shared {
     }
 }
 
-/// What the user plane has carried and no program counts.
+/// What the user plane has carried where no program counts it.
 fn add_payload(view: &mut CountersView, payload: [&Carried; 2]) {
-    if view.unit == "ip" && payload.iter().any(|carried| carried.bytes() + carried.packets() > 0) {
-        let on_wire = view.ingress.packets + view.egress.packets;
-        view.unit = if on_wire == 0 { "payload" } else { "mixed" }.into();
-    }
     for (traffic, carried) in [&mut view.ingress, &mut view.egress].into_iter().zip(payload) {
         traffic.packets += carried.packets();
         traffic.bytes += carried.bytes();

@@ -78,8 +78,9 @@ impl Sharing {
     /// Shows the sockets to the lookup program. It forgets them when it is loaded anew.
     pub fn introduce(&self, lookup: &mut Lookup, binder: &Binder) -> Result<(), KernelError> {
         *self.binder.write().unwrap_or_else(PoisonError::into_inner) = binder.clone();
-        let heads = self.groups.iter().filter_map(|group| Some((group, group.sockets.first()?)));
-        heads.into_iter().try_for_each(|(group, head)| lookup.set_group(group.protocol, group.family, head))
+        self.groups
+            .iter()
+            .try_for_each(|group| lookup.set_group(group.protocol, group.family, &group.sockets))
     }
 
     /// Serves these listeners from now on. What drains keeps its old UDP clients.

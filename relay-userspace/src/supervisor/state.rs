@@ -64,6 +64,8 @@ pub struct State {
     /// Slots that were given up, and the number of the sweep after which they may be used again.
     pub resting: Vec<(u64, Vec<u32>)>,
     pub sweeps: u64,
+    /// Tables that were last told to be full.
+    pub full: BTreeSet<&'static str>,
 }
 
 /// An apply that waits for its confirmation.
@@ -163,6 +165,7 @@ impl State {
         match kernel.apply(&desired) {
             Ok(applied) => {
                 self.swept_later(applied);
+                self.tell_shortage();
                 Ok(desired)
             }
             Err(error) => {
@@ -257,6 +260,7 @@ impl State {
                 reason: None,
                 hook: Some(if self.xdp_runs() { "xdp" } else { "tc" }.into()),
                 adopted: kernel.adopted,
+                full: kernel.shortage().tables().map(|(table, text)| (table.to_owned(), text)).collect(),
             },
         }
     }

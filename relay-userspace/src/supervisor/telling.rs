@@ -1,6 +1,6 @@
-//! Telling how many flows and sessions have ended with their backends' addresses.
+//! Telling what nobody has asked: how many flows and sessions have ended with their backends' addresses, which tables are full.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::shared::Shared;
 use super::state::State;
@@ -31,6 +31,23 @@ impl Shared {
 }
 
 impl State {
+    /// Of tables that have become full, and those that have room again. What is missing changes with every route.
+    pub fn tell_shortage(&mut self) {
+        let Ok(kernel) = &self.kernel else { return };
+        let full: BTreeMap<&'static str, String> = kernel.shortage().tables().collect();
+        for (table, text) in full.iter().filter(|(table, _)| !self.full.contains(*table)) {
+            let text = format!("the kernel plane's table {table} is full: {text}");
+            tracing::warn!("{text}");
+            self.shared.tell("table.full", None, text);
+        }
+        for table in self.full.iter().filter(|table| !full.contains_key(*table)) {
+            let text = format!("the kernel plane's table {table} has room again");
+            tracing::info!("{text}");
+            self.shared.tell("table.full", None, text);
+        }
+        self.full = full.into_keys().collect();
+    }
+
     /// Of the user plane.
     pub fn tell_lost(&self) {
         let Some(serving) = &self.serving else { return };

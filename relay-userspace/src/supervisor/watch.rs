@@ -48,6 +48,16 @@ impl State {
         }
     }
 
+    /// Looks at the IPv6 MTU of interfaces, which netlink does not always tell: a router or root may change it in silence.
+    pub async fn follow_mtus(&mut self) {
+        let Ok(kernel) = &self.kernel else { return };
+        let links = &self.facts.host.links;
+        let mut followed = kernel.attachments().keys().filter_map(|index| links.get(index));
+        if followed.any(|link| sysctl::mtu_v6(&link.name).is_some_and(|mtu| mtu != link.mtu_v6)) {
+            self.network_changed().await;
+        }
+    }
+
     /// Attaches to what is there now and plans anew.
     fn follow_host(&mut self) {
         let bound: Vec<Arc<Rule>> = self.facts.bound_to_host(&self.rules).cloned().collect();

@@ -1,12 +1,12 @@
 //! Connections that come, ask once, get their answer and go; the client closes.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use harness::World;
 use nix::sys::epoll::EpollFlags;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{SockAddr, Socket, Type};
 
 use super::server::Answering;
 use super::{MESSAGE, Readiness, STRETCH, busy};
@@ -25,7 +25,7 @@ pub struct Connected {
 }
 
 /// `warm_up`: what is not counted.
-pub fn measure(world: &World, target: (Ipv4Addr, u16), warm_up: Duration) -> Connected {
+pub fn measure(world: &World, target: SocketAddr, warm_up: Duration) -> Connected {
     let _server = Answering::start(&world.backend, 80);
     world.client.run(|| {
         let mut clients = Clients::new(target);
@@ -47,8 +47,8 @@ struct Clients {
 }
 
 impl Clients {
-    fn new(target: (Ipv4Addr, u16)) -> Self {
-        let to = SocketAddr::from(target).into();
+    fn new(target: SocketAddr) -> Self {
+        let to = target.into();
         let readiness = Readiness::new();
         let slots = (0..AT_ONCE).map(|number| (connect(&to, &readiness, number), false)).collect();
         Self { to, readiness, slots, done: 0, failed: 0 }
@@ -91,7 +91,7 @@ impl Clients {
 }
 
 fn connect(to: &SockAddr, readiness: &Readiness, number: usize) -> Socket {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).expect("socket");
+    let socket = Socket::new(to.domain(), Type::STREAM.nonblocking(), None).expect("socket");
     // a connection that is on its way is no error, one that cannot begin shows as one in the events
     let _begun = socket.connect(to);
     readiness.add(&socket, number, EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET);

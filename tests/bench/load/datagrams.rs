@@ -25,7 +25,7 @@ pub struct Echoed {
 }
 
 /// `window`: how many datagrams each client has on their way.
-pub fn measure(world: &World, target: (Ipv4Addr, u16), clients: usize, window: usize) -> Echoed {
+pub fn measure(world: &World, target: SocketAddr, clients: usize, window: usize) -> Echoed {
     let _server = Mirror::start(&world.backend, 80);
     world.client.run(|| {
         let mut clients = Clients::new(target, clients, window);
@@ -47,12 +47,12 @@ struct Clients {
 }
 
 impl Clients {
-    fn new(target: (Ipv4Addr, u16), number: usize, window: usize) -> Self {
+    fn new(target: SocketAddr, number: usize, window: usize) -> Self {
         let readiness = Readiness::new();
         let sockets: Vec<UdpSocket> = (0..number)
             .map(|number| {
                 let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("bind");
-                socket.connect(SocketAddr::from(target)).expect("connect");
+                socket.connect(target).expect("connect");
                 socket.set_nonblocking(true).expect("nonblocking");
                 readiness.add(&socket, number, EpollFlags::EPOLLIN);
                 socket

@@ -1,7 +1,7 @@
 //! Request and response: connections that stay, each with one message on its way.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
 use harness::World;
@@ -22,12 +22,12 @@ pub struct Exchanged {
     pub p999: f64,
 }
 
-pub fn measure(world: &World, target: (Ipv4Addr, u16), connections: usize) -> Exchanged {
+pub fn measure(world: &World, target: SocketAddr, connections: usize) -> Exchanged {
     let _server = Answering::start(&world.backend, 80);
     world.client.run(|| run(target, connections))
 }
 
-fn run(target: (Ipv4Addr, u16), connections: usize) -> Exchanged {
+fn run(target: SocketAddr, connections: usize) -> Exchanged {
     let mut readiness = Readiness::new();
     let mut clients: Vec<(TcpStream, Instant)> = (0..connections)
         .map(|number| {

@@ -51,9 +51,9 @@ impl Drop for Answering {
 }
 
 fn listener(port: u16) -> Socket {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).expect("socket");
+    let socket = Socket::new(Domain::IPV6, Type::STREAM.nonblocking(), None).expect("socket");
     socket.set_reuse_address(true).expect("reuse");
-    socket.bind(&std::net::SocketAddr::from(([0, 0, 0, 0], port)).into()).expect("bind");
+    socket.bind(&std::net::SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port)).into()).expect("bind");
     socket.listen(16_384).expect("listen");
     socket
 }

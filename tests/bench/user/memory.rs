@@ -81,7 +81,7 @@ fn udp(peer: &Peer, clients: usize) -> f64 {
         (0..clients)
             .map(|_| {
                 let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("bind");
-                socket.connect(SocketAddr::from(target)).expect("connect");
+                socket.connect(target).expect("connect");
                 socket.set_read_timeout(Some(Duration::from_secs(1))).expect("timeout");
                 let answered =
                     (0..5).any(|_| socket.send(b"hello").is_ok() && socket.recv(&mut [0; 64]).is_ok());
@@ -116,7 +116,7 @@ fn answer_early(mut stream: TcpStream) {
 }
 
 /// Bytes of the answer to an upload.
-fn upload(target: (Ipv4Addr, u16)) -> usize {
+fn upload(target: SocketAddr) -> usize {
     let Ok(stream) = TcpStream::connect(target) else { return 0 };
     stream.set_read_timeout(Some(Duration::from_secs(5))).expect("timeout");
     let mut sending = stream.try_clone().expect("stream");

@@ -32,15 +32,15 @@ impl Random {
         self.below(odds) == 0
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
     }
 
-    fn byte(&mut self) -> u8 {
+    pub(super) fn byte(&mut self) -> u8 {
         self.next() as u8
     }
 
-    fn bytes(&mut self, length: usize) -> Vec<u8> {
+    pub(super) fn bytes(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(length + 8);
         while bytes.len() < length {
             bytes.extend_from_slice(&self.next().to_ne_bytes());
@@ -237,7 +237,7 @@ fn mutate(frame: &mut Vec<u8>, random: &mut Random) {
 }
 
 /// Turns one to three bits between two offsets.
-fn flip(frame: &mut [u8], random: &mut Random, from: usize, to: usize) {
+pub(super) fn flip(frame: &mut [u8], random: &mut Random, from: usize, to: usize) {
     let (from, to) = (from.min(frame.len()), to.min(frame.len()));
     if from == to {
         return;

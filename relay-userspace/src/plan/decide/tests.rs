@@ -3,14 +3,19 @@
 use super::*;
 use crate::host::{HostAddress, NextHop, Path};
 use crate::plan::RuleState;
-use crate::rule::{Backend, Connect, ProxyVersion, RuleName};
+use crate::rule::{Backend, Connect, Host, Listener, ProxyVersion, RuleName};
 use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
+
+const V6_BACKEND: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
 fn host() -> HostView {
     let mut host = HostView::default();
     host.addresses.insert(HostAddress { address: Ipv4Addr::new(192, 0, 2, 1).into(), interface: 2 });
     host
 }
+
+const BY_TC: Carriage = Carriage::Kernel(Hook::Tc);
 
 fn planned_with(listen: &str, to: &str, plane: PlaneChoice, kernel: Result<Hook, &str>) -> PlannedRule {
     let name = RuleName::parse("r").expect("name");
@@ -21,11 +26,20 @@ fn planned_with(listen: &str, to: &str, plane: PlaneChoice, kernel: Result<Hook,
 
 fn planned_rule(rule: Rule, kernel: Result<Hook, &str>) -> PlannedRule {
     let unresolved = Err("no such host".to_owned());
-    let resolved = BTreeMap::from([(Host::Name("gone.example".into()), unresolved)]);
+    let both = |ipv4| Ok([Ipv4Addr::new(203, 0, 113, ipv4).into(), IpAddr::from(V6_BACKEND)].into());
+    let resolved = BTreeMap::from([
+        (Host::Name("gone.example".into()), unresolved),
+        (Host::Name("both.example".into()), both(10)),
+        // its IPv4 address is not reached
+        (Host::Name("cut-off.example".into()), both(11)),
+    ]);
     let hop = NextHop { interface: 2, gateway: None, mtu: 1500 };
-    let path = Path { source: Ipv4Addr::new(192, 0, 2, 1), hop };
-    let way = WayTo { backend: Ipv4Addr::new(203, 0, 113, 10), source: None, interface: None };
-    let paths = BTreeMap::from([(way, path)]);
+    let path = |source| Path { source, hop: hop.clone() };
+    let way = |backend| WayTo { backend, source: None, interface: None };
+    let paths = BTreeMap::from([
+        (way(Ipv4Addr::new(203, 0, 113, 10).into()), path(Ipv4Addr::new(192, 0, 2, 1).into())),
+        (way(V6_BACKEND.into()), path(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9).into())),
+    ]);
     let (host, taken, lacks) = (host(), BTreeMap::new(), HashMap::new());
     let facts = Facts {
         kernel,
@@ -44,20 +58,36 @@ fn planned(listen: &str, to: &str) -> PlannedRule {
 }
 
 #[test]
-fn the_kernel_carries_ipv4_to_ipv4() {
-    let planned = planned(":80", "203.0.113.10:80");
-    assert_eq!(planned.ipv4, Carriage::Kernel(Hook::Tc));
-    assert_eq!(planned.state(), RuleState::Active);
-    assert!(matches!(&planned.ipv6, Carriage::User(reason) if reason.contains("IPv4 clients only")));
-    let user = planned.user.expect("IPv6, and the host's own connections");
-    assert!(user.ipv4 && user.ipv6);
+fn the_kernel_carries_every_pair_of_families() {
+    for to in ["203.0.113.10:80", "[2001:db8::1]:80", "both.example:80"] {
+        let planned = planned(":80", to);
+        assert_eq!((&planned.ipv4, &planned.ipv6), (&BY_TC, &BY_TC), "{to}");
+        assert_eq!(planned.state(), RuleState::Active);
+        let user = planned.user.expect("the host's own connections");
+        assert!(user.ipv4 && user.ipv6);
+    }
+}
+
+#[test]
+fn xdp_carries_ipv4_to_ipv4_alone() {
+    for (to, ipv4) in [("203.0.113.10:80", Hook::Xdp), ("[2001:db8::1]:80", Hook::Tc)] {
+        let planned = planned_with(":80", to, PlaneChoice::Auto, Ok(Hook::Xdp));
+        assert_eq!((planned.ipv4, planned.ipv6), (Carriage::Kernel(ipv4), BY_TC), "{to}");
+    }
+}
+
+#[test]
+fn of_a_name_the_kernel_goes_to_the_first_address_that_it_reaches() {
+    let backend = |to| planned(":80", to).kernel.expect("kernel").way.backend;
+    assert_eq!(backend("both.example:80"), IpAddr::from(Ipv4Addr::new(203, 0, 113, 10)));
+    assert_eq!(backend("cut-off.example:80"), IpAddr::from(V6_BACKEND));
 }
 
 #[test]
 fn the_user_plane_carries_the_rest_and_says_why() {
     for (listen, to, reason) in [
         ("127.0.0.1:80", "203.0.113.10:80", "of this host to itself"),
-        (":80", "[2001:db8::1]:80", "backend is IPv6"),
+        (":80", "[fe80::1]:80", "on this link only"),
         (":80", "127.0.0.1:81", "on this host"),
         (":80", "192.0.2.1:81", "on this host"),
     ] {
@@ -99,7 +129,7 @@ fn the_proxy_protocol_takes_tcp_to_relayd_and_leaves_udp_in_the_kernel() {
 fn families_without_a_listener_are_nobodys() {
     let planned = planned("[::]:80", "203.0.113.10:80");
     assert_eq!(planned.ipv4, Carriage::None("it has no IPv4 listener".into()));
-    assert!(matches!(planned.ipv6, Carriage::User(_)));
+    assert_eq!(planned.ipv6, BY_TC);
     assert!(!planned.user.expect("IPv6").ipv4);
 }
 
@@ -156,7 +186,10 @@ fn a_disabled_rule_needs_no_name() {
 #[test]
 fn a_backend_without_a_route_may_get_one() {
     let planned = planned(":80", "203.0.113.11:80");
-    assert_eq!(planned.faults, [Fault::NoRoute(Ipv4Addr::new(203, 0, 113, 11), "203.0.113.11".into())]);
+    assert_eq!(
+        planned.faults,
+        [Fault::NoRoute(Ipv4Addr::new(203, 0, 113, 11).into(), "203.0.113.11".into())]
+    );
     assert_eq!(planned.state(), RuleState::Degraded);
     assert!(planned.kernel.is_some(), "flows that it has stay");
 }
@@ -165,6 +198,7 @@ fn a_backend_without_a_route_may_get_one() {
 fn plane_kernel_is_a_fault_only_where_nothing_can_be_carried() {
     let by = |listen, kernel| planned_with(listen, "203.0.113.10:80", PlaneChoice::Kernel, kernel);
     assert_eq!(by(":80", Ok(Hook::Tc)).faults, []);
-    assert!(matches!(by("[::]:80", Ok(Hook::Tc)).faults[..], [Fault::KernelImpossible(_)]));
+    assert_eq!(by("[::]:80", Ok(Hook::Tc)).faults, []);
+    assert!(matches!(by("[::1]:80", Ok(Hook::Tc)).faults[..], [Fault::KernelImpossible(_)]));
     assert!(matches!(by(":80", Err("CAP_BPF is missing")).faults[..], [Fault::KernelImpossible(_)]));
 }

@@ -20,6 +20,7 @@ use super::share::{self, Place};
 use super::socket::{self, Replies};
 use crate::proxy::counters::{Carried, Counters, Refusal};
 use crate::proxy::ending::Ending;
+use crate::proxy::kept::Ends;
 use crate::proxy::service::{Service, Target, UdpNat};
 use crate::proxy::shared::Shared;
 
@@ -323,7 +324,7 @@ impl Relay {
             None => (Refusal::NoBackend, "its backend has no address".to_owned()),
         })?;
         let unconnected = (target.udp_nat == UdpNat::FullCone).then_some(backend);
-        let kept = self.service.kept.keep(key.client, asked);
+        let kept = self.service.kept.keep(Ends { client: key.client, asked });
         let session = Session::new(&self.service, socket, sender, unconnected, place, kept);
         let id = self.clients.insert(key, session, now);
         let watched =

@@ -62,7 +62,7 @@ pub struct Session {
     begun: Instant,
     _counted: Counted,
     _place: Place,
-    _kept: Option<kept::Session>,
+    _kept: kept::Session,
 }
 
 impl Session {
@@ -73,7 +73,7 @@ impl Session {
         sender: Option<Arc<Sender>>,
         backend: Option<SocketAddr>,
         place: Place,
-        kept: Option<kept::Session>,
+        kept: kept::Session,
     ) -> Self {
         let _counted = Counted::new(service);
         Self {
