@@ -9,6 +9,7 @@
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+pub mod balance;
 pub mod checksum;
 pub mod claim;
 pub mod counters;

@@ -40,6 +40,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use crate::balance::Weights;
 use crate::host::{ClaimRange, ClientRoutes, Path};
 use crate::plan::{KernelRule, UserRule};
 use crate::rule::{AllowList, Limits, RuleName};
@@ -100,6 +101,8 @@ pub struct DesiredRule {
     pub enabled: bool,
     /// `None`: not carried here. What keeps it from being carried may pass, so its flows only end if it is disabled.
     pub carried: Option<Carried>,
+    /// What its backends get of new flows.
+    pub weights: Arc<Weights>,
     /// What the user plane carries of it.
     pub user: Option<Arc<UserRule>>,
     /// It does that without a socket on each port.
@@ -115,8 +118,8 @@ pub struct DesiredRule {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Carried {
     pub kernel: Arc<KernelRule>,
-    /// `None`: there is no route to the backend.
-    pub path: Option<Path>,
+    /// One for each backend of the rule; `None`: there is no route to it.
+    pub paths: Vec<Option<Path>>,
     /// Not all of its ports are held: a program that listens on one of them keeps its traffic.
     pub yields: bool,
 }

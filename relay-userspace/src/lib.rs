@@ -15,6 +15,7 @@
 //! `proxy` are the two planes.
 
 pub mod api;
+pub mod balance;
 pub mod boot;
 pub mod cli;
 pub mod config;

@@ -9,11 +9,14 @@ use std::sync::Arc;
 pub use self::decide::{DETACHED, candidates, rule, way_to};
 use relay_common::net::Protocol;
 
+use crate::balance::Weights;
 use crate::config::Origin;
 use crate::config::settings::Hook;
 use crate::host::{HostView, Lacks, Path, WayTo};
 use crate::proxy::service::{PortMap, Target};
-use crate::rule::{Accept, Connect, Host, Listener, PortRange, Protocols, Rule, RuleName, Timeouts, UdpNat};
+use crate::rule::{
+    Accept, Balance, Connect, Host, Listener, PortRange, Protocols, Rule, RuleName, Timeouts, UdpNat,
+};
 
 /// A name's addresses in the order to try them, never none; or why it has none.
 pub type Resolved = Result<Arc<[IpAddr]>, String>;
@@ -47,6 +50,8 @@ pub struct PlannedRule {
     pub ipv6: Carriage,
     /// What keeps the rule from working as written.
     pub faults: Vec<Fault>,
+    /// What its backends get of new flows, on both planes.
+    pub weights: Arc<Weights>,
     /// The part that the kernel plane carries.
     pub kernel: Option<Arc<KernelRule>>,
     /// The part that the user plane carries.
@@ -110,10 +115,18 @@ pub struct KernelRule {
     pub listeners: Vec<KernelListener>,
     /// For IPv6 clients, which are translated.
     pub listeners_v6: Vec<KernelListener<Ipv6Addr>>,
+    /// One for each backend of the rule; `None`: it has no address yet.
+    pub ends: Vec<Option<KernelEnd>>,
+    pub balance: Balance,
+    pub timeouts: Timeouts,
+}
+
+/// A backend as the kernel plane reaches it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct KernelEnd {
     pub way: WayTo,
     /// Where a listener's first port goes; `None`: ports stay as they are.
     pub first_port: Option<u16>,
-    pub timeouts: Timeouts,
 }
 
 impl KernelRule {
@@ -133,10 +146,9 @@ pub struct UserRule {
     /// pass no interface.
     pub ipv4: bool,
     pub ipv6: bool,
-    /// The backend's addresses in the order to try them; none: clients are refused.
-    pub addresses: Vec<IpAddr>,
-    /// Where a listener's first port goes; `None`: ports stay as they are.
-    pub first_port: Option<u16>,
+    /// One for each backend of the rule.
+    pub ends: Vec<UserEnd>,
+    pub balance: Balance,
     pub timeouts: Timeouts,
     pub udp_nat: UdpNat,
     pub accept: Accept,
@@ -146,15 +158,30 @@ pub struct UserRule {
     pub heard_v6: Vec<KernelListener<Ipv6Addr>>,
 }
 
+/// A backend as the user plane reaches it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UserEnd {
+    /// In the order to try them; none: its name does not resolve.
+    pub addresses: Arc<[IpAddr]>,
+    /// Where a listener's first port goes; `None`: ports stay as they are.
+    pub first_port: Option<u16>,
+}
+
 impl UserRule {
+    /// Whether any backend has an address.
+    pub fn has_address(&self) -> bool {
+        self.ends.iter().any(|end| !end.addresses.is_empty())
+    }
+
     /// Where clients of one listener go.
     pub fn target(&self, listener: &Listener) -> Target {
-        let ports = match self.first_port {
+        let end = &self.ends[0];
+        let ports = match end.first_port {
             None => PortMap::Same,
             Some(to) => PortMap::Shift { from: listener.ports.first(), to },
         };
         Target {
-            addresses: self.addresses.clone(),
+            addresses: end.addresses.to_vec(),
             ports,
             timeouts: self.timeouts,
             udp_nat: self.udp_nat,
@@ -209,7 +236,7 @@ impl PlannedRule {
     }
 
     fn is_carried(&self) -> bool {
-        self.kernel.is_some() || self.user.as_ref().is_some_and(|user| !user.addresses.is_empty())
+        self.kernel.is_some() || self.user.as_ref().is_some_and(|user| user.has_address())
     }
 
     pub fn state(&self) -> RuleState {

@@ -5,6 +5,7 @@
 pub mod accept;
 pub mod allow;
 pub mod backend;
+pub mod balance;
 pub mod connect;
 pub mod limit;
 pub mod listen;
@@ -19,6 +20,7 @@ use relay_common::net::Protocol;
 pub use self::accept::Accept;
 pub use self::allow::{AllowList, Network};
 pub use self::backend::{Backend, Host};
+pub use self::balance::Balance;
 pub use self::connect::{Connect, ProxyVersion};
 pub use self::limit::Limits;
 pub use self::listen::{ListenOn, Listener, PortRange};
@@ -34,6 +36,7 @@ pub struct Rule {
     pub protocols: Protocols,
     /// Never empty.
     pub to: Vec<Backend>,
+    pub balance: Balance,
     pub plane: PlaneChoice,
     pub udp_nat: UdpNat,
     pub on_down: OnDown,
@@ -55,6 +58,7 @@ impl Rule {
             listen,
             protocols: Protocols::default(),
             to,
+            balance: Balance::default(),
             plane: PlaneChoice::default(),
             udp_nat: UdpNat::default(),
             on_down: OnDown::default(),

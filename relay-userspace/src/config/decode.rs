@@ -12,7 +12,7 @@ pub use self::places::misfit;
 use super::fields::{Fields, Later};
 use super::node::{Node, Span, Table, Value};
 use super::problem::Problems;
-use crate::rule::{Listener, OnDown, PlaneChoice, Protocols, Rule, RuleName, UdpNat};
+use crate::rule::{Balance, Listener, OnDown, PlaneChoice, Protocols, Rule, RuleName, UdpNat};
 
 const NOTE_LENGTH: usize = 128;
 
@@ -75,6 +75,7 @@ pub fn rule(
         listen,
         protocols,
         to,
+        balance: Balance::default(),
         plane,
         udp_nat,
         on_down,

@@ -14,7 +14,7 @@ use super::node::{Node, Value};
 use super::problem::{Problems, Source};
 use super::{decode, encode, quantity};
 use crate::rule::{
-    Accept, AllowList, Backend, Connect, Keepalive, Limits, Listener, Network, OnDown, PlaneChoice,
+    Accept, AllowList, Backend, Balance, Connect, Keepalive, Limits, Listener, Network, OnDown, PlaneChoice,
     PortRange, Protocols, ProxyVersion, Rule, RuleName, Timeouts, UdpNat, overlap,
 };
 
@@ -127,7 +127,7 @@ prop_compose! {
         };
         let accept = if is_tcp { accept } else { Accept::default() };
         let to = vec![to];
-        Rule { name, note, enabled, listen, protocols, to, plane, udp_nat, on_down, force, timeouts, accept, connect, limits }
+        Rule { name, note, enabled, listen, protocols, to, balance: Balance::default(), plane, udp_nat, on_down, force, timeouts, accept, connect, limits }
     }
 }
 

@@ -218,7 +218,10 @@ impl Dataplane {
         endpoints: &HashMap<EndpointContent, u32>,
     ) -> RuleEntry {
         let state = if rule.draining { RuleState::Draining } else { RuleState::Active };
-        let endpoint = endpoints.get(&endpoint_content(carried)).copied().unwrap_or(0);
+        let chosen = rule.weights.tcp.iter().position(|weight| *weight > 0).unwrap_or(0);
+        let end = carried.kernel.ends.get(chosen).and_then(Option::as_ref);
+        let content = end.map(|end| endpoint_content(end, carried.paths[chosen].as_ref()));
+        let endpoint = content.and_then(|content| endpoints.get(&content)).copied().unwrap_or(0);
         let timeouts = &carried.kernel.timeouts;
         let mut entry = RuleEntry::new(old.generation, state, endpoint);
         entry.tcp_idle = self.ticks(timeouts.tcp_idle);

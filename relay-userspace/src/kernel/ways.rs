@@ -15,7 +15,8 @@ use super::apply::{absent_is_fine, map_error};
 use super::load::Dataplane;
 use super::shadow::{EndpointContent, RoutePrefix};
 use super::{Carried, Desired, DesiredRule, KernelError, maps};
-use crate::host::NextHop;
+use crate::host::{NextHop, Path};
+use crate::plan::KernelEnd;
 
 impl Dataplane {
     /// Gives every next hop that rules use a slot. Slots in use are never rewritten.
@@ -26,7 +27,7 @@ impl Dataplane {
     ) -> Result<HashMap<NextHop, u32>, KernelError> {
         let mut slots = HashMap::new();
         for rule in rules {
-            if let Some(path) = rule.carried.as_ref().and_then(|carried| carried.path.as_ref()) {
+            for path in rule.carried.iter().flat_map(|carried| carried.paths.iter().flatten()) {
                 let found = self.take_hop(&path.hop, desired, &mut slots)?;
                 self.shortage.rules += usize::from(!found);
             }
@@ -137,15 +138,15 @@ impl Dataplane {
         rerouted: &mut bool,
     ) -> Result<HashMap<EndpointContent, u32>, KernelError> {
         let mut slots = HashMap::new();
-        for carried in rules.iter().filter_map(|rule| rule.carried.as_ref()) {
-            let content = endpoint_content(carried);
+        let carried = rules.iter().filter_map(|rule| rule.carried.as_ref());
+        for (content, path) in carried.flat_map(ends) {
             if slots.contains_key(&content) {
                 continue;
             }
             let most = maps::ENDPOINT_SLOTS as usize;
             let (slot, _) =
                 self.shadow.endpoints.slot(&content).ok_or(KernelError::TooManyEndpoints { most })?;
-            let hop = carried.path.as_ref().and_then(|path| hops.get(&path.hop)).copied().unwrap_or(0);
+            let hop = path.and_then(|path| hops.get(&path.hop)).copied().unwrap_or(0);
             let entry = self.endpoint_entry(&content, hop)?;
             let old = self.shadow.endpoint_entries.get(&slot);
             if old != Some(&entry) {
@@ -183,8 +184,8 @@ impl Dataplane {
         desired: &Desired,
         hops: &HashMap<NextHop, u32>,
     ) -> Result<(), KernelError> {
-        let wanted: HashSet<EndpointContent> =
-            desired.rules.iter().filter_map(|rule| rule.carried.as_ref()).map(endpoint_content).collect();
+        let carried = desired.rules.iter().filter_map(|rule| rule.carried.as_ref());
+        let wanted: HashSet<EndpointContent> = carried.flat_map(ends).map(|(content, _)| content).collect();
         for slot in self.shadow.endpoints.retain(|content| wanted.contains(content)) {
             let nothing = EndpointEntry::new(Address::UNSPECIFIED, Address::UNSPECIFIED, 0, 0, 0);
             self.maps.endpoints.set(slot, nothing, 0).map_err(map_error(names::ENDPOINTS))?;
@@ -208,13 +209,20 @@ fn route_key(prefix: RoutePrefix) -> Key<RouteKey> {
     Key::new(prefix.bits, RouteKey::new(prefix.interface, prefix.address))
 }
 
-pub(super) fn endpoint_content(carried: &Carried) -> EndpointContent {
+/// What a rule's backends are as endpoints, and the ways to them.
+fn ends(carried: &Carried) -> impl Iterator<Item = (EndpointContent, Option<&Path>)> {
+    let ends = carried.kernel.ends.iter().zip(&carried.paths);
+    ends.filter_map(|(end, path)| Some((endpoint_content(end.as_ref()?, path.as_ref()), path.as_ref())))
+}
+
+/// `path`: `None` where there is no way.
+pub(super) fn endpoint_content(end: &KernelEnd, path: Option<&Path>) -> EndpointContent {
     EndpointContent {
-        address: carried.kernel.way.backend,
+        address: end.way.backend,
         // without a way nothing is sent, by nobody
-        source: carried.path.as_ref().map_or(carried.kernel.way.backend, |path| path.source),
-        port: carried.kernel.first_port.unwrap_or(0),
-        interface: carried.kernel.way.interface.unwrap_or(0),
+        source: path.map_or(end.way.backend, |path| path.source),
+        port: end.first_port.unwrap_or(0),
+        interface: end.way.interface.unwrap_or(0),
     }
 }
 

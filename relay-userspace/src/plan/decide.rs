@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use relay_common::net::{Protocol, ipv6_to_wire, is_global_unicast};
 
-use self::ends::{backend, deaf, listeners_v4, listeners_v6, missing, reachable, self_loop};
-use super::{Carriage, Facts, Fault, KernelListener, KernelRule, PlannedRule, UserRule};
+use self::ends::{backends, deaf, listeners_v4, listeners_v6, missing, self_loop};
+use super::{Carriage, Facts, Fault, KernelEnd, KernelListener, KernelRule, PlannedRule, UserEnd, UserRule};
+use crate::balance::Weights;
 use crate::config::Origin;
 use crate::config::settings::Hook;
 use crate::host::{HostView, WayTo};
-use crate::rule::{ListenOn, OnDown, PlaneChoice, Protocols, Rule};
+use crate::rule::{Backend, ListenOn, OnDown, PlaneChoice, Protocols, Rule};
 
 const NO_ADDRESS: &str = "its backend has no address yet";
 const TURNED_AWAY: &str = "its backend has no address yet; who comes is refused as no_backend";
@@ -23,47 +24,38 @@ pub const DETACHED: &str = "relayd is detached (`relayctl reload` attaches again
 /// Plans one rule.
 pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>) -> PlannedRule {
     let mut faults = missing(rule, facts.host);
-    let addresses = reachable(rule, backend(rule, facts, &mut faults), &mut faults);
+    let backends = backends(rule, facts, &mut faults);
     if let Some(text) = facts.taken.get(&rule.name) {
         faults.push(Fault::PortInUse(text.clone()));
     }
-    faults.extend(addresses.iter().find_map(|address| self_loop(rule, *address, facts.host)));
-    let mut planned = PlannedRule {
-        rule: rule.clone(),
-        origin: origin.clone(),
-        draining,
-        ipv4: Carriage::None(String::new()),
-        ipv6: Carriage::None(String::new()),
-        faults,
-        kernel: None,
-        user: None,
-        // without an address there is nothing to go by
-        backends: (rule.on_down == OnDown::Reset && !addresses.is_empty()).then(|| addresses.clone()),
-    };
-    let user = user_plane(&planned, &addresses, facts);
+    faults.extend(
+        addresses(rule, &backends).find_map(|(to, address)| self_loop(rule, to, address, facts.host)),
+    );
+    let mut planned = PlannedRule { draining, faults, ..undecided(rule, origin, &backends) };
+    let user = user_plane(&planned, &backends, facts);
     let lacks = facts.lacks.get(&rule.name).cloned().unwrap_or_default();
     let user_v4 = user_for(&user, lacks.ipv4);
     let user_v6 = user_for(&user, lacks.ipv6);
     let (hears_itself, hears_itself_v6) = (user_v4.is_ok(), user_v6.is_ok());
-    let way = kernel_plane(rule, &addresses, facts);
+    let ends = kernel_plane(rule, &backends, facts);
     let (mut carried_v4, mut carried_v6) = (listeners_v4(rule, facts.host), listeners_v6(rule, facts.host));
     let why = deaf(rule, facts.host, "IPv4", ListenOn::takes_ipv4);
-    let hook = hook_for(&planned, &way, why, !carried_v4.is_empty());
+    let hook = hook_for(&planned, &ends, why, !carried_v4.is_empty());
     planned.ipv4 = carriage(rule, &hook, user_v4);
     if hook.is_err() {
         carried_v4.clear();
     }
     let why = deaf(rule, facts.host, "IPv6", ListenOn::takes_ipv6);
     // XDP leaves IPv6 to the program at tc behind it
-    let hook = hook_for(&planned, &way, why, !carried_v6.is_empty()).map(|_| Hook::Tc);
+    let hook = hook_for(&planned, &ends, why, !carried_v6.is_empty()).map(|_| Hook::Tc);
     planned.ipv6 = carriage(rule, &hook, user_v6);
     if hook.is_err() {
         carried_v6.clear();
     }
-    if let Ok((_, way)) = way
+    if let Ok((_, ends)) = ends
         && !(carried_v4.is_empty() && carried_v6.is_empty())
     {
-        carry(&mut planned, way, (carried_v4, carried_v6), facts);
+        carry(&mut planned, ends, (carried_v4, carried_v6), facts);
     }
     if rule.plane == PlaneChoice::Kernel
         && let (Carriage::None(ipv4), Carriage::None(ipv6)) = (&planned.ipv4, &planned.ipv6)
@@ -79,11 +71,27 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
         let ipv6 = hears_itself_v6 && !matches!(planned.ipv6, Carriage::None(_));
         planned.user = hearing(rule, user, (ipv4, ipv6), facts.host);
     }
-    if addresses.is_empty() {
+    if backends.iter().all(|addresses| addresses.is_empty()) {
         planned.ipv4 = turned_away(planned.ipv4);
         planned.ipv6 = turned_away(planned.ipv6);
     }
     planned
+}
+
+/// A rule that nobody carries so far.
+fn undecided(rule: &Arc<Rule>, origin: &Origin, backends: &[Arc<[IpAddr]>]) -> PlannedRule {
+    PlannedRule {
+        rule: rule.clone(),
+        origin: origin.clone(),
+        draining: false,
+        ipv4: Carriage::None(String::new()),
+        ipv6: Carriage::None(String::new()),
+        faults: Vec::new(),
+        weights: Arc::new(Weights::of(rule, |index| !backends[index].is_empty())),
+        kernel: None,
+        user: None,
+        backends: staying(rule, backends),
+    }
 }
 
 /// The user plane's part, with who listens of the families that it hears.
@@ -107,11 +115,11 @@ fn turned_away(carriage: Carriage) -> Carriage {
     }
 }
 
-/// By which hook the kernel plane carries clients of one family; or why it does not. `way`: of both; `deaf`: why nobody can
+/// By which hook the kernel plane carries clients of one family; or why it does not. `ends`: of both; `deaf`: why nobody can
 /// listen; `heard`: whether others than this host can reach a listener.
 fn hook_for(
     planned: &PlannedRule,
-    way: &Result<(Hook, WayTo), String>,
+    ends: &Result<(Hook, Ends), String>,
     deaf: Option<String>,
     heard: bool,
 ) -> Result<Hook, NotCarried> {
@@ -119,7 +127,7 @@ fn hook_for(
         return Err(NotCarried { why, by_nobody: true });
     }
     let not_here = |why: String| NotCarried { why, by_nobody: false };
-    let (hook, _) = way.as_ref().map_err(|why| not_here(why.clone()))?;
+    let (hook, _) = ends.as_ref().map_err(|why| not_here(why.clone()))?;
     if !heard {
         return Err(not_here("its listeners are for connections of this host to itself".into()));
     }
@@ -154,7 +162,7 @@ fn carriage(rule: &Rule, hook: &Result<Hook, NotCarried>, user: Result<(), Strin
 /// Fills in the kernel's part.
 fn carry(
     planned: &mut PlannedRule,
-    way: WayTo,
+    ends: Ends,
     (listeners, listeners_v6): (Vec<KernelListener>, Vec<KernelListener<Ipv6Addr>>),
     facts: &Facts<'_>,
 ) {
@@ -163,13 +171,42 @@ fn carry(
         protocols: if rule.needs_relayd().is_some() { Protocols::Udp } else { rule.protocols },
         listeners,
         listeners_v6,
-        way,
-        first_port: rule.to.first().and_then(crate::rule::Backend::first_port),
+        ends,
+        balance: rule.balance,
         timeouts: rule.timeouts,
     }));
-    if !facts.paths.contains_key(&way) {
-        planned.faults.push(Fault::NoRoute(way.backend, question(rule, way.backend)));
+    let Some(kernel) = &planned.kernel else { return };
+    let is_cut_off = |end: &Option<KernelEnd>| end.is_none_or(|end| !facts.paths.contains_key(&end.way));
+    if kernel.ends.iter().any(is_cut_off) {
+        planned.weights = Arc::new(Weights::of(rule, |index| !is_cut_off(&kernel.ends[index])));
     }
+    let ways = kernel.ends.iter().flatten().map(|end| end.way);
+    let cut_off = ways.filter(|way| !facts.paths.contains_key(way));
+    planned.faults.extend(cut_off.map(|way| Fault::NoRoute(way.backend, question(rule, way.backend))));
+}
+
+/// A rule's backends as the kernel plane reaches them.
+type Ends = Vec<Option<KernelEnd>>;
+
+/// Every address of every backend.
+fn addresses<'a>(
+    rule: &'a Rule,
+    backends: &'a [Arc<[IpAddr]>],
+) -> impl Iterator<Item = (&'a Backend, IpAddr)> {
+    rule.to
+        .iter()
+        .zip(backends)
+        .flat_map(|(to, addresses)| addresses.iter().map(move |address| (to, *address)))
+}
+
+/// The addresses that flows and sessions may go to; `None`: any. While a backend has none there is nothing to go by.
+fn staying(rule: &Rule, backends: &[Arc<[IpAddr]>]) -> Option<Arc<[IpAddr]>> {
+    let are_known = backends.iter().all(|addresses| !addresses.is_empty());
+    let all = || match backends {
+        [only] => only.clone(),
+        _ => addresses(rule, backends).map(|(_, address)| address).collect(),
+    };
+    (rule.on_down == OnDown::Reset && are_known).then(all)
 }
 
 /// Whether the user plane can carry one family.
@@ -181,8 +218,8 @@ fn user_for(user: &Result<UserRule, String>, lack: Option<Cow<'static, str>>) ->
     }
 }
 
-/// The backend, if the kernel plane can carry clients to it; or why not.
-fn kernel_plane(rule: &Rule, addresses: &[IpAddr], facts: &Facts<'_>) -> Result<(Hook, WayTo), String> {
+/// The backends, if the kernel plane can carry clients to them; or why not.
+fn kernel_plane(rule: &Rule, backends: &[Arc<[IpAddr]>], facts: &Facts<'_>) -> Result<(Hook, Ends), String> {
     if !rule.enabled {
         return Err("the rule is disabled".into());
     }
@@ -194,21 +231,42 @@ fn kernel_plane(rule: &Rule, addresses: &[IpAddr], facts: &Facts<'_>) -> Result<
     {
         return Err(reason.into());
     }
+    let ends = rule.to.iter().zip(backends).map(|(to, addresses)| kernel_end(rule, to, addresses, facts));
+    let ends = ends.collect::<Result<Ends, String>>()?;
+    let ways: Vec<WayTo> = ends.iter().flatten().map(|end| end.way).collect();
+    if ways.is_empty() {
+        return Err(NO_ADDRESS.into());
+    }
+    let hook = facts.kernel.map_err(ToOwned::to_owned)?;
+    // XDP carries IPv4 to IPv4
+    Ok((if ways.iter().any(|way| way.backend.is_ipv4()) { hook } else { Hook::Tc }, ends))
+}
+
+/// One backend, if it has an address; or why no backend can be carried to.
+fn kernel_end(
+    rule: &Rule,
+    to: &Backend,
+    addresses: &[IpAddr],
+    facts: &Facts<'_>,
+) -> Result<Option<KernelEnd>, String> {
     let candidates = candidates(rule, addresses);
     let Some(&first) = candidates.first() else {
-        let why = if addresses.is_empty() { NO_ADDRESS } else { "the backend is on this link only" };
-        return Err(why.into());
+        let is_local = !addresses.is_empty();
+        return if is_local { Err(named(rule, to, "is on this link only")) } else { Ok(None) };
     };
     if candidates.iter().any(|address| facts.host.is_own(*address)) {
-        return Err("the backend is on this host".into());
+        return Err(named(rule, to, "is on this host"));
     }
     // what keeps them from being asked for is a fault
     let ways = || candidates.iter().filter_map(|address| way_to(rule, *address, facts.host));
     let way = ways().find(|way| facts.paths.contains_key(way)).or_else(|| way_to(rule, first, facts.host));
     let way = way.ok_or("see the fault")?;
-    let hook = facts.kernel.map_err(ToOwned::to_owned)?;
-    // XDP carries IPv4 to IPv4
-    Ok((if way.backend.is_ipv4() { hook } else { Hook::Tc }, way))
+    Ok(Some(KernelEnd { way, first_port: to.first_port() }))
+}
+
+/// Something about a backend, which needs its name only beside others.
+fn named(rule: &Rule, to: &Backend, what: &str) -> String {
+    if rule.to.len() == 1 { format!("the backend {what}") } else { format!("the backend {to} {what}") }
 }
 
 /// Where the kernel plane may send a rule's flows: the first address of each family, in the order of the addresses.
@@ -248,7 +306,11 @@ fn question(rule: &Rule, backend: IpAddr) -> String {
 }
 
 /// Where the user plane would send clients; or why it cannot carry the rule.
-fn user_plane(planned: &PlannedRule, addresses: &[IpAddr], facts: &Facts<'_>) -> Result<UserRule, String> {
+fn user_plane(
+    planned: &PlannedRule,
+    backends: &[Arc<[IpAddr]>],
+    facts: &Facts<'_>,
+) -> Result<UserRule, String> {
     let rule = &planned.rule;
     if !rule.enabled {
         return Err("the rule is disabled".into());
@@ -262,13 +324,16 @@ fn user_plane(planned: &PlannedRule, addresses: &[IpAddr], facts: &Facts<'_>) ->
     if is_blocked(&planned.faults) {
         return Err("see the fault".into());
     }
-    let first_port = rule.to.first().and_then(crate::rule::Backend::first_port);
+    let end = |(to, addresses): (&Backend, &Arc<[IpAddr]>)| UserEnd {
+        addresses: addresses.clone(),
+        first_port: to.first_port(),
+    };
     Ok(UserRule {
         protocols: rule.protocols,
         ipv4: false,
         ipv6: false,
-        addresses: addresses.to_vec(),
-        first_port,
+        ends: rule.to.iter().zip(backends).map(end).collect(),
+        balance: rule.balance,
         timeouts: rule.timeouts,
         udp_nat: rule.udp_nat,
         accept: rule.accept.clone(),

@@ -10,6 +10,10 @@ use super::listen::PortRange;
 pub struct Backend {
     pub host: Host,
     pub ports: BackendPorts,
+    /// Its share of new flows, beside the others' weights; 0: it gets none. At most [`Backend::MOST_WEIGHT`].
+    pub weight: u16,
+    /// Backends of a higher number are for when all of the lower ones are down.
+    pub priority: u16,
 }
 
 /// An address, or a name that is resolved when the rule is applied.
@@ -47,6 +51,8 @@ impl Backend {
     /// What a backend may look like, for error texts.
     pub const FORMS: &str = r#""203.0.113.10:8388", "[2001:db8::5]:443", "host.example.com:443""#;
 
+    pub const MOST_WEIGHT: u16 = 1000;
+
     pub fn parse(text: &str) -> Result<Self, BackendError> {
         if text.contains('%') {
             return Err(BackendError::Interface);
@@ -60,7 +66,7 @@ impl Backend {
                 Err(_) => return Err(BackendError::Port),
             },
         };
-        Ok(Self { host: Host::parse(host)?, ports })
+        Ok(Self { host: Host::parse(host)?, ports, weight: 1, priority: 0 })
     }
 
     /// The port that the first port of a listener goes to; `None`: the ports stay as they are.

@@ -41,10 +41,11 @@ fn rule(planned: &PlannedRule, facts: &FactBook) -> Arc<DesiredRule> {
         allow: planned.rule.accept.allow.clone(),
         limits: planned.rule.limits,
         carried: planned.kernel.as_ref().map(|kernel| Carried {
-            path: facts.paths.get(&kernel.way).cloned(),
+            paths: kernel.ends.iter().map(|end| facts.paths.get(&end.as_ref()?.way).cloned()).collect(),
             yields: !planned.rule.force && !facts.holder.holds(&planned.rule),
             kernel: kernel.clone(),
         }),
+        weights: planned.weights.clone(),
         user: planned.user.clone(),
         shares: facts.holder.shares(&planned.rule.name),
         backends: planned.backends.clone(),

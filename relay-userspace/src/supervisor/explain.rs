@@ -37,10 +37,10 @@ pub fn explain(planned: &PlannedRule, view: RuleView, facts: &Facts) -> ExplainV
         lines.extend(kernel.listeners.iter().map(|listener| heard(listener, "IPv4", kernel, planned, facts)));
         let listeners_v6 = kernel.listeners_v6.iter();
         lines.extend(listeners_v6.map(|listener| heard(listener, "IPv6", kernel, planned, facts)));
-        lines.push(match facts.paths.get(&kernel.way) {
-            Some(path) => way(kernel.way.backend, path, facts),
+        lines.extend(kernel.ends.iter().flatten().map(|end| match facts.paths.get(&end.way) {
+            Some(path) => way(end.way.backend, path, facts),
             None => "new flows are refused as no_route until there is one".to_owned(),
-        });
+        }));
         let claims = facts.claims;
         lines.push(format!(
             "source ports {}-{}, at most {} flows per protocol and backend port at once",

@@ -5,23 +5,27 @@ use std::sync::Arc;
 
 use crate::host::HostView;
 use crate::plan::{Facts, Fault, KernelListener, KernelOn};
-use crate::rule::{Connect, Host, ListenOn, Listener, PortRange, Rule};
+use crate::rule::{Backend, Connect, Host, ListenOn, Listener, PortRange, Rule};
 
-/// Where the backend is; empty while nobody knows.
-pub(super) fn backend(rule: &Rule, facts: &Facts<'_>, faults: &mut Vec<Fault>) -> Arc<[IpAddr]> {
+/// Where each backend is; empty while nobody knows.
+pub(super) fn backends(rule: &Rule, facts: &Facts<'_>, faults: &mut Vec<Fault>) -> Vec<Arc<[IpAddr]>> {
+    let backend = |to: &Backend| reachable(rule, to, backend(rule, to, facts, faults), faults);
+    rule.to.iter().map(backend).collect()
+}
+
+fn backend(rule: &Rule, to: &Backend, facts: &Facts<'_>, faults: &mut Vec<Fault>) -> Arc<[IpAddr]> {
     let nowhere = Arc::default;
-    let Some(host) = rule.to.first().map(|backend| &backend.host) else { return nowhere() };
-    match (host, facts.resolved.get(host)) {
+    match (&to.host, facts.resolved.get(&to.host)) {
         // an IPv4 address in IPv6 notation is one
         (Host::Address(address), _) => Arc::new([address.to_canonical()]),
         (_, Some(Ok(addresses))) => addresses.clone(),
         // nobody asks for the names of a disabled rule
         _ if !rule.enabled => nowhere(),
-        (_, Some(Err(error))) => {
+        (host, Some(Err(error))) => {
             faults.push(Fault::Unresolved(host.clone(), error.clone()));
             nowhere()
         }
-        (_, None) => {
+        (host, None) => {
             faults.push(Fault::Resolving(host.clone()));
             nowhere()
         }
@@ -29,8 +33,8 @@ pub(super) fn backend(rule: &Rule, facts: &Facts<'_>, faults: &mut Vec<Fault>) -
 }
 
 /// The addresses of a backend that the rule's source can talk to.
-pub(super) fn reachable(rule: &Rule, addresses: Arc<[IpAddr]>, faults: &mut Vec<Fault>) -> Arc<[IpAddr]> {
-    let Some((source, to)) = rule.connect.source.zip(rule.to.first()) else { return addresses };
+fn reachable(rule: &Rule, to: &Backend, addresses: Arc<[IpAddr]>, faults: &mut Vec<Fault>) -> Arc<[IpAddr]> {
+    let Some(source) = rule.connect.source else { return addresses };
     let suiting: Arc<[IpAddr]> =
         addresses.iter().copied().filter(|address| rule.connect.suits(*address)).collect();
     if suiting.is_empty() && !addresses.is_empty() {
@@ -92,8 +96,7 @@ pub(super) fn listeners<A>(
 }
 
 /// A backend that is the rule's own listener: every packet would come back, one hop older.
-pub(super) fn self_loop(rule: &Rule, backend: IpAddr, host: &HostView) -> Option<Fault> {
-    let to = rule.to.first()?;
+pub(super) fn self_loop(rule: &Rule, to: &Backend, backend: IpAddr, host: &HostView) -> Option<Fault> {
     if !host.is_own(backend) {
         return None;
     }

@@ -78,7 +78,7 @@ fn xdp_carries_ipv4_to_ipv4_alone() {
 
 #[test]
 fn of_a_name_the_kernel_goes_to_the_first_address_that_it_reaches() {
-    let backend = |to| planned(":80", to).kernel.expect("kernel").way.backend;
+    let backend = |to| planned(":80", to).kernel.expect("kernel").ends[0].expect("address").way.backend;
     assert_eq!(backend("both.example:80"), IpAddr::from(Ipv4Addr::new(203, 0, 113, 10)));
     assert_eq!(backend("cut-off.example:80"), IpAddr::from(V6_BACKEND));
 }
