@@ -109,11 +109,13 @@ fn entries_carry_their_rule() {
     daemon.ctl.ok(&["set", "web", "note=x"]);
     let mut entries = Vec::new();
     let mut buffer = vec![0; 65_536];
-    while let Ok(length) = journal.recv(&mut buffer) {
-        entries.push(fields(&buffer[..length]));
-    }
-    let of = |rule: &str| entries.iter().find(|entry| entry.get("RULE").is_some_and(|name| name == rule));
-    let (web, away) = (of("web").expect("web"), of("away").expect("away"));
+    let is_of = |entry: &BTreeMap<_, _>, rule: &str| entry.get("RULE").is_some_and(|name| name == rule);
+    eventually("entries of both rules", || {
+        entries.extend(journal.recv(&mut buffer).map(|length| fields(&buffer[..length])));
+        ["web", "away"].iter().all(|rule| entries.iter().any(|entry| is_of(entry, rule)))
+    });
+    let of = |rule: &str| entries.iter().find(|entry| is_of(entry, rule)).expect("an entry");
+    let (web, away) = (of("web"), of("away"));
     assert_eq!((web["MESSAGE"].as_str(), web["PRIORITY"].as_str()), ("rule web changed", "5"), "{web:?}");
     assert!(
         away["MESSAGE"].contains("192.0.2.9 is not an address of this host") && away["PRIORITY"] == "4",

@@ -13,6 +13,7 @@ pub mod lab;
 pub mod load;
 pub mod netns;
 pub mod packet;
+pub mod panics;
 pub mod plane;
 pub mod programs;
 pub mod raw;

@@ -53,11 +53,11 @@ impl NetNs {
     /// Runs something inside, on a thread of its own. Sockets and processes made there stay there.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
-            let inside = scope.spawn(|| {
+            let inside = namesake().spawn_scoped(scope, || {
                 setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).expect("enter the namespace");
                 work()
             });
-            match inside.join() {
+            match inside.expect("a thread").join() {
                 Ok(value) => value,
                 Err(panic) => std::panic::resume_unwind(panic),
             }
@@ -75,10 +75,11 @@ impl NetNs {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> thread::JoinHandle<T> {
         let file = self.file.try_clone().expect("namespace");
-        thread::spawn(move || {
+        let inside = namesake().spawn(move || {
             setns(file.as_fd(), CloneFlags::CLONE_NEWNET).expect("enter the namespace");
             work()
-        })
+        });
+        inside.expect("a thread")
     }
 
     /// Asks netlink for something inside.
@@ -372,6 +373,12 @@ impl Drop for NetNs {
             assert_eq!(self.checksum_errors(), expected, "bad checksums arrived at the {}", self.name);
         }
     }
+}
+
+/// A thread that panics in the name of this one, which has the test's.
+fn namesake() -> thread::Builder {
+    let own = thread::current();
+    own.name().map_or_else(thread::Builder::new, |name| thread::Builder::new().name(name.to_owned()))
 }
 
 /// What an interface has counted.

@@ -33,6 +33,7 @@ use self::counts::Tables;
 pub use self::counts::{Change, Counts, Table};
 pub use self::run::{Programs, Ran, Verdict};
 use crate::netns::{NetNs, cable};
+use crate::panics::tell_at_once;
 use crate::world;
 
 /// Where forged clients' answers go.
@@ -85,6 +86,7 @@ pub struct Plane {
 impl Plane {
     /// A plane without rules, with room for so many flows of each protocol.
     pub fn new(max_flows: u32) -> Self {
+        tell_at_once();
         let (relay, ends) = links();
         // pins are only needed while everything is opened, so they lie where nobody else sees them
         let (dataplane, programs, tables, sweeper) = relay.run(|| {

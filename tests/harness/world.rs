@@ -5,6 +5,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -16,6 +18,7 @@ use crate::hooks;
 use crate::lab::enable_gro;
 use crate::netns::{NetNs, cable};
 use crate::packet::Packet;
+use crate::panics::tell_at_once;
 use crate::raw::Wire;
 
 /// Addresses of the usual world (RFC 5737).
@@ -41,6 +44,7 @@ pub struct World {
 impl World {
     /// Interfaces: `client`, `uplink` and `inside` at the relay, `backend`.
     pub fn new() -> Self {
+        tell_at_once();
         private_mounts();
         let relay = NetNs::new("relay");
         let (client, backend) = around(&relay);
@@ -95,6 +99,9 @@ impl World {
     }
 
     /// Sends frames to the relay from the client's link, made from as many forged addresses and ports.
+    ///
+    /// It rests now and then: all packets that a CPU has not got to wait in one queue of a thousand
+    /// (`net.core.netdev_max_backlog`), which other tests' packets would not find room in.
     pub fn flood(&self, frames: u32, packet: impl Fn(u32, (Ipv4Addr, u16)) -> Packet) {
         self.relay.default_route(CLIENT, "uplink");
         let wire = Wire::new(&self.client, "client");
@@ -105,6 +112,9 @@ impl World {
             let mut packet = packet(index, (source, 1024 + (index % 60_000) as u16));
             packet.destination_mac = mac;
             wire.send(&packet.frame());
+            if index.is_multiple_of(100) {
+                thread::sleep(Duration::from_millis(1));
+            }
         }
     }
 

@@ -17,10 +17,13 @@ const BOTH: &str = "accept = { allow = [\"198.51.100.0/24\", \"2001:db8:1::/64\"
 const LISTENERS: [(&str, IpAddr); 3] =
     [("kernel", IpAddr::V4(RELAY)), ("kernel", IpAddr::V6(RELAY_V6)), ("user", IpAddr::V6(RELAY_V6))];
 
+/// How long somebody waits who is perhaps not let in: a SYN that is lost is sent again after a second.
+const LIMIT: Duration = Duration::from_millis(1500);
+
 /// An echoing connection; the backend answers only who is let in.
 fn connect(ns: &NetNs, to: IpAddr) -> std::io::Result<Client> {
-    let client = Client::connect_within(ns, SocketAddr::from((to, 8080)), Duration::from_millis(800))?;
-    client.0.set_read_timeout(Some(Duration::from_millis(800)))?;
+    let client = Client::connect_within(ns, SocketAddr::from((to, 8080)), LIMIT)?;
+    client.0.set_read_timeout(Some(LIMIT))?;
     let mut client = client.start_echo()?;
     client.echo(b"hello")?;
     client.0.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -29,7 +32,7 @@ fn connect(ns: &NetNs, to: IpAddr) -> std::io::Result<Client> {
 
 fn datagram(ns: &NetNs, to: IpAddr) -> std::io::Result<Datagrams> {
     let socket = Datagrams::new(ns, (to, 8080));
-    socket.0.set_read_timeout(Some(Duration::from_millis(500)))?;
+    socket.0.set_read_timeout(Some(LIMIT))?;
     socket.echo(b"hello")?;
     socket.echo(b"proof")?;
     Ok(socket)

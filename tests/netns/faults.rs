@@ -7,9 +7,14 @@ mod floods;
 mod memory;
 mod shortage;
 
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread::{self, JoinHandle};
+
 use harness::traffic::{Server, tcp_server, udp_server};
 use harness::world::RELAY;
 use harness::{Daemon, Load, World};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// A rule that is put to the test, and one beside it that must not notice.
 const RULES: &str = "
@@ -34,7 +39,7 @@ struct Beside {
 }
 
 impl Beside {
-    const TO: (std::net::Ipv4Addr, u16) = (RELAY, 8081);
+    const TO: (Ipv4Addr, u16) = (RELAY, 8081);
 
     fn start(world: &World) -> Self {
         let mut beside = Self::already_there(world);
@@ -56,6 +61,39 @@ impl Beside {
         self.load.finish();
         let rule = daemon.ctl.rule("beside");
         assert_eq!(rule["counters"]["drops"], serde_json::json!({}), "{rule}");
+    }
+}
+
+/// Lets the tests' own process have as many descriptors as it may; says how many.
+fn raise_descriptors() -> usize {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("limit");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("limit");
+    most as usize
+}
+
+/// A backend that takes connections and nothing that comes by them. Ends with its value.
+struct NeverReads {
+    listener: TcpListener,
+    thread: Option<JoinHandle<Vec<TcpStream>>>,
+}
+
+fn never_reads(world: &World) -> NeverReads {
+    let listener = world.backend.run(|| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 80)).into()).expect("bind");
+        // a crowd may come faster than it is taken in, and who finds no room waits for a second
+        socket.listen(4096).expect("listen");
+        TcpListener::from(socket)
+    });
+    let own = listener.try_clone().expect("socket");
+    let thread = thread::spawn(move || listener.incoming().map_while(Result::ok).collect());
+    NeverReads { listener: own, thread: Some(thread) }
+}
+
+impl Drop for NeverReads {
+    fn drop(&mut self) {
+        let _ends = SockRef::from(&self.listener).shutdown(Shutdown::Both);
+        let _kept = self.thread.take().map(JoinHandle::join);
     }
 }
 

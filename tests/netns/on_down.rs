@@ -101,6 +101,8 @@ fn connections_end_with_an_address_that_the_name_has_lost() {
         told.contains("\"named\"") && told.contains("their backend's address is the rule's no more"),
         "{told}"
     );
+    // each for itself, in its own time
+    within(LIMIT, "all are logged", &mut || daemon.log().matches(": backend_gone after ").count() >= 6);
     let log = daemon.log();
     for client in connections.iter().map(|stream| stream.local_addr().expect("address")) {
         let line = format!("named: tcp {client} to 203.0.113.2:80: backend_gone after ");

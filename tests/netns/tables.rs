@@ -17,7 +17,7 @@ fn a_full_table_refuses_new_flows_and_keeps_the_old() {
     let (_tcp, _udp) = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
     let mut held = Vec::new();
     for _ in 0..120 {
-        let limit = Duration::from_millis(300);
+        let limit = Duration::from_secs(2);
         let Ok(client) = Client::connect_within(&world.client, (RELAY, 8080), limit) else { break };
         client.0.set_read_timeout(Some(limit)).expect("timeout");
         let Ok(mut client) = client.start_echo() else { break };
@@ -100,16 +100,16 @@ fn flows_end_when_they_are_done_or_idle() {
 fn live_flows_are_never_swept() {
     let world = World::new();
     let daemon = world.start(
-        "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\ntimeout = { tcp_idle = \"2s\", udp = \"2s\" }\n",
+        "[[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\ntimeout = { tcp_idle = \"3s\", udp = \"3s\" }\n",
     );
     let (_tcp, _udp) = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
     let mut slow =
         Client::connect(&world.client, (RELAY, 8080)).and_then(Client::start_echo).expect("connect");
     let datagrams = Datagrams::new(&world.client, (RELAY, 8080));
-    for _ in 0..5 {
-        slow.echo(&text(10)).expect("a word a second keeps it");
-        datagrams.echo(&text(10)).expect("a word a second keeps it");
-        std::thread::sleep(Duration::from_millis(1000));
+    for _ in 0..10 {
+        slow.echo(&text(10)).expect("a word now and then keeps it");
+        datagrams.echo(&text(10)).expect("a word now and then keeps it");
+        std::thread::sleep(Duration::from_millis(500));
     }
     assert_eq!(daemon.ctl.counter("web", "/flows/total"), 2);
 }

@@ -33,10 +33,14 @@ pub enum Listening {
     Udp(UdpSocket),
 }
 
-struct Order {
-    socket: Listening,
-    whose: Whose,
-    phase: watch::Receiver<Phase>,
+enum Order {
+    Serve {
+        socket: Listening,
+        whose: Whose,
+        phase: watch::Receiver<Phase>,
+    },
+    /// Let go of when everything that was ordered before has begun.
+    Begun(mpsc::Sender<()>),
 }
 
 /// Whose clients come in on a socket.
@@ -68,7 +72,7 @@ impl Workers {
         service: Arc<Service>,
         phase: watch::Receiver<Phase>,
     ) {
-        self.order(worker, Order { socket, whose: Whose::Rule(service), phase });
+        self.order(worker, Order::Serve { socket, whose: Whose::Rule(service), phase });
     }
 
     /// Has worker number `worker` carry what comes in on a socket that many ports share.
@@ -79,12 +83,22 @@ impl Workers {
         shared: Arc<Shared>,
         phase: watch::Receiver<Phase>,
     ) {
-        self.order(worker, Order { socket, whose: Whose::Shared(shared), phase });
+        self.order(worker, Order::Serve { socket, whose: Whose::Shared(shared), phase });
     }
 
     fn order(&self, worker: usize, order: Order) {
         let worker = &self.workers[worker % self.workers.len()];
         let _only_at_the_end = worker.orders.send(order);
+    }
+
+    /// Waits until the workers have begun whatever they were ordered so far, and so have what memory that needs.
+    pub async fn begun(&self) {
+        let (begun, mut all) = mpsc::channel(1);
+        for worker in &self.workers {
+            let _only_at_the_end = worker.orders.send(Order::Begun(begun.clone()));
+        }
+        drop(begun);
+        all.recv().await;
     }
 
     /// Waits until all sessions have ended, which their phases must have been told to, or there is nothing more to wait
@@ -122,7 +136,9 @@ async fn work(mut orders: mpsc::UnboundedReceiver<Order>) {
         tokio::select! {
             order = orders.recv() => match order {
                 None => break,
-                Some(Order { socket, whose, phase }) => _ = match (socket, whose) {
+                // tasks have their first turn in the order in which they were spawned
+                Some(Order::Begun(begun)) => _ = listeners.spawn(async move { drop(begun) }),
+                Some(Order::Serve { socket, whose, phase }) => _ = match (socket, whose) {
                     (Listening::Tcp(socket), Whose::Rule(service)) => {
                         listeners.spawn(tcp::serve(socket, service, phase))
                     }

@@ -310,6 +310,10 @@ impl Events {
         loop {
             if starting.is_some_and(|until| state.is_settled() || until <= Instant::now()) {
                 starting = None;
+                // who lacks the memory to serve is not ready
+                if let Some(serving) = &state.serving {
+                    serving.begun().await;
+                }
                 log_start(state);
                 service.ready(&summary(state));
             }

@@ -77,6 +77,11 @@ impl Serving {
         Ok(Self { workers, rules, counters, log, kept, sharing: None, is_shared_anew: false })
     }
 
+    /// Waits until everything that is listened on has somebody who takes what comes.
+    pub async fn begun(&self) {
+        self.workers.begun().await;
+    }
+
     /// Has the kernel plane told of UDP sessions; `None`: there is none.
     pub fn tell(&self, tell: Option<Tell>) {
         self.kept.tell(tell);

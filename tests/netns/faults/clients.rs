@@ -9,7 +9,7 @@ use harness::traffic::{Client, Datagrams, tcp_server, text};
 use harness::world::{RELAY, RELAY_V6};
 use harness::{World, eventually, within};
 
-use super::{Beside, RULES, active, refused};
+use super::{Beside, RULES, active, raise_descriptors, refused};
 
 #[test]
 fn ones_that_end_their_side_first_get_the_whole_answer() {
@@ -98,8 +98,10 @@ fn ones_that_break_off_take_nobody_along() {
 
 #[test]
 fn a_crowd_that_comes_at_once_is_served() {
+    raise_descriptors();
     let world = World::new();
-    let daemon = world.start(RULES);
+    // the first may have to wait until the last is there
+    let daemon = world.start(&RULES.replace("tcp_idle = \"2s\", ", ""));
     let _server = tcp_server(&world.backend, 80);
     let beside = Beside::start(&world);
     let clients: Vec<Client> =
@@ -116,7 +118,7 @@ fn a_crowd_that_comes_at_once_is_served() {
 fn one_way_datagrams_keep_their_session_and_its_port() {
     let world = World::new();
     let rules =
-        RULES.replace("plane = \"user\"\ntimeout = { ", "plane = \"user\"\ntimeout = { udp = \"1s\", ");
+        RULES.replace("plane = \"user\"\ntimeout = { ", "plane = \"user\"\ntimeout = { udp = \"2s\", ");
     let daemon = world.start(&rules);
     let sink = world.backend.run(|| std::net::UdpSocket::bind("0.0.0.0:80")).expect("bind");
     sink.set_read_timeout(Some(harness::traffic::PATIENCE)).expect("timeout");

@@ -1,7 +1,7 @@
 //! Not enough memory for everybody: what relayd keeps for them is bounded.
 
 use std::io::{ErrorKind, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use harness::world::{RELAY, RELAY_V6};
 use harness::{World, within};
 use nix::sys::resource::Resource;
 
-use super::{Beside, RULES, active};
+use super::{Beside, RULES, active, never_reads, raise_descriptors};
 
 /// What the limit leaves beyond what relayd has when it has just begun, in KiB.
 const LEFT: u64 = 48 * 1024;
@@ -21,6 +21,7 @@ const IDLE: usize = 500;
 
 #[test]
 fn under_a_limit_relayd_goes_on_whatever_is_not_taken() {
+    raise_descriptors();
     let world = World::new();
     for ns in [&world.client, &world.relay, &world.backend] {
         // the kernel's own buffers need not be as large as they may be
@@ -74,25 +75,5 @@ fn fill(clients: &mut [TcpStream]) {
         }
         quiet = if sent == 0 { quiet + 1 } else { 0 };
         thread::sleep(Duration::from_millis(50));
-    }
-}
-
-/// Takes connections and nothing that comes by them, until its listener is told to end.
-fn never_reads(world: &World) -> Kept {
-    let listener = world.backend.run(|| TcpListener::bind("0.0.0.0:80")).expect("bind");
-    let own = listener.try_clone().expect("socket");
-    let thread = thread::spawn(move || listener.incoming().map_while(Result::ok).collect());
-    Kept { listener: own, thread: Some(thread) }
-}
-
-struct Kept {
-    listener: TcpListener,
-    thread: Option<thread::JoinHandle<Vec<TcpStream>>>,
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        let _ends = socket2::SockRef::from(&self.listener).shutdown(std::net::Shutdown::Both);
-        let _kept = self.thread.take().map(thread::JoinHandle::join);
     }
 }

@@ -7,9 +7,8 @@ use std::time::Duration;
 use harness::traffic::{Client, tcp_server};
 use harness::world::RELAY_V6;
 use harness::{Daemon, World, eventually, within};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::{Beside, RULES, active, refused};
+use super::{Beside, RULES, active, never_reads, raise_descriptors, refused};
 
 /// The kernel plane's maps and programs alone take more than a hundred descriptors; with shared sockets some more.
 #[test]
@@ -66,13 +65,12 @@ fn has_been_reset(mut client: &TcpStream) -> bool {
 #[test]
 fn thousands_of_idle_connections() {
     let world = World::new();
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("limit");
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("limit");
+    let most = raise_descriptors();
     // two of each are ours, as are those of the tests beside this one, and two are relayd's
-    let count = 10_000.min((most as usize / 2).saturating_sub(4000));
+    let count = 10_000.min((most / 2).saturating_sub(4000));
     assert!(count > 1000, "{most} descriptors are too few for this test");
     let daemon = world.start(&RULES.replace("tcp_idle = \"2s\", ", ""));
-    let server = tcp_server_of_patience(&world);
+    let server = never_reads(&world);
     let before = daemon.memory_kib();
     let clients: Vec<TcpStream> =
         (0..count).map(|_| Client::connect(&world.client, (RELAY_V6, 8080)).expect("connect").0).collect();
@@ -85,12 +83,4 @@ fn thousands_of_idle_connections() {
     drop(clients);
     eventually("they are gone", || active(&daemon) == 0);
     drop(server);
-}
-
-/// Takes connections and keeps them, without a thread for each.
-fn tcp_server_of_patience(world: &World) -> std::thread::JoinHandle<()> {
-    let listener = world.backend.run(|| std::net::TcpListener::bind("0.0.0.0:80")).expect("bind");
-    std::thread::spawn(move || {
-        let _kept: Vec<_> = listener.incoming().map_while(Result::ok).take(10_000).collect();
-    })
 }
