@@ -5,6 +5,7 @@
 pub mod accept;
 pub mod allow;
 pub mod backend;
+pub mod check;
 pub mod connect;
 pub mod limit;
 pub mod listen;
@@ -19,6 +20,7 @@ use relay_common::net::Protocol;
 pub use self::accept::Accept;
 pub use self::allow::{AllowList, Network};
 pub use self::backend::{Backend, Host};
+pub use self::check::{Check, CheckKind, Failback, HttpCheck, StatusRange};
 pub use self::connect::{Connect, ProxyVersion};
 pub use self::limit::Limits;
 pub use self::listen::{ListenOn, Listener, PortRange};
