@@ -8,6 +8,7 @@
 //! kernel, net       ◄── supervisor                  (kernel and net never see each other)
 //! proxy             ◄── plan (its values), supervisor
 //! connections       ◄── proxy, supervisor
+//! health            ◄── supervisor                  (of proxy it knows how sockets towards backends are bound)
 //! api::view         ◄── cli, supervisor
 //! ```
 //!
@@ -20,6 +21,7 @@ pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod connections;
+pub mod health;
 pub mod host;
 pub mod kernel;
 pub mod net;

@@ -4,7 +4,7 @@
 //! the API.
 
 pub mod counters;
-mod descriptors;
+pub mod descriptors;
 mod ending;
 pub mod gate;
 pub mod kept;

@@ -1,0 +1,70 @@
+//! The file's text as values. `None`: it is not what relayd writes.
+
+use serde_json::Value;
+
+use super::{BackendOrder, EndpointKey, Moment, RuleMemory, Saved, state_name};
+use crate::health::judge::{Standing, State};
+use crate::health::tiers::Held;
+use crate::rule::RuleName;
+use relay_common::net::Protocol;
+
+pub(super) fn saved(value: &Value, now: Moment) -> Option<Saved> {
+    let endpoints = value["endpoints"].as_array()?.iter();
+    let rules = value["rules"].as_object()?.iter();
+    Some(Saved {
+        endpoints: endpoints
+            .map(|value| Some((key(value)?, standing(value, now)?)))
+            .collect::<Option<_>>()?,
+        rules: rules
+            .map(|(name, value)| Some((RuleName::parse(name)?, memory(value)?)))
+            .collect::<Option<_>>()?,
+    })
+}
+
+fn key(value: &Value) -> Option<EndpointKey> {
+    let protocol = value["protocol"].as_str()?;
+    Some(EndpointKey {
+        rule: RuleName::parse(value["rule"].as_str()?)?,
+        backend: value["backend"].as_str()?.into(),
+        address: value["address"].as_str()?.parse().ok()?,
+        protocol: Protocol::ALL.into_iter().find(|known| known.as_str() == protocol)?,
+    })
+}
+
+fn standing(value: &Value, now: Moment) -> Option<Standing> {
+    let name = value["state"].as_str()?;
+    let count = |key: &str| u32::try_from(value[key].as_u64()?).ok();
+    Some(Standing {
+        state: State::ALL.into_iter().find(|state| state_name(*state) == name)?,
+        answered: value["answered"].as_bool()?,
+        successes: count("successes")?,
+        failures: count("failures")?,
+        last_failure: optional(&value["last_failure"], |at| Some(now.instant(at.as_u64()?)))?,
+        last_error: optional(&value["last_error"], |error| Some(error.as_str()?.into()))?,
+        ..Standing::new(now.instant(value["since"].as_u64()?))
+    })
+}
+
+fn memory(value: &Value) -> Option<RuleMemory> {
+    let orders = value["orders"].as_object()?.iter();
+    Some(RuleMemory {
+        held: optional(&value["held"], |held| Some(Held(texts(held)?)))?,
+        orders: orders
+            .map(|(backend, value)| Some((backend.as_str().into(), order(value)?)))
+            .collect::<Option<_>>()?,
+    })
+}
+
+fn order(value: &Value) -> Option<BackendOrder> {
+    let name = value.as_str()?;
+    BackendOrder::ALL.into_iter().find(|order| order.as_str() == name)
+}
+
+fn texts(value: &Value) -> Option<Vec<Box<str>>> {
+    value.as_array()?.iter().map(|text| Some(text.as_str()?.into())).collect()
+}
+
+/// What may be null. The outer `None`: it is neither that nor what it should be.
+fn optional<T>(value: &Value, read: impl FnOnce(&Value) -> Option<T>) -> Option<Option<T>> {
+    if value.is_null() { Some(None) } else { read(value).map(Some) }
+}
