@@ -5,9 +5,12 @@
 mod maglev;
 mod rotation;
 
-use relay_common::balance::Method;
+use std::sync::{Arc, LazyLock};
 
-use crate::rule::{Balance, Rule};
+use relay_common::balance::Method;
+use relay_common::net::Protocol;
+
+use crate::rule::Balance;
 
 /// The weights that a rule's backends have for new flows at present, by their index; 0: it gets none. TCP and UDP are judged
 /// each by itself.
@@ -18,28 +21,29 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Those of a rule while nothing is known but which of its backends can be reached at all.
-    ///
-    /// If none can, the first tier keeps its part, so that who comes is refused for the reason that there is.
-    pub fn of(rule: &Rule, is_reachable: impl Fn(usize) -> bool) -> Self {
-        let weights =
-            first_tier(rule, &is_reachable).or_else(|| first_tier(rule, &|_| true)).unwrap_or_default();
-        Self { tcp: weights.clone(), udp: weights }
+    /// Those of a rule with one backend, which nobody judges.
+    pub fn of_one(weight: u16) -> Arc<Self> {
+        static USUAL: LazyLock<Arc<Weights>> = LazyLock::new(|| Arc::new(Weights::both(&[1])));
+        if weight == 1 { USUAL.clone() } else { Arc::new(Self::both(&[weight])) }
     }
-}
 
-/// The weights of the first tier that has a backend to give flows to.
-fn first_tier(rule: &Rule, takes: &dyn Fn(usize) -> bool) -> Option<Box<[u16]>> {
-    let candidates = || rule.to.iter().enumerate().filter(|(index, to)| to.weight > 0 && takes(*index));
-    let tier = candidates().map(|(_, to)| to.priority).min()?;
-    let mut weights = vec![0; rule.to.len()];
-    for (index, to) in candidates().filter(|(_, to)| to.priority == tier) {
-        weights[index] = to.weight;
-        if rule.balance == Balance::First {
-            break;
+    fn both(weights: &[u16]) -> Self {
+        Self { tcp: weights.into(), udp: weights.into() }
+    }
+
+    pub const fn of(&self, protocol: Protocol) -> &[u16] {
+        match protocol {
+            Protocol::Tcp => &self.tcp,
+            Protocol::Udp => &self.udp,
         }
     }
-    Some(weights.into())
+
+    pub fn set(&mut self, protocol: Protocol, weights: Vec<u16>) {
+        match protocol {
+            Protocol::Tcp => self.tcp = weights.into(),
+            Protocol::Udp => self.udp = weights.into(),
+        }
+    }
 }
 
 /// What new flows look their backend up in.

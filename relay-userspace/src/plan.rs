@@ -5,13 +5,15 @@ mod decide;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Instant;
 
-pub use self::decide::{DETACHED, candidates, rule, way_to};
+pub use self::decide::{DETACHED, candidates, reweighed, rule, way_to};
 use relay_common::net::Protocol;
 
 use crate::balance::Weights;
 use crate::config::Origin;
 use crate::config::settings::Hook;
+use crate::health::weigh::{Outlook, RuleHealth};
 use crate::host::{HostView, Lacks, Path, WayTo};
 use crate::proxy::service::{PortMap, Target};
 use crate::rule::{
@@ -37,6 +39,9 @@ pub struct Facts<'a> {
     pub lacks: &'a HashMap<RuleName, Lacks>,
     /// `relayctl down`: nobody carries anything.
     pub down: bool,
+    /// What is known of backends, of the rules that have any judged.
+    pub health: &'a HashMap<RuleName, RuleHealth>,
+    pub now: Instant,
 }
 
 /// A rule and who carries it.
@@ -52,6 +57,8 @@ pub struct PlannedRule {
     pub faults: Vec<Fault>,
     /// What its backends get of new flows, on both planes.
     pub weights: Arc<Weights>,
+    /// What that was made of; `None`: there is nothing to choose.
+    pub outlook: Option<Box<Outlook>>,
     /// The part that the kernel plane carries.
     pub kernel: Option<Arc<KernelRule>>,
     /// The part that the user plane carries.

@@ -76,6 +76,7 @@ pub fn rule(
         protocols,
         to,
         balance: Balance::default(),
+        check: None,
         plane,
         udp_nat,
         on_down,

@@ -127,7 +127,7 @@ prop_compose! {
         };
         let accept = if is_tcp { accept } else { Accept::default() };
         let to = vec![to];
-        Rule { name, note, enabled, listen, protocols, to, balance: Balance::default(), plane, udp_nat, on_down, force, timeouts, accept, connect, limits }
+        Rule { name, note, enabled, listen, protocols, to, balance: Balance::default(), check: None, plane, udp_nat, on_down, force, timeouts, accept, connect, limits }
     }
 }
 

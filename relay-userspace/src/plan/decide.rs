@@ -3,8 +3,10 @@
 mod ends;
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use relay_common::net::{Protocol, ipv6_to_wire, is_global_unicast};
 
@@ -13,8 +15,9 @@ use super::{Carriage, Facts, Fault, KernelEnd, KernelListener, KernelRule, Plann
 use crate::balance::Weights;
 use crate::config::Origin;
 use crate::config::settings::Hook;
-use crate::host::{HostView, WayTo};
-use crate::rule::{Backend, ListenOn, OnDown, PlaneChoice, Protocols, Rule};
+use crate::health::weigh::{Outlook, RuleHealth, Weighing, weigh};
+use crate::host::{HostView, Path, WayTo};
+use crate::rule::{Backend, ListenOn, OnDown, PlaneChoice, Protocols, Rule, RuleName};
 
 const NO_ADDRESS: &str = "its backend has no address yet";
 const TURNED_AWAY: &str = "its backend has no address yet; who comes is refused as no_backend";
@@ -31,7 +34,7 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
     faults.extend(
         addresses(rule, &backends).find_map(|(to, address)| self_loop(rule, to, address, facts.host)),
     );
-    let mut planned = PlannedRule { draining, faults, ..undecided(rule, origin, &backends) };
+    let mut planned = PlannedRule { draining, faults, ..undecided(rule, origin, &backends, facts) };
     let user = user_plane(&planned, &backends, facts);
     let lacks = facts.lacks.get(&rule.name).cloned().unwrap_or_default();
     let user_v4 = user_for(&user, lacks.ipv4);
@@ -78,8 +81,45 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
     planned
 }
 
+/// What a rule's backends get of new flows.
+fn weighed(
+    rule: &Rule,
+    health: &HashMap<RuleName, RuleHealth>,
+    is_reachable: &dyn Fn(usize) -> bool,
+    now: Instant,
+) -> (Arc<Weights>, Option<Box<Outlook>>) {
+    let health = health.get(&rule.name);
+    if let ([only], None) = (&rule.to[..], health) {
+        return (Weights::of_one(only.weight), None);
+    }
+    let Weighing { weights, outlook } = weigh(rule, health, is_reachable, now);
+    (Arc::new(weights), Some(Box::new(outlook)))
+}
+
+/// The same plan with what backends get as of now.
+pub fn reweighed(
+    planned: &PlannedRule,
+    health: &HashMap<RuleName, RuleHealth>,
+    paths: &BTreeMap<WayTo, Path>,
+    now: Instant,
+) -> PlannedRule {
+    let is_reachable = |index: usize| match (&planned.kernel, &planned.user) {
+        (Some(kernel), _) => kernel.ends[index].is_some_and(|end| paths.contains_key(&end.way)),
+        (None, Some(user)) => !user.ends[index].addresses.is_empty(),
+        (None, None) => false,
+    };
+    let (weights, outlook) = weighed(&planned.rule, health, &is_reachable, now);
+    PlannedRule { weights, outlook, ..planned.clone() }
+}
+
 /// A rule that nobody carries so far.
-fn undecided(rule: &Arc<Rule>, origin: &Origin, backends: &[Arc<[IpAddr]>]) -> PlannedRule {
+fn undecided(
+    rule: &Arc<Rule>,
+    origin: &Origin,
+    backends: &[Arc<[IpAddr]>],
+    facts: &Facts<'_>,
+) -> PlannedRule {
+    let (weights, outlook) = weighed(rule, facts.health, &|index| !backends[index].is_empty(), facts.now);
     PlannedRule {
         rule: rule.clone(),
         origin: origin.clone(),
@@ -87,7 +127,8 @@ fn undecided(rule: &Arc<Rule>, origin: &Origin, backends: &[Arc<[IpAddr]>]) -> P
         ipv4: Carriage::None(String::new()),
         ipv6: Carriage::None(String::new()),
         faults: Vec::new(),
-        weights: Arc::new(Weights::of(rule, |index| !backends[index].is_empty())),
+        weights,
+        outlook,
         kernel: None,
         user: None,
         backends: staying(rule, backends),
@@ -178,7 +219,8 @@ fn carry(
     let Some(kernel) = &planned.kernel else { return };
     let is_cut_off = |end: &Option<KernelEnd>| end.is_none_or(|end| !facts.paths.contains_key(&end.way));
     if kernel.ends.iter().any(is_cut_off) {
-        planned.weights = Arc::new(Weights::of(rule, |index| !is_cut_off(&kernel.ends[index])));
+        (planned.weights, planned.outlook) =
+            weighed(rule, facts.health, &|index| !is_cut_off(&kernel.ends[index]), facts.now);
     }
     let ways = kernel.ends.iter().flatten().map(|end| end.way);
     let cut_off = ways.filter(|way| !facts.paths.contains_key(way));

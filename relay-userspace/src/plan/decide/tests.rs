@@ -49,6 +49,8 @@ fn planned_rule(rule: Rule, kernel: Result<Hook, &str>) -> PlannedRule {
         taken: &taken,
         lacks: &lacks,
         down: false,
+        health: &HashMap::new(),
+        now: Instant::now(),
     };
     super::rule(&Arc::new(rule), &Origin::CommandLine, false, &facts)
 }

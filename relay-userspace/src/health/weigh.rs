@@ -1,0 +1,100 @@
+//! From what is known of a rule's backends to the weights that they have for new flows. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
+
+use relay_common::net::Protocol;
+
+use super::judge::{Standing, State};
+use super::saved::BackendOrder;
+use super::tiers::{Basis, Candidate, Fitness, Grouping, Held, choose};
+use crate::balance::Weights;
+use crate::rule::{Balance, Rule};
+
+/// What is known of a rule's backends, each by its text in the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct RuleHealth {
+    pub endpoints: HashMap<(Protocol, Box<str>), Verdict>,
+    pub orders: BTreeMap<Box<str>, BackendOrder>,
+    /// The tiers that have new flows.
+    pub held: BTreeMap<Protocol, Held<Box<str>>>,
+}
+
+/// What a judge has last said.
+#[derive(Clone, Copy, Debug)]
+pub struct Verdict {
+    pub state: State,
+    pub since: Instant,
+}
+
+impl From<&Standing> for Verdict {
+    fn from(standing: &Standing) -> Self {
+        Self { state: standing.state, since: standing.since }
+    }
+}
+
+/// Who gets new flows, and what to remember of that.
+#[derive(Clone, Debug)]
+pub struct Weighing {
+    pub weights: Weights,
+    pub outlook: Outlook,
+}
+
+/// What a choice among backends was made by, of the protocols that the rule carries.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outlook {
+    pub basis: BTreeMap<Protocol, Basis>,
+    pub held: BTreeMap<Protocol, Held<Box<str>>>,
+    /// When time alone would make another choice.
+    pub look_again: Option<Instant>,
+}
+
+/// Weighs a rule's backends. Those that cannot be reached at all are down, whatever they say.
+pub fn weigh(
+    rule: &Rule,
+    health: Option<&RuleHealth>,
+    is_reachable: &dyn Fn(usize) -> bool,
+    now: Instant,
+) -> Weighing {
+    let nothing = || vec![0; rule.to.len()].into();
+    let mut weighing = Weighing { weights: Weights { tcp: nothing(), udp: nothing() }, outlook: Outlook::default() };
+    for protocol in rule.protocols.iter() {
+        let candidates: Vec<Candidate<Box<str>>> =
+            (0..rule.to.len()).map(|index| candidate(rule, index, health, protocol, is_reachable(index))).collect();
+        let grouping =
+            if rule.balance == Balance::First { Grouping::Single } else { Grouping::ByPriority };
+        let held = health.and_then(|health| health.held.get(&protocol));
+        let choice = choose(&candidates, grouping, rule.check().failback, held, now);
+        let mut weights = vec![0; rule.to.len()];
+        for index in choice.members {
+            weights[index] = rule.to[index].weight;
+        }
+        weighing.weights.set(protocol, weights);
+        let outlook = &mut weighing.outlook;
+        outlook.basis.insert(protocol, choice.basis);
+        outlook.held.extend(choice.held.map(|held| (protocol, held)));
+        outlook.look_again = [outlook.look_again, choice.look_again].into_iter().flatten().min();
+    }
+    weighing
+}
+
+fn candidate(
+    rule: &Rule,
+    index: usize,
+    health: Option<&RuleHealth>,
+    protocol: Protocol,
+    is_reachable: bool,
+) -> Candidate<Box<str>> {
+    let to = &rule.to[index];
+    let key: Box<str> = to.to_string().into();
+    let is_barred = to.weight == 0 || health.is_some_and(|health| health.orders.contains_key(&key));
+    let verdict = health.and_then(|health| health.endpoints.get(&(protocol, key.clone())));
+    let fitness = match verdict {
+        _ if is_barred => Fitness::Barred,
+        _ if !is_reachable => Fitness::Bad,
+        Some(verdict) => verdict.state.fitness(),
+        None => Fitness::Good,
+    };
+    let up_since = verdict.filter(|verdict| verdict.state == State::Up).map(|verdict| verdict.since);
+    Candidate { key, priority: to.priority, fitness, up_since }
+}

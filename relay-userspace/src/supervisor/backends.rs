@@ -1,0 +1,265 @@
+//! Backends' health: who is asked how it is, and what is known of every rule's backends, over restarts too.
+
+mod endpoints;
+mod orders;
+mod saving;
+mod verdicts;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use relay_common::net::Protocol;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use self::endpoints::{endpoints, is_judged};
+use crate::health::prober::Board;
+use crate::health::saved::{EndpointKey, FILE, Saved};
+use crate::health::weigh::{RuleHealth, Verdict};
+use crate::health::{News, Probe, ProbeId, Prober, Standing};
+use crate::plan::PlannedRule;
+use crate::proxy::pool::Failure;
+use crate::rule::RuleName;
+
+/// One of a rule's backends, for one protocol.
+pub type EndName = (Protocol, Box<str>);
+
+pub struct Backends {
+    /// `None`: its thread could not be started; all backends are taken as there.
+    prober: Option<Prober>,
+    news: UnboundedReceiver<Vec<News>>,
+    failures: UnboundedReceiver<Failure>,
+    /// Where sessions tell of failures; kept, so that the channels never end.
+    told: (UnboundedSender<Vec<News>>, UnboundedSender<Failure>),
+    /// What plans are made by, of the rules that have backends to choose from.
+    health: HashMap<RuleName, RuleHealth>,
+    watched: HashMap<RuleName, Watched>,
+    whose: HashMap<ProbeId, (RuleName, EndName)>,
+    last: u64,
+    /// What an earlier relayd knew of endpoints that have not been met yet.
+    saved: HashMap<EndpointKey, Standing>,
+    file: PathBuf,
+    is_unsaved: bool,
+    /// For readers; replaced when it changes.
+    roll: Arc<Roll>,
+}
+
+/// A rule whose backends are judged.
+struct Watched {
+    /// The plan that this follows.
+    planned: Arc<PlannedRule>,
+    ends: BTreeMap<EndName, End>,
+    /// When time alone changes who gets new flows.
+    look_again: Option<Instant>,
+}
+
+struct End {
+    id: ProbeId,
+    probe: Probe,
+}
+
+/// Which endpoints stand for which backends.
+pub type Roll = HashMap<RuleName, BTreeMap<EndName, ProbeId>>;
+
+/// Something to act on.
+pub enum Told {
+    News(Vec<News>),
+    Failure(Failure),
+    /// It is time to look at these rules again.
+    Due(Vec<RuleName>),
+}
+
+impl Backends {
+    pub fn open(state_dir: &Path) -> Self {
+        let (news_in, news) = unbounded_channel();
+        let (failures_in, failures) = unbounded_channel();
+        let start = Prober::start(news_in.clone());
+        let prober = start.map_err(|error| tracing::error!("backends are not probed: {error}")).ok();
+        let file = state_dir.join(FILE);
+        let Saved { endpoints, rules } = Saved::load(&file);
+        let mut health: HashMap<RuleName, RuleHealth> = HashMap::new();
+        for (name, memory) in rules {
+            let known = health.entry(name).or_default();
+            (known.held, known.orders) = (memory.held, memory.orders);
+        }
+        for (key, standing) in &endpoints {
+            let known = health.entry(key.rule.clone()).or_default();
+            known.endpoints.insert((key.protocol, key.backend.clone()), Verdict::from(standing));
+        }
+        Self {
+            prober,
+            news,
+            failures,
+            told: (news_in, failures_in),
+            health,
+            watched: HashMap::new(),
+            whose: HashMap::new(),
+            last: 0,
+            saved: endpoints,
+            file,
+            is_unsaved: false,
+            roll: Arc::default(),
+        }
+    }
+
+    /// What is known of the backends of rules that have any judged.
+    pub const fn health(&self) -> &HashMap<RuleName, RuleHealth> {
+        &self.health
+    }
+
+    /// Where sessions tell of failures.
+    pub fn failures(&self) -> UnboundedSender<Failure> {
+        self.told.1.clone()
+    }
+
+    /// For readers: how endpoints stand, and which ones they are.
+    pub fn board(&self) -> Option<Board> {
+        self.prober.as_ref().map(Prober::board)
+    }
+
+    pub fn roll(&self) -> Arc<Roll> {
+        self.roll.clone()
+    }
+
+    /// Waits for something to act on.
+    pub async fn told(&mut self) -> Told {
+        let due = self.watched.values().filter_map(|watched| watched.look_again).min();
+        tokio::select! {
+            Some(news) = self.news.recv() => Told::News(news),
+            Some(failure) = self.failures.recv() => Told::Failure(failure),
+            () = super::names::at(due.map(Into::into)) => Told::Due(self.due()),
+        }
+    }
+
+    fn due(&self) -> Vec<RuleName> {
+        let now = Instant::now();
+        let is_due = |watched: &Watched| watched.look_again.is_some_and(|at| at <= now);
+        self.watched.iter().filter(|(_, watched)| is_due(watched)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Asks the backends of these rules, and nobody else.
+    pub fn follow(&mut self, planned: &[Arc<PlannedRule>]) {
+        let mut changed = false;
+        if !self.health.is_empty() || !self.watched.is_empty() {
+            let names: HashSet<&RuleName> = planned.iter().map(|planned| &planned.rule.name).collect();
+            let known = self.health.keys().chain(self.watched.keys());
+            let gone: HashSet<RuleName> = known.filter(|name| !names.contains(name)).cloned().collect();
+            for name in gone {
+                changed |= self.forget(&name);
+            }
+        }
+        for planned in planned {
+            let name = &planned.rule.name;
+            let is_followed = match self.watched.get(name) {
+                Some(watched) => Arc::ptr_eq(&watched.planned, planned),
+                None => !is_judged(&planned.rule) && !self.health.contains_key(name),
+            };
+            if !is_followed {
+                changed |= self.follow_rule(planned);
+            }
+        }
+        if changed {
+            let ids = |watched: &Watched| watched.ends.iter().map(|(end, it)| (end.clone(), it.id)).collect();
+            let roll = self.watched.iter().map(|(name, watched)| (name.clone(), ids(watched)));
+            self.roll = Arc::new(roll.collect());
+            self.is_unsaved = true;
+        }
+    }
+
+    /// Returns whether anybody else is asked than before.
+    fn follow_rule(&mut self, planned: &Arc<PlannedRule>) -> bool {
+        let name = &planned.rule.name;
+        if !is_judged(&planned.rule) && !self.has_orders(planned) {
+            return self.forget(name);
+        }
+        let health = self.health.entry(name.clone()).or_default();
+        health.orders.retain(|backend, _| planned.rule.to.iter().any(|to| to.to_string() == **backend));
+        let mut before = self.watched.remove(name).map(|watched| watched.ends).unwrap_or_default();
+        let mut ends = BTreeMap::new();
+        let mut changed = false;
+        for (end, probe) in endpoints(planned) {
+            let known = before.remove(&end);
+            let id = match known {
+                Some(known) if known.probe.address == probe.address => {
+                    if known.probe != probe {
+                        self.ask(known.id, &probe, None);
+                    }
+                    known.id
+                }
+                other => {
+                    changed = true;
+                    if let Some(other) = other {
+                        self.leave(other.id);
+                    }
+                    self.meet(name, &end, &probe)
+                }
+            };
+            ends.insert(end, End { id, probe });
+        }
+        changed |= !before.is_empty();
+        for (end, gone) in before {
+            self.leave(gone.id);
+            self.health.entry(name.clone()).or_default().endpoints.remove(&end);
+        }
+        self.watched.insert(name.clone(), Watched { planned: planned.clone(), ends, look_again: None });
+        self.remember(planned);
+        changed
+    }
+
+    fn has_orders(&self, planned: &PlannedRule) -> bool {
+        let orders = self.health.get(&planned.rule.name).map(|health| &health.orders);
+        let is_there = |backend: &str| planned.rule.to.iter().any(|to| to.to_string() == *backend);
+        orders.is_some_and(|orders| orders.keys().any(|backend| is_there(backend)))
+    }
+
+    /// Begins to ask somebody new.
+    fn meet(&mut self, rule: &RuleName, end: &EndName, probe: &Probe) -> ProbeId {
+        self.last += 1;
+        let id = ProbeId(self.last);
+        let (protocol, backend) = end.clone();
+        let key = EndpointKey { rule: rule.clone(), backend, address: probe.address, protocol };
+        let known = self.saved.remove(&key).unwrap_or_else(|| Standing::new(Instant::now()));
+        let health = self.health.entry(rule.clone()).or_default();
+        health.endpoints.insert(end.clone(), Verdict::from(&known));
+        self.whose.insert(id, (rule.clone(), end.clone()));
+        self.ask(id, probe, Some(known));
+        id
+    }
+
+    fn ask(&self, id: ProbeId, probe: &Probe, known: Option<Standing>) {
+        if let Some(prober) = &self.prober {
+            prober.set(id, probe.clone(), known);
+        }
+    }
+
+    fn leave(&mut self, id: ProbeId) {
+        self.whose.remove(&id);
+        if let Some(prober) = &self.prober {
+            prober.remove(id);
+        }
+    }
+
+    /// Returns whether anybody was asked.
+    fn forget(&mut self, name: &RuleName) -> bool {
+        self.health.remove(name);
+        let ends = self.watched.remove(name).map(|watched| watched.ends).unwrap_or_default();
+        ends.values().for_each(|end| self.leave(end.id));
+        !ends.is_empty()
+    }
+
+    /// Takes note of what a plan has made of what is known.
+    pub fn remember(&mut self, planned: &Arc<PlannedRule>) {
+        let (Some(outlook), Some(health)) = (&planned.outlook, self.health.get_mut(&planned.rule.name)) else {
+            return;
+        };
+        if health.held != outlook.held {
+            health.held.clone_from(&outlook.held);
+            self.is_unsaved = true;
+        }
+        if let Some(watched) = self.watched.get_mut(&planned.rule.name) {
+            watched.planned = planned.clone();
+            watched.look_again = outlook.look_again;
+        }
+    }
+}

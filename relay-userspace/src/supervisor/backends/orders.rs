@@ -1,0 +1,114 @@
+//! What somebody orders for one backend by hand.
+
+use serde_json::{Map, Value, json};
+
+use crate::api::problem::{ApiProblem, Code};
+use crate::api::view::ChangeView;
+use crate::config::encode;
+use crate::health::saved::BackendOrder;
+use crate::rule::{Rule, RuleName};
+use crate::supervisor::change::Done;
+use crate::supervisor::command::Manner;
+use crate::supervisor::shared::not_found;
+use crate::supervisor::state::State;
+
+/// What to do with a backend.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum BackendCall {
+    /// Written into the configuration.
+    Weight(u16),
+    /// It gets no new flow, and keeps those that it has.
+    Drain,
+    /// It is taken as down.
+    Down,
+    /// Ends an order, forgets failures, and gives a better tier its flows back.
+    Up,
+}
+
+impl State {
+    pub async fn call_backend(
+        &mut self,
+        name: &RuleName,
+        backend: &str,
+        call: BackendCall,
+        manner: Manner<'_>,
+    ) -> Done {
+        let found = self.rules.iter().find(|(rule, _)| rule.name == *name);
+        let (rule, _) = found.cloned().ok_or_else(|| not_found(name))?;
+        let index = index_of(&rule, backend)?;
+        if let BackendCall::Weight(weight) = call {
+            let fields = with_weight(&rule, index, weight);
+            return self.set(name, &fields, manner).await;
+        }
+        let backend = rule.to[index].to_string();
+        let order = match call {
+            BackendCall::Drain => Some(BackendOrder::Drain),
+            BackendCall::Down => Some(BackendOrder::Down),
+            BackendCall::Up | BackendCall::Weight(_) => None,
+        };
+        let mut view = ChangeView { dry_run: manner.dry_run, ..ChangeView::default() };
+        let what = match call {
+            BackendCall::Drain => "drains: it gets no new flows, and keeps those that it has",
+            BackendCall::Down => "is down by order",
+            BackendCall::Up | BackendCall::Weight(_) => "is judged by its answers again",
+        };
+        let text = format!("rule {name}: backend {backend} {what}");
+        view.notes.push(text.clone());
+        if manner.dry_run {
+            return Ok(view);
+        }
+        self.backends.order(name, &backend, order);
+        self.backends.follow(&self.planned);
+        self.reweigh(name, None);
+        tracing::info!(RULE = name.as_str(), "{text}");
+        self.shared.tell("backend.order", Some(name), text);
+        self.backends.save_later();
+        self.publish();
+        Ok(view)
+    }
+}
+
+impl super::Backends {
+    /// Takes an order for a backend, or ends one and lets it begin anew.
+    fn order(&mut self, rule: &RuleName, backend: &str, order: Option<BackendOrder>) {
+        let health = self.health.entry(rule.clone()).or_default();
+        match order {
+            Some(order) => _ = health.orders.insert(backend.into(), order),
+            None => {
+                health.orders.remove(backend);
+                // whoever calls one up wants it to have its part, whatever tier has it now
+                health.held.clear();
+                let ends = self.watched.get(rule).map(|watched| &watched.ends);
+                let ends = ends.into_iter().flatten().filter(|((_, name), _)| **name == *backend);
+                if let Some(prober) = &self.prober {
+                    ends.for_each(|(_, end)| prober.pardon(end.id));
+                }
+            }
+        }
+        self.is_unsaved = true;
+    }
+}
+
+/// Where a backend is in the rule's list, by its text there or without its port.
+fn index_of(rule: &Rule, backend: &str) -> Result<usize, ApiProblem> {
+    let texts: Vec<String> = rule.to.iter().map(ToString::to_string).collect();
+    if let Some(index) = texts.iter().position(|text| text == backend) {
+        return Ok(index);
+    }
+    let mut hosts = rule.to.iter().enumerate().filter(|(_, to)| to.host.to_string() == backend);
+    match (hosts.next(), hosts.next()) {
+        (Some((index, _)), None) => Ok(index),
+        _ => {
+            let text = format!("rule \"{}\" has no backend \"{backend}\"; it has {}", rule.name, texts.join(", "));
+            Err(ApiProblem::new(Code::Invalid, text))
+        }
+    }
+}
+
+/// The rule's list with another weight for one backend.
+fn with_weight(rule: &Rule, index: usize, weight: u16) -> Map<String, Value> {
+    let mut changed = rule.clone();
+    changed.to[index].weight = weight;
+    let to = encode::to_json(&changed).remove("to").unwrap_or_else(|| json!([]));
+    Map::from_iter([("to".to_owned(), to)])
+}
