@@ -15,7 +15,8 @@ use crate::config::Origin;
 use crate::config::settings::Hook;
 use crate::health::weigh::{Outlook, RuleHealth};
 use crate::host::{HostView, Lacks, Path, WayTo};
-use crate::proxy::service::{PortMap, Target};
+use crate::proxy::pool::{End, Ends};
+use crate::proxy::service::Target;
 use crate::rule::{
     Accept, Balance, Connect, Host, Listener, PortRange, Protocols, Rule, RuleName, Timeouts, UdpNat,
 };
@@ -154,7 +155,7 @@ pub struct UserRule {
     pub ipv4: bool,
     pub ipv6: bool,
     /// One for each backend of the rule.
-    pub ends: Vec<UserEnd>,
+    pub ends: Vec<End>,
     pub balance: Balance,
     pub timeouts: Timeouts,
     pub udp_nat: UdpNat,
@@ -165,31 +166,17 @@ pub struct UserRule {
     pub heard_v6: Vec<KernelListener<Ipv6Addr>>,
 }
 
-/// A backend as the user plane reaches it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct UserEnd {
-    /// In the order to try them; none: its name does not resolve.
-    pub addresses: Arc<[IpAddr]>,
-    /// Where a listener's first port goes; `None`: ports stay as they are.
-    pub first_port: Option<u16>,
-}
-
 impl UserRule {
     /// Whether any backend has an address.
     pub fn has_address(&self) -> bool {
         self.ends.iter().any(|end| !end.addresses.is_empty())
     }
 
-    /// Where clients of one listener go.
-    pub fn target(&self, listener: &Listener) -> Target {
-        let end = &self.ends[0];
-        let ports = match end.first_port {
-            None => PortMap::Same,
-            Some(to) => PortMap::Shift { from: listener.ports.first(), to },
-        };
+    /// Where clients of one listener go. `ends`: the rule's backends, as all of its listeners share them.
+    pub fn target(&self, listener: &Listener, ends: &Arc<Ends>) -> Target {
         Target {
-            addresses: end.addresses.to_vec(),
-            ports,
+            ends: ends.clone(),
+            first_port: listener.ports.first(),
             timeouts: self.timeouts,
             udp_nat: self.udp_nat,
             accept: self.accept.clone(),

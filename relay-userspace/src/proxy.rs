@@ -9,6 +9,7 @@ mod ending;
 pub mod gate;
 pub mod kept;
 pub mod outgoing;
+pub mod pool;
 pub mod proxy_protocol;
 pub mod service;
 pub mod shared;

@@ -8,9 +8,11 @@ use std::time::Duration;
 use harness::world::{BACKEND, RELAY, World};
 use harness::{NetNs, eventually};
 use nix::sys::socket::{setsockopt, sockopt};
-use relay::proxy::service::{Phase, PortMap, Service, Target, UdpNat};
+use relay::balance::Weights;
+use relay::proxy::pool::{End, Pool};
+use relay::proxy::service::{Phase, Service, Target, UdpNat};
 use relay::proxy::udp::serve;
-use relay::rule::{Accept, Connect, RuleName, Timeouts};
+use relay::rule::{Accept, Balance, Connect, RuleName, Timeouts};
 use tokio::sync::watch;
 
 const PORT: u16 = 8080;
@@ -24,21 +26,24 @@ struct Worker {
 
 impl Worker {
     fn new(relay: &NetNs, listen: IpAddr, backend: SocketAddr) -> Self {
+        let name = RuleName::parse("web").expect("name");
+        let end = End {
+            name: backend.to_string().into(),
+            addresses: [backend.ip()].into(),
+            first_port: Some(backend.port()),
+            weight: 1,
+            priority: 0,
+        };
+        let weights = Arc::new(Weights { tcp: [1].into(), udp: [1].into() });
         let target = Target {
-            addresses: vec![backend.ip()],
-            ports: PortMap::Shift { from: PORT, to: backend.port() },
+            ends: Pool::new(name.clone()).follow(&[end], Balance::default(), &weights),
+            first_port: PORT,
             timeouts: Timeouts::default(),
             udp_nat: UdpNat::Restricted,
             accept: Accept::default(),
             connect: Connect::default(),
         };
-        let service = Arc::new(Service::new(
-            RuleName::parse("web").expect("name"),
-            Arc::default(),
-            Arc::default(),
-            Arc::default(),
-            target,
-        ));
+        let service = Arc::new(Service::new(name, Arc::default(), Arc::default(), Arc::default(), target));
         let (phase, phases) = watch::channel(Phase::Serve);
         let listener = relay.run(|| UdpSocket::bind((listen, PORT)).expect("listener"));
         let session = serve(listener, Arc::clone(&service), phases);

@@ -11,12 +11,13 @@ use std::time::Instant;
 use relay_common::net::{Protocol, ipv6_to_wire, is_global_unicast};
 
 use self::ends::{backends, deaf, listeners_v4, listeners_v6, missing, self_loop};
-use super::{Carriage, Facts, Fault, KernelEnd, KernelListener, KernelRule, PlannedRule, UserEnd, UserRule};
+use super::{Carriage, Facts, Fault, KernelEnd, KernelListener, KernelRule, PlannedRule, UserRule};
 use crate::balance::Weights;
 use crate::config::Origin;
 use crate::config::settings::Hook;
 use crate::health::weigh::{Outlook, RuleHealth, Weighing, weigh};
 use crate::host::{HostView, Path, WayTo};
+use crate::proxy::pool::End;
 use crate::rule::{Backend, ListenOn, OnDown, PlaneChoice, Protocols, Rule, RuleName};
 
 const NO_ADDRESS: &str = "its backend has no address yet";
@@ -366,9 +367,12 @@ fn user_plane(
     if is_blocked(&planned.faults) {
         return Err("see the fault".into());
     }
-    let end = |(to, addresses): (&Backend, &Arc<[IpAddr]>)| UserEnd {
+    let end = |(to, addresses): (&Backend, &Arc<[IpAddr]>)| End {
+        name: to.to_string().into(),
         addresses: addresses.clone(),
         first_port: to.first_port(),
+        weight: to.weight,
+        priority: to.priority,
     };
     Ok(UserRule {
         protocols: rule.protocols,

@@ -1,6 +1,5 @@
 //! A rule as the workers see it.
 
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::counters::{Carried, Counters};
 use super::gate::Gate;
 use super::kept::Kept;
+use super::pool::Ends;
 use crate::connections::ConnectionLog;
 pub use crate::rule::UdpNat;
 use crate::rule::{Accept, Connect, RuleName, Timeouts};
@@ -33,37 +33,17 @@ pub struct Service {
 const LOOK: Duration = Duration::from_micros(200);
 
 /// Where sessions go. New sessions take the latest; old ones keep what they began with.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Target {
-    /// The backend's addresses in the order to try them; empty while its name does not resolve.
-    pub addresses: Vec<IpAddr>,
-    pub ports: PortMap,
+    /// The backends to choose among.
+    pub ends: Arc<Ends>,
+    /// Where the listener begins.
+    pub first_port: u16,
     pub timeouts: Timeouts,
     /// Who may answer a UDP client.
     pub udp_nat: UdpNat,
     pub accept: Accept,
     pub connect: Connect,
-}
-
-/// Which port of the backend a listener's port leads to.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum PortMap {
-    Same,
-    /// The listener's port `from` leads to `to`, the next one to the next.
-    Shift {
-        from: u16,
-        to: u16,
-    },
-}
-
-impl PortMap {
-    /// Rules are checked to fit, so this never leaves the range of ports.
-    pub const fn of(self, port: u16) -> u16 {
-        match self {
-            Self::Same => port,
-            Self::Shift { from, to } => to.wrapping_add(port.wrapping_sub(from)),
-        }
-    }
 }
 
 /// What a listener's sessions should be doing.

@@ -117,13 +117,14 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::service::{PortMap, Target};
+    use crate::proxy::pool::Pool;
+    use crate::proxy::service::Target;
     use crate::rule::{Accept, Connect, RuleName, Timeouts, UdpNat};
 
     fn stretch(name: &str, address: &str, first: u16, last: u16) -> Stretch {
         let target = Target {
-            addresses: Vec::new(),
-            ports: PortMap::Same,
+            ends: Pool::new(RuleName::parse(name).expect("name")).ends(),
+            first_port: first,
             timeouts: Timeouts::default(),
             udp_nat: UdpNat::default(),
             accept: Accept::default(),

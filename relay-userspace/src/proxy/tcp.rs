@@ -3,6 +3,7 @@
 mod accept;
 mod arrival;
 mod connect;
+mod failover;
 mod pipe;
 mod ports;
 mod pump;

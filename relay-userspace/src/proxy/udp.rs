@@ -3,6 +3,7 @@
 mod clients;
 mod envelope;
 mod inbox;
+mod open;
 mod outbox;
 mod relay;
 mod sender;

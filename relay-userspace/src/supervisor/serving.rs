@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use relay_common::net::Protocol;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use super::sharing::{Branches, Layout, Sharing};
+use crate::balance::Weights;
 use crate::connections::ConnectionLog;
 use crate::kernel::lookup::{self, Lookup};
 use crate::net::claim::Claim;
@@ -21,6 +23,7 @@ use crate::plan::PlannedRule;
 use crate::proxy::counters::Counters;
 use crate::proxy::gate::{Gate, Gauge, Policy};
 use crate::proxy::kept::{Kept, Tell};
+use crate::proxy::pool::{Ends, Failure, Pool};
 use crate::proxy::service::{Phase, Service, Target};
 use crate::proxy::workers::{Listening, Workers};
 use crate::rule::RuleName;
@@ -31,6 +34,9 @@ pub struct Serving {
     workers: Workers,
     rules: HashMap<RuleName, Served>,
     counters: Arc<CountersByRule>,
+    pools: Arc<PoolsByRule>,
+    /// Where failures at backends are told.
+    failures: Option<UnboundedSender<Failure>>,
     log: Arc<ConnectionLog>,
     kept: Arc<Kept>,
     /// Opened when the first rule needs them.
@@ -40,8 +46,9 @@ pub struct Serving {
 }
 
 pub type CountersByRule = HashMap<RuleName, Arc<Counters>>;
+pub type PoolsByRule = HashMap<RuleName, Arc<Pool>>;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Served {
     /// The plan that this follows.
     planned: Option<Arc<PlannedRule>>,
@@ -49,6 +56,7 @@ struct Served {
     ails: bool,
     counters: Arc<Counters>,
     gate: Arc<Gate>,
+    pool: Arc<Pool>,
     log: Arc<ConnectionLog>,
     kept: Arc<Kept>,
     open: BTreeMap<Claim, Open>,
@@ -73,8 +81,22 @@ struct Open {
 impl Serving {
     pub fn start(workers: usize, log: Arc<ConnectionLog>) -> io::Result<Self> {
         let workers = Workers::start(workers)?;
-        let (rules, counters, kept) = (HashMap::new(), Arc::default(), Arc::default());
-        Ok(Self { workers, rules, counters, log, kept, sharing: None, is_shared_anew: false })
+        Ok(Self {
+            workers,
+            rules: HashMap::new(),
+            counters: Arc::default(),
+            pools: Arc::default(),
+            failures: None,
+            log,
+            kept: Arc::default(),
+            sharing: None,
+            is_shared_anew: false,
+        })
+    }
+
+    /// Has failures at backends told there, of rules that begin from now on.
+    pub fn tell_failures(&mut self, failures: UnboundedSender<Failure>) {
+        self.failures = Some(failures);
     }
 
     /// Waits until everything that is listened on has somebody who takes what comes.
@@ -115,14 +137,17 @@ impl Serving {
                 continue;
             }
             changed |= !self.rules.contains_key(name);
-            let (log, kept) = (&self.log, &self.kept);
-            let new = || Served { log: log.clone(), kept: kept.clone(), ..Served::default() };
+            let (log, kept, failures) = (&self.log, &self.kept, &self.failures);
+            let new = || Served::new(name, log.clone(), kept.clone(), failures.clone());
             let served = self.rules.entry(name.clone()).or_insert_with(new);
             let is_done = served.planned.as_ref().is_some_and(|done| Arc::ptr_eq(done, planned));
             if !is_done {
                 let policy = policy(planned, gauge(name), &served.gate);
                 // before: sessions to the new addresses may go on
                 served.gate.set(policy.clone());
+                if let Some(user) = &planned.user {
+                    served.pool.follow(&user.ends, user.balance, &planned.weights);
+                }
                 self.is_shared_anew |= served.follow(planned, holder, &self.workers, until);
                 if policy.backends.is_some() {
                     // sessions may have begun towards the old ones since
@@ -133,12 +158,26 @@ impl Serving {
         if changed {
             let counters = self.rules.iter().map(|(name, served)| (name.clone(), served.counters.clone()));
             self.counters = Arc::new(counters.collect());
+            let pools = self.rules.iter().map(|(name, served)| (name.clone(), served.pool.clone()));
+            self.pools = Arc::new(pools.collect());
+        }
+    }
+
+    /// Gives a rule's backends new weights for new sessions, and touches nothing else.
+    pub fn reweigh(&self, rule: &RuleName, weights: &Arc<Weights>) {
+        if let Some(served) = self.rules.get(rule) {
+            served.pool.reweigh(weights);
         }
     }
 
     /// What every rule's sessions have counted.
     pub fn counters(&self) -> Arc<CountersByRule> {
         self.counters.clone()
+    }
+
+    /// Every rule's backends, with what they have had of sessions.
+    pub fn pools(&self) -> Arc<PoolsByRule> {
+        self.pools.clone()
     }
 
     /// Closes what has drained, and tries again what has failed.
@@ -205,6 +244,28 @@ impl Serving {
 }
 
 impl Served {
+    fn new(
+        rule: &RuleName,
+        log: Arc<ConnectionLog>,
+        kept: Arc<Kept>,
+        failures: Option<UnboundedSender<Failure>>,
+    ) -> Self {
+        let pool = Arc::new(Pool::new(rule.clone()));
+        failures.into_iter().for_each(|failures| pool.tell(failures));
+        Self {
+            planned: None,
+            ails: false,
+            counters: Arc::default(),
+            gate: Arc::default(),
+            pool,
+            log,
+            kept,
+            open: BTreeMap::new(),
+            branches: Branches::default(),
+            ending: Vec::new(),
+        }
+    }
+
     /// Returns whether shared sockets have something else to do now. `until`: how long to wait for workers.
     fn follow(
         &mut self,
@@ -214,7 +275,8 @@ impl Served {
         until: Instant,
     ) -> bool {
         let name = &planned.rule.name;
-        let mut wanted = wanted(planned, holder);
+        let ends = self.pool.ends();
+        let mut wanted = wanted(planned, holder, &ends);
         let gone = |claim: &&Claim| !wanted.contains_key(claim);
         let gone: Vec<Claim> = self.open.keys().filter(gone).cloned().collect();
         for claim in &gone {
@@ -256,7 +318,7 @@ impl Served {
         self.planned = Some(planned.clone());
         let mut branches = mem::take(&mut self.branches);
         let service = |target| self.service(name, target);
-        let is_shared_anew = branches.follow(planned, holder, service);
+        let is_shared_anew = branches.follow(planned, holder, &ends, service);
         self.branches = branches;
         is_shared_anew
     }
@@ -355,7 +417,7 @@ fn policy(planned: &PlannedRule, gauge: Option<Gauge>, gate: &Gate) -> Policy {
 }
 
 /// The ports that a rule's user part listens on, with where their clients go.
-fn wanted(planned: &PlannedRule, holder: &Holder) -> BTreeMap<Claim, Target> {
+fn wanted(planned: &PlannedRule, holder: &Holder, ends: &Arc<Ends>) -> BTreeMap<Claim, Target> {
     let Some(user) = planned.user.as_ref().filter(|_| !planned.draining) else { return BTreeMap::new() };
     let takes = |claim: &&Claim| if claim.address.is_ipv4() { user.ipv4 } else { user.ipv6 };
     let rule = &planned.rule;
@@ -363,5 +425,5 @@ fn wanted(planned: &PlannedRule, holder: &Holder) -> BTreeMap<Claim, Target> {
     let is_right = |claim: &&Claim| rule.protocols.has(claim.protocol) && claim.is_kind_for(rule);
     let claims = holder.claims(&rule.name).filter(takes).filter(is_right);
     let listener = |claim: &Claim| rule.listen.iter().find(|listener| claim.is_of(listener));
-    claims.filter_map(|claim| Some((claim.clone(), user.target(listener(claim)?)))).collect()
+    claims.filter_map(|claim| Some((claim.clone(), user.target(listener(claim)?, ends)))).collect()
 }

@@ -15,6 +15,7 @@ use crate::net::claim::Binder;
 use crate::net::group::Group;
 use crate::net::hold::Holder;
 use crate::plan::PlannedRule;
+use crate::proxy::pool::Ends;
 use crate::proxy::service::{Phase, Service, Target};
 use crate::proxy::shared::{Bind, Entry, Shared, Stretch, Table};
 use crate::proxy::tcp;
@@ -127,14 +128,16 @@ pub struct Branches {
 }
 
 impl Branches {
-    /// Follows a plan. Returns whether anything leads elsewhere now. `service`: for a listener that is new.
+    /// Follows a plan. Returns whether anything leads elsewhere now. `ends`: where clients go; `service`: for a listener
+    /// that is new.
     pub fn follow(
         &mut self,
         planned: &PlannedRule,
         holder: &Holder,
+        ends: &Arc<Ends>,
         service: impl Fn(Target) -> Service,
     ) -> bool {
-        let wanted = wanted(planned, holder);
+        let wanted = wanted(planned, holder, ends);
         let before = self.shape();
         for (listener, branch) in &self.open {
             if !wanted.contains_key(listener) {
@@ -251,9 +254,9 @@ impl Branch {
 }
 
 /// The listeners of a rule whose ports come to the shared sockets, with where their clients go.
-fn wanted<'a>(planned: &'a PlannedRule, holder: &Holder) -> HashMap<&'a Listener, Target> {
+fn wanted<'a>(planned: &'a PlannedRule, holder: &Holder, ends: &Arc<Ends>) -> HashMap<&'a Listener, Target> {
     let rule = &planned.rule;
     let user = planned.user.as_ref().filter(|_| !planned.draining && holder.shares(&rule.name));
     let Some(user) = user else { return HashMap::new() };
-    rule.listen.iter().map(|listener| (listener, user.target(listener))).collect()
+    rule.listen.iter().map(|listener| (listener, user.target(listener, ends))).collect()
 }

@@ -153,7 +153,7 @@ fn the_programs_know_where_the_user_plane_listens() {
 fn ports_map_from_each_listeners_first() {
     let planned = planned(":8000-8009", "203.0.113.10:9000");
     let user = planned.user.expect("user plane");
-    assert_eq!(user.target(&planned.rule.listen[0]).ports.of(8003), 9003);
+    assert_eq!(user.ends[0].port(planned.rule.listen[0].ports.first(), 8003), 9003);
 }
 
 #[test]

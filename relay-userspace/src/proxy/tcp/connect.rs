@@ -14,19 +14,24 @@ use tokio::time::{Sleep, sleep};
 use super::{ports, socket};
 use crate::proxy::counters::Refusal;
 use crate::proxy::outgoing;
-use crate::proxy::service::Target;
 use crate::rule::Connect;
 
 /// RFC 8305's connection attempt delay.
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// A connection to the backend, or why there is none. `limit` ends the only attempt there is; of several, each has a
-/// limit of its own.
-pub async fn connect(target: &Target, port: u16, limit: Pin<&mut Sleep>) -> Result<TcpStream, Refusal> {
-    match &target.addresses[..] {
+/// limit of its own, `each`.
+pub async fn connect(
+    addresses: &[IpAddr],
+    port: u16,
+    by: &Connect,
+    each: Duration,
+    limit: Pin<&mut Sleep>,
+) -> Result<TcpStream, Refusal> {
+    match addresses {
         [] => Err(Refusal::NoBackend),
-        [only] => attempt(SocketAddr::new(*only, port), &target.connect, limit).await,
-        several => race(several, port, &target.connect, target.timeouts.connect).await,
+        [only] => attempt(SocketAddr::new(*only, port), by, limit).await,
+        several => race(several, port, by, each).await,
     }
 }
 

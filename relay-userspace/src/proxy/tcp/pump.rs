@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use socket2::SockRef;
 
-use super::socket::{Leg, is_delivered};
+use super::socket::{Leg, has_more, is_delivered};
 use super::way::{Fault, Moved, Way, ended_before_reset};
 use crate::proxy::counters::Carried;
 use crate::proxy::ending::Ending;
@@ -26,6 +26,14 @@ pub struct Preamble {
     pub overhead: usize,
 }
 
+impl Preamble {
+    pub fn new(header: &[u8], data: Vec<u8>) -> Self {
+        let overhead = header.len();
+        let data = if header.is_empty() { data } else { [header, &data].concat() };
+        Self { data, overhead }
+    }
+}
+
 pub struct Pump<'a> {
     legs: [&'a Leg; 2],
     carried: [&'a Carried; 2],
@@ -34,6 +42,10 @@ pub struct Pump<'a> {
     ways: [Way; 2],
     /// A side was reset before it ended its stream.
     broken: bool,
+    /// The first side that failed.
+    failed: Option<usize>,
+    /// The backend has sent something, or ended its stream.
+    heard: bool,
     /// Bytes still to be sent to the backend that are no client's.
     overhead: usize,
 }
@@ -48,7 +60,16 @@ impl<'a> Pump<'a> {
         preamble: Preamble,
     ) -> Self {
         let ways = [Way::starting_with(preamble.data), Way::default()];
-        Self { legs, carried, bytes, ways, broken: false, overhead: preamble.overhead }
+        Self {
+            legs,
+            carried,
+            bytes,
+            ways,
+            broken: false,
+            failed: None,
+            heard: false,
+            overhead: preamble.overhead,
+        }
     }
 
     /// Carries both ways. `moved` becomes true if there was anything, the end of a stream included.
@@ -66,6 +87,7 @@ impl<'a> Pump<'a> {
             let (from, to) = (self.legs[side], self.legs[1 - side]);
             let mut amount = Moved::default();
             let result = self.ways[side].poll(cx, from, to, &mut amount);
+            self.heard |= side == 1 && (amount.received > 0 || matches!(result, Poll::Ready(Ok(()))));
             if amount.sent > 0 {
                 let overhead = if side == 0 { amount.sent.min(self.overhead) } else { 0 };
                 self.overhead -= overhead;
@@ -80,8 +102,17 @@ impl<'a> Pump<'a> {
                     *moved = true;
                     self.end_stream(1 - side);
                 }
-                Poll::Ready(Err(Fault::Receive)) => return Err(Ending::Reset),
-                Poll::Ready(Err(Fault::Send(error))) => self.lost(1 - side, Some(&error)),
+                Poll::Ready(Err(Fault::Receive)) => {
+                    self.broken = true;
+                    self.failed.get_or_insert(side);
+                    return Err(Ending::Reset);
+                }
+                Poll::Ready(Err(Fault::Send(error))) => {
+                    self.lost(1 - side, Some(&error));
+                    if self.has_broken_off() {
+                        return Err(Ending::Reset);
+                    }
+                }
             }
         }
         Ok(())
@@ -98,8 +129,26 @@ impl<'a> Pump<'a> {
 
     /// Nothing can be sent to a side any more. What it sent itself may still lie in its socket.
     fn lost(&mut self, side: usize, error: Option<&io::Error>) {
+        self.failed.get_or_insert(side);
         self.broken |= error.is_some_and(|error| !ended_before_reset(error));
-        self.ways[1 - side].give_up();
+        self.heard |= side == 1 && has_more(&**self.legs[side]);
+        // what lies there may be for another backend
+        if !self.has_broken_off() {
+            self.ways[1 - side].give_up();
+        }
+    }
+
+    /// Whether the backend was reset before it had sent anything. There is nothing more to carry then.
+    pub fn has_broken_off(&self) -> bool {
+        self.broken && self.failed == Some(1) && !self.heard
+    }
+
+    /// What the client has sent, if the backend has broken off and has got none of it.
+    pub fn unsent(&self) -> Option<Vec<u8>> {
+        let [way, _] = &self.ways;
+        let is_whole = self.has_broken_off() && self.bytes[0] == 0 && !way.is_over();
+        let data = is_whole.then(|| way.kept())??;
+        Some(data[self.overhead..].to_vec())
     }
 
     fn poll_end(&self) -> Poll<Ending> {

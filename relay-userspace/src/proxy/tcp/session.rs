@@ -1,6 +1,6 @@
 //! One session: a client's connection, the one to the backend, and everything between them.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -13,11 +13,12 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::arrival::{Arrival, announced};
-use super::connect::connect;
+use super::failover::{self, Reached};
 use super::pump::{Preamble, Pump, SIDES};
 use super::socket::{Leg, probe};
-use crate::proxy::counters::{Counters, Refusal};
+use crate::proxy::counters::Refusal;
 use crate::proxy::ending::{Ending, Record};
+use crate::proxy::pool::Signal;
 use crate::proxy::proxy_protocol::{self, Header, Origin};
 use crate::proxy::service::{Service, Target};
 use crate::rule::Timeouts;
@@ -47,22 +48,39 @@ pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc
         Err(refusal) => return logged.refuse(refusal),
     };
     let _active = service.counters.begin();
-    let reached = tokio::select! {
-        biased;
-        ending = service.gate.ended(source.ip(), None) => Err(ending),
-        reached = reach(&client, &target, port, &service.counters, timer.as_mut()) => reached,
-    };
-    let backend = match reached {
-        Ok(backend) => backend,
+    let session = Session { client: &client, service: &service, target: &target, source };
+    let mut reached = match session.reach(failover::reach(&target, port, source.ip(), timer.as_mut())).await {
+        Ok(reached) => reached,
         Err(ending) => return logged.record.ending = ending,
     };
-    logged.record.backend = backend.peer_addr().ok();
-    let leads_to = logged.record.backend.map(|backend| backend.ip());
-    let legs = [client, backend];
-    tokio::select! {
-        biased;
-        ending = service.gate.ended(source.ip(), leads_to) => logged.cut_off(ending),
-        () = relay(legs, address, arrival, &mut logged, &target, timer) => {}
+    let Arrival { header, mut data } = arrival;
+    let header = opening(&client, address, &target, header);
+    loop {
+        logged.record.backend = reached.leg.peer_addr().ok();
+        let leads_to = logged.record.backend.map(|backend| backend.ip());
+        let preamble = Preamble::new(&header, data);
+        let carried = tokio::select! {
+            biased;
+            ending = service.gate.ended(source.ip(), leads_to) => return logged.cut_off(ending),
+            carried = session.relay(&reached, &mut logged.record, preamble, timer.as_mut()) => carried,
+        };
+        match carried {
+            Carried::Over(ending) => {
+                logged.record.ending = ending;
+                break;
+            }
+            Carried::Unsent(unsent) => data = unsent,
+        }
+        // boxed, so that other sessions need no room for it
+        let next = Box::pin(session.reach(failover::reach_next(&target, port, source.ip(), reached.tried)));
+        reached = match next.await {
+            Ok(reached) => reached,
+            Err(ending) => return logged.record.ending = ending,
+        };
+    }
+    if logged.record.ending == Ending::Closed {
+        client.close();
+        reached.leg.close();
     }
 }
 
@@ -95,44 +113,54 @@ impl Drop for Logged<'_> {
     }
 }
 
-/// Connects to the backend.
-async fn reach(
-    client: &Leg,
-    target: &Target,
-    port: u16,
-    counters: &Counters,
-    timer: Pin<&mut Sleep>,
-) -> Result<Leg, Ending> {
-    tokio::select! {
-        biased;
-        result = connect(target, target.ports.of(port), timer) => match result {
-            Ok(stream) => Ok(Leg::new(stream)),
-            Err(refusal) => {
-                counters.refuse(refusal);
-                Err(Ending::Refused(refusal))
-            }
-        },
-        // the client has given up
-        _ = client.ready(Interest::ERROR) => Err(Ending::ClientGone),
-    }
+/// A client that has been let in.
+struct Session<'a> {
+    client: &'a Leg,
+    service: &'a Service,
+    target: &'a Target,
+    source: SocketAddr,
 }
 
-/// Carries both ways.
-async fn relay(
-    [client, backend]: [Leg; 2],
-    address: SocketAddr,
-    arrival: Arrival,
-    logged: &mut Logged<'_>,
-    target: &Target,
-    timer: Pin<&mut Sleep>,
-) {
-    let Logged { service, record } = logged;
-    let preamble = preamble(&client, address, target, arrival);
-    let pump = Pump::new([&client, &backend], service.payload(), &mut record.bytes, preamble);
-    record.ending = carry([&client, &backend], pump, target.timeouts, timer).await;
-    if record.ending == Ending::Closed {
-        client.close();
-        backend.close();
+/// What became of a session at a backend.
+enum Carried {
+    Over(Ending),
+    /// The backend broke off before it had got or sent anything: what the client has sent so far is for another one.
+    Unsent(Vec<u8>),
+}
+
+impl Session<'_> {
+    /// Connects to a backend, unless the session has to end before.
+    async fn reach(&self, reach: impl Future<Output = Result<Reached, Refusal>>) -> Result<Reached, Ending> {
+        tokio::select! {
+            biased;
+            ending = self.service.gate.ended(self.source.ip(), None) => Err(ending),
+            result = reach => result.map_err(|refusal| {
+                self.service.counters.refuse(refusal);
+                Ending::Refused(refusal)
+            }),
+            // the client has given up
+            _ = self.client.ready(Interest::ERROR) => Err(Ending::ClientGone),
+        }
+    }
+
+    /// Carries both ways.
+    async fn relay(
+        &self,
+        reached: &Reached,
+        record: &mut Record,
+        preamble: Preamble,
+        timer: Pin<&mut Sleep>,
+    ) -> Carried {
+        let legs = [self.client, &reached.leg];
+        let mut pump = Pump::new(legs, self.service.payload(), &mut record.bytes, preamble);
+        let ending = carry(legs, &mut pump, self.target.timeouts, timer).await;
+        let has_broken_off = pump.has_broken_off();
+        let is_there_another = || self.target.ends.is_there_another(&reached.tried);
+        let unsent = pump.unsent().filter(|_| is_there_another());
+        if has_broken_off {
+            reached.lease.fail(Signal::Reset);
+        }
+        unsent.map_or(Carried::Over(ending), Carried::Unsent)
     }
 }
 
@@ -156,24 +184,20 @@ async fn arrive(
     Ok(arrival)
 }
 
-/// What the backend is sent first: a header of ours if it wants one, and what the client has sent already.
-fn preamble(client: &Leg, address: SocketAddr, target: &Target, arrival: Arrival) -> Preamble {
-    let Arrival { header, data } = arrival;
-    let Some(version) = target.connect.proxy_protocol else { return Preamble { data, overhead: 0 } };
+/// The header of ours that the backend is sent first; empty if it wants none. `header`: the one that came with the client.
+fn opening(client: &Leg, address: SocketAddr, target: &Target, header: Option<Header>) -> Vec<u8> {
+    let Some(version) = target.connect.proxy_protocol else { return Vec::new() };
     let header = header.unwrap_or_else(|| {
         // one that is gone already has none
         let origin = client.local_addr().map_or(Origin::Unknown, |own| Origin::client(address, own));
         Header { origin, tlvs: Vec::new() }
     });
-    let mut bytes = proxy_protocol::write(&header, version);
-    let overhead = bytes.len();
-    bytes.extend_from_slice(&data);
-    Preamble { data: bytes, overhead }
+    proxy_protocol::write(&header, version)
 }
 
 async fn carry(
     legs: [&Leg; 2],
-    mut pump: Pump<'_>,
+    pump: &mut Pump<'_>,
     timeouts: Timeouts,
     mut timer: Pin<&mut Sleep>,
 ) -> Ending {

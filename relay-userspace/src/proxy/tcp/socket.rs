@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use socket2::{Domain, SockRef, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -62,6 +63,12 @@ pub fn is_delivered(socket: &impl AsRawFd) -> bool {
     // SAFETY: TIOCOUTQ writes one int, to where `bytes` is.
     let asked = unsafe { outstanding(socket.as_raw_fd(), &raw mut bytes) };
     asked.is_err() || bytes == 0
+}
+
+/// Whether the peer has sent something that nobody has read yet.
+pub fn has_more(socket: &impl AsRawFd) -> bool {
+    let peeked = recv(socket.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+    peeked.is_ok_and(|length| length > 0)
 }
 
 /// Sets on a listening socket what accepted ones inherit.

@@ -3,6 +3,7 @@
 mod carry;
 mod connect;
 mod ends;
+mod failover;
 mod limits;
 mod proxy_protocol;
 
@@ -17,8 +18,10 @@ use socket2::{Domain, SockRef, Socket, Type};
 use tokio::sync::watch;
 
 use super::serve;
-use crate::proxy::service::{Phase, PortMap, Service, Target};
-use crate::rule::{RuleName, Timeouts};
+use crate::balance::Weights;
+use crate::proxy::pool::{End, Pool};
+use crate::proxy::service::{Phase, Service, Target};
+use crate::rule::{Balance, RuleName, Timeouts};
 
 /// Both families.
 const HOSTS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
@@ -28,6 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A relay under test. Dropping it ends its sessions.
 struct Relay {
     address: SocketAddr,
+    pool: Pool,
     service: Arc<Service>,
     phase: watch::Sender<Phase>,
     thread: Option<JoinHandle<()>>,
@@ -40,13 +44,19 @@ impl Relay {
     }
 
     fn with(host: IpAddr, addresses: Vec<IpAddr>, port: u16, timeouts: Timeouts) -> Self {
+        Self::among(host, &[end(addresses, port)], Balance::RoundRobin, timeouts)
+    }
+
+    /// Leads to several backends, by their own weights and priorities.
+    fn among(host: IpAddr, ends: &[End], balance: Balance, timeouts: Timeouts) -> Self {
         let listener = listen(host);
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let ports = PortMap::Shift { from: address.port(), to: port };
-        let (udp_nat, accept, connect) = Default::default();
-        let target = Target { addresses, ports, timeouts, udp_nat, accept, connect };
         let name = RuleName::parse("test").unwrap();
+        let pool = Pool::new(name.clone());
+        let ends = pool.follow(ends, balance, &weights(ends));
+        let (udp_nat, accept, connect) = Default::default();
+        let target = Target { ends, first_port: address.port(), timeouts, udp_nat, accept, connect };
         let service = Arc::new(Service::new(name, Arc::default(), Arc::default(), Arc::default(), target));
         let (phase, receiver) = watch::channel(Phase::Serve);
         let shared = service.clone();
@@ -55,7 +65,7 @@ impl Relay {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(serve(listener, shared, receiver));
         });
-        Self { address, service, phase, thread: Some(thread) }
+        Self { address, pool, service, phase, thread: Some(thread) }
     }
 
     fn client(&self) -> TcpStream {
@@ -81,6 +91,20 @@ impl Drop for Relay {
             thread.join().unwrap();
         }
     }
+}
+
+/// A backend of weight 1.
+fn end(addresses: Vec<IpAddr>, port: u16) -> End {
+    let name = format!("{addresses:?}:{port}").into();
+    End { name, addresses: addresses.into(), first_port: Some(port), weight: 1, priority: 0 }
+}
+
+/// Those of the first tier.
+fn weights(ends: &[End]) -> Arc<Weights> {
+    let tier = ends.iter().filter(|end| end.weight > 0).map(|end| end.priority).min();
+    let weight = |end: &End| if Some(end.priority) == tier { end.weight } else { 0 };
+    let weights: Box<[u16]> = ends.iter().map(weight).collect();
+    Arc::new(Weights { tcp: weights.clone(), udp: weights })
 }
 
 fn listen(host: IpAddr) -> TcpListener {

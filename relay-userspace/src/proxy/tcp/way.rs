@@ -114,6 +114,15 @@ impl Way {
         !matches!(self.store, Store::Empty)
     }
 
+    /// What has been received and not been handed on; `None`: it cannot be read.
+    pub fn kept(&self) -> Option<&[u8]> {
+        match &self.store {
+            Store::Empty => Some(&[]),
+            Store::Kept(kept) => Some(kept.rest()),
+            Store::Piped(_) => None,
+        }
+    }
+
     /// From now on everything is thrown away.
     pub fn give_up(&mut self) {
         if self.state == State::Open {
@@ -196,7 +205,13 @@ impl Way {
                 Some(length) => &buffer[..length],
             };
             moved.received += data.len();
-            let sent = try_send(to, data).map_err(Fault::Send)?;
+            let sent = match try_send(to, data) {
+                Ok(sent) => sent,
+                Err(error) => {
+                    self.store = Store::Kept(Remainder::new(data.to_vec()));
+                    return Err(Fault::Send(error));
+                }
+            };
             moved.sent += sent;
             let rest = &data[sent..];
             if !rest.is_empty() {

@@ -1,9 +1,8 @@
 //! One listener's traffic: datagrams of clients to their sockets, datagrams of those sockets to the clients.
 
 use std::cell::RefCell;
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,15 +12,17 @@ use nix::sys::epoll::EpollEvent;
 use super::clients::{Clients, Id, Tick};
 use super::envelope::{Control, Local, Name};
 use super::inbox::{Inbox, SLOTS};
+use super::open::{Opened, open_any};
 use super::outbox::{Outbox, Sent};
 use super::sender::{Sender, Senders};
 use super::session::{Key, Session, lacks_descriptors, refusal};
 use super::share::{self, Place};
-use super::socket::{self, Replies};
+use super::socket::Replies;
 use crate::proxy::counters::{Carried, Counters, Refusal};
 use crate::proxy::ending::Ending;
 use crate::proxy::kept::Ends;
-use crate::proxy::service::{Service, Target, UdpNat};
+use crate::proxy::pool::Signal;
+use crate::proxy::service::{Service, UdpNat};
 use crate::proxy::shared::Shared;
 
 /// Answers sent at once. They come client by client, so that more would not travel together.
@@ -208,6 +209,9 @@ impl Relay {
             let limit = &mut session.ingress_limit;
             let sent = outbox.send(&session.socket, inbox.memory(), |_, size| *limit = size);
             session.bytes[0] += sent.bytes;
+            if sent.refused > 0 {
+                session.fail(Signal::Refused);
+            }
             total += sent;
             self.clients.heard(id, now);
         }
@@ -312,20 +316,14 @@ impl Relay {
         let asked = self.asked(&key);
         let place = self.make_room()?;
         let sender = self.sender(key)?;
-        let mut opened = open_first(&target, asked.port());
-        if let Err(Some((error, _))) = &opened
-            && lacks_descriptors(error)
-            && self.clients.evict().is_some()
-        {
-            opened = open_first(&target, asked.port());
-        }
-        let (socket, backend) = opened.map_err(|failure| match failure {
+        let opened = open_any(&target, &key, asked.port(), || self.clients.evict().is_some());
+        let Opened { socket, backend, lease } = opened.map_err(|failure| match failure {
             Some((error, backend)) => refusal(&error, backend),
             None => (Refusal::NoBackend, "its backend has no address".to_owned()),
         })?;
         let unconnected = (target.udp_nat == UdpNat::FullCone).then_some(backend);
         let kept = self.service.kept.keep(Ends { client: key.client, asked });
-        let session = Session::new(&self.service, socket, sender, unconnected, place, kept);
+        let session = Session::new(&self.service, socket, sender, unconnected, lease, place, kept);
         let id = self.clients.insert(key, session, now);
         let watched =
             self.clients.get_mut(id).map_or(Ok(()), |(_, session)| replies.add(&session.socket, id));
@@ -416,25 +414,6 @@ impl Drop for Relay {
     }
 }
 
-/// A socket towards the first address that there is a way to. On failure: the last one tried, if there was any.
-fn open_first(target: &Target, port: u16) -> Result<(OwnedFd, SocketAddr), Option<(io::Error, SocketAddr)>> {
-    let mut failure = None;
-    for &address in &target.addresses {
-        let backend = SocketAddr::new(address, target.ports.of(port));
-        match socket::open(backend, target.udp_nat, &target.connect) {
-            Ok(socket) => return Ok((socket, backend)),
-            Err(error) => {
-                let is_hopeless = lacks_descriptors(&error);
-                failure = Some((error, backend));
-                if is_hopeless {
-                    break;
-                }
-            }
-        }
-    }
-    Err(failure)
-}
-
 fn is_same(one: Option<&Arc<Sender>>, other: Option<&Arc<Sender>>) -> bool {
     match (one, other) {
         (None, None) => true,
@@ -448,7 +427,11 @@ fn receive(inbox: &mut Inbox, session: &Session, first: usize, counters: &Counte
     for _ in 0..MOST_ERRORS {
         match inbox.receive(&session.socket, first, TURN) {
             Ok(received) => return received,
-            Err(Errno::ECONNREFUSED) => counters.refuse(Refusal::BackendRefused),
+            Err(Errno::ECONNREFUSED) => {
+                counters.refuse(Refusal::BackendRefused);
+                session.fail(Signal::Refused);
+            }
+            Err(Errno::EHOSTUNREACH | Errno::ENETUNREACH) => session.fail(Signal::Unreachable),
             Err(Errno::EAGAIN) => return 0,
             Err(_) => {}
         }

@@ -18,6 +18,7 @@ use crate::proxy::counters::Refusal;
 use crate::proxy::ending::{Ending, Record};
 use crate::proxy::gate::{Gate, Seat};
 use crate::proxy::kept;
+use crate::proxy::pool::{Lease, Signal};
 use crate::proxy::service::Service;
 
 /// Who sends, and to which of the host's addresses: a client that talks to two of them is two.
@@ -59,6 +60,8 @@ pub struct Session {
     pub seat: Option<Seat>,
     /// Payload: client to backend, backend to client.
     pub bytes: [u64; 2],
+    /// Its place at the backend that it has for as long as it lasts.
+    lease: Lease,
     begun: Instant,
     _counted: Counted,
     _place: Place,
@@ -72,10 +75,12 @@ impl Session {
         socket: OwnedFd,
         sender: Option<Arc<Sender>>,
         backend: Option<SocketAddr>,
+        lease: Lease,
         place: Place,
         kept: kept::Session,
     ) -> Self {
         let _counted = Counted::new(service);
+        lease.begin();
         Self {
             socket,
             sender,
@@ -85,6 +90,7 @@ impl Session {
             answered: false,
             seat: None,
             bytes: [0; 2],
+            lease,
             begun: Instant::now(),
             _counted,
             _place: place,
@@ -100,6 +106,11 @@ impl Session {
             self.seat = Some(gate.enter(client)?);
         }
         Ok(())
+    }
+
+    /// The network says that the backend did not get something.
+    pub fn fail(&self, signal: Signal) {
+        self.lease.fail(signal);
     }
 
     /// Where it goes.

@@ -1,5 +1,6 @@
 //! UDP sessions over real sockets on loopback.
 
+mod backends;
 mod carry;
 mod limits;
 mod sessions;
@@ -13,8 +14,10 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::watch;
 
 use super::serve;
-use crate::proxy::service::{Phase, PortMap, Service, Target, UdpNat};
-use crate::rule::{Accept, Connect, RuleName, Timeouts};
+use crate::balance::Weights;
+use crate::proxy::pool::{End, Ends, Pool};
+use crate::proxy::service::{Phase, Service, Target, UdpNat};
+use crate::rule::{Accept, Balance, Connect, RuleName, Timeouts};
 
 const V4: &str = "127.0.0.1:0";
 const V6: &str = "[::1]:0";
@@ -104,13 +107,26 @@ impl Rig {
 
 fn target(to: SocketAddr, from: u16) -> Target {
     Target {
-        addresses: vec![to.ip()],
-        ports: PortMap::Shift { from, to: to.port() },
+        ends: ends(&[end(to)], Balance::RoundRobin),
+        first_port: from,
         timeouts: Timeouts::default(),
         udp_nat: UdpNat::Restricted,
         accept: Accept::default(),
         connect: Connect::default(),
     }
+}
+
+/// A backend of weight 1.
+fn end(to: SocketAddr) -> End {
+    let addresses = [to.ip()].into();
+    End { name: to.to_string().into(), addresses, first_port: Some(to.port()), weight: 1, priority: 0 }
+}
+
+/// By their own weights.
+fn ends(list: &[End], balance: Balance) -> Arc<Ends> {
+    let weights: Box<[u16]> = list.iter().map(|end| end.weight).collect();
+    let weights = Arc::new(Weights { tcp: weights.clone(), udp: weights });
+    Pool::new(RuleName::parse("test").unwrap()).follow(list, balance, &weights)
 }
 
 /// A listening socket as a worker gets it.

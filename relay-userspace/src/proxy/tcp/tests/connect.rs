@@ -151,8 +151,9 @@ fn new_sessions_go_to_the_new_target() {
         let client = relay.client();
         let backend = patient(old.accept().unwrap().0);
         let target = relay.service.target();
-        let ports = PortMap::Shift { from: relay.address.port(), to: new.local_addr().unwrap().port() };
-        relay.service.retarget(Target { ports, ..(*target).clone() });
+        let to = [end(vec![host], new.local_addr().unwrap().port())];
+        let ends = relay.pool.follow(&to, Balance::RoundRobin, &weights(&to));
+        relay.service.retarget(Target { ends, ..(*target).clone() });
         answers(&relay, &new);
         send(&client, b"still here");
         assert_eq!(read_exactly(&backend, 10), b"still here");

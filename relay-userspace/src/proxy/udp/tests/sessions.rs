@@ -94,7 +94,7 @@ fn the_silent_are_forgotten_and_either_direction_keeps_a_client() {
 
 #[test]
 fn a_new_target_is_for_new_clients() {
-    let rig = Rig::with(V4, V4, 1, |target| target.addresses.clear());
+    let rig = Rig::with(V4, V4, 1, |target| target.ends = ends(&[], Balance::RoundRobin));
     let counters = &rig.service.counters;
     let old = rig.client();
     old.send(b"nobody there").unwrap();

@@ -1,0 +1,163 @@
+//! A rule's backends as its new sessions choose among them: one pool a rule, for all its listeners and workers.
+
+mod choose;
+mod signal;
+mod tally;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use relay_common::net::Protocol;
+use tokio::sync::mpsc::UnboundedSender;
+
+pub use self::choose::Candidates;
+use self::choose::Chooser;
+use self::signal::Alarm;
+pub use self::signal::{Failure, Signal};
+use self::tally::Tally;
+pub use self::tally::{Lease, Numbers, Tallied};
+use crate::balance::Weights;
+use crate::rule::{Balance, RuleName};
+
+/// A rule's backends for its whole life, whatever is edited.
+#[derive(Debug)]
+pub struct Pool {
+    alarm: Arc<Alarm>,
+    ends: RwLock<Arc<Ends>>,
+}
+
+/// A backend as sessions reach it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct End {
+    /// Its text in the rule: who keeps it is the same backend, whatever else of it changes.
+    pub name: Arc<str>,
+    /// In the order to try them; none: its name does not resolve.
+    pub addresses: Arc<[IpAddr]>,
+    /// Where a listener's first port goes; `None`: ports stay as they are.
+    pub first_port: Option<u16>,
+    /// As configured; 0: no session, even if all others fail.
+    pub weight: u16,
+    /// As configured: a higher number is for when lower ones fail.
+    pub priority: u16,
+}
+
+impl End {
+    /// Which port of the backend one of a listener's leads to. `first`: where that listener begins. Rules are checked to
+    /// fit, so this never leaves the range of ports.
+    pub const fn port(&self, first: u16, port: u16) -> u16 {
+        match self.first_port {
+            None => port,
+            Some(to) => to.wrapping_add(port.wrapping_sub(first)),
+        }
+    }
+}
+
+/// The backends of one plan, by their index there. New weights may come at any moment, all else stays.
+#[derive(Debug)]
+pub struct Ends {
+    list: Box<[End]>,
+    /// That of the plan before if who is chosen from is the same, so that old sessions keep no old tables.
+    chooser: Arc<Chooser>,
+}
+
+impl Pool {
+    pub fn new(rule: RuleName) -> Self {
+        let alarm = Arc::new(Alarm::new(rule));
+        Self { alarm, ends: RwLock::new(Arc::new(Ends::none())) }
+    }
+
+    /// Has failures told there, from the first call on.
+    pub fn tell(&self, failures: UnboundedSender<Failure>) {
+        self.alarm.tell(failures);
+    }
+
+    /// The backends of a plan, for targets of new sessions. Who stays keeps its tally.
+    pub fn follow(&self, list: &[End], balance: Balance, weights: &Arc<Weights>) -> Arc<Ends> {
+        let mut current = self.ends.write().unwrap_or_else(PoisonError::into_inner);
+        let names = || list.iter().map(|end| &end.name);
+        if current.chooser.chooses(balance, names()) {
+            current.chooser.reweigh(weights);
+            if *current.list != *list {
+                *current = Arc::new(Ends { list: list.into(), chooser: current.chooser.clone() });
+            }
+        } else {
+            let tallies = self.tallies_of(&current, names());
+            let chooser = Arc::new(Chooser::new(balance, tallies, weights));
+            *current = Arc::new(Ends { list: list.into(), chooser });
+        }
+        current.clone()
+    }
+
+    fn tallies_of<'a>(&self, before: &Ends, names: impl Iterator<Item = &'a Arc<str>>) -> Box<[Arc<Tally>]> {
+        let mut kept: Vec<Arc<Tally>> = before.chooser.tallies().to_vec();
+        names
+            .map(|name| match kept.iter().position(|tally| tally.name() == &**name) {
+                Some(place) => kept.swap_remove(place),
+                None => Arc::new(Tally::new(name.clone(), self.alarm.clone())),
+            })
+            .collect()
+    }
+
+    /// What backends get of new sessions from now on.
+    pub fn reweigh(&self, weights: &Arc<Weights>) {
+        self.ends().chooser.reweigh(weights);
+    }
+
+    /// The backends of the latest plan.
+    pub fn ends(&self) -> Arc<Ends> {
+        self.ends.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What each backend has had of sessions, in the order of the rule.
+    pub fn tallies(&self) -> Vec<Tallied> {
+        self.ends().chooser.tallies().iter().map(|tally| tally.read()).collect()
+    }
+}
+
+impl Ends {
+    fn none() -> Self {
+        let chooser = Chooser::new(Balance::default(), Box::default(), &Arc::default());
+        Self { list: Box::default(), chooser: Arc::new(chooser) }
+    }
+
+    pub fn end(&self, index: usize) -> Option<&End> {
+        self.list.get(index)
+    }
+
+    /// Whether there is another one to go on with when one fails.
+    pub const fn are_several(&self) -> bool {
+        self.list.len() > 1
+    }
+
+    /// Who gets a new session of this client; `None`: nobody takes any.
+    pub fn choose(&self, protocol: Protocol, client: IpAddr) -> Option<usize> {
+        self.chooser.choose(protocol, client)
+    }
+
+    /// The same, and whom to go on with if that one fails.
+    pub fn candidates(&self, protocol: Protocol, client: IpAddr) -> Candidates<'_> {
+        Candidates::new(self, protocol, client)
+    }
+
+    /// Whether a session that has tried these may go on with another one.
+    pub fn is_there_another(&self, tried: &[usize]) -> bool {
+        let takes = |end: &End| end.weight > 0 && !end.addresses.is_empty();
+        let mut others = self.list.iter().enumerate().filter(|(index, _)| !tried.contains(index));
+        self.are_several() && others.any(|(_, end)| takes(end))
+    }
+
+    /// A session goes to this backend, or tries to. It must be one of these.
+    pub fn lease(&self, protocol: Protocol, index: usize) -> Lease {
+        Lease::new(self.chooser.tallies()[index].clone(), protocol, index)
+    }
+}
+
+/// A place for each protocol.
+const fn place(protocol: Protocol) -> usize {
+    match protocol {
+        Protocol::Tcp => 0,
+        Protocol::Udp => 1,
+    }
+}

@@ -1,0 +1,231 @@
+//! Who gets a new session, and whom it goes on with if that one fails.
+
+use std::cmp::Ordering::Less;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use relay_common::balance::{Method, place_of};
+use relay_common::net::{Protocol, ipv6_to_wire, mapped};
+
+use super::{Ends, Tally, place};
+use crate::balance::{Table, Weights};
+use crate::rule::Balance;
+
+/// What sessions choose by, shared by all workers.
+#[derive(Debug)]
+pub(super) struct Chooser {
+    balance: Balance,
+    tallies: Box<[Arc<Tally>]>,
+    lanes: RwLock<Lanes>,
+    /// New sessions so far, of each protocol.
+    turns: [AtomicU32; 2],
+}
+
+#[derive(Debug)]
+struct Lanes {
+    weights: Arc<Weights>,
+    of: [Arc<Lane>; 2],
+}
+
+/// One protocol's.
+#[derive(Debug)]
+struct Lane {
+    /// As many as there are backends.
+    weights: Box<[u16]>,
+    table: Table,
+}
+
+impl Chooser {
+    pub fn new(balance: Balance, tallies: Box<[Arc<Tally>]>, weights: &Arc<Weights>) -> Self {
+        let lanes = RwLock::new(Lanes::new(balance, &tallies, weights));
+        Self { balance, tallies, lanes, turns: Default::default() }
+    }
+
+    /// Whether it is for the same backends and the same way to choose.
+    pub fn chooses<'a>(&self, balance: Balance, names: impl Iterator<Item = &'a Arc<str>>) -> bool {
+        self.balance == balance && names.map(|name| &**name).eq(self.tallies.iter().map(|tally| tally.name()))
+    }
+
+    pub const fn tallies(&self) -> &[Arc<Tally>] {
+        &self.tallies
+    }
+
+    pub fn reweigh(&self, weights: &Arc<Weights>) {
+        let is_same = self.with_lanes(|lanes| lanes.weights == *weights);
+        if !is_same {
+            // made outside of the lock, where workers wait
+            let lanes = Lanes::new(self.balance, &self.tallies, weights);
+            *self.lanes.write().unwrap_or_else(PoisonError::into_inner) = lanes;
+        }
+    }
+
+    pub fn choose(&self, protocol: Protocol, client: IpAddr) -> Option<usize> {
+        self.with_lanes(|lanes| {
+            let lane = &lanes.of[place(protocol)];
+            match lane.table.method {
+                Method::One => lane.index(0),
+                Method::Turns | Method::Hash => lane.index(self.begin(lane, protocol, client)),
+                Method::Least => self.least(lane, protocol, self.begin(lane, protocol, client), &[]),
+            }
+        })
+    }
+
+    fn with_lanes<T>(&self, look: impl FnOnce(&Lanes) -> T) -> T {
+        look(&self.lanes.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn lane(&self, protocol: Protocol) -> Arc<Lane> {
+        self.with_lanes(|lanes| lanes.of[place(protocol)].clone())
+    }
+
+    /// Where in the table a client begins to look.
+    fn begin(&self, lane: &Lane, protocol: Protocol, client: IpAddr) -> usize {
+        // there are 65,535 places at most
+        let count = u32::try_from(lane.table.places.len()).unwrap_or(u32::MAX);
+        let place = match lane.table.method {
+            _ if count < 2 => 0,
+            Method::One => 0,
+            Method::Hash => place_of(&words(client), count),
+            Method::Turns | Method::Least => {
+                self.turns[place(protocol)].fetch_add(1, Ordering::Relaxed) % count
+            }
+        };
+        place as usize
+    }
+
+    /// Who has the fewest sessions for its weight, one more counted in; of equals the first one from a place on.
+    fn least(&self, lane: &Lane, protocol: Protocol, from: usize, tried: &[usize]) -> Option<usize> {
+        let (before, after) = lane.table.places.split_at_checked(from)?;
+        let places = after.iter().chain(before).map(|index| usize::from(*index));
+        let load = |index: usize| {
+            let sessions = self.tallies[index].active(protocol).saturating_add(1);
+            (u128::from(sessions), u128::from(lane.weights[index]))
+        };
+        let untried = places.filter(|index| !tried.contains(index));
+        untried.map(|index| (index, load(index))).reduce(lighter).map(|(index, _)| index)
+    }
+}
+
+type Load = (usize, (u128, u128));
+
+/// The first one unless the other has less to do for its weight.
+fn lighter(one: Load, other: Load) -> Load {
+    let ((_, (sessions, weight)), (_, (others, others_weight))) = (one, other);
+    if (others * weight).cmp(&(sessions * others_weight)) == Less { other } else { one }
+}
+
+impl Lanes {
+    fn new(balance: Balance, tallies: &[Arc<Tally>], weights: &Arc<Weights>) -> Self {
+        let tcp = Arc::new(Lane::new(balance, tallies, &weights.tcp));
+        let udp = if weights.udp == weights.tcp {
+            tcp.clone()
+        } else {
+            Arc::new(Lane::new(balance, tallies, &weights.udp))
+        };
+        Self { weights: weights.clone(), of: [tcp, udp] }
+    }
+}
+
+impl Lane {
+    /// `weights` may be for other backends than there are, for as long as a change takes.
+    fn new(balance: Balance, tallies: &[Arc<Tally>], weights: &[u16]) -> Self {
+        let weight = |index: usize| weights.get(index).copied().unwrap_or(0);
+        let weights: Box<[u16]> = (0..tallies.len()).map(weight).collect();
+        let table = Table::new(balance, &weights, |index| tallies[index].name().to_owned());
+        Self { weights, table }
+    }
+
+    fn index(&self, place: usize) -> Option<usize> {
+        self.table.places.get(place).map(|index| usize::from(*index))
+    }
+}
+
+/// A client's address as both planes hash it.
+fn words(client: IpAddr) -> [u32; 4] {
+    match client.to_canonical() {
+        IpAddr::V4(address) => mapped(address.into()),
+        IpAddr::V6(address) => ipv6_to_wire(address),
+    }
+}
+
+/// The backends in the order that one session tries them, each once: who gets new sessions, from the one that has been
+/// chosen on; then who is there in case those fail, tier by tier.
+#[derive(Debug)]
+pub struct Candidates<'a> {
+    ends: &'a Ends,
+    lane: Arc<Lane>,
+    protocol: Protocol,
+    /// Places of the table: the next one, and how many have not been looked at.
+    next: usize,
+    left: usize,
+    tried: Vec<usize>,
+    /// The last one, which is not among the tried yet: most sessions need no more than one.
+    last: Option<usize>,
+}
+
+impl<'a> Candidates<'a> {
+    pub(super) fn new(ends: &'a Ends, protocol: Protocol, client: IpAddr) -> Self {
+        let lane = ends.chooser.lane(protocol);
+        let (next, left) = (ends.chooser.begin(&lane, protocol, client), lane.table.places.len());
+        Self { ends, lane, protocol, next, left, tried: Vec::new(), last: None }
+    }
+
+    /// Without those that have been tried before.
+    pub fn without(self, tried: Vec<usize>) -> Self {
+        Self { tried, ..self }
+    }
+
+    /// All that have been tried.
+    pub fn tried(mut self) -> Vec<usize> {
+        self.tried.extend(self.last);
+        self.tried
+    }
+
+    fn is_open(&self, index: usize) -> bool {
+        let has_address = self.ends.end(index).is_some_and(|end| !end.addresses.is_empty());
+        has_address && !self.tried.contains(&index)
+    }
+
+    fn in_turn(&mut self) -> Option<usize> {
+        if self.lane.table.method == Method::Least {
+            let without: Vec<usize> =
+                (0..self.lane.weights.len()).filter(|index| !self.is_open(*index)).collect();
+            return self.ends.chooser.least(&self.lane, self.protocol, self.next, &without);
+        }
+        while self.left > 0 {
+            let index = self.lane.index(self.next)?;
+            self.next = (self.next + 1) % self.lane.table.places.len();
+            self.left -= 1;
+            if self.is_open(index) {
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    /// Whose turn comes when all fail that have it now. Who is passed over though it stands before them is last: it is
+    /// most likely down.
+    fn in_reserve(&self) -> Option<usize> {
+        let rank = |index: usize| {
+            let priority = self.ends.list[index].priority;
+            (priority, if self.ends.chooser.balance == Balance::First { index } else { 0 })
+        };
+        let all = || 0..self.ends.list.len();
+        let in_turn = all().filter(|index| self.lane.weights[*index] > 0).map(rank).max();
+        let is_passed_over = |index: usize| in_turn.is_some_and(|in_turn| rank(index) <= in_turn);
+        all()
+            .filter(|index| self.ends.list[*index].weight > 0 && self.is_open(*index))
+            .min_by_key(|index| (is_passed_over(*index), rank(*index)))
+    }
+}
+
+impl Iterator for Candidates<'_> {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        self.tried.extend(self.last.take());
+        self.last = self.in_turn().or_else(|| self.in_reserve());
+        self.last
+    }
+}

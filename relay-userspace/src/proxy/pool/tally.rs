@@ -1,0 +1,121 @@
+//! What a backend has had of a rule's sessions.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use relay_common::net::Protocol;
+
+use super::place;
+use super::signal::{Alarm, Failure, Signal, Told};
+
+/// One backend's numbers, for as long as the rule has it.
+#[derive(Debug)]
+pub(super) struct Tally {
+    name: Arc<str>,
+    alarm: Arc<Alarm>,
+    counts: [Counts; 2],
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    active: AtomicU64,
+    total: AtomicU64,
+    failed: AtomicU64,
+    told: Told,
+}
+
+/// A backend's numbers at a moment.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tallied {
+    /// The backend's text in the rule.
+    pub name: Arc<str>,
+    pub tcp: Numbers,
+    pub udp: Numbers,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Numbers {
+    /// Sessions under way, those that are being connected included.
+    pub active: u64,
+    /// Sessions that have reached it.
+    pub total: u64,
+    /// How often it failed one. UDP: how often it refused what it was sent.
+    pub failed: u64,
+}
+
+impl Tally {
+    pub fn new(name: Arc<str>, alarm: Arc<Alarm>) -> Self {
+        Self { name, alarm, counts: Default::default() }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Sessions under way.
+    pub fn active(&self, protocol: Protocol) -> u64 {
+        self.counts[place(protocol)].active.load(Ordering::Relaxed)
+    }
+
+    pub fn read(&self) -> Tallied {
+        let [tcp, udp] = [Protocol::Tcp, Protocol::Udp].map(|protocol| self.counts[place(protocol)].read());
+        Tallied { name: self.name.clone(), tcp, udp }
+    }
+}
+
+impl Counts {
+    fn read(&self) -> Numbers {
+        let [active, total, failed] =
+            [&self.active, &self.total, &self.failed].map(|count| count.load(Ordering::Relaxed));
+        Numbers { active, total, failed }
+    }
+}
+
+/// A session at a backend, or on its way there. It counts as active until this is dropped.
+#[derive(Debug)]
+pub struct Lease {
+    tally: Arc<Tally>,
+    protocol: Protocol,
+    index: usize,
+}
+
+impl Lease {
+    pub(super) fn new(tally: Arc<Tally>, protocol: Protocol, index: usize) -> Self {
+        let lease = Self { tally, protocol, index };
+        lease.counts().active.fetch_add(1, Ordering::Relaxed);
+        lease
+    }
+
+    /// The backend's place in the plan that the session began with.
+    pub const fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The backend is reached.
+    pub fn begin(&self) {
+        self.counts().total.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The backend failed the session.
+    pub fn fail(&self, signal: Signal) {
+        self.counts().failed.fetch_add(1, Ordering::Relaxed);
+        let Self { tally, protocol, index } = self;
+        tally.alarm.sound(&self.counts().told, |rule| Failure {
+            rule,
+            backend: tally.name.clone(),
+            index: *index,
+            protocol: *protocol,
+            signal,
+        });
+    }
+
+    fn counts(&self) -> &Counts {
+        &self.tally.counts[place(self.protocol)]
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.counts().active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
