@@ -6,6 +6,7 @@ pub mod accept;
 pub mod allow;
 pub mod backend;
 pub mod balance;
+pub mod check;
 pub mod connect;
 pub mod limit;
 pub mod listen;
@@ -21,6 +22,7 @@ pub use self::accept::Accept;
 pub use self::allow::{AllowList, Network};
 pub use self::backend::{Backend, Host};
 pub use self::balance::Balance;
+pub use self::check::{Check, CheckKind, Failback, HttpCheck, StatusRange};
 pub use self::connect::{Connect, ProxyVersion};
 pub use self::limit::Limits;
 pub use self::listen::{ListenOn, Listener, PortRange};
@@ -37,6 +39,8 @@ pub struct Rule {
     /// Never empty.
     pub to: Vec<Backend>,
     pub balance: Balance,
+    /// `None`: what [`Rule::check`] says.
+    pub check: Option<Check>,
     pub plane: PlaneChoice,
     pub udp_nat: UdpNat,
     pub on_down: OnDown,
@@ -59,6 +63,7 @@ impl Rule {
             protocols: Protocols::default(),
             to,
             balance: Balance::default(),
+            check: None,
             plane: PlaneChoice::default(),
             udp_nat: UdpNat::default(),
             on_down: OnDown::default(),
@@ -81,6 +86,14 @@ impl Rule {
     pub fn needs_relayd(&self) -> Option<&'static str> {
         let reason = || self.accept.needs_relayd().or(self.connect.needs_relayd());
         self.protocols.has(Protocol::Tcp).then(reason).flatten()
+    }
+
+    /// How its backends are judged. Without a word about it they are asked where there is another one to go to; UDP has no
+    /// question that suits everybody.
+    pub fn check(&self) -> Check {
+        let is_asked = self.to.len() > 1 && self.protocols.has(Protocol::Tcp);
+        let kind = if is_asked { CheckKind::Tcp } else { CheckKind::Passive };
+        self.check.clone().unwrap_or_else(|| Check { kind, ..Check::default() })
     }
 
     /// How many ports the rule takes, per protocol and family.
@@ -279,6 +292,21 @@ impl Default for Timeouts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rule_with_a_choice_asks_its_backends() {
+        let listen = vec![Listener::parse(":80").expect("listener")];
+        let rule = |to: &[&str], protocols| {
+            let to = to.iter().map(|text| Backend::parse(text).expect(text)).collect();
+            Rule { protocols, ..Rule::new(RuleName::parse("r").expect("name"), listen.clone(), to) }
+        };
+        assert_eq!(rule(&["10.0.0.1"], Protocols::Both).check().kind, CheckKind::Passive);
+        assert_eq!(rule(&["10.0.0.1", "10.0.0.2"], Protocols::Both).check(), Check::default());
+        assert_eq!(rule(&["10.0.0.1", "10.0.0.2"], Protocols::Udp).check().kind, CheckKind::Passive);
+        let given = Check { rise: 5, ..Check::default() };
+        let rule = Rule { check: Some(given.clone()), ..rule(&["10.0.0.1"], Protocols::Udp) };
+        assert_eq!(rule.check(), given);
+    }
 
     #[test]
     fn names_are_short_plain_words() {

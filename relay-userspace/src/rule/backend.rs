@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::listen::PortRange;
+use super::listen::{Listener, PortRange};
 
 /// A configured destination.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -52,6 +52,10 @@ impl Backend {
     pub const FORMS: &str = r#""203.0.113.10:8388", "[2001:db8::5]:443", "host.example.com:443""#;
 
     pub const MOST_WEIGHT: u16 = 1000;
+    /// What it has if nothing is said of it.
+    pub const USUAL_WEIGHT: u16 = 1;
+    /// How many a rule may have.
+    pub const MOST: usize = 128;
 
     pub fn parse(text: &str) -> Result<Self, BackendError> {
         if text.contains('%') {
@@ -66,7 +70,7 @@ impl Backend {
                 Err(_) => return Err(BackendError::Port),
             },
         };
-        Ok(Self { host: Host::parse(host)?, ports, weight: 1, priority: 0 })
+        Ok(Self { host: Host::parse(host)?, ports, weight: Self::USUAL_WEIGHT, priority: 0 })
     }
 
     /// The port that the first port of a listener goes to; `None`: the ports stay as they are.
@@ -76,6 +80,16 @@ impl Backend {
             BackendPorts::From(port) => Some(port),
             BackendPorts::Range(range) => Some(range.first()),
         }
+    }
+
+    /// Whether everything that comes to `listen` goes to the same place here as there.
+    pub fn is_where(&self, other: &Self, listen: &[Listener]) -> bool {
+        let first = |listener: &Listener, to: &Self| to.first_port().unwrap_or(listener.ports.first());
+        self.host.is(&other.host)
+            && match listen {
+                [] => self.first_port() == other.first_port(),
+                listen => listen.iter().all(|listener| first(listener, self) == first(listener, other)),
+            }
     }
 
     /// Whether every port of `listen` has a place here.
@@ -100,6 +114,16 @@ fn split_ports(text: &str) -> (&str, Option<&str>) {
 }
 
 impl Host {
+    /// Whether two spellings name the same host.
+    fn is(&self, other: &Self) -> bool {
+        let plain = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        match (self, other) {
+            (Self::Address(own), Self::Address(other)) => own.to_canonical() == other.to_canonical(),
+            (Self::Name(own), Self::Name(other)) => plain(own) == plain(other),
+            _ => false,
+        }
+    }
+
     fn parse(text: &str) -> Result<Self, BackendError> {
         if text.is_empty() {
             return Err(BackendError::NoHost);
@@ -188,6 +212,23 @@ mod tests {
         ] {
             assert_eq!(Backend::parse(text), Err(error), "{text}");
         }
+    }
+
+    #[test]
+    fn the_same_place_is_known_in_other_words() {
+        let is_where = |one: &str, other: &str, listen: &[&str]| {
+            let listen: Vec<Listener> =
+                listen.iter().map(|text| Listener::parse(text).expect(text)).collect();
+            let backend = |text| Backend::parse(text).expect(text);
+            backend(one).is_where(&backend(other), &listen)
+        };
+        assert!(is_where("10.0.0.1", "10.0.0.1:80", &[":80"]));
+        assert!(is_where("[::ffff:10.0.0.1]:80", "10.0.0.1:80", &[":8080"]));
+        assert!(is_where("Host.example.:80", "host.example:80", &[]));
+        assert!(is_where("10.0.0.1:80", "10.0.0.1:80-89", &[":10-19"]));
+        assert!(!is_where("10.0.0.1", "10.0.0.1:80", &[":80", ":81"]));
+        assert!(!is_where("10.0.0.1:80", "10.0.0.1:81", &[":80"]));
+        assert!(!is_where("10.0.0.1:80", "10.0.0.2:80", &[":80"]));
     }
 
     #[test]
