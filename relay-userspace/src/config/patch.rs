@@ -172,12 +172,8 @@ mod tests {
         }
         let fields = object(json!({ "to+": [{ "addr": "b:1", "weight": 2 }, "c:1"] }));
         let spelled = spelled_out(&before, fields).expect("fields");
-        assert_eq!(
-            Value::Object(spelled),
-            json!({ "to": ["a:1", { "addr": "b:1", "weight": 2 }, "c:1"] })
-        );
-        let several =
-            object(json!({ "to": [{ "addr": "[2001:db8::5]", "weight": 2 }, "a:1", "b:1"] }));
+        assert_eq!(Value::Object(spelled), json!({ "to": ["a:1", { "addr": "b:1", "weight": 2 }, "c:1"] }));
+        let several = object(json!({ "to": [{ "addr": "[2001:db8::5]", "weight": 2 }, "a:1", "b:1"] }));
         let spelled = spelled_out(&several, object(json!({ "to-": ["2001:db8::5", "b:1"] })));
         assert_eq!(Value::Object(spelled.expect("fields")), json!({ "to": ["a:1"] }));
         let before_tables = object(json!({ "accept": { "trusted": "10.0.0.0/8" } }));
@@ -209,9 +205,8 @@ mod tests {
         let before = object(json!({ "to": ["a:1", { "addr": "b:1", "weight": 7, "priority": 1 }] }));
         let by_position = || object(json!({ "balance": "iphash: 4, 2" }));
         assert_eq!(Value::Object(spelled_out(&before, by_position()).expect("fields")), weighed);
-        let with_list = object(
-            json!({ "to": ["a:1", { "addr": "b:1", "priority": 1 }], "balance": "iphash:4,2" }),
-        );
+        let with_list =
+            object(json!({ "to": ["a:1", { "addr": "b:1", "priority": 1 }], "balance": "iphash:4,2" }));
         assert_eq!(Value::Object(spelled_out(&before, with_list).expect("fields")), weighed);
         // for the decoder to refuse
         for wrong in [

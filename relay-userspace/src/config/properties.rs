@@ -52,8 +52,11 @@ fn backends() -> impl Strategy<Value = Backend> {
 fn weighed() -> impl Strategy<Value = Backend> {
     let weight = prop_oneof![Just(1), 0..=Backend::MOST_WEIGHT];
     let priority = prop_oneof![Just(0), any::<u16>()];
-    (backends(), weight, priority)
-        .prop_map(|(backend, weight, priority)| Backend { weight, priority, ..backend })
+    (backends(), weight, priority).prop_map(|(backend, weight, priority)| Backend {
+        weight,
+        priority,
+        ..backend
+    })
 }
 
 /// Boxed, since rules have many parts, which lie on the stack one beside the other.
@@ -74,10 +77,11 @@ fn checks() -> BoxedStrategy<Check> {
         .boxed();
     let kind = prop_oneof![Just(CheckKind::Passive), Just(CheckKind::Tcp), tls, http, udp];
     let time = || (100..=86_400_000u64).prop_map(Duration::from_millis);
-    let failback = prop_oneof![Just(Failback::Auto), Just(Failback::Manual), time().prop_map(Failback::Delay)];
+    let failback =
+        prop_oneof![Just(Failback::Auto), Just(Failback::Manual), time().prop_map(Failback::Delay)];
     let port = proptest::option::of(1..=u16::MAX);
-    (kind, (time(), time(), time()), (1..=100u32, 1..=100u32), failback, port).prop_map(
-        |(kind, (interval, timeout, cooldown), (fall, rise), failback, port)| {
+    (kind, (time(), time(), time()), (1..=100u32, 1..=100u32), failback, port)
+        .prop_map(|(kind, (interval, timeout, cooldown), (fall, rise), failback, port)| {
             let check = Check { kind, interval, timeout, fall, rise, cooldown, failback, port };
             match check.kind {
                 // nothing is asked
@@ -87,9 +91,8 @@ fn checks() -> BoxedStrategy<Check> {
                 }
                 _ => check,
             }
-        },
-    )
-    .boxed()
+        })
+        .boxed()
 }
 
 /// A check of a kind that the rule can have.
@@ -278,7 +281,8 @@ fn almost_toml() -> impl Strategy<Value = String> {
 
 fn json() -> impl Strategy<Value = Json> {
     let keys = proptest::sample::select(vec![
-        "name", "listen", "to", "timeout", "udp", "addr", "weight", "balance", "check", "kind", "send", "note", "zz",
+        "name", "listen", "to", "timeout", "udp", "addr", "weight", "balance", "check", "kind", "send",
+        "note", "zz",
     ]);
     let leaf = prop_oneof![
         Just(Json::Null),

@@ -107,12 +107,7 @@ fn kind(
 }
 
 /// What is asked, with what belongs to it.
-fn question(
-    kind: &str,
-    fields: &mut Fields<'_>,
-    whole: &Node,
-    problems: &mut Problems,
-) -> Option<CheckKind> {
+fn question(kind: &str, fields: &mut Fields<'_>, whole: &Node, problems: &mut Problems) -> Option<CheckKind> {
     Some(match kind {
         "tls" => CheckKind::Tls {
             sni: word(fields, "sni", problems),
@@ -323,7 +318,11 @@ mod tests {
     fn mistakes_say_what_would_be_right() {
         for (check, protocols, said) in [
             (json!(5), Protocols::Both, "check: 5 is a whole number, not a table or the name of a kind"),
-            (json!("off"), Protocols::Both, "check: kind: \"off\" is not known here; it is one of \"passive\", "),
+            (
+                json!("off"),
+                Protocols::Both,
+                "check: kind: \"off\" is not known here; it is one of \"passive\", ",
+            ),
             (
                 json!({ "kind": "tcp", "path": "/" }),
                 Protocols::Both,
@@ -335,15 +334,35 @@ mod tests {
                 "has no `interval`; it belongs to kind = \"tcp\", \"tls\", \"http\" or \"udp\"",
             ),
             (json!("tcp"), Protocols::Udp, "judges TCP, and the rule carries UDP alone; say kind = \"udp\""),
-            (json!({ "kind": "udp", "send": "x" }), Protocols::Tcp, "judges UDP, and the rule carries TCP alone"),
+            (
+                json!({ "kind": "udp", "send": "x" }),
+                Protocols::Tcp,
+                "judges UDP, and the rule carries TCP alone",
+            ),
             (json!("udp"), Protocols::Both, "check: send: a check of kind \"udp\" needs `send`"),
-            (json!({ "kind": "udp", "send": "hex:0" }), Protocols::Both, "\"hex:0\" is no row of bytes; write a text"),
-            (json!({ "kind": "udp", "send": "x", "expect": "" }), Protocols::Both, "every answer has nothing in it"),
+            (
+                json!({ "kind": "udp", "send": "hex:0" }),
+                Protocols::Both,
+                "\"hex:0\" is no row of bytes; write a text",
+            ),
+            (
+                json!({ "kind": "udp", "send": "x", "expect": "" }),
+                Protocols::Both,
+                "every answer has nothing in it",
+            ),
             (json!({ "interval": "99ms" }), Protocols::Both, "\"99ms\" is too short; the shortest is 100ms"),
             (json!({ "timeout": "0s" }), Protocols::Both, "\"0s\" is no time at all"),
             (json!({ "cooldown": "31d" }), Protocols::Both, "\"31d\" is too long; the longest is 30d"),
-            (json!({ "fall": 101 }), Protocols::Both, "101 is a whole number, not a whole number from 1 to 100"),
-            (json!({ "failback": "never" }), Protocols::Both, "\"never\" is not known here; it is \"auto\", "),
+            (
+                json!({ "fall": 101 }),
+                Protocols::Both,
+                "101 is a whole number, not a whole number from 1 to 100",
+            ),
+            (
+                json!({ "failback": "never" }),
+                Protocols::Both,
+                "\"never\" is not known here; it is \"auto\", ",
+            ),
             (json!({ "kind": "http", "path": "up" }), Protocols::Both, "\"up\" is not the path of a page"),
             (json!({ "kind": "http", "status": "399-200" }), Protocols::Both, "is no range of status codes"),
             (json!({ "intervall": "5s" }), Protocols::Both, "did you mean `interval`?"),

@@ -136,15 +136,15 @@ mod tests {
     #[test]
     fn items_come_and_go_with_their_comments() {
         let grown = json!(["10.0.0.1:80", { "addr": "10.0.0.2:80", "weight": 2 }, "[2001:db8::5]", "a"]);
-        assert_eq!(
-            merged(LIST, grown),
-            LIST.replace("db8::5\" # osaka\n", "db8::5\", # osaka\n  \"a\"\n")
-        );
+        assert_eq!(merged(LIST, grown), LIST.replace("db8::5\" # osaka\n", "db8::5\", # osaka\n  \"a\"\n"));
         let lasting = json!([{ "addr": "10.0.0.2:80", "weight": 2 }, "[2001:db8::5]"]);
         let shrunk = LIST.replace("  # the fast one\n  \"10.0.0.1:80\",  # tokyo\n", "");
         assert_eq!(merged(LIST, lasting), shrunk);
         let first = LIST.split_once("  {").expect("second").0;
-        assert_eq!(merged(LIST, json!(["10.0.0.1:80"])), format!("{}\n]", first.trim_end().replace("\",", "\"")));
+        assert_eq!(
+            merged(LIST, json!(["10.0.0.1:80"])),
+            format!("{}\n]", first.trim_end().replace("\",", "\""))
+        );
     }
 
     #[test]
