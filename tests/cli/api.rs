@@ -32,6 +32,14 @@ fn rules_are_made_read_changed_and_removed_on_one_connection() {
     assert_eq!((answer.status, &answer.json()["changes"][0]["action"]), (200, &json!("changed")));
     let answer = http.get("/v1/rules/web").json();
     assert_eq!((&answer["listen"], answer.get("note")), (&json!([":80", ":81"]), None));
+    let to = r#"{ "to": [{ "addr": "203.0.113.2", "weight": 3 }, "203.0.113.3"], "balance": "first" }"#;
+    assert_eq!(http.ask("PATCH", "/v1/rules/web", to).status, 200);
+    let answer = http.get("/v1/rules/web").json();
+    assert_eq!((&answer["to"][0]["weight"], &answer["balance"]), (&json!(3), &json!("first")));
+    let one = r#"{ "to": { "addr": "203.0.113.2:80", "priority": 1 }, "balance": null }"#;
+    assert_eq!(http.ask("PATCH", "/v1/rules/web", one).status, 200);
+    let config = http.get("/v1/rules/web/explain").json()["config"].clone();
+    assert_eq!(config["to"], json!({ "addr": "203.0.113.2:80", "priority": 1 }));
     for (action, state) in
         [("disable", "disabled"), ("enable", "active"), ("drain", "draining"), ("enable", "active")]
     {

@@ -98,6 +98,37 @@ fn set_changes_clears_and_grows() {
 }
 
 #[test]
+fn several_backends_are_added_weighed_and_taken_away() {
+    let world = World::new();
+    let daemon = world.start("");
+    let (ctl, config) = (&daemon.ctl, || daemon.ctl.json(&["explain", "80"])["config"].clone());
+    ctl.ok(&["add", "80", "203.0.113.2", "203.0.113.3:8080", "--balance", "leastconn", "--protocol", "tcp"]);
+    assert_eq!(
+        config(),
+        json!({ "name": "80", "listen": ":80", "protocol": "tcp", "to": ["203.0.113.2", "203.0.113.3:8080"],
+            "balance": "leastconn" })
+    );
+    let said = ctl.ok(&["set", "80", "to+=203.0.113.4,203.0.113.5", "balance=iphash"]);
+    assert!(said.contains("+ balance = \"iphash\""), "{said}");
+    assert_eq!(config()["to"].as_array().map(Vec::len), Some(4));
+    ctl.ok(&["set", "80", "to-=203.0.113.3:8080", "to+=203.0.113.6"]);
+    assert_eq!(config()["to"], json!(["203.0.113.2", "203.0.113.4", "203.0.113.5", "203.0.113.6"]));
+    ctl.ok(&["set", "80", "to-=203.0.113.5,203.0.113.6"]);
+    ctl.ok(&["set", "80", "balance=roundrobin: 4, 1"]);
+    let weighed = json!([{ "addr": "203.0.113.2", "weight": 4 }, "203.0.113.4"]);
+    assert_eq!((&config()["to"], config().get("balance")), (&weighed, None));
+    ctl.ok(&["set", "80", "to-=203.0.113.4"]);
+    assert_eq!(config()["to"], json!({ "addr": "203.0.113.2", "weight": 4 }));
+    ctl.ok(&["set", "80", "check.kind=http", "check.path=/health", "check.fall=3"]);
+    assert_eq!(config()["check"], json!({ "kind": "http", "fall": 3, "path": "/health" }));
+    ctl.ok(&["set", "80", "check.kind=tcp", "check.path=", "check.port=81"]);
+    assert_eq!(config()["check"], json!({ "kind": "tcp", "fall": 3, "port": 81 }));
+    ctl.ok(&["set", "80", "check="]);
+    assert_eq!(config().get("check"), None);
+    assert_eq!(ctl.ok(&["reload"]), "nothing to change\n", "the file and relayd agree");
+}
+
+#[test]
 fn rules_are_switched_drained_and_removed() {
     let world = World::new();
     let daemon = world.start("[[rule]]\nname = \"web\"\nlisten = \":80\"\nto = \"203.0.113.2:80\"\n");

@@ -50,7 +50,8 @@ fn list_and_show_in_every_format() {
 
     let list = ctl.json(&["list"]);
     assert_eq!(list[0], ctl.rule("web"));
-    assert_eq!(list[0]["to"], json!([{ "addr": "203.0.113.2:80", "weight": 1, "state": "unknown" }]));
+    let backend = json!({ "addr": "203.0.113.2:80", "weight": 1, "priority": 0, "state": "unknown" });
+    assert_eq!((&list[0]["to"], &list[0]["balance"]), (&json!([backend]), &json!("roundrobin")));
     assert_eq!(list[0]["plane"]["ipv4"], json!({ "plane": "kernel", "hook": "tc" }));
     assert_eq!((&list[2]["enabled"], &list[2]["state"]), (&json!(false), &json!("disabled")));
     let shown = ctl.ok(&["show", "web"]);
@@ -58,6 +59,44 @@ fn list_and_show_in_every_format() {
         assert!(shown.lines().any(|found| found.starts_with(line)), "{line}: {shown}");
     }
     assert_eq!(ctl.ok(&["show", "web", "-o", "tsv"]).lines().count(), 2);
+}
+
+#[test]
+fn every_backend_is_shown() {
+    let world = World::new();
+    let daemon = world.start(
+        "[[rule]]\nname = \"web\"\nlisten = \":80\"\nprotocol = \"tcp\"\nbalance = \"iphash: 4, 2, 0, 1\"\n\
+         to = [\"203.0.113.2:80\", \"203.0.113.3:80\", \"203.0.113.4:80\", { addr = \"203.0.113.5\", priority = 1 }]\n",
+    );
+    let ctl = &daemon.ctl;
+    assert!(ctl.ok(&["list"]).contains(" 203.0.113.2:80 +3  "), "{}", ctl.ok(&["list"]));
+    let all = "203.0.113.2:80,203.0.113.3:80,203.0.113.4:80,203.0.113.5";
+    for args in [&["list", "-o", "wide"], &["list", "-o", "tsv"]] {
+        assert!(ctl.ok(args).contains(all), "{}", ctl.ok(args));
+    }
+    let rule = ctl.rule("web");
+    assert_eq!(rule["balance"], "iphash");
+    let shares: Vec<_> =
+        rule["to"].as_array().expect("list").iter().map(|to| (&to["weight"], &to["priority"])).collect();
+    assert_eq!(json!(shares), json!([[4, 0], [2, 0], [0, 0], [1, 1]]));
+    let shown = ctl.ok(&["show", "web"]);
+    for line in [
+        "to        203.0.113.2:80, weight 4, priority 0, unknown",
+        "to        203.0.113.5, weight 1, priority 1, unknown",
+        "balance   iphash",
+    ] {
+        assert!(shown.lines().any(|found| found == line), "{line}: {shown}");
+    }
+    let explained = ctl.ok(&["explain", "web"]);
+    for line in [
+        "every IPv4 address of this host, port 80/tcp goes to one of 203.0.113.2:80, 203.0.113.3:80, 203.0.113.4:80, \
+         203.0.113.5, same port",
+        "new flows: each client address to the same one of 203.0.113.2:80 (weight 4), 203.0.113.3:80 (weight 2); \
+         203.0.113.5 only while all of those are down",
+        "no new flows, since their weight is 0: 203.0.113.4:80",
+    ] {
+        assert!(explained.contains(line), "{line}: {explained}");
+    }
 }
 
 #[test]

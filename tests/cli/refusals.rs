@@ -66,9 +66,72 @@ const MISTAKES: &[Mistake] = &[
         &["the 10 ports of \":90-99\" do not fit above port 65530", "65526"],
     ),
     (&["add", "90-99", "203.0.113.2:1-5"], 4, &["the ranges differ in width", "10 ports", "5"]),
-    (&["add", "90", "203.0.113.2", "203.0.113.3"], 4, &["several backends for one rule are not built yet"]),
+    (
+        &["add", "90", "203.0.113.2", "203.0.113.3", "203.0.113.2:90"],
+        4,
+        &[
+            "to: \"203.0.113.2:90\" is where \"203.0.113.2\" is, which the list has already",
+            "leave one of them",
+        ],
+    ),
+    (
+        &["set", "web", "to+=203.0.113.2:80"],
+        4,
+        &["to: \"203.0.113.2:80\" is where \"203.0.113.2:80\" is, which the list has already"],
+    ),
+    (
+        &["set", "web", "to-=203.0.113.3"],
+        4,
+        &["to: \"203.0.113.3\" is not in the list", "it has \"203.0.113.2:80\""],
+    ),
+    (&["set", "web", "to-=203.0.113.2:80"], 4, &["to: the list is empty", "write \"203.0.113.10:8388\""]),
     (&["add", "90", "203.0.113.2", "--protocol", "sctp"], 4, &["\"tcp\", \"udp\" or \"tcp+udp\""]),
-    (&["add", "90", "203.0.113.2", "--balance", "iphash"], 4, &["\"iphash\" is not built yet", "roundrobin"]),
+    (
+        &["add", "90", "203.0.113.2", "--balance", "random"],
+        4,
+        &[
+            "balance: \"random\" is not known here; it is one of \"roundrobin\", \"iphash\"",
+            "\"roundrobin: 4, 2, 1\"",
+        ],
+    ),
+    (
+        &["add", "90", "203.0.113.2", "203.0.113.3", "--balance", "roundrobin: 4, 2, 1"],
+        4,
+        &["balance: \"roundrobin: 4, 2, 1\" has 3 weights, and the rule 2 backends", "in the order of `to`"],
+    ),
+    (
+        &["set", "web", "balance=iphash: 1001"],
+        4,
+        &["balance: \"1001\" in \"iphash: 1001\" is not a weight", "from 0 to 1000"],
+    ),
+    (
+        &["set", "web", "check.path=/health"],
+        4,
+        &["check: path: a check of kind \"tcp\" has no `path`; it belongs to kind = \"http\""],
+    ),
+    (
+        &["set", "web", "check=ping"],
+        4,
+        &["check: kind: \"ping\" is not known here; it is one of \"passive\""],
+    ),
+    (
+        &["set", "web", "check.kind=udp"],
+        4,
+        &["check: send: a check of kind \"udp\" needs `send`", "\"hex:00ff\""],
+    ),
+    (
+        &["set", "web", "check.interval=50ms"],
+        4,
+        &["check: interval: \"50ms\" is too short; the shortest is 100ms"],
+    ),
+    (
+        &["add", "90", "203.0.113.2", "--protocol", "udp", "--set", "check=tcp"],
+        4,
+        &[
+            "a check of kind \"tcp\" judges TCP, and the rule carries UDP alone; say kind = \"udp\" or \"passive\"",
+        ],
+    ),
+    (&["add", "90", "203.0.113.2", "--set", "rate.ingress=1Mbps"], 4, &["rate", "is not built yet"]),
     (
         &["add", "90", "203.0.113.2", "--set", "quota.limit=5GB"],
         4,
@@ -192,7 +255,7 @@ to = ""
 name = "c"
 listen = [":80", 81, true]
 to = "1.2.3.4:80"
-balance = "iphash"
+group = "alice"
 	protocl = "tcp"
 timeout = { udp = "0s", handshake = "5" }
 [[rule]]
@@ -201,6 +264,22 @@ listen = ":90-100"
 to = { addr = "1.2.3.4:65530", weigth = 2 }
 [[rule]]
 listen = "东京:90"
+[[rule]]
+name = "d"
+listen = ":91"
+to = [
+  "1.2.3.4",
+  { addr = "1.2.3.5", weight = 1001 },
+  { addr = "1.2.3.4:91", priority = -1 },
+  5,
+]
+balance = "best: 1"
+check = { kind = "tls", path = "/", fall = 0 }
+[[rule]]
+name = "e"
+listen = ":92"
+to = ["1.2.3.4", { addr = "1.2.3.5", weight = 2 }]
+balance = "roundrobin: 4, 1"
 "#;
 
 /// Line and column of each mistake, and what is said about it.
@@ -215,10 +294,7 @@ const EXPECTED: &[(&str, &str)] = &[
     ("11:10", "rule \"a b\": listen: \":0\" is not a listener"),
     ("12:6", "rule \"a b\": to: \"\" is not a backend: there is no address"),
     ("15:22", "rule \"c\": listen: true is a true or false, not a text"),
-    (
-        "17:1",
-        "rule \"c\": balance: \"iphash\" is not built yet; leave `balance` out, or set it to roundrobin",
-    ),
+    ("17:1", "rule \"c\": group: \"alice\" is not built yet; leave `group` out"),
     ("18:2", "rule \"c\": there is no key `protocl`; did you mean `protocol`?"),
     ("19:19", "rule \"c\": timeout: udp: \"0s\" is no time at all"),
     ("19:37", "rule \"c\": timeout: handshake: \"5\" is not a duration"),
@@ -231,6 +307,23 @@ const EXPECTED: &[(&str, &str)] = &[
     ("24:1", "rule: the rule has no name"),
     ("24:1", "rule: to: the rule has no backend"),
     ("25:10", "rule: listen: \"东京:90\" is not a listener"),
+    ("31:31", "rule \"d\": to: weight: 1001 is a whole number, not a whole number from 0 to 1000"),
+    ("32:36", "rule \"d\": to: priority: -1 is a whole number, not a whole number from 0 to 65535"),
+    (
+        "32:3",
+        "rule \"d\": to: \"1.2.3.4:91\" is where \"1.2.3.4\" is, which the list has already; leave one of them out",
+    ),
+    ("33:3", "rule \"d\": to: 5 is a whole number, not a text or a table; write { addr = "),
+    ("35:11", "rule \"d\": balance: \"best: 1\" is not known here; it is one of \"roundrobin\", \"iphash\""),
+    (
+        "36:32",
+        "rule \"d\": check: path: a check of kind \"tls\" has no `path`; it belongs to kind = \"http\"",
+    ),
+    ("36:44", "rule \"d\": check: fall: 0 is a whole number, not a whole number from 1 to 100"),
+    (
+        "41:11",
+        "rule \"e\": balance: \"roundrobin: 4, 1\" has weights, and `to` has some as well; keep those of one place",
+    ),
 ];
 
 #[test]

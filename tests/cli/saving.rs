@@ -68,6 +68,29 @@ fn edits_keep_comments_order_and_spelling() {
 }
 
 #[test]
+fn lists_keep_their_lines_and_realms_weights_are_translated() {
+    let world = World::new();
+    let daemon = world.start(
+        "[[rule]]\nname = \"web\"\nlisten = \":80\"\nto = [\n  \"203.0.113.2:80\", # tokyo\n  \"203.0.113.3:80\", # osaka\n]\n\
+         balance = \"roundrobin: 4, 2\" # from realm\n",
+    );
+    let (ctl, before) = (&daemon.ctl, text(&daemon));
+    ctl.ok(&["set", "web", "note=x"]);
+    assert_eq!(text(&daemon), format!("{before}note = \"x\"\n"), "what is not asked for stays as it is");
+    ctl.ok(&["set", "web", "note=", "to+=203.0.113.4:80"]);
+    let own = before
+        .replace("\"203.0.113.2:80\"", "{ addr = \"203.0.113.2:80\", weight = 4 }")
+        .replace("\"203.0.113.3:80\"", "{ addr = \"203.0.113.3:80\", weight = 2 }")
+        .replace("# osaka\n", "# osaka\n  \"203.0.113.4:80\",\n")
+        .replace("\"roundrobin: 4, 2\"", "\"roundrobin\"");
+    assert_eq!(text(&daemon), own);
+    ctl.ok(&["set", "web", "to-=203.0.113.2:80"]);
+    let osaka_on = own.replace("  { addr = \"203.0.113.2:80\", weight = 4 }, # tokyo\n", "");
+    assert_eq!(text(&daemon), osaka_on);
+    assert_eq!(ctl.ok(&["reload"]), "nothing to change\n", "the file and relayd agree");
+}
+
+#[test]
 fn rules_of_conf_d_are_saved_where_they_came_from() {
     let world = World::new();
     let conf_d = world.folder().join("conf.d");

@@ -14,6 +14,9 @@ pub struct RuleView {
     pub listen: Vec<String>,
     pub protocol: String,
     pub to: Vec<BackendView>,
+    /// Who of them gets a new flow: roundrobin, iphash, leastconn, first
+    #[serde(default)]
+    pub balance: String,
     pub enabled: bool,
     /// active, disabled, draining, degraded, blocked, expired, error
     pub state: String,
@@ -27,7 +30,9 @@ pub struct RuleView {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct BackendView {
     pub addr: String,
-    pub weight: u32,
+    pub weight: u16,
+    #[serde(default)]
+    pub priority: u16,
     /// up, down, unknown, unresolved
     pub state: String,
     /// The address of a name that is tried first.

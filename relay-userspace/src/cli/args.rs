@@ -48,12 +48,12 @@ pub enum Format {
 pub enum Command {
     /// Add a rule
     #[command(
-        after_help = "Examples:\n  relayctl add 8388 203.0.113.10\n  relayctl add :443 203.0.113.10:8443 --name web --protocol tcp\n  relayctl add 10000-19000 203.0.113.10:20000"
+        after_help = "Examples:\n  relayctl add 8388 203.0.113.10\n  relayctl add :443 203.0.113.10:8443 --name web --protocol tcp\n  relayctl add 10000-19000 203.0.113.10:20000\n  relayctl add 80 203.0.113.10 203.0.113.11 --balance iphash --set check.kind=http"
     )]
     Add(Add),
     /// Change keys of a rule
     #[command(
-        after_help = "Examples:\n  relayctl set web to=203.0.113.11:8443\n  relayctl set web note=\"moved on Monday\" timeout.udp=30s\n  relayctl set web listen+=:8443\n  relayctl set web note="
+        after_help = "Examples:\n  relayctl set web to=203.0.113.11:8443\n  relayctl set web note=\"moved on Monday\" timeout.udp=30s\n  relayctl set web listen+=:8443 to+=203.0.113.12:8443\n  relayctl set web balance=leastconn check.kind=http check.path=/health\n  relayctl set web note="
     )]
     Set(Set),
     /// Remove rules; their flows end
@@ -98,7 +98,7 @@ pub struct Add {
     /// Where to accept: 8388, :8388, 1.2.3.4:80, [2001:db8::1]:80, %eth0:80, 10000-19000
     #[arg(value_name = "LISTEN")]
     pub listen: String,
-    /// Where it goes: 203.0.113.10:8388, host.example.com:443; without a port the same port
+    /// Where it goes, one or several: 203.0.113.10:8388, host.example.com:443; without a port the same port
     #[arg(value_name = "TO", required = true)]
     pub to: Vec<String>,
     /// Name of the rule; the port if left out
@@ -107,7 +107,7 @@ pub struct Add {
     /// tcp, udp or tcp+udp
     #[arg(long)]
     pub protocol: Option<String>,
-    /// How to choose among several backends
+    /// Who of several backends gets a new flow: roundrobin, iphash, leastconn or first; "roundrobin: 4, 2, 1" with weights
     #[arg(long)]
     pub balance: Option<String>,
     /// auto, kernel or user

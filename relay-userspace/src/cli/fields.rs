@@ -5,12 +5,23 @@ use serde_json::{Map, Value, json};
 use super::Misuse;
 
 /// Keys that hold true or false.
-const SWITCHES: &[&str] =
-    &["enabled", "force", "count_ports", "accept.proxy_protocol", "accept.mptcp", "connect.mptcp"];
+const SWITCHES: &[&str] = &[
+    "enabled",
+    "force",
+    "count_ports",
+    "accept.proxy_protocol",
+    "accept.mptcp",
+    "check.tls",
+    "check.verify",
+    "connect.mptcp",
+];
 /// Keys that hold lists; commas separate their items.
 const LISTS: &[&str] = &["listen", "to", "accept.trusted", "accept.allow"];
 /// Keys that hold whole numbers.
 const NUMBERS: &[&str] = &[
+    "check.fall",
+    "check.port",
+    "check.rise",
     "connect.proxy_protocol",
     "timeout.keepalive.count",
     "limit.connections",
@@ -86,6 +97,17 @@ mod tests {
             fields(&["accept.proxy_protocol=true", "accept.trusted+=10.0.0.0/8", "connect.proxy_protocol=2"]),
             json!({ "accept": { "proxy_protocol": true, "trusted+": ["10.0.0.0/8"] },
                 "connect": { "proxy_protocol": 2 } })
+        );
+        assert_eq!(
+            fields(&[
+                "check.kind=http",
+                "check.fall=3",
+                "check.tls=true",
+                "check.status=200",
+                "balance=iphash: 2, 1"
+            ]),
+            json!({ "check": { "kind": "http", "fall": 3, "tls": true, "status": "200" },
+                "balance": "iphash: 2, 1" })
         );
     }
 

@@ -42,7 +42,7 @@ fn rules_table(rules: &[RuleView], wide: bool) -> String {
             rule.name.clone(),
             rule.listen.join(","),
             rule.protocol.clone(),
-            rule.to.iter().map(|to| to.addr.as_str()).collect::<Vec<_>>().join(","),
+            if wide { all_backends(rule) } else { first_backend(rule) },
             rule.plane.ipv4.short(),
             rule.plane.ipv6.short(),
             rule.state.clone(),
@@ -72,6 +72,19 @@ fn rules_table(rules: &[RuleView], wide: bool) -> String {
         let _infallible = write!(text, "\n{remarks}");
     }
     text
+}
+
+fn all_backends(rule: &RuleView) -> String {
+    rule.to.iter().map(|to| to.addr.as_str()).collect::<Vec<_>>().join(",")
+}
+
+/// The first one, and how many more there are.
+fn first_backend(rule: &RuleView) -> String {
+    match &rule.to[..] {
+        [] => String::new(),
+        [only] => only.addr.clone(),
+        [first, others @ ..] => format!("{} +{}", first.addr, others.len()),
+    }
 }
 
 /// Names that are spelled out before the rest is counted.
@@ -122,14 +135,13 @@ fn rules_tsv(rules: &[RuleView]) -> String {
     );
     for rule in rules {
         let counters = &rule.counters;
-        let to: Vec<&str> = rule.to.iter().map(|to| to.addr.as_str()).collect();
         let _infallible = writeln!(
             text,
             "{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}",
             rule.name,
             rule.listen.join(","),
             rule.protocol,
-            to.join(","),
+            all_backends(rule),
             rule.plane.ipv4.short(),
             rule.plane.ipv6.short(),
             rule.state,
@@ -170,13 +182,22 @@ pub fn rule(rule: &RuleView, format: Format) -> String {
     facts.extend(rule.note.clone().map(|note| ("note", note)));
     facts.push(("listen", rule.listen.join(", ")));
     facts.push(("protocol", rule.protocol.clone()));
+    let is_shared = rule.to.len() > 1 || rule.to.iter().any(|to| to.weight != 1 || to.priority != 0);
     for backend in &rule.to {
         let addresses = match &backend.addresses[..] {
             [] => String::new(),
             addresses => format!(" ({})", addresses.join(", ")),
         };
-        facts.push(("to", format!("{}{addresses}, {}", backend.addr, backend.state)));
+        let share = if is_shared {
+            format!(", weight {}, priority {}", backend.weight, backend.priority)
+        } else {
+            String::new()
+        };
+        facts.push(("to", format!("{}{addresses}{share}, {}", backend.addr, backend.state)));
         facts.extend(backend.lookup.as_ref().map(|lookup| ("name", lookup.sentence())));
+    }
+    if is_shared {
+        facts.push(("balance", rule.balance.clone()));
     }
     facts.push(("state", rule.state.clone()));
     facts.extend(rule.faults.iter().map(|fault| ("fault", fault.clone())));

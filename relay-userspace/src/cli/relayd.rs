@@ -175,7 +175,7 @@ mod tests {
             .collect();
         let Launch { config, .. } = checked(&whole);
         let names: Vec<_> = config.rules.iter().map(|(rule, _)| rule.name.as_str()).collect();
-        assert_eq!(names, ["tokyo", "games"]);
+        assert_eq!(names, ["tokyo", "games", "web"]);
         assert!(config.settings.metrics.is_some() && config.settings.max_flows.is_some(), "{whole}");
     }
 }

@@ -1,6 +1,8 @@
 //! From a table to a rule.
 
 mod accept;
+pub(super) mod balance;
+mod check;
 mod connect;
 mod limit;
 mod places;
@@ -12,16 +14,14 @@ pub use self::places::misfit;
 use super::fields::{Fields, Later};
 use super::node::{Node, Span, Table, Value};
 use super::problem::Problems;
-use crate::rule::{Balance, Listener, OnDown, PlaneChoice, Protocols, Rule, RuleName, UdpNat};
+use crate::rule::{Listener, OnDown, PlaneChoice, Protocols, Rule, RuleName, UdpNat};
 
 const NOTE_LENGTH: usize = 128;
 
 /// Keys of the contract that have no meaning yet. Saying so beats ignoring them.
 const LATER: &[Later] = &[
     Later { key: "group", default: None },
-    Later { key: "balance", default: Some("roundrobin") },
     Later { key: "count_ports", default: Some("false") },
-    Later { key: "check", default: None },
     Later { key: "rate", default: None },
     Later { key: "quota", default: None },
     Later { key: "expires", default: None },
@@ -44,7 +44,8 @@ pub fn rule(
     let mut fields = Fields::new(table, span, "rule");
     let name = name(&mut fields, fallback.is_some(), problems);
     let listen = places::listeners(&mut fields, problems);
-    let to = places::backends(&mut fields, &listen, problems);
+    let mut to = places::backends(&mut fields, &listen, problems);
+    let balance = balance::balance(&mut fields, &mut to, problems);
     let note = note(&mut fields, problems);
     let enabled = fields.bool("enabled", problems).unwrap_or(true);
     let force = fields.bool("force", problems).unwrap_or(false);
@@ -58,6 +59,7 @@ pub fn rule(
     let timeouts = timeouts::timeouts(&mut fields, problems);
     let accept = accept::accept(&mut fields, protocols, problems);
     let connect = connect::connect(&mut fields, protocols, problems);
+    let check = check::check(&mut fields, protocols, problems);
     let limits = limit::limits(&mut fields, problems);
     fields.finish(LATER, problems);
     if problems.list.len() > before {
@@ -74,9 +76,9 @@ pub fn rule(
         enabled,
         listen,
         protocols,
-        to,
-        balance: Balance::default(),
-        check: None,
+        to: to.list,
+        balance,
+        check,
         plane,
         udp_nat,
         on_down,

@@ -3,18 +3,22 @@
 //! The block of one rule is cut out of the text, changed by itself and put back, so that a file of ten thousand rules
 //! is not taken apart for one of them.
 
+mod list;
+
 use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value as Json, json};
 use toml::de::{DeTable, DeValue};
-use toml_edit::{DocumentMut, Item, TableLike};
+use toml_edit::{DocumentMut, Item, TableLike, Value};
 
+use super::decode::balance;
 use super::encode::{to_toml, toml_value};
+use super::patch::weighed;
 use super::save::Staged;
-use crate::rule::{Rule, RuleName};
+use crate::rule::{Balance, Rule, RuleName};
 
 /// A change to a file.
 #[derive(Clone, Debug)]
@@ -163,9 +167,41 @@ fn set_in_block(block: &str, fields: &Map<String, Json>) -> Result<String, Refus
     if let Some(rule) =
         document.get_mut("rule").and_then(Item::as_array_of_tables_mut).and_then(|rules| rules.get_mut(0))
     {
-        merge(rule, fields);
+        change_rule(rule, fields);
     }
     Ok(document.to_string())
+}
+
+fn change_rule(rule: &mut dyn TableLike, fields: &Map<String, Json>) {
+    if fields.contains_key("to") || fields.contains_key("balance") {
+        take_weights_along(rule);
+    }
+    // a kind alone is short for a table with it
+    if fields.get("check").is_some_and(Json::is_object)
+        && let Some(Item::Value(short)) = rule.get_mut("check")
+        && let Some(kind) = short.as_str().map(ToOwned::to_owned)
+    {
+        let decor = short.decor().clone();
+        *short = toml_value(&json!({ "kind": kind }));
+        *short.decor_mut() = decor;
+    }
+    merge(rule, fields);
+}
+
+/// Weights by position (`balance = "roundrobin: 4, 2, 1"`) mean nothing beside another list: they go into `to` first.
+fn take_weights_along(rule: &mut dyn TableLike) {
+    let Some(Item::Value(text)) = rule.get("balance") else { return };
+    let Some((word, Some(positions))) = text.as_str().map(balance::spelled) else { return };
+    let (method, weights) = (balance::method(word), balance::weights(positions));
+    let Some(weights) = weights.map(|(_, weight)| weight).collect::<Option<Vec<u16>>>() else { return };
+    let to = match rule.get("to").cloned().map(Item::into_value) {
+        Some(Ok(Value::Array(items))) => items.iter().map(list::json).collect(),
+        Some(Ok(single)) => vec![list::json(&single)],
+        _ => return,
+    };
+    let to = to.into_iter().zip(weights).map(|(item, weight)| weighed(item, weight)).collect();
+    let own = [("to", to), ("balance", json!(method.map(Balance::as_str)))];
+    merge(rule, &own.map(|(key, value)| (key.to_owned(), value)).into_iter().collect());
 }
 
 /// Files with `rule = [{ ... }]` are rare and short: they are taken apart whole.
@@ -180,7 +216,7 @@ fn change_inline(text: &str, edit: &Edit<'_>) -> Result<String, Refused> {
             .iter()
             .position(|rule| {
                 let rule = rule.as_inline_table().and_then(|rule| rule.get("name"));
-                rule.and_then(toml_edit::Value::as_str) == Some(name.as_str())
+                rule.and_then(Value::as_str) == Some(name.as_str())
             })
             .ok_or_else(|| Refused::Missing(name.clone()))
     };
@@ -194,8 +230,8 @@ fn change_inline(text: &str, edit: &Edit<'_>) -> Result<String, Refused> {
         }
         Edit::Set(name, fields) => {
             let index = find(rules, name)?;
-            if let Some(rule) = rules.get_mut(index).and_then(toml_edit::Value::as_inline_table_mut) {
-                merge(rule, fields);
+            if let Some(rule) = rules.get_mut(index).and_then(Value::as_inline_table_mut) {
+                change_rule(rule, fields);
             }
         }
     }
@@ -217,6 +253,7 @@ fn merge(table: &mut dyn TableLike, fields: &Map<String, Json>) {
                 }
             }
             (Json::Object(inner), None) if inner.values().all(Json::is_null) => {}
+            (Json::Array(items), Some(Item::Value(Value::Array(old)))) => list::merge(key, old, items),
             (value, Some(Item::Value(old))) => {
                 let decor = old.decor().clone();
                 *old = toml_value(value);
@@ -289,6 +326,44 @@ listen = \"127.0.0.1:9464\"
         assert_eq!(set(&changed, "b", json!({ "enabled": null, "note": null })), FILE);
         let changed = set(FILE, "a", json!({ "timeout": { "udp": null } }));
         assert!(!changed.contains("timeout"), "{changed}");
+    }
+
+    #[test]
+    fn a_list_keeps_its_lines() {
+        let grown = set(FILE, "a", json!({ "to": ["10.0.0.1:80", "10.0.0.9:80"] }));
+        assert_eq!(grown, FILE.replace("# tokyo\n", "# tokyo\n  \"10.0.0.9:80\",\n"));
+        assert_eq!(set(&grown, "a", json!({ "to": ["10.0.0.1:80"] })), FILE);
+    }
+
+    #[test]
+    fn weights_by_position_go_along() {
+        let text = "to = [\"a:1\", \"b:1\"] # two\nbalance = \"iphash: 4, 1\" # mine\n";
+        let file = format!("[[rule]]\nname = \"a\"\nlisten = \":80\"\n{text}");
+        let own = "to = [{ addr = \"a:1\", weight = 4 }, { addr = \"b:1\", weight = 1 }] # two\n";
+        let head = &file[..file.len() - text.len()];
+        assert_eq!(set(&file, "a", json!({ "note": null })), file, "nothing else asks for it");
+        let balanced = set(&file, "a", json!({ "balance": "first" }));
+        assert_eq!(balanced, format!("{head}{own}balance = \"first\" # mine\n"));
+        assert_eq!(set(&file, "a", json!({ "balance": null })), format!("{head}{own}"));
+        let fewer = set(&file, "a", json!({ "to": [{ "addr": "a:1", "weight": 4 }] }));
+        assert_eq!(
+            fewer,
+            format!("{head}to = [{{ addr = \"a:1\", weight = 4 }}] # two\nbalance = \"iphash\" # mine\n")
+        );
+        let tables = format!("{head}balance = \"off: 4\"\n[[rule.to]]\naddr = \"a:1\"\n");
+        let changed = set(&tables, "a", json!({ "balance": "leastconn" }));
+        assert_eq!(
+            changed,
+            format!("{head}balance = \"leastconn\"\nto = [{{ addr = \"a:1\", weight = 4 }}]\n")
+        );
+    }
+
+    #[test]
+    fn a_check_that_is_a_word_keeps_its_kind() {
+        let file = "[[rule]]\nname = \"a\"\nlisten = \":80\"\nto = \"a\"\ncheck = \"http\" # it\n";
+        let changed = set(file, "a", json!({ "check": { "path": "/up" } }));
+        assert_eq!(changed, file.replace("\"http\"", "{ kind = \"http\", path = \"/up\" }"));
+        assert_eq!(set(file, "a", json!({ "check": null })), file.replace("check = \"http\" # it\n", ""));
     }
 
     #[test]

@@ -4,8 +4,11 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::quantity::format_duration;
-use crate::rule::{Accept, Connect, Keepalive, OnDown, PlaneChoice, Rule, Timeouts, UdpNat};
+use super::quantity::{format_bytes, format_duration};
+use crate::rule::{
+    Accept, Backend, Balance, Check, CheckKind, Connect, Failback, HttpCheck, Keepalive, OnDown, PlaneChoice,
+    Rule, StatusRange, Timeouts, UdpNat,
+};
 
 /// The rule as an API body; what is at its default is left out, but for the identity of the rule.
 pub fn to_json(rule: &Rule) -> Map<String, Json> {
@@ -17,9 +20,12 @@ pub fn to_json(rule: &Rule) -> Map<String, Json> {
     if !rule.enabled {
         map.insert("enabled".into(), json!(false));
     }
-    map.insert("listen".into(), one_or_list(rule.listen.iter().map(ToString::to_string).collect()));
+    map.insert("listen".into(), texts(&rule.listen));
     map.insert("protocol".into(), json!(rule.protocols.as_str()));
-    map.insert("to".into(), one_or_list(rule.to.iter().map(ToString::to_string).collect()));
+    map.insert("to".into(), one_or_list(rule.to.iter().map(backend).collect()));
+    if rule.balance != Balance::default() {
+        map.insert("balance".into(), json!(rule.balance.as_str()));
+    }
     if rule.plane != PlaneChoice::Auto {
         map.insert("plane".into(), json!(rule.plane.as_str()));
     }
@@ -31,6 +37,9 @@ pub fn to_json(rule: &Rule) -> Map<String, Json> {
     }
     if rule.force {
         map.insert("force".into(), json!(true));
+    }
+    if let Some(given) = &rule.check {
+        map.insert("check".into(), Json::Object(check(given)));
     }
     let timeouts = timeouts(&rule.timeouts);
     if !timeouts.is_empty() {
@@ -52,8 +61,87 @@ pub fn to_json(rule: &Rule) -> Map<String, Json> {
     map
 }
 
-fn one_or_list(mut texts: Vec<String>) -> Json {
-    if texts.len() == 1 { json!(texts.remove(0)) } else { json!(texts) }
+fn one_or_list(mut items: Vec<Json>) -> Json {
+    if items.len() == 1 { items.remove(0) } else { Json::Array(items) }
+}
+
+fn texts<T: ToString>(items: &[T]) -> Json {
+    one_or_list(items.iter().map(|item| json!(item.to_string())).collect())
+}
+
+/// A text while nothing but its place is said of it.
+fn backend(backend: &Backend) -> Json {
+    let mut map = Map::from_iter([("addr".to_owned(), json!(backend.to_string()))]);
+    if backend.weight != Backend::USUAL_WEIGHT {
+        map.insert("weight".into(), json!(backend.weight));
+    }
+    if backend.priority != 0 {
+        map.insert("priority".into(), json!(backend.priority));
+    }
+    if map.len() == 1 { json!(backend.to_string()) } else { Json::Object(map) }
+}
+
+/// Always with its kind, since what else it may have goes by that.
+fn check(check: &Check) -> Map<String, Json> {
+    let usual = Check::default();
+    let mut map = Map::from_iter([("kind".to_owned(), json!(check.kind.as_str()))]);
+    for (key, value, usual) in [
+        ("interval", check.interval, usual.interval),
+        ("timeout", check.timeout, usual.timeout),
+        ("cooldown", check.cooldown, usual.cooldown),
+    ] {
+        if value != usual {
+            map.insert(key.into(), json!(format_duration(value)));
+        }
+    }
+    for (key, value, usual) in [("fall", check.fall, usual.fall), ("rise", check.rise, usual.rise)] {
+        if value != usual {
+            map.insert(key.into(), json!(value));
+        }
+    }
+    match check.failback {
+        Failback::Auto => {}
+        Failback::Manual => {
+            map.insert("failback".into(), json!("manual"));
+        }
+        Failback::Delay(delay) => {
+            map.insert("failback".into(), json!(format_duration(delay)));
+        }
+    }
+    map.extend(check.port.map(|port| ("port".to_owned(), json!(port))));
+    map.extend(question(&check.kind));
+    map
+}
+
+/// What only some kinds of checks have.
+fn question(kind: &CheckKind) -> Map<String, Json> {
+    let mut map = Map::new();
+    let mut put = |key: &str, value: Option<Json>| map.extend(value.map(|value| (key.to_owned(), value)));
+    match kind {
+        CheckKind::Passive | CheckKind::Tcp => {}
+        CheckKind::Tls { sni, verify } => {
+            put("sni", sni.as_ref().map(|sni| json!(sni)));
+            put("verify", verify.then(|| json!(true)));
+        }
+        CheckKind::Http(http) => {
+            let usual = HttpCheck::default();
+            put("tls", http.tls.then(|| json!(true)));
+            put("host", http.host.as_ref().map(|host| json!(host)));
+            put("path", (http.path != usual.path).then(|| json!(http.path)));
+            put("status", (http.status != usual.status).then(|| json!(status(&http.status))));
+            put("body", http.body.as_ref().map(|body| json!(body)));
+        }
+        CheckKind::Udp { send, expect } => {
+            put("send", Some(json!(format_bytes(send))));
+            put("expect", expect.as_ref().map(|expect| json!(format_bytes(expect))));
+        }
+    }
+    map
+}
+
+fn status(StatusRange(codes): &StatusRange) -> String {
+    let (first, last) = (codes.start(), codes.end());
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
 fn accept(accept: &Accept) -> Map<String, Json> {
@@ -65,12 +153,10 @@ fn accept(accept: &Accept) -> Map<String, Json> {
         map.insert("mptcp".into(), json!(true));
     }
     if let Some(trusted) = &accept.trusted {
-        let networks = trusted.networks().iter().map(ToString::to_string).collect();
-        map.insert("trusted".into(), one_or_list(networks));
+        map.insert("trusted".into(), texts(trusted.networks()));
     }
     if let Some(allow) = &accept.allow {
-        let networks = allow.networks().iter().map(ToString::to_string).collect();
-        map.insert("allow".into(), one_or_list(networks));
+        map.insert("allow".into(), texts(allow.networks()));
     }
     map
 }

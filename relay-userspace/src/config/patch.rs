@@ -2,19 +2,55 @@
 
 use serde_json::{Map, Value, json};
 
-use super::decode;
+use super::decode::{self, balance};
 use super::node::{Node, Value as NodeValue};
 use super::problem::Problems;
 use crate::rule::{Backend, Listener, Network, Rule};
 
-/// `to+` and `to-` as the list that they make of `to`, in tables too.
+/// `to+` and `to-` as the list that they make of `to`, in tables too, and weights by position as those of `to`.
 pub fn spelled_out(
     before: &Map<String, Value>,
-    fields: Map<String, Value>,
+    mut fields: Map<String, Value>,
 ) -> Result<Map<String, Value>, Problems> {
     let mut problems = Problems::default();
-    let spelled = spell(before, fields, &mut problems);
+    // a backend is replaced whole: what one was says nothing of another
+    if let Some(to @ Value::Object(_)) = fields.get_mut("to") {
+        *to = json!([to]);
+    }
+    let is_whole = fields.contains_key("to");
+    let mut spelled = spell(before, fields, &mut problems);
+    weigh(before, &mut spelled, is_whole);
     problems.into_result(spelled)
+}
+
+/// `balance = "roundrobin: 4, 2, 1"` weighs what `to` has by now. Where that cannot be, it is left as it is, for the decoder to
+/// say why. `is_whole`: `to` was given anew, so weights in it were, too.
+fn weigh(before: &Map<String, Value>, fields: &mut Map<String, Value>, is_whole: bool) {
+    let Some((word, Some(positions))) = fields.get("balance").and_then(Value::as_str).map(balance::spelled)
+    else {
+        return;
+    };
+    let has_weight = |item: &Value| item.get("weight").is_some();
+    let to = fields.get("to").or_else(|| before.get("to"));
+    let Some((to, method)) = to.cloned().map(as_list).zip(balance::method(word)) else { return };
+    let weights: Option<Vec<u16>> = balance::weights(positions).map(|(_, weight)| weight).collect();
+    let Some(weights) = weights.filter(|weights| weights.len() == to.len()) else { return };
+    if is_whole && to.iter().any(has_weight) {
+        return;
+    }
+    let weighed = to.into_iter().zip(weights).map(|(item, weight)| weighed(item, weight)).collect();
+    fields.insert("to".into(), weighed);
+    fields.insert("balance".into(), json!(method.as_str()));
+}
+
+/// A backend with a weight of its own.
+pub(super) fn weighed(item: Value, weight: u16) -> Value {
+    let mut table = match item {
+        Value::Object(table) => table,
+        addr => Map::from_iter([("addr".to_owned(), addr)]),
+    };
+    table.insert("weight".into(), json!(weight));
+    Value::Object(table)
 }
 
 fn spell(
@@ -46,37 +82,37 @@ fn spell(
         if grow {
             list.extend(items);
         } else {
-            let unwanted: Vec<Value> = items.iter().map(|item| plain(name, item)).collect();
-            for item in unwanted.iter().filter(|item| !list.contains(item)) {
-                let has = list.iter().map(Value::to_string).collect::<Vec<_>>().join(", ");
-                problems.add(
-                    None,
-                    name,
-                    format!("{item} is not in the list"),
-                    Some(&format!("it has {has}")),
-                );
+            let unwanted: Vec<String> = items.iter().map(|item| plain(name, item)).collect();
+            let known: Vec<String> = list.iter().map(|item| plain(name, item)).collect();
+            for item in unwanted.iter().filter(|item| !known.contains(item)) {
+                let help = format!("it has {}", quoted(&known));
+                problems.add(None, name, format!("{item:?} is not in the list"), Some(&help));
             }
-            list.retain(|item| !unwanted.contains(item));
+            list.retain(|item| !unwanted.contains(&plain(name, item)));
         }
         spelled.insert(name.to_owned(), Value::Array(list));
     }
     spelled
 }
 
-/// A list's item as rules print it: `80` is `:80`.
-fn plain(key: &str, item: &Value) -> Value {
-    let text = match item {
+/// What a list's item is called, as rules print it: `80` is `:80`, and a backend its address, whatever its weight.
+pub(super) fn plain(key: &str, item: &Value) -> String {
+    let named = item.get("addr").filter(|_| key == "to").unwrap_or(item);
+    let text = match named {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
     let printed = match key {
         "listen" => Listener::parse(&text).ok().map(|listener| listener.to_string()),
-        "allow" => Network::parse(&text).ok().map(|network| network.to_string()),
+        "allow" | "trusted" => Network::parse(&text).ok().map(|network| network.to_string()),
         "to" => Backend::parse(&text).ok().map(|backend| backend.to_string()),
-        "trusted" => Network::parse(&text).ok().map(|network| network.to_string()),
         _ => None,
     };
-    printed.map_or_else(|| item.clone(), Value::String)
+    printed.unwrap_or(text)
+}
+
+fn quoted(texts: &[String]) -> String {
+    texts.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>().join(", ")
 }
 
 fn as_list(value: Value) -> Vec<Value> {
@@ -134,6 +170,12 @@ mod tests {
             let spelled = spelled_out(&before, object(same)).expect("fields");
             assert_eq!(Value::Object(spelled), json!({ "listen": [":2"] }));
         }
+        let fields = object(json!({ "to+": [{ "addr": "b:1", "weight": 2 }, "c:1"] }));
+        let spelled = spelled_out(&before, fields).expect("fields");
+        assert_eq!(Value::Object(spelled), json!({ "to": ["a:1", { "addr": "b:1", "weight": 2 }, "c:1"] }));
+        let several = object(json!({ "to": [{ "addr": "[2001:db8::5]", "weight": 2 }, "a:1", "b:1"] }));
+        let spelled = spelled_out(&several, object(json!({ "to-": ["2001:db8::5", "b:1"] })));
+        assert_eq!(Value::Object(spelled.expect("fields")), json!({ "to": ["a:1"] }));
         let before_tables = object(json!({ "accept": { "trusted": "10.0.0.0/8" } }));
         let fields = object(json!({ "accept": { "trusted+": ["192.0.2.1"] }, "timeout": { "udp": "5s" } }));
         let spelled = spelled_out(&before_tables, fields).expect("fields");
@@ -147,6 +189,35 @@ mod tests {
         assert_eq!(Value::Object(spelled.expect("fields")), json!({ "accept": { "allow": ["10.0.0.0/8"] } }));
         let absent = spelled_out(&before, object(json!({ "listen-": ":3" }))).expect_err("absent");
         assert_eq!(absent.to_string(), "listen: \":3\" is not in the list; it has \":1\", \":2\"");
+    }
+
+    #[test]
+    fn a_backend_inherits_nothing() {
+        let before = object(json!({ "to": { "addr": "a:1", "weight": 4 } }));
+        let spelled = spelled_out(&before, object(json!({ "to": { "addr": "b:1" } }))).expect("fields");
+        assert_eq!(Value::Object(spelled), json!({ "to": [{ "addr": "b:1" }] }));
+    }
+
+    #[test]
+    fn weights_by_position_become_the_backends_own() {
+        let weighed = json!({ "to": [{ "addr": "a:1", "weight": 4 }, { "addr": "b:1", "priority": 1, "weight": 2 }],
+            "balance": "iphash" });
+        let before = object(json!({ "to": ["a:1", { "addr": "b:1", "weight": 7, "priority": 1 }] }));
+        let by_position = || object(json!({ "balance": "iphash: 4, 2" }));
+        assert_eq!(Value::Object(spelled_out(&before, by_position()).expect("fields")), weighed);
+        let with_list =
+            object(json!({ "to": ["a:1", { "addr": "b:1", "priority": 1 }], "balance": "iphash:4,2" }));
+        assert_eq!(Value::Object(spelled_out(&before, with_list).expect("fields")), weighed);
+        // for the decoder to refuse
+        for wrong in [
+            json!({ "balance": "iphash: 4" }),
+            json!({ "balance": "best: 4, 2" }),
+            json!({ "balance": "iphash: 4, x" }),
+            json!({ "balance": "iphash: 4, 2", "to": ["a:1", { "addr": "b:1", "weight": 1 }] }),
+        ] {
+            let spelled = spelled_out(&before, object(wrong.clone())).expect("fields");
+            assert_eq!(Value::Object(spelled), wrong);
+        }
     }
 
     #[test]

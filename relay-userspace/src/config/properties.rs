@@ -12,10 +12,11 @@ use super::edit::{Edit, change_text};
 use super::files::Config;
 use super::node::{Node, Value};
 use super::problem::{Problems, Source};
-use super::{decode, encode, quantity};
+use super::{decode, encode, patch, quantity};
 use crate::rule::{
-    Accept, AllowList, Backend, Balance, Connect, Keepalive, Limits, Listener, Network, OnDown, PlaneChoice,
-    PortRange, Protocols, ProxyVersion, Rule, RuleName, Timeouts, UdpNat, overlap,
+    Accept, AllowList, Backend, Balance, Check, CheckKind, Connect, Failback, HttpCheck, Keepalive, Limits,
+    Listener, Network, OnDown, PlaneChoice, PortRange, Protocols, ProxyVersion, Rule, RuleName, StatusRange,
+    Timeouts, UdpNat, overlap,
 };
 
 fn names() -> impl Strategy<Value = RuleName> {
@@ -45,6 +46,73 @@ fn backends() -> impl Strategy<Value = Backend> {
         "[a-z]([a-z0-9_-]{0,20}[a-z0-9])?(\\.[a-z]{1,10}){0,3}",
     ];
     host.prop_map(|host| Backend::parse(&host).expect("a backend"))
+}
+
+/// Backends with whatever weights and priorities.
+fn weighed() -> impl Strategy<Value = Backend> {
+    let weight = prop_oneof![Just(1), 0..=Backend::MOST_WEIGHT];
+    let priority = prop_oneof![Just(0), any::<u16>()];
+    (backends(), weight, priority).prop_map(|(backend, weight, priority)| Backend {
+        weight,
+        priority,
+        ..backend
+    })
+}
+
+/// Boxed, since rules have many parts, which lie on the stack one beside the other.
+fn checks() -> BoxedStrategy<Check> {
+    let host = || proptest::option::of("[a-z]{1,9}(\\.[a-z]{1,9})?".prop_map(String::into_boxed_str));
+    let tls = (host(), any::<bool>()).prop_map(|(sni, verify)| CheckKind::Tls { sni, verify }).boxed();
+    let body = proptest::option::of(".{1,20}".prop_map(String::into_boxed_str));
+    let http = (any::<bool>(), host(), "/[!-~]{0,9}", 100..=599u16, 100..=599u16, body).prop_map(
+        |(tls, host, path, a, b, body)| {
+            let status = StatusRange(a.min(b)..=a.max(b));
+            CheckKind::Http(HttpCheck { tls, host, path: path.into(), status, body })
+        },
+    );
+    let http = http.boxed();
+    let bytes = prop_oneof![".{1,9}".prop_map(String::into_bytes), vec(any::<u8>(), 1..9)].boxed();
+    let udp = (bytes.clone(), proptest::option::of(bytes))
+        .prop_map(|(send, expect)| CheckKind::Udp { send: send.into(), expect: expect.map(Vec::into) })
+        .boxed();
+    let kind = prop_oneof![Just(CheckKind::Passive), Just(CheckKind::Tcp), tls, http, udp];
+    let time = || (100..=86_400_000u64).prop_map(Duration::from_millis);
+    let failback =
+        prop_oneof![Just(Failback::Auto), Just(Failback::Manual), time().prop_map(Failback::Delay)];
+    let port = proptest::option::of(1..=u16::MAX);
+    (kind, (time(), time(), time()), (1..=100u32, 1..=100u32), failback, port)
+        .prop_map(|(kind, (interval, timeout, cooldown), (fall, rise), failback, port)| {
+            let check = Check { kind, interval, timeout, fall, rise, cooldown, failback, port };
+            match check.kind {
+                // nothing is asked
+                CheckKind::Passive => {
+                    let Check { interval, timeout, port, .. } = Check::default();
+                    Check { interval, timeout, port, ..check }
+                }
+                _ => check,
+            }
+        })
+        .boxed()
+}
+
+/// A check of a kind that the rule can have.
+fn suits(check: &Check, protocols: Protocols) -> bool {
+    match check.kind {
+        CheckKind::Passive => true,
+        CheckKind::Tcp | CheckKind::Tls { .. } | CheckKind::Http(_) => protocols.has(Protocol::Tcp),
+        CheckKind::Udp { .. } => protocols.has(Protocol::Udp),
+    }
+}
+
+/// Without those that are where others are, which is refused.
+fn apart(backends: Vec<Backend>, listen: &[Listener]) -> Vec<Backend> {
+    let mut kept: Vec<Backend> = Vec::new();
+    for backend in backends {
+        if !kept.iter().any(|known| known.is_where(&backend, listen)) {
+            kept.push(backend);
+        }
+    }
+    kept
 }
 
 fn durations() -> impl Strategy<Value = Duration> {
@@ -104,7 +172,9 @@ prop_compose! {
         enabled: bool,
         listen in vec(listeners(), 1..4),
         protocols in proptest::sample::select(&Protocols::ALL[..]),
-        to in backends(),
+        to in vec(weighed(), 1..5),
+        balance in proptest::sample::select(&Balance::ALL[..]),
+        check in proptest::option::of(checks()),
         plane in proptest::sample::select(&PlaneChoice::ALL[..]),
         udp_nat in proptest::sample::select(&UdpNat::ALL[..]),
         on_down in proptest::sample::select(&OnDown::ALL[..]),
@@ -126,8 +196,9 @@ prop_compose! {
             ..connect
         };
         let accept = if is_tcp { accept } else { Accept::default() };
-        let to = vec![to];
-        Rule { name, note, enabled, listen, protocols, to, balance: Balance::default(), check: None, plane, udp_nat, on_down, force, timeouts, accept, connect, limits }
+        let check = check.filter(|check| suits(check, protocols));
+        let to = apart(to, &listen);
+        Rule { name, note, enabled, listen, protocols, to, balance, check, plane, udp_nat, on_down, force, timeouts, accept, connect, limits }
     }
 }
 
@@ -164,6 +235,10 @@ fn almost_toml() -> impl Strategy<Value = String> {
         "udp",
         "enabled",
         "quota",
+        "balance",
+        "check",
+        "kind",
+        "weight",
         "addr",
         "=",
         "=",
@@ -184,6 +259,7 @@ fn almost_toml() -> impl Strategy<Value = String> {
         "\":80\"",
         "\"203.0.113.2:80\"",
         "\"tcp\"",
+        "\"iphash: 4, 1\"",
         "true",
         "1",
         "-1",
@@ -205,7 +281,8 @@ fn almost_toml() -> impl Strategy<Value = String> {
 
 fn json() -> impl Strategy<Value = Json> {
     let keys = proptest::sample::select(vec![
-        "name", "listen", "to", "timeout", "udp", "addr", "note", "plane", "zz",
+        "name", "listen", "to", "timeout", "udp", "addr", "weight", "balance", "check", "kind", "send",
+        "note", "zz",
     ]);
     let leaf = prop_oneof![
         Just(Json::Null),
@@ -214,6 +291,8 @@ fn json() -> impl Strategy<Value = Json> {
         any::<f64>().prop_map(Json::from),
         ".{0,10}".prop_map(Json::from),
         Just(Json::from(":80")),
+        Just(Json::from("udp")),
+        Just(Json::from("roundrobin: 4, 1")),
     ];
     leaf.prop_recursive(3, 24, 4, move |inner| {
         prop_oneof![
@@ -302,6 +381,44 @@ proptest! {
         prop_assert_eq!(&comments(&set)[..comments(COMMENTED).len()], &comments(COMMENTED)[..]);
         let removed = change_text(&added, &Edit::Remove(&rule.name)).expect("remove");
         prop_assert_eq!(removed.trim_end(), COMMENTED.trim_end());
+    }
+
+    #[test]
+    fn what_is_live_is_what_the_file_says(
+        rule in rules().prop_filter("overlaps itself", is_alone),
+        weights in vec(0..=Backend::MOST_WEIGHT, 4),
+        other in weighed(),
+        what in 0..6u8,
+    ) {
+        // the file has weights by position, as realm writes them
+        let positions: Vec<String> = weights[..rule.to.len()].iter().map(ToString::to_string).collect();
+        let by_position = format!("{}: {}", rule.balance.as_str(), positions.join(", "));
+        let mut written = encode::to_json(&rule);
+        let list: Vec<String> = rule.to.iter().map(ToString::to_string).collect();
+        written.insert("to".into(), list.into());
+        written.insert("balance".into(), by_position.as_str().into());
+        let mut file = String::from("[[rule]]\n");
+        for (key, value) in &written {
+            file += &format!("{key} = {}\n", encode::toml_value(value));
+        }
+        let live = rule_of(&file);
+        prop_assert!(live.to.iter().zip(&weights).all(|(to, weight)| to.weight == *weight));
+        let first = rule.to[0].to_string();
+        let fields = match what {
+            0 => serde_json::json!({ "to+": other.to_string() }),
+            1 => serde_json::json!({ "to-": first }),
+            2 => serde_json::json!({ "balance": "leastconn" }),
+            3 => serde_json::json!({ "balance": null }),
+            4 => serde_json::json!({ "balance": by_position }),
+            _ => serde_json::json!({ "to": [other.to_string()] }),
+        };
+        let Json::Object(fields) = fields else { panic!("not an object") };
+        let before = encode::to_json(&live);
+        let fields = patch::spelled_out(&before, fields).expect("fields");
+        if let Ok(changed) = patch::patched(before, &fields) {
+            let edited = change_text(&file, &Edit::Set(&rule.name, &fields)).expect("set");
+            prop_assert_eq!(rule_of(&edited), changed, "{}", edited);
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Durations as people write them: `500ms`, `5s`, `125m`, `2h`, `1d`.
+//! Durations as people write them: `500ms`, `5s`, `125m`, `2h`, `1d`; bytes as a text or `hex:00ff`.
 
 use std::time::Duration;
 
@@ -27,6 +27,36 @@ pub fn format_duration(duration: Duration) -> String {
     format!("{}{name}", total / u128::from(unit))
 }
 
+/// What begins bytes that are no text.
+const HEX: &str = "hex:";
+
+/// What bytes may look like, for error texts.
+pub const BYTES_FORMS: &str = r#"write a text, or bytes like "hex:00ff""#;
+
+/// `None` if `hex:` is followed by anything but pairs of hexadecimal digits.
+pub fn parse_bytes(text: &str) -> Option<Box<[u8]>> {
+    let Some(digits) = text.strip_prefix(HEX) else { return Some(text.as_bytes().into()) };
+    let pairs = digits.as_bytes().chunks(2);
+    pairs
+        .map(|pair| match pair {
+            [high, low] => u8::try_from(16 * digit(*high)? + digit(*low)?).ok(),
+            _ => None,
+        })
+        .collect()
+}
+
+fn digit(byte: u8) -> Option<u32> {
+    char::from(byte).to_digit(16)
+}
+
+/// As a text where that reads back the same and can be read at all.
+pub fn format_bytes(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.starts_with(HEX) && !text.chars().any(char::is_control) => text.to_owned(),
+        _ => bytes.iter().fold(HEX.to_owned(), |text, byte| format!("{text}{byte:02x}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,6 +74,24 @@ mod tests {
             let duration = parse_duration(text).expect(text);
             assert_eq!(duration.as_millis(), milliseconds);
             assert_eq!(format_duration(duration), printed);
+        }
+    }
+
+    #[test]
+    fn bytes_read_and_print() {
+        for (text, bytes, printed) in [
+            ("ping", &b"ping"[..], "ping"),
+            ("hex:00fF10", &[0, 255, 16], "hex:00ff10"),
+            ("hex:70696e67", b"ping", "ping"),
+            ("a\n", b"a\n", "hex:610a"),
+            ("hex:", b"", ""),
+        ] {
+            let read = parse_bytes(text).expect(text);
+            assert_eq!(&*read, bytes, "{text}");
+            assert_eq!(format_bytes(&read), printed);
+        }
+        for text in ["hex:0", "hex:zz", "hex:00 11", "hex:é"] {
+            assert_eq!(parse_bytes(text), None, "{text}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! Saying in sentences how a rule is carried and why.
 
+mod spread;
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -9,7 +11,7 @@ use crate::config::quantity::format_duration;
 use crate::config::{Origin, encode};
 use crate::host::{ClaimRange, Path, WayTo};
 use crate::plan::{Carriage, KernelListener, KernelOn, KernelRule, PlannedRule};
-use crate::rule::{Backend, Connect, PortRange, Rule};
+use crate::rule::{Backend, PortRange, Rule};
 
 /// What explanations refer to, from the latest plan.
 #[derive(Clone, Debug, Default)]
@@ -30,8 +32,9 @@ pub fn explain(planned: &PlannedRule, view: RuleView, facts: &Facts) -> ExplainV
     }
     lines.extend(planned.faults.iter().map(|fault| format!("fault: {fault}")));
     lines.extend(view.to.iter().filter_map(name));
+    lines.extend(spread::spread(planned));
     if planned.user.is_some() {
-        lines.extend(way_out(&planned.rule.connect));
+        lines.extend(way_out(&planned.rule));
     }
     if let Some(kernel) = &planned.kernel {
         lines.extend(kernel.listeners.iter().map(|listener| heard(listener, "IPv4", kernel, planned, facts)));
@@ -39,6 +42,9 @@ pub fn explain(planned: &PlannedRule, view: RuleView, facts: &Facts) -> ExplainV
         lines.extend(listeners_v6.map(|listener| heard(listener, "IPv6", kernel, planned, facts)));
         lines.extend(kernel.ends.iter().flatten().map(|end| match facts.paths.get(&end.way) {
             Some(path) => way(end.way.backend, path, facts),
+            None if kernel.ends.len() > 1 => {
+                format!("{} gets no new flows until there is a route to it", end.way.backend)
+            }
             None => "new flows are refused as no_route until there is one".to_owned(),
         }));
         let claims = facts.claims;
@@ -79,10 +85,8 @@ fn name(backend: &BackendView) -> Option<String> {
 fn admission(rule: &Rule) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(list) = &rule.accept.allow {
-        let networks: Vec<String> = list.networks().iter().take(SHOWN).map(ToString::to_string).collect();
-        let more = list.networks().len().saturating_sub(SHOWN);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        lines.push(format!("only clients of {}{more} are let in", networks.join(", ")));
+        let networks: Vec<String> = list.networks().iter().map(ToString::to_string).collect();
+        lines.push(format!("only clients of {} are let in", listed(&networks)));
     }
     for (name, most) in rule.limits.set() {
         lines.push(match name {
@@ -95,7 +99,7 @@ fn admission(rule: &Rule) -> Vec<String> {
     lines
 }
 
-/// Networks that an explanation lists.
+/// Networks, or backends, that an explanation lists.
 const SHOWN: usize = 8;
 
 const fn hook_name(hook: crate::config::settings::Hook) -> &'static str {
@@ -122,8 +126,16 @@ fn heard<A: Display>(
     };
     let ports = listener.ports;
     let (noun, verb) = if ports.is_single() { ("port", "goes") } else { ("ports", "go") };
-    let target = planned.rule.to.first().map(|to| target(to, ports)).unwrap_or_default();
-    format!("{on}, {noun} {ports}/{} {verb} to {target}", kernel.protocols)
+    let targets: Vec<String> = planned.rule.to.iter().map(|to| target(to, ports)).collect();
+    let one_of = if targets.len() > 1 { "one of " } else { "" };
+    format!("{on}, {noun} {ports}/{} {verb} to {one_of}{}", kernel.protocols, listed(&targets))
+}
+
+/// Items with commas, the first few of many.
+fn listed(items: &[String]) -> String {
+    let more = items.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", items[..items.len().min(SHOWN)].join(", "))
 }
 
 fn target(to: &Backend, listen: PortRange) -> String {
@@ -135,15 +147,16 @@ fn target(to: &Backend, listen: PortRange) -> String {
     }
 }
 
-/// What the user plane's sockets towards the backend are bound to.
-fn way_out(connect: &Connect) -> Option<String> {
-    let source = connect.source.map(|source| format!(" from {source}"));
-    let interface = connect.interface.as_ref().map(|name| format!(" on {name}"));
+/// What the user plane's sockets towards backends are bound to.
+fn way_out(rule: &Rule) -> Option<String> {
+    let source = rule.connect.source.map(|source| format!(" from {source}"));
+    let interface = rule.connect.interface.as_ref().map(|name| format!(" on {name}"));
     if source.is_none() && interface.is_none() {
         return None;
     }
+    let backend = if rule.to.len() > 1 { "backends" } else { "the backend" };
     let (source, interface) = (source.unwrap_or_default(), interface.unwrap_or_default());
-    Some(format!("the user plane reaches the backend{source}{interface}"))
+    Some(format!("the user plane reaches {backend}{source}{interface}"))
 }
 
 fn way(backend: IpAddr, path: &Path, facts: &Facts) -> String {

@@ -160,6 +160,7 @@ impl Shared {
             listen: rule.listen.iter().map(ToString::to_string).collect(),
             protocol: rule.protocols.to_string(),
             to: rule.to.iter().map(|backend| backend_view(snapshot, backend)).collect(),
+            balance: rule.balance.as_str().into(),
             enabled: rule.enabled,
             state: planned.state().as_str().into(),
             faults: planned.faults.iter().map(ToString::to_string).collect(),
@@ -274,7 +275,8 @@ fn backend_view(snapshot: &Snapshot, backend: &Backend) -> BackendView {
     let state = if name.is_some() && addresses.is_empty() { "unresolved" } else { "unknown" };
     BackendView {
         addr: backend.to_string(),
-        weight: 1,
+        weight: backend.weight,
+        priority: backend.priority,
         state: state.into(),
         resolved: addresses.first().cloned(),
         addresses,

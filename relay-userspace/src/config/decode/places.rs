@@ -1,14 +1,11 @@
 //! Where a rule listens and where it goes: `listen` and `to`.
 
-use super::super::fields::{Fields, Later};
+use super::super::fields::Fields;
 use super::super::node::{Node, Value};
 use super::super::problem::Problems;
 use super::one_or_more;
 use crate::rule::backend::BackendPorts;
 use crate::rule::{Backend, Listener};
-
-const LATER: &[Later] =
-    &[Later { key: "weight", default: Some("1") }, Later { key: "priority", default: Some("0") }];
 
 pub fn listeners(fields: &mut Fields<'_>, problems: &mut Problems) -> Vec<Listener> {
     let subject = fields.subject_of("listen");
@@ -43,22 +40,35 @@ fn listener(node: &Node, subject: &str, problems: &mut Problems) -> Option<Liste
     }
 }
 
-pub fn backends(fields: &mut Fields<'_>, listen: &[Listener], problems: &mut Problems) -> Vec<Backend> {
+/// The backends of a rule, as far as they could be read.
+#[derive(Default)]
+pub struct Backends {
+    pub list: Vec<Backend>,
+    /// How many were written down.
+    pub written: usize,
+    /// One of them says its weight itself.
+    pub are_weighed: bool,
+}
+
+pub fn backends(fields: &mut Fields<'_>, listen: &[Listener], problems: &mut Problems) -> Backends {
     let subject = fields.subject_of("to");
+    let mut backends = Backends::default();
     let Some(node) = fields.take("to") else {
         let help = format!("write {}", Backend::FORMS);
         problems.add(fields.span.clone(), &subject, "the rule has no backend", Some(&help));
-        return Vec::new();
+        return backends;
     };
     let items = one_or_more(node);
+    backends.written = items.len();
     if items.is_empty() {
-        problems.at(node, &subject, "the list is empty", None);
+        let help = format!("write {}", Backend::FORMS);
+        problems.at(node, &subject, "the list is empty", Some(&help));
     }
-    if items.len() > 1 {
-        let help = "give one backend";
-        problems.at(node, &subject, "several backends for one rule are not built yet", Some(help));
+    if items.len() > Backend::MOST {
+        let message = format!("the list has {} backends, and a rule may have {}", items.len(), Backend::MOST);
+        problems.at(node, &subject, message, Some("make several rules of it"));
+        return backends;
     }
-    let mut backends = Vec::new();
     for item in items {
         let Some(backend) = backend(item, &subject, problems) else { continue };
         for listener in listen {
@@ -66,9 +76,19 @@ pub fn backends(fields: &mut Fields<'_>, listen: &[Listener], problems: &mut Pro
                 problems.at(item, &subject, misfit(&backend, listener), None);
             }
         }
-        backends.push(backend);
+        if let Some(twin) = backends.list.iter().find(|known| known.is_where(&backend, listen)) {
+            let message = format!("\"{backend}\" is where \"{twin}\" is, which the list has already");
+            let help = "leave one of them out; a `weight` gives a backend more";
+            problems.at(item, &subject, message, Some(help));
+        }
+        backends.are_weighed |= has_weight(item);
+        backends.list.push(backend);
     }
     backends
+}
+
+fn has_weight(node: &Node) -> bool {
+    matches!(&node.value, Value::Table(table) if table.iter().any(|entry| entry.key == "weight"))
 }
 
 /// Why a listener's ports have no place at a backend.
@@ -101,11 +121,19 @@ fn backend(node: &Node, subject: &str, problems: &mut Problems) -> Option<Backen
                     None
                 }
             };
-            fields.finish(LATER, problems);
-            parsed
+            let weight = fields.integer("weight", 0..=Backend::MOST_WEIGHT.into(), problems);
+            let priority = fields.integer("priority", 0..=u16::MAX.into(), problems);
+            fields.finish(&[], problems);
+            let number = |given: Option<i64>| u16::try_from(given?).ok();
+            parsed.map(|backend| Backend {
+                weight: number(weight).unwrap_or(backend.weight),
+                priority: number(priority).unwrap_or(backend.priority),
+                ..backend
+            })
         }
         _ => {
-            problems.at(node, subject, format!("{} is {}, not a text", node.shown(), node.kind()), None);
+            let message = format!("{} is {}, not a text or a table", node.shown(), node.kind());
+            problems.at(node, subject, message, Some(r#"write { addr = "203.0.113.10:8388", weight = 2 }"#));
             None
         }
     }
