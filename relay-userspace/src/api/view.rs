@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+use crate::health::saved::BackendOrder;
 use serde_json::{Map, Value};
 
 /// One rule.
@@ -27,7 +29,7 @@ pub struct RuleView {
     pub counters: CountersView,
 }
 
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct BackendView {
     pub addr: String,
     pub weight: u16,
@@ -44,6 +46,39 @@ pub struct BackendView {
     /// How a name is kept up to date.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lookup: Option<LookupView>,
+    /// What somebody has ordered by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<BackendOrder>,
+    /// How it is judged for TCP, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<JudgedView>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub udp: Option<JudgedView>,
+    /// Flows and sessions that it has, and has had.
+    #[serde(default)]
+    pub flows: FlowsView,
+    /// Sessions that it has failed.
+    #[serde(default)]
+    pub failed: u64,
+}
+
+/// What is known of a backend for one protocol.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct JudgedView {
+    /// up, down, unknown
+    pub state: String,
+    pub since_seconds: u64,
+    /// Of the last probe that was answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<f64>,
+    /// What the last failure was; kept when it answers again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure_seconds: Option<u64>,
+    /// Since relayd has started.
+    pub successes: u64,
+    pub failures: u64,
 }
 
 /// When a name was looked up, and when it will be.

@@ -135,14 +135,25 @@ impl Prober {
         self.orders.give(Order::Pardon(id));
     }
 
-    /// How an endpoint stands.
-    pub fn standing(&self, id: ProbeId) -> Option<Standing> {
-        self.judges.lock().get(&id).map(|judge| judge.standing().clone())
+    /// For readers.
+    pub fn board(&self) -> Board {
+        Board(self.judges.clone())
     }
 
     /// How all of them stand.
     pub fn standings(&self) -> HashMap<ProbeId, Standing> {
         self.judges.lock().iter().map(|(&id, judge)| (id, judge.standing().clone())).collect()
+    }
+}
+
+/// For readers who have no say.
+#[derive(Clone, Debug)]
+pub struct Board(Arc<Judges>);
+
+impl Board {
+    /// How an endpoint stands.
+    pub fn standing(&self, id: ProbeId) -> Option<Standing> {
+        self.0.lock().get(&id).map(|judge| judge.standing().clone())
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use relay_common::net::Protocol;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::judge::{Standing, State};
@@ -43,13 +44,14 @@ pub struct EndpointKey {
 /// What is remembered of a rule beside its endpoints.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct RuleMemory {
-    /// The tier that has new flows.
-    pub held: Option<Held<Box<str>>>,
+    /// The tiers that have new flows.
+    pub held: BTreeMap<Protocol, Held<Box<str>>>,
     pub orders: BTreeMap<Box<str>, BackendOrder>,
 }
 
 /// What somebody has ordered for a backend by hand.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum BackendOrder {
     /// It gets no new flow, and keeps those that it has.
     Drain,
@@ -138,7 +140,8 @@ fn endpoint(key: &EndpointKey, standing: &Standing, now: Moment) -> Value {
 
 fn rule(memory: &RuleMemory) -> Value {
     let orders = memory.orders.iter().map(|(backend, order)| (backend.to_string(), order.as_str().into()));
-    json!({ "held": memory.held.as_ref().map(|held| &held.0), "orders": Value::Object(orders.collect()) })
+    let held = memory.held.iter().map(|(protocol, held)| (protocol.as_str().to_owned(), json!(held.0)));
+    json!({ "held": Value::Object(held.collect()), "orders": Value::Object(orders.collect()) })
 }
 
 /// Other than for display, both kinds of `unknown` have names.

@@ -57,12 +57,13 @@ pub fn weigh(
     now: Instant,
 ) -> Weighing {
     let nothing = || vec![0; rule.to.len()].into();
-    let mut weighing = Weighing { weights: Weights { tcp: nothing(), udp: nothing() }, outlook: Outlook::default() };
+    let mut weighing =
+        Weighing { weights: Weights { tcp: nothing(), udp: nothing() }, outlook: Outlook::default() };
     for protocol in rule.protocols.iter() {
-        let candidates: Vec<Candidate<Box<str>>> =
-            (0..rule.to.len()).map(|index| candidate(rule, index, health, protocol, is_reachable(index))).collect();
-        let grouping =
-            if rule.balance == Balance::First { Grouping::Single } else { Grouping::ByPriority };
+        let candidates: Vec<Candidate<Box<str>>> = (0..rule.to.len())
+            .map(|index| candidate(rule, index, health, protocol, is_reachable(index)))
+            .collect();
+        let grouping = if rule.balance == Balance::First { Grouping::Single } else { Grouping::ByPriority };
         let held = health.and_then(|health| health.held.get(&protocol));
         let choice = choose(&candidates, grouping, rule.check().failback, held, now);
         let mut weights = vec![0; rule.to.len()];

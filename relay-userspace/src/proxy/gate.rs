@@ -90,6 +90,14 @@ impl Gate {
         self.changed.notify_waiters();
     }
 
+    /// The same for where sessions may go to alone.
+    pub fn lead_to(&self, backends: Option<Arc<[IpAddr]>>) {
+        let policy = self.policy();
+        if policy.backends != backends {
+            self.set(Policy { backends, ..(*policy).clone() });
+        }
+    }
+
     pub fn policy(&self) -> Arc<Policy> {
         self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -3,6 +3,7 @@
 mod endpoints;
 mod orders;
 mod saving;
+mod showing;
 mod verdicts;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -14,8 +15,9 @@ use relay_common::net::Protocol;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use self::endpoints::{endpoints, is_judged};
+pub use self::orders::BackendCall;
 use crate::health::prober::Board;
-use crate::health::saved::{EndpointKey, FILE, Saved};
+use crate::health::saved::{BackendOrder, EndpointKey, FILE, Saved};
 use crate::health::weigh::{RuleHealth, Verdict};
 use crate::health::{News, Probe, ProbeId, Prober, Standing};
 use crate::plan::PlannedRule;
@@ -120,6 +122,12 @@ impl Backends {
 
     pub fn roll(&self) -> Arc<Roll> {
         self.roll.clone()
+    }
+
+    /// What somebody has ordered, by rule and backend.
+    pub fn orders(&self) -> BTreeMap<RuleName, BTreeMap<Box<str>, BackendOrder>> {
+        let ordered = self.health.iter().filter(|(_, health)| !health.orders.is_empty());
+        ordered.map(|(name, health)| (name.clone(), health.orders.clone())).collect()
     }
 
     /// Waits for something to act on.
@@ -250,7 +258,8 @@ impl Backends {
 
     /// Takes note of what a plan has made of what is known.
     pub fn remember(&mut self, planned: &Arc<PlannedRule>) {
-        let (Some(outlook), Some(health)) = (&planned.outlook, self.health.get_mut(&planned.rule.name)) else {
+        let (Some(outlook), Some(health)) = (&planned.outlook, self.health.get_mut(&planned.rule.name))
+        else {
             return;
         };
         if health.held != outlook.held {

@@ -40,6 +40,7 @@ impl State {
             Action::Remove(name) => self.remove(name, manner).await?,
             Action::Drain(name) => self.drain(name, manner).await?,
             Action::Enable(name) => self.enable(name, manner).await?,
+            Action::Backend(name, backend, call) => self.call_backend(name, backend, *call, manner).await?,
             Action::Reload if manner.dry_run => self.diff(None, manner).await?,
             Action::Reload => self.reload().await?,
             Action::Apply { text, confirm } => self.replace(text, *confirm, manner).await?,
@@ -68,7 +69,12 @@ impl State {
         self.change_one(rules, draining, &rule.name, &origin, Some(&edit), manner).await
     }
 
-    async fn set(&mut self, name: &RuleName, fields: &Map<String, Value>, manner: Manner<'_>) -> Done {
+    pub(super) async fn set(
+        &mut self,
+        name: &RuleName,
+        fields: &Map<String, Value>,
+        manner: Manner<'_>,
+    ) -> Done {
         let (index, rule, origin) = self.find(name)?;
         let before = encode::to_json(&rule);
         let fields = patch::spelled_out(&before, fields.clone()).map_err(ApiProblem::from)?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
+use super::backends::BackendCall;
 use crate::api::problem::ApiProblem;
 use crate::api::view::{ChangeView, DownView};
 use crate::rule::{Host, Rule, RuleName};
@@ -47,6 +48,8 @@ pub enum Action {
     Drain(RuleName),
     /// Ends a drain too.
     Enable(RuleName),
+    /// One of a rule's backends, by its text.
+    Backend(RuleName, String, BackendCall),
     Reload,
     /// Makes a text the main configuration, for good or until it is confirmed.
     Apply {

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::backends::Backends;
 use super::census;
 use super::change::Strictness;
 use super::command::Command;
@@ -79,6 +80,7 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     service.stopping();
     servers.shutdown().await;
     state.stop_serving();
+    state.backends.save();
     state.log.flush();
     let left = if state.kernel.is_ok() { "; the kernel plane goes on forwarding" } else { "" };
     tracing::info!("stopped{left}");
@@ -113,6 +115,8 @@ async fn start_state(
     facts.holder = Holder::new(Stock::open(service, trains));
     let log = Arc::new(ConnectionLog::default());
     log.switch(settings.log_connections);
+    let backends = Backends::open(&settings.state_dir);
+    shared.set_board(backends.board());
     let ledger = Ledger::open(&settings.state_dir);
     let marks = |kernel: &Dataplane| drain_marks(kernel, &launch.config.rules);
     let draining = kernel.as_ref().map(marks).unwrap_or_default();
@@ -126,7 +130,8 @@ async fn start_state(
         planned: Vec::new(),
         facts,
         kernel,
-        serving: start_serving(log.clone()),
+        serving: start_serving(log.clone(), &backends),
+        backends,
         log,
         log_task: JoinSet::new(),
         desired: Desired::default(),
@@ -171,9 +176,12 @@ fn drain_marks(kernel: &Dataplane, rules: &Rules) -> BTreeSet<RuleName> {
     kernel.draining().filter(|name| known.contains(name)).cloned().collect()
 }
 
-fn start_serving(log: Arc<ConnectionLog>) -> Option<Serving> {
+fn start_serving(log: Arc<ConnectionLog>, backends: &Backends) -> Option<Serving> {
     let workers = thread::available_parallelism().map_or(1, NonZero::get);
-    Serving::start(workers, log).map_err(|error| tracing::error!("no user plane: {error}")).ok()
+    let mut serving =
+        Serving::start(workers, log).map_err(|error| tracing::error!("no user plane: {error}")).ok()?;
+    serving.tell_failures(backends.failures());
+    Some(serving)
 }
 
 fn open_kernel(
@@ -352,12 +360,14 @@ impl Events {
                         service.status(&summary(state));
                     }
                 }
+                told = state.backends.told() => state.backends_told(told),
                 () = at(starting.map(Into::into)) => {}
                 () = at(lapse.map(Into::into)) => state.lapse().await,
                 _ = mend.tick() => {
                     service.alive();
                     state.facts.names.follow_files();
                     state.mend();
+                    state.backends.save_later();
                     state.follow_mtus().await;
                 }
             }

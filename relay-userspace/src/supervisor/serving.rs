@@ -14,7 +14,6 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use super::sharing::{Branches, Layout, Sharing};
-use crate::balance::Weights;
 use crate::connections::ConnectionLog;
 use crate::kernel::lookup::{self, Lookup};
 use crate::net::claim::Claim;
@@ -163,10 +162,12 @@ impl Serving {
         }
     }
 
-    /// Gives a rule's backends new weights for new sessions, and touches nothing else.
-    pub fn reweigh(&self, rule: &RuleName, weights: &Arc<Weights>) {
-        if let Some(served) = self.rules.get(rule) {
-            served.pool.reweigh(weights);
+    /// Follows a plan that has other weights for new sessions, and touches nothing else.
+    pub fn reweigh(&mut self, planned: &Arc<PlannedRule>) {
+        if let Some(served) = self.rules.get_mut(&planned.rule.name) {
+            served.pool.reweigh(&planned.weights);
+            served.gate.lead_to(planned.backends.clone());
+            served.planned = Some(planned.clone());
         }
     }
 

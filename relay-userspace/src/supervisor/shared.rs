@@ -1,27 +1,31 @@
 //! What readers of the API see: a snapshot that the supervisor replaces whole, and counters read beside it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use super::backends::Roll;
 use super::census::CensusTaker;
 use super::change::complain;
 use super::command::{Action, Command, Reply};
-use super::names::{FIRST_ANSWERS, Kept, Upkeep};
-use super::serving::CountersByRule;
+use super::names::{FIRST_ANSWERS, Upkeep};
+use super::serving::{CountersByRule, PoolsByRule};
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::{
-    BackendView, CountersView, EventView, FlowsView, InterfaceView, KernelView, LookupView, PlaneView,
-    PlanesView, RuleView, StatusView, TablesView, TrafficView,
+    CountersView, EventView, FlowsView, InterfaceView, KernelView, PlaneView, PlanesView, RuleView,
+    StatusView, TablesView, TrafficView,
 };
 use crate::config::settings::Hook;
+use crate::health::prober::Board;
+use crate::health::saved::BackendOrder;
+use crate::health::{ProbeId, Standing};
 use crate::kernel::meter::{Drops, Meter};
 use crate::plan::{Carriage, PlannedRule, Resolved};
 use crate::proxy::counters::{Carried, Counters, Refusal};
-use crate::rule::{Backend, Host, RuleName};
+use crate::rule::{Host, RuleName};
 
 /// The state at one moment.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +48,11 @@ pub struct Snapshot {
     pub reload_error: Option<String>,
     pub reloaded: Option<Instant>,
     pub sysctls: Vec<String>,
+    /// Which endpoints are judged, and what somebody has ordered for backends.
+    pub roll: Arc<Roll>,
+    pub orders: BTreeMap<RuleName, BTreeMap<Box<str>, BackendOrder>>,
+    /// What backends have had of sessions.
+    pub pools: Arc<PoolsByRule>,
     pub unconfirmed: Option<Instant>,
     /// Paths to backends and the like, for `explain`.
     pub explain: Arc<super::explain::Facts>,
@@ -54,6 +63,8 @@ pub struct Shared {
     /// `None` until the first apply is done.
     snapshot: watch::Sender<Option<Arc<Snapshot>>>,
     meter: Mutex<Option<Meter>>,
+    /// How endpoints stand.
+    board: OnceLock<Board>,
     pub census: CensusTaker,
     pub commands: mpsc::Sender<Command>,
     pub events: broadcast::Sender<EventView>,
@@ -72,6 +83,7 @@ impl Shared {
         Self {
             snapshot: watch::Sender::new(None),
             meter: Mutex::new(None),
+            board: OnceLock::new(),
             census: CensusTaker::default(),
             commands,
             events: broadcast::channel(EVENT_BACKLOG).0,
@@ -93,6 +105,15 @@ impl Shared {
         let starting = |_late| ApiProblem::new(Code::Starting, text);
         let mut snapshot = self.snapshot.subscribe();
         timeout(START, snapshot.wait_for(Option::is_some)).await.map(|_there| ()).map_err(starting)
+    }
+
+    /// Has endpoints' standings looked up there.
+    pub fn set_board(&self, board: Option<Board>) {
+        let _set_once = board.map(|board| self.board.set(board));
+    }
+
+    pub(super) fn standing(&self, id: ProbeId) -> Option<Standing> {
+        self.board.get()?.standing(id)
     }
 
     pub fn set_meter(&self, meter: Option<Meter>) {
@@ -159,7 +180,7 @@ impl Shared {
             note: rule.note.clone(),
             listen: rule.listen.iter().map(ToString::to_string).collect(),
             protocol: rule.protocols.to_string(),
-            to: rule.to.iter().map(|backend| backend_view(snapshot, backend)).collect(),
+            to: self.backend_views(snapshot, planned),
             balance: rule.balance.as_str().into(),
             enabled: rule.enabled,
             state: planned.state().as_str().into(),
@@ -264,31 +285,5 @@ fn plane_view(carriage: &Carriage) -> PlaneView {
         Carriage::None(reason) => {
             PlaneView { plane: "none".into(), hook: None, reason: Some(reason.clone()) }
         }
-    }
-}
-
-fn backend_view(snapshot: &Snapshot, backend: &Backend) -> BackendView {
-    let name = Some(&backend.host).filter(|host| matches!(host, Host::Name(_)));
-    let known = name.and_then(|name| snapshot.resolved.get(name));
-    let addresses = known.and_then(|known| known.as_deref().ok()).unwrap_or_default();
-    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    let state = if name.is_some() && addresses.is_empty() { "unresolved" } else { "unknown" };
-    BackendView {
-        addr: backend.to_string(),
-        weight: backend.weight,
-        priority: backend.priority,
-        state: state.into(),
-        resolved: addresses.first().cloned(),
-        addresses,
-        lookup: name.and_then(|name| snapshot.upkeep.of(name)).map(lookup_view),
-    }
-}
-
-fn lookup_view(kept: Kept) -> LookupView {
-    let now = tokio::time::Instant::now();
-    LookupView {
-        age_seconds: kept.learned.map(|learned| now.duration_since(learned).as_secs()),
-        next_seconds: kept.due.map(|due| due.duration_since(now).as_secs()),
-        error: kept.error,
     }
 }

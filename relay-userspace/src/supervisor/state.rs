@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::backends::Backends;
 use super::command::Command;
 use super::delta;
 use super::desire;
@@ -43,6 +44,8 @@ pub struct State {
     pub kernel: Result<Dataplane, Unavailable>,
     /// The user plane; `None`: its threads could not be started.
     pub serving: Option<Serving>,
+    /// Who is judged, and what is known of them.
+    pub backends: Backends,
     pub log: Arc<ConnectionLog>,
     /// Hands over what the kernel plane has carried.
     pub log_task: JoinSet<()>,
@@ -111,6 +114,8 @@ impl State {
             taken: &self.facts.taken,
             lacks: self.facts.holder.lacks(),
             down: self.down,
+            health: self.backends.health(),
+            now: Instant::now(),
         };
         let plan = |(rule, origin): &(Arc<Rule>, Origin)| {
             Arc::new(plan::rule(rule, origin, draining.contains(&rule.name), &facts))
@@ -152,6 +157,7 @@ impl State {
             self.reuse_ports(planned);
         }
         self.share();
+        self.backends.follow(planned);
         Ok(desired)
     }
 
@@ -178,7 +184,7 @@ impl State {
     }
 
     /// Has the flows of ended rules swept, and their slots freed after that.
-    fn swept_later(&mut self, applied: Applied) {
+    pub fn swept_later(&mut self, applied: Applied) {
         let Ok(kernel) = &self.kernel else { return };
         let resting: HashSet<u32> = kernel.resting().into_iter().collect();
         // one that a rule has got meanwhile, for want of others, rests anew when it is given up again
@@ -239,6 +245,9 @@ impl State {
             reload_error: self.reload_error.clone(),
             reloaded: self.reloaded,
             sysctls: self.ledger.names().map(ToOwned::to_owned).collect(),
+            roll: self.backends.roll(),
+            orders: self.backends.orders(),
+            pools: self.serving.as_ref().map(Serving::pools).unwrap_or_default(),
             unconfirmed: self.pending.as_ref().map(|pending| pending.until),
             explain: Arc::new(explain::Facts {
                 paths: self.facts.paths.clone(),

@@ -57,7 +57,7 @@ impl Case {
     fn wait(&self, id: ProbeId, stands: impl Fn(&Standing) -> bool) -> Standing {
         let until = Instant::now() + PATIENCE;
         loop {
-            let standing = self.prober.standing(id).expect("standing");
+            let standing = self.prober.board().standing(id).expect("standing");
             if stands(&standing) {
                 return standing;
             }

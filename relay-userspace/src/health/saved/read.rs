@@ -22,13 +22,16 @@ pub(super) fn saved(value: &Value, now: Moment) -> Option<Saved> {
 }
 
 fn key(value: &Value) -> Option<EndpointKey> {
-    let protocol = value["protocol"].as_str()?;
     Some(EndpointKey {
         rule: RuleName::parse(value["rule"].as_str()?)?,
         backend: value["backend"].as_str()?.into(),
         address: value["address"].as_str()?.parse().ok()?,
-        protocol: Protocol::ALL.into_iter().find(|known| known.as_str() == protocol)?,
+        protocol: protocol(value["protocol"].as_str()?)?,
     })
+}
+
+fn protocol(name: &str) -> Option<Protocol> {
+    Protocol::ALL.into_iter().find(|known| known.as_str() == name)
 }
 
 fn standing(value: &Value, now: Moment) -> Option<Standing> {
@@ -48,7 +51,11 @@ fn standing(value: &Value, now: Moment) -> Option<Standing> {
 fn memory(value: &Value) -> Option<RuleMemory> {
     let orders = value["orders"].as_object()?.iter();
     Some(RuleMemory {
-        held: optional(&value["held"], |held| Some(Held(texts(held)?)))?,
+        held: value["held"]
+            .as_object()?
+            .iter()
+            .map(|(name, held)| Some((protocol(name)?, Held(texts(held)?))))
+            .collect::<Option<_>>()?,
         orders: orders
             .map(|(backend, value)| Some((backend.as_str().into(), order(value)?)))
             .collect::<Option<_>>()?,

@@ -27,7 +27,7 @@ fn example(now: Moment) -> Saved {
     let endpoints =
         [(key("192.0.2.1:53", Protocol::Udp), unanswered), (key("[2001:db8::1]:8388", Protocol::Tcp), down)];
     let memory = RuleMemory {
-        held: Some(Held(vec!["b".into(), "c".into()])),
+        held: [(Protocol::Tcp, Held(vec!["b".into(), "c".into()]))].into(),
         orders: BTreeMap::from([("a".into(), BackendOrder::Drain), ("d".into(), BackendOrder::Down)]),
     };
     let names = ["tokyo", "osaka"].map(|name| RuleName::parse(name).expect("name"));

@@ -33,6 +33,20 @@ pub struct Tallied {
     pub udp: Numbers,
 }
 
+impl Tallied {
+    pub const fn active(&self) -> u64 {
+        self.tcp.active + self.udp.active
+    }
+
+    pub const fn total(&self) -> u64 {
+        self.tcp.total + self.udp.total
+    }
+
+    pub const fn failed(&self) -> u64 {
+        self.tcp.failed + self.udp.failed
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Numbers {
     /// Sessions under way, those that are being connected included.

@@ -99,7 +99,8 @@ fn index_of(rule: &Rule, backend: &str) -> Result<usize, ApiProblem> {
     match (hosts.next(), hosts.next()) {
         (Some((index, _)), None) => Ok(index),
         _ => {
-            let text = format!("rule \"{}\" has no backend \"{backend}\"; it has {}", rule.name, texts.join(", "));
+            let text =
+                format!("rule \"{}\" has no backend \"{backend}\"; it has {}", rule.name, texts.join(", "));
             Err(ApiProblem::new(Code::Invalid, text))
         }
     }

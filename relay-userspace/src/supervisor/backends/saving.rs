@@ -43,7 +43,8 @@ impl Backends {
 fn memories<'a>(
     health: impl IntoIterator<Item = (&'a RuleName, &'a RuleHealth)>,
 ) -> BTreeMap<RuleName, RuleMemory> {
-    let memory = |health: &RuleHealth| RuleMemory { held: health.held.clone(), orders: health.orders.clone() };
+    let memory =
+        |health: &RuleHealth| RuleMemory { held: health.held.clone(), orders: health.orders.clone() };
     let is_worth_it = |health: &RuleHealth| !health.held.is_empty() || !health.orders.is_empty();
     let worth = health.into_iter().filter(|(_, health)| is_worth_it(health));
     worth.map(|(name, health)| (name.clone(), memory(health))).collect()

@@ -73,7 +73,8 @@ impl State {
     }
 
     fn tell_judged(&self, name: &RuleName, protocol: Protocol, backend: &str, change: &Change) {
-        let text = format!("rule {name}: backend {backend} is {} for {protocol}: {}", change.to, change.reason);
+        let text =
+            format!("rule {name}: backend {backend} is {} for {protocol}: {}", change.to, change.reason);
         if change.to == EndState::Up || change.to == EndState::Untried {
             tracing::info!(RULE = name.as_str(), "{text}");
         } else {
@@ -102,12 +103,16 @@ impl State {
         }
         if let Some(since) = since {
             let took = since.elapsed().as_micros();
-            tracing::debug!(RULE = name.as_str(), "rule {name}: new flows chosen by that {took} us after it was known");
+            tracing::debug!(
+                RULE = name.as_str(),
+                "rule {name}: new flows chosen by that {took} us after it was known"
+            );
         }
     }
 
     fn swap(&mut self, index: usize, planned: &PlannedRule) {
-        let Some(desired) = self.desired.rules.get_mut(index).filter(|rule| rule.name == planned.rule.name) else {
+        let Some(desired) = self.desired.rules.get_mut(index).filter(|rule| rule.name == planned.rule.name)
+        else {
             return;
         };
         let (weights, backends) = (planned.weights.clone(), planned.backends.clone());
@@ -134,13 +139,19 @@ impl State {
                 Basis::Good if old.is_none_or(|old| *old == Basis::Doubtful) => continue,
                 Basis::Good => format!("rule {name}: there are backends for {protocol} again"),
                 Basis::Doubtful => {
-                    format!("rule {name}: of all backends for {protocol} none is up; new flows go to some that never answered")
+                    format!(
+                        "rule {name}: of all backends for {protocol} none is up; new flows go to some that never answered"
+                    )
                 }
                 Basis::AllDown => {
-                    format!("rule {name}: all backends are down for {protocol}; new flows still go to the first ones")
+                    format!(
+                        "rule {name}: all backends are down for {protocol}; new flows still go to the first ones"
+                    )
                 }
                 Basis::AllBarred => {
-                    format!("rule {name}: no backend takes new flows for {protocol}, by order or without weight")
+                    format!(
+                        "rule {name}: no backend takes new flows for {protocol}, by order or without weight"
+                    )
                 }
             };
             tracing::warn!(RULE = name.as_str(), "{text}");
@@ -148,4 +159,3 @@ impl State {
         }
     }
 }
-

@@ -1,11 +1,10 @@
 //! Saying how new flows are spread over several backends.
 
 use std::collections::BTreeMap;
-
-use relay_common::net::Protocol;
+use std::time::Instant;
 
 use super::listed;
-use crate::balance::Weights;
+use crate::health::weigh::weigh;
 use crate::plan::PlannedRule;
 use crate::rule::{Backend, Balance, Rule};
 
@@ -24,16 +23,12 @@ pub fn spread(planned: &PlannedRule) -> Vec<String> {
     if !drained.is_empty() {
         lines.push(format!("no new flows, since their weight is 0: {}", listed(&drained)));
     }
-    if *planned.weights != Weights::of(rule, |_| true) {
+    if *planned.weights != weigh(rule, None, &|_| true, Instant::now()).weights {
         lines.extend(rule.protocols.iter().map(|protocol| {
-            let weights = match protocol {
-                Protocol::Tcp => &planned.weights.tcp,
-                Protocol::Udp => &planned.weights.udp,
-            };
             let now: Vec<String> = rule
                 .to
                 .iter()
-                .zip(weights)
+                .zip(planned.weights.of(protocol))
                 .filter(|(_, weight)| **weight > 0)
                 .map(|(to, _)| to.to_string())
                 .collect();

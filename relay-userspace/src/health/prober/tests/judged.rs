@@ -39,7 +39,7 @@ fn it_comes_goes_and_comes_again() {
         assert_eq!(case.next_state(), State::Down);
     }
     case.prober.remove(ID);
-    assert_eq!(case.prober.standing(ID), None);
+    assert_eq!(case.prober.board().standing(ID), None);
     let _listener = listen(address);
     std::thread::sleep(Duration::from_millis(300));
     assert!(case.news.try_recv().is_err());
@@ -80,12 +80,12 @@ fn a_bad_sign_brings_the_next_probe_forward() {
     assert_eq!(down[0].change.to, State::Down);
     assert_eq!(down[0].change.reason, Reason::Probe(ProbeError::Refused));
     // a thousand of them are not a thousand probes
-    let before = case.prober.standing(ID).expect("standing").totals.failures;
+    let before = case.prober.board().standing(ID).expect("standing").totals.failures;
     for _ in 0..1000 {
         case.prober.hurry(ID);
         std::thread::sleep(Duration::from_micros(500));
     }
-    let probes = case.prober.standing(ID).expect("standing").totals.failures - before;
+    let probes = case.prober.board().standing(ID).expect("standing").totals.failures - before;
     assert!((1..=8).contains(&probes), "{probes}");
 }
 
