@@ -37,13 +37,13 @@ pub mod usage;
 mod ways;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::balance::Weights;
 use crate::host::{ClaimRange, ClientRoutes, Path};
 use crate::plan::{KernelRule, UserRule};
-use crate::rule::{AllowList, Limits, RuleName};
+use crate::rule::{AllowList, Limits, RuleName, Staying};
 
 pub use self::load::{Dataplane, Options};
 
@@ -112,7 +112,7 @@ pub struct DesiredRule {
     pub allow: Option<Arc<AllowList>>,
     pub limits: Limits,
     /// The addresses that its flows may go to, others end; `None`: they go on wherever they go.
-    pub backends: Option<Arc<[IpAddr]>>,
+    pub backends: Option<Arc<Staying>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -18,7 +18,7 @@ use crate::host::{HostView, Lacks, Path, WayTo};
 use crate::proxy::pool::{End, Ends};
 use crate::proxy::service::Target;
 use crate::rule::{
-    Accept, Balance, Connect, Host, Listener, PortRange, Protocols, Rule, RuleName, Timeouts, UdpNat,
+    Accept, Balance, Connect, Host, Listener, PortRange, Protocols, Rule, RuleName, Staying, Timeouts, UdpNat,
 };
 
 /// A name's addresses in the order to try them, never none; or why it has none.
@@ -65,7 +65,7 @@ pub struct PlannedRule {
     /// The part that the user plane carries.
     pub user: Option<Arc<UserRule>>,
     /// The addresses that flows and sessions may go to, others end; `None`: they go on wherever they go.
-    pub backends: Option<Arc<[IpAddr]>>,
+    pub backends: Option<Arc<Staying>>,
 }
 
 /// Who carries one address family of a rule.

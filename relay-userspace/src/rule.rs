@@ -11,6 +11,7 @@ pub mod connect;
 pub mod limit;
 pub mod listen;
 pub mod overlap;
+pub mod staying;
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub use self::check::{Check, CheckKind, Failback, HttpCheck, StatusRange};
 pub use self::connect::{Connect, ProxyVersion};
 pub use self::limit::Limits;
 pub use self::listen::{ListenOn, Listener, PortRange};
+pub use self::staying::Staying;
 
 /// A rule as configured.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -9,7 +9,7 @@ use super::judge::{Standing, State};
 use super::saved::BackendOrder;
 use super::tiers::{Basis, Candidate, Fitness, Grouping, Held, choose};
 use crate::balance::Weights;
-use crate::rule::{Balance, Rule};
+use crate::rule::{Backend, Balance, Rule};
 
 /// What is known of a rule's backends, each by its text in the configuration.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,15 @@ pub struct RuleHealth {
     pub orders: BTreeMap<Box<str>, BackendOrder>,
     /// The tiers that have new flows.
     pub held: BTreeMap<Protocol, Held<Box<str>>>,
+}
+
+impl RuleHealth {
+    /// Whether a backend is down for a protocol, by what judges say or by order.
+    pub fn is_down(&self, protocol: Protocol, backend: &Backend) -> bool {
+        let key: Box<str> = backend.to_string().into();
+        let is_ordered = self.orders.get(&key) == Some(&BackendOrder::Down);
+        is_ordered || self.endpoints.get(&(protocol, key)).is_some_and(|verdict| verdict.state == State::Down)
+    }
 }
 
 /// What a judge has last said.

@@ -6,18 +6,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use relay_common::digest::{Digest, Secret};
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
-use relay_common::net::{Address, ipv6_to_wire};
+use relay_common::net::{Address, Protocol, ipv6_to_wire};
+
+use crate::rule::Staying;
 
 /// Where flows of such rules may go, by slot. Written before the rule leads elsewhere.
 #[derive(Debug, Default)]
-pub struct Backends(Mutex<HashMap<u32, Arc<[IpAddr]>>>);
+pub struct Backends(Mutex<HashMap<u32, Arc<Staying>>>);
 
 /// An address as backend halves' keys have it: whether it is IPv6, and the address or the part of its digest there.
 type Source = (bool, u32);
+/// By slot and protocol.
+type Sources = HashMap<u32, [Vec<Source>; 2]>;
 
 impl Backends {
     /// Returns whether that is news. `None`: anywhere.
-    pub(super) fn set(&self, slot: u32, backends: Option<&Arc<[IpAddr]>>) -> bool {
+    pub(super) fn set(&self, slot: u32, backends: Option<&Arc<Staying>>) -> bool {
         let mut all = self.all();
         let before = match backends {
             Some(backends) => all.insert(slot, backends.clone()),
@@ -27,15 +31,17 @@ impl Backends {
     }
 
     /// As keys have them.
-    fn sources(&self, secret: &Secret) -> HashMap<u32, Vec<Source>> {
+    fn sources(&self, secret: &Secret) -> Sources {
         let source = |address: &IpAddr| match address {
             IpAddr::V4(address) => (false, Address::from(*address).to_wire()),
             IpAddr::V6(address) => (true, Digest::new(&ipv6_to_wire(*address), secret).low),
         };
-        self.all().iter().map(|(&slot, backends)| (slot, backends.iter().map(source).collect())).collect()
+        let sources = |protocol, backends: &Staying| backends.of(protocol).iter().map(source).collect();
+        let by_protocol = |backends| Protocol::ALL.map(|protocol| sources(protocol, backends));
+        self.all().iter().map(|(&slot, backends)| (slot, by_protocol(backends))).collect()
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<u32, Arc<[IpAddr]>>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<u32, Arc<Staying>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -43,7 +49,7 @@ impl Backends {
 /// What a walk has met of such flows.
 #[derive(Debug)]
 pub(super) struct Gone {
-    sources: HashMap<u32, Vec<Source>>,
+    sources: Sources,
     secret: Secret,
     /// Backend halves, by their rules' slots.
     halves: HashMap<u32, Vec<FlowKey>>,
@@ -73,16 +79,17 @@ impl Gone {
     }
 }
 
-fn leads_elsewhere(sources: &HashMap<u32, Vec<Source>>, slot: u32, backend_half: &FlowKey) -> bool {
+fn leads_elsewhere(sources: &Sources, slot: u32, backend_half: &FlowKey) -> bool {
     let source = (backend_half.is_v6(), backend_half.source().to_wire());
-    sources.get(&slot).is_some_and(|known| !known.contains(&source))
+    let Some((by_protocol, protocol)) = sources.get(&slot).zip(backend_half.protocol()) else { return false };
+    !by_protocol[protocol.index() as usize].contains(&source)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use relay_common::flow::{Hop, Owner};
-    use relay_common::net::{Port, Ports, Protocol};
+    use relay_common::net::{Port, Ports};
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     const SECRET: Secret = Secret { words: [1, 2, 3, 4, 5, 6, 7, 8] };
@@ -110,8 +117,9 @@ mod tests {
 
     #[test]
     fn only_flows_to_other_addresses_have_to_go() {
-        let list = |last: &[u8]| -> Arc<[IpAddr]> {
-            last.iter().map(|&last| Ipv4Addr::new(203, 0, 113, last).into()).collect()
+        let list = |last: &[u8]| {
+            let address = |&last: &u8| IpAddr::from(Ipv4Addr::new(203, 0, 113, last));
+            Arc::new(Staying::both(&last.iter().map(address).collect::<Vec<_>>()))
         };
         let backends = Backends::default();
         assert!(backends.set(3, Some(&list(&[2]))) && !backends.set(3, Some(&list(&[2]))));
@@ -137,7 +145,7 @@ mod tests {
     #[test]
     fn of_ipv6_addresses_too() {
         let backends = Backends::default();
-        backends.set(3, Some(&Arc::from([IpAddr::from(address_v6(2))])));
+        backends.set(3, Some(&Arc::new(Staying::both(&[address_v6(2).into()]))));
         let mut gone = Gone::begin(&backends, SECRET);
         for backend in [2, 7] {
             let (key, half) = half_v6(3, backend);

@@ -18,7 +18,7 @@ use crate::config::settings::Hook;
 use crate::health::weigh::{Outlook, RuleHealth, Weighing, weigh};
 use crate::host::{HostView, Path, WayTo};
 use crate::proxy::pool::End;
-use crate::rule::{Backend, ListenOn, OnDown, PlaneChoice, Protocols, Rule, RuleName};
+use crate::rule::{Backend, ListenOn, OnDown, PlaneChoice, Protocols, Rule, RuleName, Staying};
 
 const NO_ADDRESS: &str = "its backend has no address yet";
 const TURNED_AWAY: &str = "its backend has no address yet; who comes is refused as no_backend";
@@ -110,7 +110,19 @@ pub fn reweighed(
         (None, None) => false,
     };
     let (weights, outlook) = weighed(&planned.rule, health, &is_reachable, now);
-    PlannedRule { weights, outlook, ..planned.clone() }
+    let backends: Vec<Arc<[IpAddr]>> =
+        (0..planned.rule.to.len()).map(|index| reached(planned, index)).collect();
+    let backends = staying(&planned.rule, &backends, &weights, health.get(&planned.rule.name));
+    PlannedRule { weights, outlook, backends, ..planned.clone() }
+}
+
+/// The addresses that flows or sessions of a plan may go to at one backend.
+fn reached(planned: &PlannedRule, index: usize) -> Arc<[IpAddr]> {
+    match (&planned.user, &planned.kernel) {
+        (Some(user), _) => user.ends[index].addresses.clone(),
+        (None, Some(kernel)) => kernel.ends[index].iter().map(|end| end.way.backend).collect(),
+        (None, None) => Arc::default(),
+    }
 }
 
 /// A rule that nobody carries so far.
@@ -128,11 +140,11 @@ fn undecided(
         ipv4: Carriage::None(String::new()),
         ipv6: Carriage::None(String::new()),
         faults: Vec::new(),
+        backends: staying(rule, backends, &weights, facts.health.get(&rule.name)),
         weights,
         outlook,
         kernel: None,
         user: None,
-        backends: staying(rule, backends),
     }
 }
 
@@ -243,13 +255,27 @@ fn addresses<'a>(
 }
 
 /// The addresses that flows and sessions may go to; `None`: any. While a backend has none there is nothing to go by.
-fn staying(rule: &Rule, backends: &[Arc<[IpAddr]>]) -> Option<Arc<[IpAddr]>> {
+///
+/// Those of a backend that is down are not among them, unless it has to serve for want of others.
+fn staying(
+    rule: &Rule,
+    backends: &[Arc<[IpAddr]>],
+    weights: &Weights,
+    health: Option<&RuleHealth>,
+) -> Option<Arc<Staying>> {
     let are_known = backends.iter().all(|addresses| !addresses.is_empty());
-    let all = || match backends {
-        [only] => only.clone(),
-        _ => addresses(rule, backends).map(|(_, address)| address).collect(),
+    if rule.on_down != OnDown::Reset || !are_known {
+        return None;
+    }
+    let is_gone = |protocol: Protocol, index: usize| {
+        let is_down = |health: &RuleHealth| health.is_down(protocol, &rule.to[index]);
+        weights.of(protocol)[index] == 0 && health.is_some_and(is_down)
     };
-    (rule.on_down == OnDown::Reset && are_known).then(all)
+    let of = |protocol: Protocol| {
+        let stay = (0..backends.len()).filter(|&index| !is_gone(protocol, index));
+        stay.flat_map(|index| backends[index].iter().copied()).collect()
+    };
+    Some(Arc::new(Staying { tcp: of(Protocol::Tcp), udp: of(Protocol::Udp) }))
 }
 
 /// Whether the user plane can carry one family.

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use nix::time::{ClockId, clock_gettime};
+use relay_common::net::Protocol;
 use relay_common::usage::{Pace, Usage};
 use tokio::sync::Notify;
 
 use super::counters::Refusal;
 use super::ending::Ending;
 use super::sources::{Source, Sources};
-use crate::rule::{AllowList, Limits};
+use crate::rule::{AllowList, Limits, Staying};
 
 /// One rule's gate, for all its listeners and workers.
 #[derive(Debug, Default)]
@@ -32,17 +33,22 @@ pub struct Policy {
     pub limits: Limits,
     pub gauge: Gauge,
     /// The addresses that sessions may go to; `None`: they go on wherever they go.
-    pub backends: Option<Arc<[IpAddr]>>,
+    pub backends: Option<Arc<Staying>>,
 }
 
 impl Policy {
     /// Why a session may not go on; `None`: it may. `backend`: where it goes, if it is connected.
-    pub(super) fn ends(&self, client: IpAddr, backend: impl FnOnce() -> Option<IpAddr>) -> Option<Ending> {
+    pub(super) fn ends(
+        &self,
+        protocol: Protocol,
+        client: IpAddr,
+        backend: impl FnOnce() -> Option<IpAddr>,
+    ) -> Option<Ending> {
         if self.allow.as_ref().is_some_and(|list| !list.allows(client)) {
             return Some(Ending::Refused(Refusal::NotAllowed));
         }
         let backends = self.backends.as_ref()?;
-        backend().filter(|backend| !backends.contains(backend)).map(|_gone| Ending::BackendGone)
+        backend().filter(|backend| !backends.of(protocol).contains(backend)).map(|_gone| Ending::BackendGone)
     }
 }
 
@@ -91,7 +97,7 @@ impl Gate {
     }
 
     /// The same for where sessions may go to alone.
-    pub fn lead_to(&self, backends: Option<Arc<[IpAddr]>>) {
+    pub fn lead_to(&self, backends: Option<Arc<Staying>>) {
         let policy = self.policy();
         if policy.backends != backends {
             self.set(Policy { backends, ..(*policy).clone() });
@@ -108,10 +114,10 @@ impl Gate {
     }
 
     /// Returns when a session may not go on, and why. `backend`: where it goes, if it is connected.
-    pub(super) async fn ended(&self, client: IpAddr, backend: Option<IpAddr>) -> Ending {
+    pub(super) async fn ended(&self, protocol: Protocol, client: IpAddr, backend: Option<IpAddr>) -> Ending {
         loop {
             let changed = self.changed.notified();
-            if let Some(ending) = self.policy().ends(client, || backend) {
+            if let Some(ending) = self.policy().ends(protocol, client, || backend) {
                 return ending;
             }
             changed.await;
@@ -232,7 +238,7 @@ mod tests {
         let gate = gate(Limits::default());
         let list = |text| Some(Arc::new(AllowList::new(vec![Network::parse(text).expect(text)])));
         let client = address("192.0.2.7");
-        let mut ended = pin!(gate.ended(client, None));
+        let mut ended = pin!(gate.ended(Protocol::Tcp, client, None));
         let mut ending = async || poll_fn(|cx| Poll::Ready(ended.as_mut().poll(cx))).await;
         assert!(ending().await.is_pending());
         gate.set(Policy { allow: list("192.0.2.0/24"), ..Policy::default() });
@@ -245,10 +251,14 @@ mod tests {
     #[tokio::test]
     async fn who_is_connected_to_a_backend_that_is_none_any_more_has_to_go() {
         let gate = gate(Limits::default());
-        let backends = |list: &[&str]| Some(list.iter().map(|text| address(text)).collect());
+        let backends = |list: &[&str]| {
+            let list: Vec<IpAddr> = list.iter().map(|text| address(text)).collect();
+            Some(Arc::new(Staying::both(&list)))
+        };
         let (client, [old, new]) = (address("192.0.2.7"), ["203.0.113.2", "203.0.113.3"].map(address));
-        let mut connecting = pin!(gate.ended(client, None));
-        let mut connected = [old, new].map(|backend| Box::pin(gate.ended(client, Some(backend))));
+        let mut connecting = pin!(gate.ended(Protocol::Tcp, client, None));
+        let mut connected =
+            [old, new].map(|backend| Box::pin(gate.ended(Protocol::Tcp, client, Some(backend))));
         let mut endings = async || {
             let mut polled = Vec::new();
             polled.push(poll_fn(|cx| Poll::Ready(connecting.as_mut().poll(cx))).await);

@@ -61,7 +61,7 @@ pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc
         let preamble = Preamble::new(&header, data);
         let carried = tokio::select! {
             biased;
-            ending = service.gate.ended(source.ip(), leads_to) => return logged.cut_off(ending),
+            ending = service.gate.ended(Protocol::Tcp, source.ip(), leads_to) => return logged.cut_off(ending),
             carried = session.relay(&reached, &mut logged.record, preamble, timer.as_mut()) => carried,
         };
         match carried {
@@ -133,7 +133,7 @@ impl Session<'_> {
     async fn reach(&self, reach: impl Future<Output = Result<Reached, Refusal>>) -> Result<Reached, Ending> {
         tokio::select! {
             biased;
-            ending = self.service.gate.ended(self.source.ip(), None) => Err(ending),
+            ending = self.service.gate.ended(Protocol::Tcp, self.source.ip(), None) => Err(ending),
             result = reach => result.map_err(|refusal| {
                 self.service.counters.refuse(refusal);
                 Ending::Refused(refusal)

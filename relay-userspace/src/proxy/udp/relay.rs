@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::EpollEvent;
+use relay_common::net::Protocol;
 
 use super::clients::{Clients, Id, Tick};
 use super::envelope::{Control, Local, Name};
@@ -124,7 +125,7 @@ impl Relay {
                 return;
             }
             let ends = |key: &Key, session: &Session| {
-                policy.ends(key.client.ip(), || session.leads_to().map(|to| to.ip()))
+                policy.ends(Protocol::Udp, key.client.ip(), || session.leads_to().map(|to| to.ip()))
             };
             for gone in self.clients.retain(|key, session| ends(key, session).is_none()) {
                 let Some(ending) = ends(&gone.0, &gone.1) else { continue };

@@ -4,6 +4,7 @@ use super::*;
 use crate::proxy::counters::Refusal;
 use crate::proxy::gate::Policy;
 use crate::proxy::pool::Signal;
+use crate::rule::Staying;
 
 /// A rig whose target leads to others than its own backend.
 fn among(list: &[End], balance: Balance) -> Rig {
@@ -92,7 +93,9 @@ fn clients_of_a_backend_that_goes_choose_anew_and_others_stay() {
     assert_eq!(clients.each_ref().map(|client| asked(client, &backends)), [0, 1]);
     let only = ends(&both[1..], Balance::RoundRobin);
     rig.service.retarget(Target { ends: only, ..(*rig.service.target()).clone() });
-    rig.service.gate.set(Policy { backends: Some([both[1].addresses[0]].into()), ..Policy::default() });
+    rig.service
+        .gate
+        .set(Policy { backends: Some(Arc::new(Staying::both(&both[1].addresses))), ..Policy::default() });
     assert_eq!(clients.each_ref().map(|client| asked(client, &backends)), [1, 1]);
     assert_eq!((rig.service.counters.take_lost(), rig.service.counters.total()), (1, 3));
     rig.end();
