@@ -307,12 +307,12 @@ const EXPECTED: &[(&str, &str)] = &[
     ("24:1", "rule: the rule has no name"),
     ("24:1", "rule: to: the rule has no backend"),
     ("25:10", "rule: listen: \"东京:90\" is not a listener"),
-    ("31:31", "rule \"d\": to: weight: 1001 is a whole number, not a whole number from 0 to 1000"),
-    ("32:36", "rule \"d\": to: priority: -1 is a whole number, not a whole number from 0 to 65535"),
+    ("31:32", "rule \"d\": to: weight: 1001 is a whole number, not a whole number from 0 to 1000"),
     (
         "32:3",
         "rule \"d\": to: \"1.2.3.4:91\" is where \"1.2.3.4\" is, which the list has already; leave one of them out",
     ),
+    ("32:37", "rule \"d\": to: priority: -1 is a whole number, not a whole number from 0 to 65535"),
     ("33:3", "rule \"d\": to: 5 is a whole number, not a text or a table; write { addr = "),
     ("35:11", "rule \"d\": balance: \"best: 1\" is not known here; it is one of \"roundrobin\", \"iphash\""),
     (

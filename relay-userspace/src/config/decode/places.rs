@@ -66,7 +66,7 @@ pub fn backends(fields: &mut Fields<'_>, listen: &[Listener], problems: &mut Pro
     }
     if items.len() > Backend::MOST {
         let message = format!("the list has {} backends, and a rule may have {}", items.len(), Backend::MOST);
-        problems.at(node, &subject, message, Some("make several rules of it"));
+        problems.at(node, &subject, message, Some("leave some out"));
         return backends;
     }
     for item in items {
@@ -147,5 +147,39 @@ fn parse_backend(text: &str, node: &Node, subject: &str, problems: &mut Problems
             problems.at(node, subject, format!("{} is not a backend: {error}", node.shown()), Some(&help));
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(to: serde_json::Value) -> Result<Backends, String> {
+        let node = Node::from_json(json!({ "to": to }));
+        let Value::Table(table) = &node.value else { panic!("not a table") };
+        let mut problems = Problems::default();
+        let listen = [Listener::parse(":80").expect("listener")];
+        let backends = backends(&mut Fields::new(table, None, ""), &listen, &mut problems);
+        problems.into_result(backends).map_err(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn backends_are_texts_and_tables() {
+        let read =
+            read(json!(["a", { "addr": "b:81", "priority": 7 }, { "addr": "c", "weight": 0 }])).expect("to");
+        let shares: Vec<_> = read.list.iter().map(|to| (to.to_string(), to.weight, to.priority)).collect();
+        assert_eq!(shares, [("a".into(), 1, 0), ("b:81".into(), 1, 7), ("c".into(), 0, 0)]);
+        assert!(read.are_weighed);
+    }
+
+    #[test]
+    fn there_may_be_so_many() {
+        let list = |count: usize| (0..count).map(|last| format!("10.0.0.{last}")).collect::<Vec<_>>();
+        assert_eq!(read(json!(list(Backend::MOST))).expect("to").list.len(), Backend::MOST);
+        assert_eq!(
+            read(json!(list(Backend::MOST + 1))).err().as_deref(),
+            Some("to: the list has 129 backends, and a rule may have 128; leave some out")
+        );
     }
 }
