@@ -5,6 +5,7 @@ mod contender;
 mod cost;
 mod families;
 mod figures;
+mod health;
 mod load;
 mod packets;
 mod peer;
@@ -45,6 +46,9 @@ fn main() {
     }
     if wants("families") {
         families::run(&options);
+    }
+    if wants("health") {
+        health::run(&options);
     }
     if wants("scale") {
         scale::run(&options);

@@ -16,7 +16,17 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     (
         "use tokio",
         "relay-userspace/src",
-        &["api", "cli", "health/prober", "kernel/ended.rs", "kernel/trace.rs", "net/", "proxy", "supervisor", "bin/"],
+        &[
+            "api",
+            "cli",
+            "health/prober",
+            "kernel/ended.rs",
+            "kernel/trace.rs",
+            "net/",
+            "proxy",
+            "supervisor",
+            "bin/",
+        ],
     ),
     ("#[derive(Deserialize", "relay-userspace/src", &["api/"]),
     ("crate::kernel", "relay-userspace/src/net", &[]),

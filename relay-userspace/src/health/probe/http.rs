@@ -187,7 +187,7 @@ fn take_chunks(left: &mut u64, raw: &mut Vec<u8>, bytes: &mut Vec<u8>) -> Result
         if raw.is_empty() {
             return Ok(false);
         }
-        match httparse::parse_chunk_size(raw).map_err(|_| not_http("a chunk has no size"))? {
+        match httparse::parse_chunk_size(raw).map_err(|_malformed| not_http("a chunk has no size"))? {
             Status::Complete((_, 0)) => return Ok(true),
             Status::Complete((line, size)) => {
                 raw.drain(..line);
