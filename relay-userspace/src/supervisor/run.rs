@@ -115,8 +115,6 @@ async fn start_state(
     facts.holder = Holder::new(Stock::open(service, trains));
     let log = Arc::new(ConnectionLog::default());
     log.switch(settings.log_connections);
-    let backends = Backends::open(&settings.state_dir);
-    shared.set_board(backends.board());
     let ledger = Ledger::open(&settings.state_dir);
     let marks = |kernel: &Dataplane| drain_marks(kernel, &launch.config.rules);
     let draining = kernel.as_ref().map(marks).unwrap_or_default();
@@ -124,14 +122,14 @@ async fn start_state(
         shared: shared.clone(),
         config_path: launch.config_path,
         own_rules: launch.own_rules,
+        backends: Backends::open(&settings.state_dir),
         settings,
         rules: Rules::new(),
         draining: BTreeSet::new(),
         planned: Vec::new(),
         facts,
         kernel,
-        serving: start_serving(log.clone(), &backends),
-        backends,
+        serving: start_serving(log.clone()),
         log,
         log_task: JoinSet::new(),
         desired: Desired::default(),
@@ -176,12 +174,9 @@ fn drain_marks(kernel: &Dataplane, rules: &Rules) -> BTreeSet<RuleName> {
     kernel.draining().filter(|name| known.contains(name)).cloned().collect()
 }
 
-fn start_serving(log: Arc<ConnectionLog>, backends: &Backends) -> Option<Serving> {
+fn start_serving(log: Arc<ConnectionLog>) -> Option<Serving> {
     let workers = thread::available_parallelism().map_or(1, NonZero::get);
-    let mut serving =
-        Serving::start(workers, log).map_err(|error| tracing::error!("no user plane: {error}")).ok()?;
-    serving.tell_failures(backends.failures());
-    Some(serving)
+    Serving::start(workers, log).map_err(|error| tracing::error!("no user plane: {error}")).ok()
 }
 
 fn open_kernel(
@@ -367,7 +362,6 @@ impl Events {
                     service.alive();
                     state.facts.names.follow_files();
                     state.mend();
-                    state.backends.save_later();
                     state.follow_mtus().await;
                 }
             }
@@ -413,9 +407,14 @@ impl State {
         self.attach();
     }
 
-    /// Says whether rules may have shared sockets, and has the kernel plane hear of UDP sessions, which it leaves alone.
+    /// Says whether rules may have shared sockets, has failures at backends told to their judges, and the kernel plane hear of
+    /// UDP sessions, which it leaves alone.
     fn introduce_planes(&mut self) {
         self.offer_sharing();
+        self.shared.set_board(self.backends.board());
+        if let Some(serving) = &mut self.serving {
+            serving.tell_failures(self.backends.failures());
+        }
         let (Some(serving), Ok(kernel)) = (&self.serving, &mut self.kernel) else { return };
         serving.tell(kernel.declined().map(|mut declined| -> Tell {
             Box::new(move |client, there| {
