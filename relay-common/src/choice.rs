@@ -169,7 +169,10 @@ mod tests {
     #[test]
     fn a_choice_holds_what_is_put_in() {
         let choice = Choice::among(Method::Hash, Place::ROOM - 1, 65_521);
-        assert_eq!((choice.method(), choice.first(), choice.count()), (Method::Hash, Place::ROOM - 1, 65_521));
+        assert_eq!(
+            (choice.method(), choice.first(), choice.count()),
+            (Method::Hash, Place::ROOM - 1, 65_521)
+        );
         assert_eq!(choice.stretch(), Some((Place::ROOM - 1, 65_521)));
         let one = Choice::one(32_767);
         assert_eq!((one.method(), one.first(), one.count(), one.stretch()), (Method::One, 32_767, 1, None));

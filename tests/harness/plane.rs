@@ -330,9 +330,8 @@ pub fn desired(
     }
     let devices = [("uplink", 0), ("inside", 1), ("narrow", 2)].map(|(name, at)| (relay.index(name), at));
     relay.netlink(async move |handle| {
-        let mut book = FactBook::new(handle, Names::open(world::folder().path(), &Dns::default()))
-            .await
-            .expect("facts");
+        let mut book =
+            FactBook::new(handle, Names::open(world::folder().path(), &Dns::default())).await.expect("facts");
         let rules: Vec<_> = config.rules.iter().map(|(rule, _)| rule.clone()).collect();
         book.find_paths(&rules).await;
         let facts = Facts {

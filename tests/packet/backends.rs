@@ -90,7 +90,8 @@ fn index(ran: &Ran) -> Option<u8> {
         Verdict::Drop => return None,
         Verdict::Pass | Verdict::Other(_) => panic!("{ran:?}"),
     }
-    let [203, 0, 113, last] = Packet::parse(&ran.frame).expect("a packet").destination.octets() else {
+    let [203, 0, 113, last] = Packet::parse_ip(&ran.frame[14..]).expect("a packet").destination.octets()
+    else {
         panic!("{ran:?}");
     };
     Some(last - 2)

@@ -38,7 +38,8 @@ pub struct Mapped<T> {
 impl<T: Shared> Mapped<T> {
     /// `entries`: as many as the map has room for.
     pub fn open(pins: &Path, name: &str, entries: u32) -> Result<Self, Unavailable> {
-        let failed = |error: &dyn std::fmt::Display| Unavailable(format!("map {name}: cannot be mapped: {error}"));
+        let failed =
+            |error: &dyn std::fmt::Display| Unavailable(format!("map {name}: cannot be mapped: {error}"));
         let map = maps::open_raw(pins, name)?;
         let bytes = NonZeroUsize::new(entries as usize * size_of::<T>());
         let bytes = bytes.ok_or_else(|| failed(&"it is empty"))?;

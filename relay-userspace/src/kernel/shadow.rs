@@ -13,8 +13,8 @@ use relay_common::settings::Settings;
 use super::guard::Guards;
 use super::hops::Interner;
 use super::listening::ListeningShadow;
-use super::places::Stretches;
 use super::maps::{ENDPOINT_SLOTS, HOP_SLOTS, NUMBERS};
+use super::places::Stretches;
 use super::slots::Slots;
 use crate::rule::RuleName;
 
@@ -131,7 +131,8 @@ impl Shadow {
             let known = known(entry.address()).zip(known(entry.source()));
             if let Some((address, source)) = known.filter(|_| !entry.address().is_unspecified()) {
                 let (port, interface) = (entry.port, entry.interface);
-                self.endpoints.adopt(slot, EndpointContent { rule: entry.rule, address, source, port, interface });
+                self.endpoints
+                    .adopt(slot, EndpointContent { rule: entry.rule, address, source, port, interface });
                 self.endpoint_entries.insert(slot, *entry);
             }
         }

@@ -16,7 +16,11 @@ fn a_client_keeps_its_backend() {
         let chosen = first(&plane, (client(number), 20_000), Protocol::Tcp).expect("a backend");
         seen[usize::from(chosen)] = true;
         for (port, protocol) in [(20_001, Protocol::Tcp), (20_000, Protocol::Udp), (20_002, Protocol::Udp)] {
-            assert_eq!(first(&plane, (client(number), port), protocol), Some(chosen), "{number} {protocol:?}");
+            assert_eq!(
+                first(&plane, (client(number), port), protocol),
+                Some(chosen),
+                "{number} {protocol:?}"
+            );
         }
     }
     assert_eq!(seen, [true; 3]);

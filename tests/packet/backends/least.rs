@@ -9,7 +9,9 @@ fn prove(plane: &Plane, port: u16) -> u8 {
     let chosen = index(&ran).expect("a backend");
     let mut talk = with(chosen, port);
     talk.source.1 = Packet::parse(&ran.frame).expect("a packet").ports().0;
-    for (side, packet) in [(plane.backend, talk.backend_udp(b"answer")), (plane.client, talk.client_udp(b"more"))] {
+    for (side, packet) in
+        [(plane.backend, talk.backend_udp(b"answer")), (plane.client, talk.client_udp(b"more"))]
+    {
         let ran = plane.programs.tc(side, &frame(side, &packet), 0).expect("TEST_RUN");
         assert_eq!(ran.verdict, Verdict::Redirect, "{packet:?}");
     }
