@@ -159,11 +159,7 @@ async fn start_state(
     state.facts.holder.close_leftovers();
     state.forget_old_sharing();
     state.tend_names();
-    state.attach();
-    state.detach_strays();
-    if state.settings.hook == Hook::Xdp {
-        state.replan("XDP is attached");
-    }
+    state.attach_first();
     state.publish();
     Ok(state)
 }
@@ -313,12 +309,7 @@ impl Events {
         loop {
             if starting.is_some_and(|until| state.is_settled() || until <= Instant::now()) {
                 starting = None;
-                // who lacks the memory to serve is not ready
-                if let Some(serving) = &state.serving {
-                    serving.begun().await;
-                }
-                log_start(state);
-                service.ready(&summary(state));
+                announce(state, service).await;
             }
             let lapse = state.pending.as_ref().map(|pending| pending.until);
             tokio::select! {
@@ -369,6 +360,16 @@ impl Events {
     }
 }
 
+/// relayd is there.
+async fn announce(state: &State, service: &Service) {
+    // who lacks the memory to serve is not ready
+    if let Some(serving) = &state.serving {
+        serving.begun().await;
+    }
+    log_start(state);
+    service.ready(&summary(state));
+}
+
 /// Until when changes of the network wait. Where looking at it takes long, as at a router of the Internet whose routes always
 /// change, commands want their turn.
 fn rest_after(took: Duration) -> Option<Instant> {
@@ -385,6 +386,15 @@ async fn next_round(rounds: &mut Option<watch::Receiver<u64>>) -> Option<u64> {
 }
 
 impl State {
+    /// Attaches at start.
+    fn attach_first(&mut self) {
+        self.attach();
+        self.detach_strays();
+        if self.settings.hook == Hook::Xdp {
+            self.replan("XDP is attached");
+        }
+    }
+
     /// Ends the user plane.
     fn stop_serving(&mut self) {
         if let Some(serving) = &mut self.serving {
