@@ -1,7 +1,7 @@
 //! Which of a rule's backends gets a new flow.
 
 use relay_common::balance::{Method, place_of};
-use relay_common::choice::{Choice, LOOKED_AT};
+use relay_common::choice::{Choice, LOOKED_AT, Place};
 use relay_common::net::Protocol;
 use relay_common::rule::RuleEntry;
 
@@ -24,7 +24,7 @@ pub(crate) fn run(packet: &mut Packet, rule: &RuleEntry) -> bool {
         }
         Method::Turns => turn(packet, count),
         Method::Hash => place_of(&packet.sender, count),
-        Method::Least => return least(packet, choice),
+        Method::Least => return least(packet, choice).is_some(),
     };
     let Some(place) = maps::place(first + place) else { return false };
     packet.endpoint = place.endpoint();
@@ -40,34 +40,37 @@ fn turn(packet: &Packet, count: u32) -> u32 {
 }
 
 /// The one with the fewest flows for its weight. Each flow begins to look one place further on, so equal ones take turns.
+///
+/// Without branches: the verifier would follow each of them by itself, from place to place.
 #[inline(always)]
-fn least(packet: &mut Packet, choice: Choice) -> bool {
+fn least(packet: &mut Packet, choice: Choice) -> Option<()> {
     let (first, count) = (choice.first(), choice.count());
     let begin = turn(packet, count);
-    // less than nothing, so that whoever comes first is better
-    let (mut fewest, mut weight) = (1, 0);
-    for step in 0..LOOKED_AT {
+    let (mut best, mut fewest) = look(first + begin)?;
+    for step in 1..LOOKED_AT {
         if step >= count {
             break;
         }
-        let at = begin + step;
-        let at = if at < count { at } else { at - count };
-        let (endpoint, flows, own) = look(first + at);
+        let at = (begin + step).checked_rem(count)?;
+        let (next, flows) = look(first + at)?;
         // fewer for its weight, without a division
-        if flows * weight < fewest * own {
-            packet.endpoint = endpoint;
-            (fewest, weight) = (flows, own);
-        }
+        let is_fewer = below_zero(flows * i64::from(best.weight()) - fewest * i64::from(next.weight()));
+        best = Place::from_word(best.to_word() ^ ((best.to_word() ^ next.to_word()) & is_fewer as u32));
+        fewest ^= (fewest ^ flows) & is_fewer;
     }
-    weight != 0
+    packet.endpoint = best.endpoint();
+    Some(())
 }
 
-/// The endpoint at a place, its flows and its weight.
+/// All bits where a number is below zero, none otherwise.
 #[inline(always)]
-fn look(place: u32) -> (u32, u64, u64) {
-    let Some(place) = maps::place(place) else { return (0, 0, 0) };
-    let flows = maps::endpoint_usage(place.endpoint()).map_or(0, |usage| usage.active().get());
-    // below zero for a moment, where a flow's end overtakes its beginning
-    let flows = if flows < 0 { 0 } else { flows as u64 };
-    (place.endpoint(), flows, place.weight().into())
+const fn below_zero(number: i64) -> i64 {
+    number >> 63
+}
+
+/// A place, and the flows that its endpoint has: below zero for a moment where a flow's end overtakes its beginning.
+#[inline(always)]
+fn look(place: u32) -> Option<(Place, i64)> {
+    let place = maps::place(place)?;
+    Some((place, maps::endpoint_usage(place.endpoint())?.active().get()))
 }

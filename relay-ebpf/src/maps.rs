@@ -1,19 +1,17 @@
 //! Every map, and typed ways to read and write them. Sizes that depend on the host are set by relayd at load time.
 
+mod lookup;
+
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST, bpf_sock};
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{
-    Array, DevMap, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockMap,
-};
+use aya_ebpf::btf_maps::{Array, DevMap, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
-use aya_ebpf::programs::SkLookupContext;
 use relay_common::choice::{EndpointUsage, Place};
 use relay_common::counters::{DropKey, RuleCounters};
 use relay_common::ended::EndedFlow;
 use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
-use relay_common::lookup::{BLOCKS as BLOCK_COUNT, Block, Home, Spot};
 use relay_common::net::Protocol;
 use relay_common::route::{NextHop, RouteKey};
 use relay_common::rule::{
@@ -24,6 +22,7 @@ use relay_common::settings::{IcmpBudget, Pressure, Settings};
 use relay_common::shared::Shared;
 use relay_common::usage::{Count, Pace, Usage};
 
+pub(crate) use self::lookup::{aside, block, choose, home, is_aside, is_own, leave, taker, yielded};
 use crate::half;
 use crate::inherited::Inherited;
 use crate::neighbour::{KNOWN, Known};
@@ -122,27 +121,6 @@ static NEIGHBOURS: PerCpuArray<Known, KNOWN> = PerCpuArray::new();
 /// The shared sockets, and connections that came to them, which get it from the one that they came to.
 #[btf_map]
 static SHARED_SOCKETS: Inherited<u32> = Inherited::new();
-
-/// Not pinned either, like all else that belongs to relayd's sockets: what the shared ones take, port by port.
-#[btf_map]
-static BLOCKS: Array<Block, { BLOCK_COUNT as usize }> = Array::new();
-/// Addresses that a set of them has; 1: what a program listens for, too.
-#[btf_map]
-static SETS: HashMap<Spot, u32, 65_536, NO_PREALLOC> = HashMap::new();
-/// Where another program listens, or may be about to, and since when that was noticed (nanoseconds, monotonic).
-#[btf_map]
-static YIELDED: HashMap<Spot, u64, 65_536, NO_PREALLOC> = HashMap::new();
-/// The shared sockets: one for each group, which stands for all of them.
-#[btf_map]
-static GROUPS: SockMap<4> = SockMap::new();
-#[btf_map]
-static HOME: Array<Home, 1> = Array::new();
-/// Cookies of sockets that relayd is binding.
-#[btf_map]
-static OWN: HashMap<u64, u32, 1_024, NO_PREALLOC> = HashMap::new();
-/// Whether this CPU looks for sockets other than the shared ones.
-#[btf_map]
-static ASIDE: PerCpuArray<u32, 1> = PerCpuArray::new();
 
 /// Jiffies per tick, as a power of two.
 #[unsafe(no_mangle)]
@@ -448,53 +426,6 @@ pub(crate) fn ended_lost() {
 #[inline(always)]
 pub(crate) fn redirect_to_device(index: u32) -> bool {
     DEVICES.redirect(index, 0).is_ok()
-}
-
-#[inline(always)]
-pub(crate) fn block(index: u32) -> Option<&'static Block> {
-    BLOCKS.get(index)
-}
-
-/// Whether an address belongs to a set, and how it is taken.
-#[inline(always)]
-pub(crate) fn taker(spot: &Spot) -> Option<Entry<u32>> {
-    entry(SETS.get_ptr_mut(spot))
-}
-
-#[inline(always)]
-pub(crate) fn yielded(spot: &Spot) -> Option<Entry<u64>> {
-    entry(YIELDED.get_ptr_mut(spot))
-}
-
-#[inline(always)]
-pub(crate) fn leave(spot: &Spot, now: u64) {
-    let _full = YIELDED.insert(spot, now, BPF_ANY.into());
-}
-
-/// Has the connection or datagram come to a group's shared sockets; relayd may have none any more.
-#[inline(always)]
-pub(crate) fn choose(context: &SkLookupContext, group: u32) -> Option<()> {
-    GROUPS.redirect_sk_lookup(context, group, 0).ok()
-}
-
-#[inline(always)]
-pub(crate) fn home() -> Option<Entry<Home>> {
-    entry(HOME.get_ptr_mut(0))
-}
-
-#[inline(always)]
-pub(crate) fn is_own(cookie: u64) -> bool {
-    OWN.get_ptr_mut(cookie).is_some()
-}
-
-#[inline(always)]
-pub(crate) fn is_aside() -> bool {
-    aside().is_some_and(|aside| *aside != 0)
-}
-
-#[inline(always)]
-pub(crate) fn aside() -> Option<Entry<u32>> {
-    entry(ASIDE.get_ptr_mut(0))
 }
 
 /// Whether a socket is a shared one of relayd's, or a connection that came to one.
