@@ -18,6 +18,8 @@ use crate::rule::Balance;
 pub struct Weights {
     pub tcp: Box<[u16]>,
     pub udp: Box<[u16]>,
+    /// Who gets none even if all others fail, by order or without a weight of its own.
+    pub barred: Box<[usize]>,
 }
 
 impl Weights {
@@ -28,7 +30,7 @@ impl Weights {
     }
 
     fn both(weights: &[u16]) -> Self {
-        Self { tcp: weights.into(), udp: weights.into() }
+        Self { tcp: weights.into(), udp: weights.into(), barred: Box::default() }
     }
 
     pub const fn of(&self, protocol: Protocol) -> &[u16] {

@@ -34,7 +34,7 @@ impl Worker {
             weight: 1,
             priority: 0,
         };
-        let weights = Arc::new(Weights { tcp: [1].into(), udp: [1].into() });
+        let weights = Arc::new(Weights { tcp: [1].into(), udp: [1].into(), ..Weights::default() });
         let target = Target {
             ends: Pool::new(name.clone()).follow(&[end], Balance::default(), &weights),
             first_port: PORT,

@@ -54,7 +54,7 @@ fn plane(balance: Balance, weights: &[u16]) -> (Held, Desired) {
 /// Gives the backends of the first rule other weights, the quick way.
 fn swap(plane: &mut Plane, desired: &mut Desired, tcp: &[u16], udp: &[u16]) {
     let rule = Arc::make_mut(&mut desired.rules[0]);
-    rule.weights = Arc::new(Weights { tcp: tcp.into(), udp: udp.into() });
+    rule.weights = Arc::new(Weights { tcp: tcp.into(), udp: udp.into(), ..Weights::default() });
     plane.dataplane.swap(0, &desired.rules[0]).expect("swap");
 }
 

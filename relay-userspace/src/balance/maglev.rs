@@ -4,15 +4,16 @@
 use relay_common::balance::mix;
 
 /// Sizes of tables, primes. The fewer places a backend has, the more of others' places change hands when it goes.
-const SIZES: [usize; 3] = [4093, 16_381, 65_521];
+const SIZES: [usize; 7] = [1021, 2039, 4093, 8191, 16_381, 32_749, 65_521];
 const PLACES_EACH: usize = 400;
 
 /// Each backend fills the table in an order of its own, `weight` places of each round at a time.
 ///
 /// `name`: what decides a backend's order.
 pub(super) fn places(weights: &[u16], name: impl Fn(usize) -> String) -> Vec<u16> {
-    let count = weights.iter().filter(|weight| **weight > 0).count();
-    let size = SIZES.into_iter().find(|size| count * PLACES_EACH <= *size).unwrap_or(SIZES[2]);
+    // of all that there are: the size stays when some are down
+    let wanted = weights.len() * PLACES_EACH;
+    let size = SIZES.into_iter().find(|size| wanted <= *size).unwrap_or(SIZES[SIZES.len() - 1]);
     let most = weights.iter().copied().max().unwrap_or(0);
     let mut fillers: Vec<Filler> = (0u16..)
         .zip(weights)

@@ -66,8 +66,10 @@ pub fn weigh(
     now: Instant,
 ) -> Weighing {
     let nothing = || vec![0; rule.to.len()].into();
-    let mut weighing =
-        Weighing { weights: Weights { tcp: nothing(), udp: nothing() }, outlook: Outlook::default() };
+    let mut weighing = Weighing {
+        weights: Weights { tcp: nothing(), udp: nothing(), barred: barred(rule, health) },
+        outlook: Outlook::default(),
+    };
     for protocol in rule.protocols.iter() {
         let candidates: Vec<Candidate<Box<str>>> = (0..rule.to.len())
             .map(|index| candidate(rule, index, health, protocol, is_reachable(index)))
@@ -88,6 +90,15 @@ pub fn weigh(
     weighing
 }
 
+fn barred(rule: &Rule, health: Option<&RuleHealth>) -> Box<[usize]> {
+    (0..rule.to.len()).filter(|&index| is_barred(&rule.to[index], health)).collect()
+}
+
+/// Whether a backend is to get no new flow, whatever becomes of the others.
+fn is_barred(to: &Backend, health: Option<&RuleHealth>) -> bool {
+    to.weight == 0 || health.is_some_and(|health| health.orders.contains_key(to.to_string().as_str()))
+}
+
 fn candidate(
     rule: &Rule,
     index: usize,
@@ -97,10 +108,9 @@ fn candidate(
 ) -> Candidate<Box<str>> {
     let to = &rule.to[index];
     let key: Box<str> = to.to_string().into();
-    let is_barred = to.weight == 0 || health.is_some_and(|health| health.orders.contains_key(&key));
     let verdict = health.and_then(|health| health.endpoints.get(&(protocol, key.clone())));
     let fitness = match verdict {
-        _ if is_barred => Fitness::Barred,
+        _ if is_barred(to, health) => Fitness::Barred,
         _ if !is_reachable => Fitness::Bad,
         Some(verdict) => verdict.state.fitness(),
         None => Fitness::Good,

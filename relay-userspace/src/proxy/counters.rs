@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Why a session was refused or cut short. The names are the API's and the metrics'.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Refusal {
-    /// The backend has no address (yet).
+    /// No backend has an address (yet), or none takes sessions.
     NoBackend,
     /// No address of the backend accepted the connection, or it has no program on the UDP port.
     BackendRefused,

@@ -111,7 +111,8 @@ fn one_of_many_is_swapped_at_once() {
         let mut quickest = Duration::MAX;
         for weights in [[1, 0], [1, 3], [2, 3], [3, 1], [1, 1]] {
             let rule = Arc::make_mut(&mut desired.rules[index]);
-            rule.weights = Arc::new(Weights { tcp: weights.into(), udp: weights.into() });
+            rule.weights =
+                Arc::new(Weights { tcp: weights.into(), udp: weights.into(), ..Weights::default() });
             let begin = Instant::now();
             plane.dataplane.swap(index, &desired.rules[index]).expect("swap");
             quickest = quickest.min(begin.elapsed());

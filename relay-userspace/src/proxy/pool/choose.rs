@@ -34,6 +34,8 @@ struct Lane {
     /// As many as there are backends.
     weights: Box<[u16]>,
     table: Table,
+    /// Who gets no session even if all others fail.
+    barred: Box<[usize]>,
 }
 
 impl Chooser {
@@ -117,23 +119,20 @@ fn lighter(one: Load, other: Load) -> Load {
 
 impl Lanes {
     fn new(balance: Balance, tallies: &[Arc<Tally>], weights: &Arc<Weights>) -> Self {
-        let tcp = Arc::new(Lane::new(balance, tallies, &weights.tcp));
-        let udp = if weights.udp == weights.tcp {
-            tcp.clone()
-        } else {
-            Arc::new(Lane::new(balance, tallies, &weights.udp))
-        };
+        let lane = |of: &[u16]| Arc::new(Lane::new(balance, tallies, of, &weights.barred));
+        let tcp = lane(&weights.tcp);
+        let udp = if weights.udp == weights.tcp { tcp.clone() } else { lane(&weights.udp) };
         Self { weights: weights.clone(), of: [tcp, udp] }
     }
 }
 
 impl Lane {
     /// `weights` may be for other backends than there are, for as long as a change takes.
-    fn new(balance: Balance, tallies: &[Arc<Tally>], weights: &[u16]) -> Self {
+    fn new(balance: Balance, tallies: &[Arc<Tally>], weights: &[u16], barred: &[usize]) -> Self {
         let weight = |index: usize| weights.get(index).copied().unwrap_or(0);
         let weights: Box<[u16]> = (0..tallies.len()).map(weight).collect();
         let table = Table::new(balance, &weights, |index| tallies[index].name().to_owned());
-        Self { weights, table }
+        Self { weights, table, barred: barred.into() }
     }
 
     fn index(&self, place: usize) -> Option<usize> {
@@ -184,7 +183,7 @@ impl<'a> Candidates<'a> {
 
     fn is_open(&self, index: usize) -> bool {
         let has_address = self.ends.end(index).is_some_and(|end| !end.addresses.is_empty());
-        has_address && !self.tried.contains(&index)
+        has_address && !self.tried.contains(&index) && !self.lane.barred.contains(&index)
     }
 
     fn in_turn(&mut self) -> Option<usize> {

@@ -90,19 +90,21 @@ impl Counts {
 pub struct Lease {
     tally: Arc<Tally>,
     protocol: Protocol,
-    index: usize,
+    index: u16,
 }
 
 impl Lease {
     pub(super) fn new(tally: Arc<Tally>, protocol: Protocol, index: usize) -> Self {
+        // there are as many backends as a table can name
+        let index = u16::try_from(index).unwrap_or(u16::MAX);
         let lease = Self { tally, protocol, index };
         lease.counts().active.fetch_add(1, Ordering::Relaxed);
         lease
     }
 
     /// The backend's place in the plan that the session began with.
-    pub const fn index(&self) -> usize {
-        self.index
+    pub fn index(&self) -> usize {
+        self.index.into()
     }
 
     /// The backend is reached.
@@ -113,11 +115,11 @@ impl Lease {
     /// The backend failed the session.
     pub fn fail(&self, signal: Signal) {
         self.counts().failed.fetch_add(1, Ordering::Relaxed);
-        let Self { tally, protocol, index } = self;
+        let Self { tally, protocol, .. } = self;
         tally.alarm.sound(&self.counts().told, |rule| Failure {
             rule,
             backend: tally.name.clone(),
-            index: *index,
+            index: self.index(),
             protocol: *protocol,
             signal,
         });

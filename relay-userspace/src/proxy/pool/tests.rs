@@ -17,7 +17,7 @@ fn end(name: &str, weight: u16, priority: u16) -> End {
 }
 
 fn weights(list: &[u16]) -> Arc<Weights> {
-    Arc::new(Weights { tcp: list.into(), udp: list.into() })
+    Arc::new(Weights { tcp: list.into(), udp: list.into(), ..Weights::default() })
 }
 
 fn pool() -> Pool {
@@ -135,7 +135,7 @@ fn weights_that_come_later_hold_for_targets_of_before() {
     let pool = pool();
     let list = [end("a", 1, 0), end("b", 1, 0)];
     let ends = pool.follow(&list, Balance::RoundRobin, &weights(&[1, 0]));
-    pool.reweigh(&Arc::new(Weights { tcp: [0, 1].into(), udp: [1, 0].into() }));
+    pool.reweigh(&Arc::new(Weights { tcp: [0, 1].into(), udp: [1, 0].into(), ..Weights::default() }));
     assert_eq!(ends.choose(Protocol::Tcp, CLIENT), Some(1));
     assert_eq!(ends.choose(Protocol::Udp, CLIENT), Some(0));
     // addresses that change leave the choice alone

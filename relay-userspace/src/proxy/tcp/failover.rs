@@ -30,21 +30,23 @@ pub struct Reached {
     pub tried: Vec<usize>,
 }
 
-/// A connection to a backend, or why there is none: what the last one said. `limit` ends the attempt at the only one.
+/// A connection to a backend that has not been tried, or why there is none: what the last one said. `limit` ends the
+/// attempt at the only one there is.
 pub async fn reach(
     target: &Target,
     port: u16,
     client: IpAddr,
+    tried: Vec<usize>,
     limit: Pin<&mut Sleep>,
 ) -> Result<Reached, Refusal> {
     if target.ends.are_several() {
         // boxed, so that sessions of other rules need no room for it
-        return Box::pin(reach_next(target, port, client, Vec::new())).await;
+        return Box::pin(reach_any(target, port, client, tried)).await;
     }
     let index = target.ends.choose(Protocol::Tcp, client).ok_or(Refusal::NoBackend)?;
     let lease = target.ends.lease(Protocol::Tcp, index);
     match dial(target, index, port, limit).await {
-        Ok(stream) => Ok(reached(stream, lease, Vec::new())),
+        Ok(stream) => Ok(reached(stream, lease, tried)),
         Err(refusal) => {
             Signal::of(refusal).into_iter().for_each(|signal| lease.fail(signal));
             Err(refusal)
@@ -52,8 +54,8 @@ pub async fn reach(
     }
 }
 
-/// The same, of several backends those that have not been tried; [`Refusal::NoBackend`] if all have.
-pub async fn reach_next(
+/// The same, of several.
+async fn reach_any(
     target: &Target,
     port: u16,
     client: IpAddr,

@@ -42,8 +42,8 @@ pub struct Pump<'a> {
     ways: [Way; 2],
     /// A side was reset before it ended its stream.
     broken: bool,
-    /// The first side that failed.
-    failed: Option<usize>,
+    /// The backend's side failed while the client's was there.
+    failed: bool,
     /// The backend has sent something, or ended its stream.
     heard: bool,
     /// Bytes still to be sent to the backend that are no client's.
@@ -66,7 +66,7 @@ impl<'a> Pump<'a> {
             bytes,
             ways,
             broken: false,
-            failed: None,
+            failed: false,
             heard: false,
             overhead: preamble.overhead,
         }
@@ -103,8 +103,8 @@ impl<'a> Pump<'a> {
                     self.end_stream(1 - side);
                 }
                 Poll::Ready(Err(Fault::Receive)) => {
+                    self.note_failure(side);
                     self.broken = true;
-                    self.failed.get_or_insert(side);
                     return Err(Ending::Reset);
                 }
                 Poll::Ready(Err(Fault::Send(error))) => {
@@ -129,7 +129,7 @@ impl<'a> Pump<'a> {
 
     /// Nothing can be sent to a side any more. What it sent itself may still lie in its socket.
     fn lost(&mut self, side: usize, error: Option<&io::Error>) {
-        self.failed.get_or_insert(side);
+        self.note_failure(side);
         self.broken |= error.is_some_and(|error| !ended_before_reset(error));
         self.heard |= side == 1 && has_more(&**self.legs[side]);
         // what lies there may be for another backend
@@ -138,9 +138,13 @@ impl<'a> Pump<'a> {
         }
     }
 
+    fn note_failure(&mut self, side: usize) {
+        self.failed |= side == 1 && !self.broken && !self.ways[1].is_over();
+    }
+
     /// Whether the backend was reset before it had sent anything. There is nothing more to carry then.
     pub fn has_broken_off(&self) -> bool {
-        self.broken && self.failed == Some(1) && !self.heard
+        self.broken && self.failed && !self.heard
     }
 
     /// What the client has sent, if the backend has broken off and has got none of it.
@@ -148,7 +152,7 @@ impl<'a> Pump<'a> {
         let [way, _] = &self.ways;
         let is_whole = self.has_broken_off() && self.bytes[0] == 0 && !way.is_over();
         let data = is_whole.then(|| way.kept())??;
-        Some(data[self.overhead..].to_vec())
+        data.get(self.overhead..).map(<[u8]>::to_vec)
     }
 
     fn poll_end(&self) -> Poll<Ending> {

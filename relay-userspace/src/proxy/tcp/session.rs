@@ -1,7 +1,8 @@
 //! One session: a client's connection, the one to the backend, and everything between them.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::mem;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -48,8 +49,8 @@ pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc
         Err(refusal) => return logged.refuse(refusal),
     };
     let _active = service.counters.begin();
-    let session = Session { client: &client, service: &service, target: &target, source };
-    let mut reached = match session.reach(failover::reach(&target, port, source.ip(), timer.as_mut())).await {
+    let session = Session { client: &client, service: &service, target: &target, port, source: source.ip() };
+    let mut reached = match session.reach(Vec::new(), timer.as_mut()).await {
         Ok(reached) => reached,
         Err(ending) => return logged.record.ending = ending,
     };
@@ -58,22 +59,16 @@ pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc
     loop {
         logged.record.backend = reached.leg.peer_addr().ok();
         let leads_to = logged.record.backend.map(|backend| backend.ip());
-        let preamble = Preamble::new(&header, data);
-        let carried = tokio::select! {
+        let ending = tokio::select! {
             biased;
-            ending = service.gate.ended(Protocol::Tcp, source.ip(), leads_to) => return logged.cut_off(ending),
-            carried = session.relay(&reached, &mut logged.record, preamble, timer.as_mut()) => carried,
+            ending = service.gate.ended(Protocol::Tcp, session.source, leads_to) => return logged.cut_off(ending),
+            ending = session.relay(&reached, &mut logged.record, &header, &mut data, timer.as_mut()) => ending,
         };
-        match carried {
-            Carried::Over(ending) => {
-                logged.record.ending = ending;
-                break;
-            }
-            Carried::Unsent(unsent) => data = unsent,
+        if let Some(ending) = ending {
+            logged.record.ending = ending;
+            break;
         }
-        // boxed, so that other sessions need no room for it
-        let next = Box::pin(session.reach(failover::reach_next(&target, port, source.ip(), reached.tried)));
-        reached = match next.await {
+        reached = match session.reach(reached.tried, timer.as_mut()).await {
             Ok(reached) => reached,
             Err(ending) => return logged.record.ending = ending,
         };
@@ -118,49 +113,51 @@ struct Session<'a> {
     client: &'a Leg,
     service: &'a Service,
     target: &'a Target,
-    source: SocketAddr,
-}
-
-/// What became of a session at a backend.
-enum Carried {
-    Over(Ending),
-    /// The backend broke off before it had got or sent anything: what the client has sent so far is for another one.
-    Unsent(Vec<u8>),
+    port: u16,
+    source: IpAddr,
 }
 
 impl Session<'_> {
-    /// Connects to a backend, unless the session has to end before.
-    async fn reach(&self, reach: impl Future<Output = Result<Reached, Refusal>>) -> Result<Reached, Ending> {
+    /// Connects to a backend that has not been tried, unless the session has to end before.
+    async fn reach(&self, tried: Vec<usize>, limit: Pin<&mut Sleep>) -> Result<Reached, Ending> {
         tokio::select! {
             biased;
-            ending = self.service.gate.ended(Protocol::Tcp, self.source.ip(), None) => Err(ending),
-            result = reach => result.map_err(|refusal| {
-                self.service.counters.refuse(refusal);
-                Ending::Refused(refusal)
-            }),
+            ending = self.service.gate.ended(Protocol::Tcp, self.source, None) => Err(ending),
+            result = failover::reach(self.target, self.port, self.source, tried, limit) => {
+                result.map_err(|refusal| {
+                    self.service.counters.refuse(refusal);
+                    Ending::Refused(refusal)
+                })
+            }
             // the client has given up
             _ = self.client.ready(Interest::ERROR) => Err(Ending::ClientGone),
         }
     }
 
-    /// Carries both ways.
+    /// Carries both ways. `None`: the backend broke off before it had got or sent anything, and what the client has sent
+    /// so far is for another one. `header`, `data`: what the backend is sent first.
     async fn relay(
         &self,
         reached: &Reached,
         record: &mut Record,
-        preamble: Preamble,
+        header: &[u8],
+        data: &mut Vec<u8>,
         timer: Pin<&mut Sleep>,
-    ) -> Carried {
+    ) -> Option<Ending> {
         let legs = [self.client, &reached.leg];
+        let preamble = Preamble::new(header, mem::take(data));
         let mut pump = Pump::new(legs, self.service.payload(), &mut record.bytes, preamble);
         let ending = carry(legs, &mut pump, self.target.timeouts, timer).await;
-        let has_broken_off = pump.has_broken_off();
-        let is_there_another = || self.target.ends.is_there_another(&reached.tried);
-        let unsent = pump.unsent().filter(|_| is_there_another());
-        if has_broken_off {
+        if pump.has_broken_off() {
             reached.lease.fail(Signal::Reset);
         }
-        unsent.map_or(Carried::Over(ending), Carried::Unsent)
+        match pump.unsent() {
+            Some(unsent) if self.target.ends.is_there_another(&reached.tried) => {
+                *data = unsent;
+                None
+            }
+            _ => Some(ending),
+        }
     }
 }
 

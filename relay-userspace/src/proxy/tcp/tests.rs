@@ -104,7 +104,7 @@ fn weights(ends: &[End]) -> Arc<Weights> {
     let tier = ends.iter().filter(|end| end.weight > 0).map(|end| end.priority).min();
     let weight = |end: &End| if Some(end.priority) == tier { end.weight } else { 0 };
     let weights: Box<[u16]> = ends.iter().map(weight).collect();
-    Arc::new(Weights { tcp: weights.clone(), udp: weights })
+    Arc::new(Weights { tcp: weights.clone(), udp: weights, ..Weights::default() })
 }
 
 fn listen(host: IpAddr) -> TcpListener {

@@ -125,7 +125,7 @@ fn end(to: SocketAddr) -> End {
 /// By their own weights.
 fn ends(list: &[End], balance: Balance) -> Arc<Ends> {
     let weights: Box<[u16]> = list.iter().map(|end| end.weight).collect();
-    let weights = Arc::new(Weights { tcp: weights.clone(), udp: weights });
+    let weights = Arc::new(Weights { tcp: weights.clone(), udp: weights, ..Weights::default() });
     Pool::new(RuleName::parse("test").unwrap()).follow(list, balance, &weights)
 }
 

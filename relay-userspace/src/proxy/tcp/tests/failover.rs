@@ -198,7 +198,7 @@ fn new_weights_move_new_sessions_and_leave_old_ones() {
     let relay = relay(&[a.end(1, 0), b.end(1, 1)], Balance::RoundRobin);
     let old = relay.client();
     assert_eq!(read_exactly(&old, 1), b"a");
-    relay.pool.reweigh(&Arc::new(Weights { tcp: [0, 1].into(), udp: [0, 1].into() }));
+    relay.pool.reweigh(&Arc::new(Weights { tcp: [0, 1].into(), udp: [0, 1].into(), ..Weights::default() }));
     assert_eq!([name(&relay), name(&relay)], *b"bb");
     old.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_all(&old), b"");

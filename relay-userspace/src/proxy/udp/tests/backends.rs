@@ -68,7 +68,7 @@ fn a_refusal_is_told_and_the_client_stays() {
     let (failures, mut told) = tokio::sync::mpsc::unbounded_channel();
     let pool = Pool::new(RuleName::parse("test").unwrap());
     pool.tell(failures);
-    let weights = Arc::new(Weights { tcp: [1, 0].into(), udp: [1, 0].into() });
+    let weights = Arc::new(Weights { tcp: [1, 0].into(), udp: [1, 0].into(), ..Weights::default() });
     let ends = pool.follow(&list, Balance::First, &weights);
     let rig = Rig::with(V4, V4, 1, |target| target.ends = ends);
     let client = rig.client();
