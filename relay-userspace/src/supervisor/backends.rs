@@ -4,6 +4,7 @@ mod endpoints;
 mod orders;
 mod saving;
 mod showing;
+mod signals;
 mod verdicts;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -13,13 +14,16 @@ use std::time::Instant;
 
 use relay_common::net::Protocol;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use self::endpoints::{endpoints, is_judged};
 pub use self::orders::BackendCall;
+use self::signals::{Counted, LOOK, Seen};
 use crate::health::prober::Board;
 use crate::health::saved::{BackendOrder, EndpointKey, FILE, Saved};
 use crate::health::weigh::{RuleHealth, Verdict};
 use crate::health::{News, Probe, ProbeId, Prober, Standing};
+use crate::kernel::usage::BackendUsage;
 use crate::plan::PlannedRule;
 use crate::proxy::pool::Failure;
 use crate::rule::RuleName;
@@ -43,6 +47,7 @@ pub struct Backends {
     saved: HashMap<EndpointKey, Standing>,
     file: PathBuf,
     is_unsaved: bool,
+    look: Interval,
     /// For readers; replaced when it changes.
     roll: Arc<Roll>,
 }
@@ -52,22 +57,38 @@ struct Watched {
     /// The plan that this follows.
     planned: Arc<PlannedRule>,
     ends: BTreeMap<EndName, End>,
+    /// Where the rule is in the configuration.
+    place: usize,
+    counted: Option<Counted>,
     /// When time alone changes who gets new flows.
     look_again: Option<Instant>,
 }
 
 struct End {
     id: ProbeId,
+    /// Where the backend is in the rule's list.
+    place: usize,
     probe: Probe,
+    seen: Seen,
 }
 
-/// Which endpoints stand for which backends.
-pub type Roll = HashMap<RuleName, BTreeMap<EndName, ProbeId>>;
+/// The rules whose backends are judged.
+pub type Roll = HashMap<RuleName, Rolled>;
+
+/// Where readers find what is known of a rule's backends.
+#[derive(Clone, Debug)]
+pub struct Rolled {
+    pub ends: BTreeMap<EndName, ProbeId>,
+    /// What the kernel plane counts, if it carries the rule.
+    pub flows: Option<BackendUsage>,
+}
 
 /// Something to act on.
 pub enum Told {
     News(Vec<News>),
     Failure(Failure),
+    /// It is time to look at what has been counted.
+    Look,
     /// It is time to look at these rules again.
     Due(Vec<RuleName>),
 }
@@ -101,6 +122,7 @@ impl Backends {
             saved: endpoints,
             file,
             is_unsaved: false,
+            look: look(),
             roll: Arc::default(),
         }
     }
@@ -136,6 +158,7 @@ impl Backends {
         tokio::select! {
             Some(news) = self.news.recv() => Told::News(news),
             Some(failure) = self.failures.recv() => Told::Failure(failure),
+            _ = self.look.tick(), if !self.watched.is_empty() => Told::Look,
             () = super::names::at(due.map(Into::into)) => Told::Due(self.due()),
         }
     }
@@ -157,7 +180,7 @@ impl Backends {
                 changed |= self.forget(&name);
             }
         }
-        for planned in planned {
+        for (place, planned) in planned.iter().enumerate() {
             let name = &planned.rule.name;
             let is_followed = match self.watched.get(name) {
                 Some(watched) => Arc::ptr_eq(&watched.planned, planned),
@@ -166,11 +189,12 @@ impl Backends {
             if !is_followed {
                 changed |= self.follow_rule(planned);
             }
+            if let Some(watched) = self.watched.get_mut(name) {
+                watched.place = place;
+            }
         }
         if changed {
-            let ids = |watched: &Watched| watched.ends.iter().map(|(end, it)| (end.clone(), it.id)).collect();
-            let roll = self.watched.iter().map(|(name, watched)| (name.clone(), ids(watched)));
-            self.roll = Arc::new(roll.collect());
+            self.write_roll();
             self.is_unsaved = true;
         }
     }
@@ -183,34 +207,38 @@ impl Backends {
         }
         let health = self.health.entry(name.clone()).or_default();
         health.orders.retain(|backend, _| planned.rule.to.iter().any(|to| to.to_string() == **backend));
-        let mut before = self.watched.remove(name).map(|watched| watched.ends).unwrap_or_default();
+        let (mut before, counted) =
+            self.watched.remove(name).map(|watched| (watched.ends, watched.counted)).unwrap_or_default();
         let mut ends = BTreeMap::new();
         let mut changed = false;
-        for (end, probe) in endpoints(planned) {
+        for (end, place, probe) in endpoints(planned) {
             let known = before.remove(&end);
-            let id = match known {
+            let (id, seen) = match known {
                 Some(known) if known.probe.address == probe.address => {
                     if known.probe != probe {
                         self.ask(known.id, &probe, None);
                     }
-                    known.id
+                    (known.id, known.seen)
                 }
                 other => {
                     changed = true;
                     if let Some(other) = other {
                         self.leave(other.id);
                     }
-                    self.meet(name, &end, &probe)
+                    (self.meet(name, &end, &probe), Seen::default())
                 }
             };
-            ends.insert(end, End { id, probe });
+            ends.insert(end, End { id, place, probe, seen });
         }
         changed |= !before.is_empty();
         for (end, gone) in before {
             self.leave(gone.id);
             self.health.entry(name.clone()).or_default().endpoints.remove(&end);
         }
-        self.watched.insert(name.clone(), Watched { planned: planned.clone(), ends, look_again: None });
+        self.watched.insert(
+            name.clone(),
+            Watched { planned: planned.clone(), ends, place: 0, counted, look_again: None },
+        );
         self.remember(planned);
         changed
     }
@@ -271,4 +299,10 @@ impl Backends {
             watched.look_again = outlook.look_again;
         }
     }
+}
+
+fn look() -> Interval {
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    look
 }

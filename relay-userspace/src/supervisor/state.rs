@@ -158,6 +158,7 @@ impl State {
         }
         self.share();
         self.backends.follow(planned);
+        self.backends.count_by(self.kernel.as_ref().ok(), &desired.rules);
         Ok(desired)
     }
 

@@ -34,6 +34,13 @@ pub struct Tallied {
 }
 
 impl Tallied {
+    pub const fn of(&self, protocol: Protocol) -> Numbers {
+        match protocol {
+            Protocol::Tcp => self.tcp,
+            Protocol::Udp => self.udp,
+        }
+    }
+
     pub const fn active(&self) -> u64 {
         self.tcp.active + self.udp.active
     }

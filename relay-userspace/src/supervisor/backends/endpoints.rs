@@ -16,7 +16,7 @@ pub(super) fn is_judged(rule: &Rule) -> bool {
 }
 
 /// Everybody who is to be asked: where flows go to at present, each protocol by itself.
-pub(super) fn endpoints(planned: &PlannedRule) -> Vec<(EndName, Probe)> {
+pub(super) fn endpoints(planned: &PlannedRule) -> Vec<(EndName, usize, Probe)> {
     let rule = &planned.rule;
     if !rule.enabled || !is_judged(rule) {
         return Vec::new();
@@ -36,6 +36,7 @@ pub(super) fn endpoints(planned: &PlannedRule) -> Vec<(EndName, Probe)> {
             let address = SocketAddr::new(address, port(rule, to));
             endpoints.push((
                 (*protocol, to.to_string().into()),
+                index,
                 Probe { address, name: name.clone(), check, connect },
             ));
         }

@@ -23,13 +23,14 @@ impl Shared {
         planned: &PlannedRule,
     ) -> Vec<BackendView> {
         let name = &planned.rule.name;
-        let ends = snapshot.roll.get(name);
+        let known = snapshot.roll.get(name);
         let tallies = snapshot.pools.get(name).map(|pool| pool.tallies()).unwrap_or_default();
-        let view = |to: &Backend| {
+        let flows = known.and_then(|known| known.flows.as_ref());
+        let view = |(place, to): (usize, &Backend)| {
             let mut view = plain_view(snapshot, to);
             view.order = snapshot.orders.get(name).and_then(|orders| orders.get(&*view.addr)).copied();
-            if let Some(ends) = ends {
-                self.add_verdicts(&mut view, planned, ends);
+            if let Some(known) = known {
+                self.add_verdicts(&mut view, planned, &known.ends);
             }
             match view.order {
                 Some(BackendOrder::Drain) => view.state = "draining".into(),
@@ -40,9 +41,14 @@ impl Shared {
                 view.flows = FlowsView { active: tally.active(), total: tally.total() };
                 view.failed = tally.failed();
             }
+            if let Some(counted) = flows.and_then(|flows| flows.of(place)) {
+                view.flows.active += u64::try_from(counted.active().get()).unwrap_or(0);
+                view.flows.total +=
+                    Protocol::ALL.map(|protocol| counted.opened(protocol).get()).iter().sum::<u64>();
+            }
             view
         };
-        planned.rule.to.iter().map(view).collect()
+        planned.rule.to.iter().enumerate().map(view).collect()
     }
 
     fn add_verdicts(&self, view: &mut BackendView, planned: &PlannedRule, ends: &BTreeMap<EndName, ProbeId>) {

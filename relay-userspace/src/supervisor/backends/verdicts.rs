@@ -51,6 +51,7 @@ impl State {
     pub fn backends_told(&mut self, told: Told) {
         match told {
             Told::Failure(failure) => self.backends.signal(&failure),
+            Told::Look => self.look_at_flows(),
             Told::Due(names) => names.iter().for_each(|name| self.reweigh(name, None)),
             Told::News(news) => self.judged(&news),
         }
