@@ -71,6 +71,8 @@ numbered! {
     LimitNewFlowsPerIp = "limit_new_flows_per_ip",
     /// Several datagrams in one packet, which the kernel does not let the program translate.
     UdpGso = "udp_gso",
+    /// A new flow of a rule that has no backend to give it to.
+    NoBackend = "no_backend",
 }
 
 #[cfg(test)]

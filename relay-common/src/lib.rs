@@ -11,6 +11,7 @@
 
 pub mod balance;
 pub mod checksum;
+pub mod choice;
 pub mod claim;
 pub mod counters;
 pub mod digest;

@@ -26,6 +26,10 @@ names! {
     /// Rule slot to name; only userspace reads it.
     RULE_NAMES,
     ENDPOINTS,
+    /// What is known of endpoints' flows; relayd maps it into its memory.
+    ENDPOINT_USAGE,
+    /// Endpoints as new flows choose among them.
+    PLACES,
     NEXT_HOPS,
     ROUTES,
     /// The host's own unicast addresses.

@@ -27,7 +27,7 @@ pod! {
     crate::rule::ListenerKey: 12,
     crate::rule::ListenerKey<[u32; 4]>: 24,
     crate::rule::ListenerEntry: 8,
-    crate::rule::RuleEntry: 64,
+    crate::rule::RuleEntry: 72,
     crate::rule::EndpointEntry: 32,
     crate::rule::SourceKey: 20,
     crate::route::NextHop: 32,

@@ -1,7 +1,9 @@
 //! Rules as the programs see them: ports, listeners, rules, endpoints.
 //!
-//! A new flow goes port table → (listener table, where several addresses share the port) → rule → endpoint.
+//! A new flow goes port table → (listener table, where several addresses share the port) → rule → (a place, where several
+//! backends take turns or the like) → endpoint.
 
+use crate::choice::Choice;
 use crate::digest::Digest;
 use crate::net::{Address, FAMILY_BIT, Port, Protocol, family_bit};
 
@@ -116,7 +118,7 @@ impl RuleState {
     }
 }
 
-/// A rule (64 bytes).
+/// A rule (72 bytes).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct RuleEntry {
@@ -124,9 +126,9 @@ pub struct RuleEntry {
     pub generation: u32,
     /// For IPv4 clients.
     state: u32,
-    /// First of `endpoints` consecutive slots in the endpoint table.
-    pub endpoint: u32,
-    pub endpoints: u32,
+    /// Who gets new flows.
+    pub tcp: Choice,
+    pub udp: Choice,
     /// Idle limits, in ticks.
     pub tcp_idle: u32,
     pub tcp_half_closed: u32,
@@ -214,16 +216,16 @@ impl RuleEntry {
 
     /// A slot whose next rule will be of a later generation.
     pub const fn off(generation: u32) -> Self {
-        Self::new(generation, RuleState::Off, 0)
+        Self::new(generation, RuleState::Off)
     }
 
     #[inline(always)]
-    pub const fn new(generation: u32, state: RuleState, endpoint: u32) -> Self {
+    pub const fn new(generation: u32, state: RuleState) -> Self {
         Self {
             generation,
             state: state as u32,
-            endpoint,
-            endpoints: 1,
+            tcp: Choice::NONE,
+            udp: Choice::NONE,
             tcp_idle: 0,
             tcp_half_closed: 0,
             udp_idle: 0,
@@ -297,7 +299,9 @@ pub struct EndpointEntry {
     pub interface: u32,
     /// 1: both addresses are IPv6 ones, by their numbers in `NUMBERED`.
     v6: u32,
-    pub _reserved: [u32; 2],
+    /// The slot of the rule that it belongs to.
+    pub rule: u32,
+    pub _reserved: u32,
 }
 
 impl EndpointEntry {
@@ -311,7 +315,8 @@ impl EndpointEntry {
             generation,
             interface: 0,
             v6: 0,
-            _reserved: [0; 2],
+            rule: 0,
+            _reserved: 0,
         }
     }
 

@@ -4,6 +4,7 @@
 //! Kernels before 5.12 cannot add and read in one step. So whoever wants something takes it first, looks then, and gives
 //! it back if that was too much: two that want the last one may both be refused, but never both be let in.
 
+use crate::net::Protocol;
 use crate::shared::Shared;
 
 const SECOND: u64 = 1_000_000_000;
@@ -19,7 +20,9 @@ pub struct Usage {
     heartbeat: Shared,
     /// Of new flows and sessions.
     pub pace: Pace,
-    _reserved: [u64; 4],
+    /// Flows that have taken turns among the rule's backends.
+    turns: [Shared; 2],
+    _reserved: [u64; 2],
 }
 
 const _: () = assert!(size_of::<Usage>() == 64);
@@ -29,6 +32,10 @@ impl Usage {
     #[inline(always)]
     pub fn flows(&self) -> i64 {
         self.flows.get()
+    }
+
+    pub const fn flow_count(&self) -> &Count {
+        &self.flows
     }
 
     /// Takes a place for a proven flow, if there is one of `most` (0: any number).
@@ -47,14 +54,21 @@ impl Usage {
         self.flows.add(-1);
     }
 
+    /// The number of a new flow whose backend is chosen by turns. Two at once may get the same.
+    #[inline(always)]
+    pub fn turn(&self, protocol: Protocol) -> u64 {
+        let [tcp, udp] = &self.turns;
+        let turns = match protocol {
+            Protocol::Tcp => tcp,
+            Protocol::Udp => udp,
+        };
+        turns.add(1);
+        turns.get()
+    }
+
     /// Sessions of the user plane.
     pub fn sessions(&self) -> i64 {
         self.sessions.get()
-    }
-
-    /// Adds what the programs have lost count of.
-    pub fn correct_flows(&self, difference: i64) {
-        self.flows.add(difference);
     }
 
     /// Takes a place for a session of the user plane, if there is one of `most` (0: any number).
@@ -192,9 +206,9 @@ mod tests {
     #[test]
     fn lost_flows_are_put_right() {
         let usage = Usage::default();
-        usage.correct_flows(3);
+        usage.flow_count().add(3);
         assert!(usage.is_full(3, START));
-        usage.correct_flows(-3);
+        usage.flow_count().add(-3);
         assert_eq!(usage.flows(), 0);
     }
 

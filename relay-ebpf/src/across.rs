@@ -20,7 +20,7 @@ use crate::maps::Entry;
 use crate::packet::{self, Fragment, Ipv4, Ipv6, icmpv6};
 use crate::skb::{Failed, Skb};
 use crate::slow::{Packet, Read};
-use crate::{Outcome, count, half, maps, route, sum, trace};
+use crate::{Outcome, count, half, maps, route, signal, sum, trace};
 
 /// An error that has come in, and where its parts lie.
 #[repr(C)]
@@ -81,6 +81,9 @@ fn prepare(skb: Skb, packet: &mut Packet) -> Result<(), Outcome> {
         return Err(count::refuse(packet.rule, DropReason::BadHeader));
     }
     let from = &packet.incoming.icmp;
+    if packet.key.is_v6() {
+        signal::error(flow, packet.protocol, signal::is_unreachable_v6(from.kind));
+    }
     packet.leaves_as_v6 = flow.flags().has(FlowFlags::TO_V6);
     let told = match (packet.key.is_v6(), packet.leaves_as_v6) {
         (true, true) => Some(tables::without_extensions(from)),

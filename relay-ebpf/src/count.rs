@@ -3,6 +3,7 @@
 use relay_common::counters::{DropKey, DropReason};
 use relay_common::flow::{FlowEntry, FlowFlags};
 
+use crate::slow::Packet;
 use crate::{Outcome, maps, trace};
 
 /// Counts a packet of a flow. Returns the bytes counted.
@@ -47,9 +48,12 @@ pub(crate) fn add(rule: u32, egress: bool, packets: u64, bytes: u64) {
 
 /// Counts a new flow.
 #[inline(always)]
-pub(crate) fn flow(rule: u32) {
-    if let Some(counters) = maps::counters(rule) {
+pub(crate) fn flow(packet: &Packet) {
+    if let Some(counters) = maps::counters(packet.rule) {
         counters.flows += 1;
+    }
+    if let Some(usage) = maps::endpoint_usage(packet.endpoint) {
+        usage.opened(packet.protocol).add(1);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::rewrite::TTL_DELTA;
 use crate::skb::{Failed, Skb};
 use crate::slow::{Ipv4Tail, Packet, Read};
 use crate::translate::Piece;
-use crate::{Outcome, count, error, maps, route, trace};
+use crate::{Outcome, count, error, maps, route, signal, trace};
 
 /// A quoted packet and where its parts lie.
 struct Quote {
@@ -54,6 +54,7 @@ pub(crate) fn translate(packet: &mut Packet, skb: Skb, l2: u32, ip: &Ipv4) -> Re
     if ip.destination != quote.ip.source {
         return done;
     }
+    signal::error(flow, quote.protocol, signal::is_unreachable(icmp.kind, icmp.code));
     packet.key = key;
     packet.protocol = quote.protocol;
     packet.l2 = l2;

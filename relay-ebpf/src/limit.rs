@@ -56,6 +56,9 @@ pub(crate) fn enter(client: &[u32; 4], half: &mut FlowEntry) -> Result<(), DropR
         return Err(DropReason::LimitConnections);
     }
     half.set_flags(half.flags().with(FlowFlags::COUNTED));
+    if let Some(usage) = maps::endpoint_usage(half.endpoint()) {
+        usage.active().add(1);
+    }
     if limits.connections_per_ip == 0 {
         return Ok(());
     }
@@ -63,7 +66,7 @@ pub(crate) fn enter(client: &[u32; 4], half: &mut FlowEntry) -> Result<(), DropR
     count.add(1);
     half.set_flags(half.flags().with(FlowFlags::SOURCE_COUNTED));
     if count.get() > i64::from(limits.connections_per_ip) {
-        give_back(half.rule(), half.flags(), client);
+        give_back((half.rule(), half.endpoint()), half.flags(), client);
         return Err(DropReason::LimitConnectionsPerIp);
     }
     Ok(())
@@ -73,22 +76,25 @@ pub(crate) fn enter(client: &[u32; 4], half: &mut FlowEntry) -> Result<(), DropR
 #[inline(always)]
 pub(crate) fn leave(protocol: Protocol, at: &FlowKey, half: &FlowEntry) -> bool {
     // read before: its memory may be another flow's at once
-    let (rule, flags, client) = (half.rule(), half.flags(), half::destination(half));
+    let (owner, flags, client) = ((half.rule(), half.endpoint()), half.flags(), half::destination(half));
     let gone = maps::forget_established(protocol, at);
     if gone {
-        give_back(rule, flags, &client);
+        give_back(owner, flags, &client);
     }
     gone
 }
 
-/// Gives back what a backend half with these flags has taken.
+/// Gives back what a backend half with these flags has taken. `rule`, `endpoint`: their numbers.
 #[inline(never)]
-pub(crate) fn give_back(rule: u32, flags: FlowFlags, client: &[u32; 4]) {
+pub(crate) fn give_back((rule, endpoint): (u32, u32), flags: FlowFlags, client: &[u32; 4]) {
     if !flags.has(FlowFlags::COUNTED) {
         return;
     }
     if let Some(usage) = maps::usage(rule) {
         usage.give_flow_back();
+    }
+    if let Some(usage) = maps::endpoint_usage(endpoint) {
+        usage.active().add(-1);
     }
     if !flags.has(FlowFlags::SOURCE_COUNTED) {
         return;

@@ -7,6 +7,7 @@
 
 mod across;
 mod answer;
+mod choose;
 mod claim;
 mod count;
 mod ended;
@@ -30,6 +31,7 @@ mod packet;
 mod rewrite;
 mod route;
 mod scratch;
+mod signal;
 mod skb;
 mod slow;
 mod socket;

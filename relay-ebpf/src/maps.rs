@@ -9,6 +9,7 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use aya_ebpf::programs::SkLookupContext;
+use relay_common::choice::{EndpointUsage, Place};
 use relay_common::counters::{DropKey, RuleCounters};
 use relay_common::ended::EndedFlow;
 use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
@@ -34,6 +35,7 @@ const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
 const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
 const FLOWS: usize = 131_072;
 const RULE_SLOTS: usize = 16_384;
+const ENDPOINT_SLOTS: usize = 32_768;
 
 #[btf_map]
 static FLOWS_TCP: HashMap<FlowKey, FlowEntry, FLOWS> = HashMap::new();
@@ -58,7 +60,11 @@ static RULES: Array<RuleEntry, RULE_SLOTS> = Array::new();
 #[btf_map]
 static RULE_NAMES: HashMap<u32, [u8; 72], RULE_SLOTS, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-static ENDPOINTS: Array<EndpointEntry, 32_768> = Array::new();
+static ENDPOINTS: Array<EndpointEntry, ENDPOINT_SLOTS> = Array::new();
+#[btf_map]
+static ENDPOINT_USAGE: Array<EndpointUsage, ENDPOINT_SLOTS, MMAPABLE> = Array::new();
+#[btf_map]
+static PLACES: Array<u64, { Place::ROOM as usize / 2 }, MMAPABLE> = Array::new();
 #[btf_map]
 static NEXT_HOPS: Array<NextHop, 4_096> = Array::new();
 #[btf_map]
@@ -280,6 +286,17 @@ pub(crate) fn rule(slot: u32) -> Option<&'static RuleEntry> {
 #[inline(always)]
 pub(crate) fn endpoint(slot: u32) -> Option<&'static EndpointEntry> {
     ENDPOINTS.get(slot)
+}
+
+#[inline(always)]
+pub(crate) fn endpoint_usage(slot: u32) -> Option<&'static EndpointUsage> {
+    ENDPOINT_USAGE.get(slot)
+}
+
+#[inline(always)]
+pub(crate) fn place(place: u32) -> Option<Place> {
+    let (index, shift) = Place::lies_in(place);
+    PLACES.get(index).map(|two| Place::from_word((two >> shift) as u32))
 }
 
 #[inline(always)]

@@ -11,7 +11,7 @@ use crate::established::Frame as _;
 use crate::listening::{self, Address as _, Listening};
 use crate::skb::Skb;
 use crate::slow::{Action, Packet, refuse};
-use crate::{answer, count, limit, maps, route, socket, trace};
+use crate::{answer, choose, count, limit, maps, route, socket, trace};
 
 /// The first packet of a flow, or one that no rule knows.
 #[inline(never)]
@@ -85,7 +85,6 @@ fn pass(packet: &Packet, why: Decision) -> Action {
 
 #[inline(always)]
 fn admit(skb: Skb, packet: &mut Packet, listening: &Listening, rule: &RuleEntry) -> Action {
-    let Some(endpoint) = maps::endpoint(rule.endpoint) else { return Action::Pass };
     if !has_valid_source(packet) {
         return refuse(packet, DropReason::BadSource);
     }
@@ -99,6 +98,11 @@ fn admit(skb: Skb, packet: &mut Packet, listening: &Listening, rule: &RuleEntry)
     if is_full(packet) {
         return refuse(packet, DropReason::TableFull);
     }
+    // an endpoint that is another rule's by now was this one's until a moment ago
+    let chosen = if choose::run(packet, rule) { maps::endpoint(packet.endpoint) } else { None };
+    let Some(endpoint) = chosen.filter(|endpoint| endpoint.rule == packet.rule) else {
+        return refuse(packet, DropReason::NoBackend);
+    };
     let interface = skb.interface();
     let Some(next_hop) = route::usable(endpoint.hop_index) else {
         return refuse(packet, DropReason::NoRoute);
@@ -111,7 +115,7 @@ fn admit(skb: Skb, packet: &mut Packet, listening: &Listening, rule: &RuleEntry)
         return Action::Answer;
     }
     let wanted = Wanted {
-        owner: Owner { rule: packet.rule, generation: rule.generation, endpoint: rule.endpoint },
+        owner: Owner { rule: packet.rule, generation: rule.generation, endpoint: packet.endpoint },
         source: endpoint.source(),
         endpoint: endpoint.address(),
         endpoint_port: endpoint.port_for(packet.key.ports().destination(), listening.first),
@@ -122,7 +126,7 @@ fn admit(skb: Skb, packet: &mut Packet, listening: &Listening, rule: &RuleEntry)
     if !claim::take(packet, &wanted, interface) {
         return refuse(packet, DropReason::PortsExhausted);
     }
-    count::flow(packet.rule);
+    count::flow(packet);
     Action::Forward
 }
 

@@ -10,7 +10,7 @@ use relay_common::net::Protocol;
 use crate::maps::{self, Refused};
 use crate::packet::tcp;
 use crate::slow::{self, Action, Packet};
-use crate::{claim, ended, half, limit, route, track};
+use crate::{claim, ended, half, limit, route, signal, track};
 
 /// An acknowledgment this far above the backend's first sequence number counts as proof: data may ride on the SYN-ACK.
 const PROOF_WINDOW: u32 = 65_536;
@@ -45,6 +45,9 @@ fn tcp_client(packet: &Packet, flow: &mut FlowEntry) -> Action {
         if flags.has(FlowFlags::CLOSED) || !is_current(flow) || !claim::hold(packet, flow) {
             return Action::Open;
         }
+        if !flags.has(FlowFlags::REPLIED) {
+            signal::unanswered(flow);
+        }
         return Action::Forward;
     }
     if flags.has(FlowFlags::CLOSED) {
@@ -68,6 +71,7 @@ fn tcp_backend(packet: &Packet, flow: &mut FlowEntry) -> Action {
     }
     if packet.has(tcp::RST) {
         if !flow.flags().has(FlowFlags::REPLIED) {
+            signal::refused(flow, Protocol::Tcp);
             ended::refused(packet, flow);
         }
         mark(packet, flow, FlowFlags::CLOSED);
@@ -139,7 +143,7 @@ fn promote(packet: &Packet, flow: &FlowEntry) -> Action {
         return slow::refuse(packet, reason);
     }
     if let Err(refused) = maps::establish(protocol, &key, &scratch.backend) {
-        limit::give_back(flow.rule(), scratch.backend.flags(), &packet.sender);
+        limit::give_back((flow.rule(), flow.endpoint()), scratch.backend.flags(), &packet.sender);
         return match refused {
             Refused::Full => full(packet),
             // another CPU may have been faster with the same flow

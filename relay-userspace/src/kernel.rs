@@ -7,6 +7,7 @@ pub mod apply;
 pub mod attach;
 pub mod batch;
 pub mod bpffs;
+mod choices;
 pub mod clock;
 pub mod declined;
 pub mod detach;
@@ -19,11 +20,13 @@ pub mod links;
 pub mod listening;
 pub mod load;
 pub mod lookup;
+pub mod mapped;
 pub mod maps;
 pub mod meter;
 mod numbers;
 pub mod object;
 mod pins;
+pub mod places;
 pub mod ports;
 pub mod preflight;
 mod recount;
@@ -75,6 +78,11 @@ pub enum KernelError {
     TooManySets,
     #[error("this host and its backends have more IPv6 addresses than the kernel plane takes ({most})")]
     TooManyAddresses { most: usize },
+    #[error(
+        "there is no room for one more table by which new flows choose their backend ({most} places in all); rules with \
+         balance = \"iphash\" take 4,093 each, and more with more than 10 backends"
+    )]
+    TooManyPlaces { most: u32 },
     #[error("there are more next hops than the kernel plane takes ({most})")]
     TooManyHops { most: usize },
 }

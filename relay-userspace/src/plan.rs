@@ -125,6 +125,8 @@ pub struct KernelRule {
     pub listeners_v6: Vec<KernelListener<Ipv6Addr>>,
     /// One for each backend of the rule; `None`: it has no address yet.
     pub ends: Vec<Option<KernelEnd>>,
+    /// What each backend is known by where clients are to keep theirs ([`crate::balance::Table::new`]).
+    pub names: Vec<Box<str>>,
     pub balance: Balance,
     pub timeouts: Timeouts,
 }

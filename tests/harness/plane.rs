@@ -8,9 +8,11 @@ mod counts;
 mod run;
 
 use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -24,6 +26,7 @@ use relay::kernel::attach::Target;
 use relay::kernel::sweep::{Census, Sweeper};
 use relay::kernel::{Dataplane, Desired, Options};
 use relay::plan::{self, Facts, PlannedRule};
+use relay::rule::Rule;
 use relay::supervisor::desire;
 use relay::supervisor::facts::FactBook;
 use relay::supervisor::names::Names;
@@ -75,7 +78,6 @@ pub struct Plane {
     pub narrow: Side,
     /// Source ports that flows may claim, from the next apply on.
     pub claims: ClaimRange,
-    devices: BTreeMap<u32, u16>,
     /// Names of rules by slot.
     rules: BTreeMap<u32, String>,
     tables: Tables,
@@ -86,6 +88,11 @@ pub struct Plane {
 impl Plane {
     /// A plane without rules, with room for so many flows of each protocol.
     pub fn new(max_flows: u32) -> Self {
+        Self::after(max_flows, |_, _| ())
+    }
+
+    /// The same of a relayd that comes after another one. `earlier`: what that does, in the relay's namespace.
+    pub fn after(max_flows: u32, earlier: impl FnOnce(&mut Dataplane, &NetNs) + Send) -> Self {
         tell_at_once();
         let (relay, ends) = links();
         // pins are only needed while everything is opened, so they lie where nobody else sees them
@@ -102,6 +109,12 @@ impl Plane {
                 log_ended: false,
             };
             let mut dataplane = Dataplane::open(&options).expect("the kernel plane");
+            earlier(&mut dataplane, &relay);
+            if !dataplane.slots().is_empty() {
+                drop(dataplane);
+                dataplane = Dataplane::open(&options).expect("the kernel plane once more");
+                assert!(dataplane.adopted);
+            }
             load_for_bare_links(&mut dataplane, relay.index("bare"));
             let programs = Programs::of(&dataplane);
             let tables = Tables::open(dataplane.pins(), &programs);
@@ -113,7 +126,6 @@ impl Plane {
         let uplink = side("uplink");
         let client = if programs.xdp_knows_interfaces { uplink } else { side("lo") };
         let (backend, narrow) = (side("inside"), side("narrow"));
-        let devices = [(uplink, 0), (backend, 1), (narrow, 2)].map(|(side, at)| (side.interface, at)).into();
         let rules = BTreeMap::new();
         Self {
             programs,
@@ -124,7 +136,6 @@ impl Plane {
             backend,
             narrow,
             claims: ClaimRange::default(),
-            devices,
             rules,
             tables,
             sweeper,
@@ -159,49 +170,24 @@ impl Plane {
 
     /// Changes to these rules, of which some drain.
     pub fn apply(&mut self, rules: &str, draining: &[&str]) {
-        let desired = self.desired(rules, draining);
-        self.dataplane.apply(&desired).expect("apply");
+        self.take(&self.desired(rules, draining));
+    }
+
+    /// Changes to what is desired.
+    pub fn take(&mut self, desired: &Desired) {
+        self.dataplane.apply(desired).expect("apply");
         self.rules =
             self.dataplane.slots().into_iter().map(|(name, slot)| (slot, name.to_string())).collect();
     }
 
     /// What relayd would want of the kernel for these rules.
     pub fn desired(&self, rules: &str, draining: &[&str]) -> Desired {
-        let problems = Problems {
-            sources: vec![Source { path: PathBuf::from("rules"), text: rules.to_owned() }],
-            list: Vec::new(),
-        };
-        let config = Config::parse(problems).unwrap_or_else(|problems| panic!("{problems:?}"));
-        let (devices, claims) = (self.devices.clone(), self.claims);
-        self.relay.netlink(async move |handle| {
-            let mut book = FactBook::new(handle, Names::open(world::folder().path(), &Dns::default()))
-                .await
-                .expect("facts");
-            let rules: Vec<_> = config.rules.iter().map(|(rule, _)| rule.clone()).collect();
-            book.find_paths(&rules).await;
-            let facts = Facts {
-                kernel: Ok(Hook::Tc),
-                host: &book.host,
-                paths: &book.paths,
-                resolved: book.names.known(),
-                taken: &book.taken,
-                lacks: book.holder.lacks(),
-                down: false,
-            };
-            let planned: Vec<Arc<PlannedRule>> = config
-                .rules
-                .iter()
-                .map(|(rule, origin)| {
-                    let drains = draining.contains(&rule.name.as_str());
-                    Arc::new(plan::rule(rule, origin, drains, &facts))
-                })
-                .collect();
-            for rule in &planned {
-                assert!(rule.faults.is_empty(), "{:?}", rule.faults);
-            }
-            let nothing = desire::Before { planned: &[], desired: &Desired::default() };
-            Ok(desire::desired(&planned, &book, claims, &devices, &nothing))
-        })
+        desired(&self.relay, self.claims, (rules, draining), |_| ())
+    }
+
+    /// The same, once each rule has been changed.
+    pub fn desired_with(&self, rules: &str, change: impl Fn(&mut Rule) + Send) -> Desired {
+        desired(&self.relay, self.claims, (rules, &[]), change)
     }
 
     /// What is counted, and who is in the tables.
@@ -328,6 +314,55 @@ impl Plane {
         }
         (ran, before.change(&self.counts()))
     }
+}
+
+/// What relayd in the relay's namespace would want of the kernel for these rules, of which some drain, once each has been
+/// changed.
+pub fn desired(
+    relay: &NetNs,
+    claims: ClaimRange,
+    (rules, draining): (&str, &[&str]),
+    change: impl Fn(&mut Rule) + Send,
+) -> Desired {
+    let problems = Problems {
+        sources: vec![Source { path: PathBuf::from("rules"), text: rules.to_owned() }],
+        list: Vec::new(),
+    };
+    let mut config = Config::parse(problems).unwrap_or_else(|problems| panic!("{problems:?}"));
+    for (rule, _) in &mut config.rules {
+        change(Arc::make_mut(rule));
+    }
+    let devices = [("uplink", 0), ("inside", 1), ("narrow", 2)].map(|(name, at)| (relay.index(name), at));
+    relay.netlink(async move |handle| {
+        let mut book =
+            FactBook::new(handle, Names::open(world::folder().path(), &Dns::default())).await.expect("facts");
+        let rules: Vec<_> = config.rules.iter().map(|(rule, _)| rule.clone()).collect();
+        book.find_paths(&rules).await;
+        let facts = Facts {
+            kernel: Ok(Hook::Tc),
+            host: &book.host,
+            paths: &book.paths,
+            resolved: book.names.known(),
+            taken: &book.taken,
+            lacks: book.holder.lacks(),
+            down: false,
+            health: &HashMap::new(),
+            now: Instant::now(),
+        };
+        let planned: Vec<Arc<PlannedRule>> = config
+            .rules
+            .iter()
+            .map(|(rule, origin)| {
+                let drains = draining.contains(&rule.name.as_str());
+                Arc::new(plan::rule(rule, origin, drains, &facts))
+            })
+            .collect();
+        for rule in &planned {
+            assert!(rule.faults.is_empty(), "{:?}", rule.faults);
+        }
+        let nothing = desire::Before { planned: &[], desired: &Desired::default() };
+        Ok(desire::desired(&planned, &book, claims, &devices.into(), &nothing))
+    })
 }
 
 /// Has the programs for interfaces without link headers loaded, which are when they are attached first.

@@ -2,6 +2,7 @@
 //!
 //! Also runs by itself as root on an old kernel, as a static program: `--test-threads=1 --nocapture` says most.
 
+mod backends;
 mod bare;
 mod capacity;
 mod claims;

@@ -26,7 +26,7 @@ fn without_a_way_to_the_backend() {
     let mut talk = Conversation::usual(51_000);
     talk.prove(&plane, plane.client, plane.backend);
     change(&mut plane, |desired| {
-        Arc::make_mut(&mut desired.rules[0]).carried.as_mut().expect("carried").path = None
+        Arc::make_mut(&mut desired.rules[0]).carried.as_mut().expect("carried").paths = vec![None]
     });
     let stranger = Conversation::usual(51_001);
     let (udp, tcp) = (stranger.client_udp(b"hello"), stranger.client_tcp(&Segment::flags(SYN)));
@@ -72,7 +72,7 @@ fn a_live_flow_follows_a_new_way() {
     for mtu in [1400, 1300] {
         change(&mut plane, |desired| {
             let carried = Arc::make_mut(&mut desired.rules[0]).carried.as_mut().expect("carried");
-            let hop = &mut carried.path.as_mut().expect("path").hop;
+            let hop = &mut carried.paths[0].as_mut().expect("path").hop;
             hop.mtu = mtu;
         });
         for (what, packet, sent) in &packets {
@@ -84,7 +84,7 @@ fn a_live_flow_follows_a_new_way() {
     let elsewhere = plane.narrow.interface;
     change(&mut plane, |desired| {
         let carried = Arc::make_mut(&mut desired.rules[0]).carried.as_mut().expect("carried");
-        let hop = &mut carried.path.as_mut().expect("path").hop;
+        let hop = &mut carried.paths[0].as_mut().expect("path").hop;
         (hop.interface, hop.gateway) = (elsewhere, Some(IpAddr::V4(GATEWAY)));
     });
     for (what, packet, sent) in &packets {

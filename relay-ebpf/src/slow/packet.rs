@@ -34,6 +34,8 @@ pub(crate) struct Packet {
     pub(crate) now: u32,
     /// Slot of the rule, once known.
     pub(crate) rule: u32,
+    /// Of a new flow, the number of the endpoint that it gets.
+    pub(crate) endpoint: u32,
     /// What the way out takes of packets as they come in, once known.
     pub(crate) mtu: u32,
     /// What a sender of larger ones is told: fragments of IPv6 have one more header.

@@ -30,6 +30,7 @@ pub(super) fn shadow(maps: &Maps, pins: &Path) -> Result<Shadow, Unavailable> {
     let rules = read_array::<RuleEntry>(pins, names::RULES, maps::RULE_SLOTS)?;
     let names = names_by_slot(&maps.rule_names)?;
     shadow.slots = slots_of(&names, &rules);
+    shadow.adopt_places(&rules);
     for (slot, (name, draining)) in names {
         shadow.rules.insert(slot, rules[slot as usize]);
         if draining {

@@ -4,11 +4,12 @@
 //! Every step is recorded in the shadow as it succeeds, so applying the former state again undoes a change that failed
 //! half-way.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::MapError;
+use relay_common::choice::Place;
 use relay_common::counters::{DropKey, DropReason, RuleCounters};
 use relay_common::net::Protocol;
 use relay_common::rule::{Limits, RuleEntry, RuleState};
@@ -17,10 +18,8 @@ use relay_common::usage::Pace;
 use relay_common::{names, tick};
 
 use super::load::Dataplane;
-use super::shadow::EndpointContent;
 use super::shortage::Shortage;
 use super::slots::encode_name;
-use super::ways::endpoint_content;
 use super::{Carried, Desired, DesiredRule, KernelError, guard, maps};
 
 const HANDSHAKE: Duration = Duration::from_secs(20);
@@ -59,10 +58,6 @@ impl Dataplane {
         result.map(|()| applied)
     }
 
-    pub fn swap(&mut self, _index: usize, _rule: &Arc<DesiredRule>) -> Result<Applied, KernelError> {
-        Ok(Applied::default())
-    }
-
     /// How many rules at the start of the list the maps hold already, if all that is desired are these and more.
     fn kept(&self, desired: &Desired) -> Option<usize> {
         let applied = self.applied.as_ref()?;
@@ -85,13 +80,17 @@ impl Dataplane {
         applied: &mut Applied,
     ) -> Result<(), KernelError> {
         let new = &desired.rules[kept..];
-        let short = self.shortage.rules;
+        let (short, tables) = (self.shortage.rules, self.shortage.tables);
         let hops = self.write_hops(new, desired)?;
         if self.shortage.rules > short {
             return Err(KernelError::TooManyHops { most: maps::HOP_SLOTS as usize - 1 });
         }
-        let endpoints = self.write_endpoints(new, &hops, &mut false)?;
-        self.write_rules(new, &endpoints, applied)?;
+        self.take_slots(new)?;
+        self.write_endpoints(new, &hops, &mut false)?;
+        self.write_rules(new, applied)?;
+        if self.shortage.tables > tables {
+            return Err(KernelError::TooManyPlaces { most: Place::ROOM });
+        }
         self.write_listening(desired)
     }
 
@@ -112,11 +111,12 @@ impl Dataplane {
         let mut hops = self.write_hops(&desired.rules, desired)?;
         self.write_route_hops(desired, &mut hops)?;
         let mut rerouted = self.write_routes(desired, &hops)?;
-        let endpoints = self.write_endpoints(&desired.rules, &hops, &mut rerouted)?;
+        self.take_slots(&desired.rules)?;
+        self.write_endpoints(&desired.rules, &hops, &mut rerouted)?;
         if rerouted {
             self.raise_generations()?;
         }
-        self.write_rules(&desired.rules, &endpoints, applied)?;
+        self.write_rules(&desired.rules, applied)?;
         self.write_listening(desired)?;
         self.end_rules(desired, applied)?;
         self.free_ways(desired, &hops)?;
@@ -161,19 +161,23 @@ impl Dataplane {
         Ok(())
     }
 
-    fn write_rules(
-        &mut self,
-        rules: &[Arc<DesiredRule>],
-        endpoints: &HashMap<EndpointContent, u32>,
-        applied: &mut Applied,
-    ) -> Result<(), KernelError> {
+    /// Every rule has a slot from now on, which its endpoints are known by.
+    fn take_slots(&mut self, rules: &[Arc<DesiredRule>]) -> Result<(), KernelError> {
         for rule in rules {
-            let slot = match self.shadow.slots.get(&rule.name) {
-                Some(slot) if self.shadow.rules.contains_key(&slot) => slot,
-                _ => self.new_slot(rule)?,
-            };
+            let known = self.shadow.slots.get(&rule.name);
+            if !known.is_some_and(|slot| self.shadow.rules.contains_key(&slot)) {
+                self.new_slot(rule)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rules that have slots, whose backends are in the endpoint table.
+    fn write_rules(&mut self, rules: &[Arc<DesiredRule>], applied: &mut Applied) -> Result<(), KernelError> {
+        for rule in rules {
+            let Some(slot) = self.shadow.slots.get(&rule.name) else { continue };
             let old = self.shadow.rules.get(&slot).copied().unwrap_or(RuleEntry::OFF);
-            let mut entry = self.rule_entry(rule, &old, endpoints);
+            let mut entry = self.rule_entry(rule, &old);
             let list = rule.allow.as_deref();
             entry.guarded = list.map_or(Ok(0), |list| self.widen(slot, list, old.guarded))?;
             entry.limits = limits(rule.limits);
@@ -181,25 +185,35 @@ impl Dataplane {
                 self.write_name(slot, rule)?;
             }
             applied.orphans |= self.backends.set(slot, rule.backends.as_ref());
-            if entry != old {
-                applied.orphans |= entry.generation != old.generation || entry.guarded != old.guarded;
-                self.maps.rules.set(slot, entry, 0).map_err(map_error(names::RULES))?;
-                self.shadow.rules.insert(slot, entry);
+            applied.orphans |= entry.generation != old.generation || entry.guarded != old.guarded;
+            match self.choose(slot, rule, old, entry) {
+                Err(KernelError::TooManyPlaces { .. }) => self.keep_choice(slot, old, entry)?,
+                chosen => chosen?,
             }
             self.narrow(slot, list)?;
         }
         Ok(())
     }
 
-    fn rule_entry(
-        &self,
-        rule: &DesiredRule,
-        old: &RuleEntry,
-        endpoints: &HashMap<EndpointContent, u32>,
-    ) -> RuleEntry {
+    /// Writes an entry whose tables have no room: new flows go where they went, for now.
+    fn keep_choice(&mut self, slot: u32, old: RuleEntry, mut entry: RuleEntry) -> Result<(), KernelError> {
+        self.shortage.tables += 1;
+        self.shortage.passing = true;
+        [entry.tcp, entry.udp] = [old.tcp, old.udp];
+        self.write_entry(slot, entry)
+    }
+
+    pub(super) fn write_entry(&mut self, slot: u32, entry: RuleEntry) -> Result<(), KernelError> {
+        self.maps.rules.set(slot, entry, 0).map_err(map_error(names::RULES))?;
+        self.shadow.rules.insert(slot, entry);
+        Ok(())
+    }
+
+    /// All of it but who gets new flows.
+    fn rule_entry(&self, rule: &DesiredRule, old: &RuleEntry) -> RuleEntry {
         let user = rule.user.as_ref();
         let mut entry = match &rule.carried {
-            Some(carried) => self.carried_entry(rule, carried, old, endpoints),
+            Some(carried) => self.carried_entry(rule, carried, old),
             None if !rule.enabled => return old.switched_off(),
             None if user.is_some_and(|user| user.ipv4) => old.left_to_user(),
             None => old.without_new_flows(),
@@ -214,20 +228,10 @@ impl Dataplane {
         })
     }
 
-    fn carried_entry(
-        &self,
-        rule: &DesiredRule,
-        carried: &Carried,
-        old: &RuleEntry,
-        endpoints: &HashMap<EndpointContent, u32>,
-    ) -> RuleEntry {
+    fn carried_entry(&self, rule: &DesiredRule, carried: &Carried, old: &RuleEntry) -> RuleEntry {
         let state = if rule.draining { RuleState::Draining } else { RuleState::Active };
-        let chosen = rule.weights.tcp.iter().position(|weight| *weight > 0).unwrap_or(0);
-        let end = carried.kernel.ends.get(chosen).and_then(Option::as_ref);
-        let content = end.map(|end| endpoint_content(end, carried.paths[chosen].as_ref()));
-        let endpoint = content.and_then(|content| endpoints.get(&content)).copied().unwrap_or(0);
         let timeouts = &carried.kernel.timeouts;
-        let mut entry = RuleEntry::new(old.generation, state, endpoint);
+        let mut entry = RuleEntry::new(old.generation, state);
         entry.tcp_idle = self.ticks(timeouts.tcp_idle);
         entry.tcp_half_closed = self.ticks(timeouts.half_close);
         entry.udp_idle = self.ticks(timeouts.udp);
@@ -246,6 +250,7 @@ impl Dataplane {
         let before: RuleEntry = self.maps.rules.get(&slot, 0).map_err(map_error(names::RULES))?;
         let entry = RuleEntry::off(before.generation.wrapping_add(1));
         self.maps.rules.set(slot, entry, 0).map_err(map_error(names::RULES))?;
+        self.choose_nobody(&before);
         // one that no rule has had yet is empty
         if before.generation != 0 {
             self.clear_counters(slot)?;
@@ -297,6 +302,7 @@ impl Dataplane {
             let old = self.shadow.rules.get(&slot).copied().unwrap_or(RuleEntry::OFF);
             let entry = RuleEntry::off(old.generation.wrapping_add(1));
             self.maps.rules.set(slot, entry, 0).map_err(map_error(names::RULES))?;
+            self.choose_nobody(&old);
             absent_is_fine(self.maps.rule_names.remove(&slot)).map_err(map_error(names::RULE_NAMES))?;
             self.narrow(slot, None)?;
             self.backends.set(slot, None);

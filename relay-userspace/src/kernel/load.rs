@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use aya::maps::{Map, MapError, MapInfo};
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use relay_common::choice::Place;
 use relay_common::digest::Secret;
 use relay_common::usage::Usage;
 use relay_common::{names, tick};
@@ -16,12 +18,13 @@ use super::declined::Declined;
 use super::ended::SlotNames;
 use super::gone::Backends;
 use super::lookup::Lookup;
+use super::mapped::Mapped;
 use super::maps::{self, Maps};
 use super::numbers;
 use super::shadow::Shadow;
 use super::shortage::Shortage;
 use super::slots::Slots;
-use super::usage::{UsageSlot, UsageTable};
+use super::usage::{EndpointTable, UsageSlot, UsageTable};
 use super::{Desired, KernelError, Unavailable, adopt, bpffs, clock, object, pins as pinned, preflight};
 use crate::rule::RuleName;
 
@@ -59,6 +62,9 @@ pub struct Dataplane {
     pub adopted: bool,
     traced: bool,
     usage: Arc<UsageTable>,
+    pub(super) endpoint_usage: Arc<EndpointTable>,
+    /// Those that new flows choose among, which each take a word.
+    pub(super) places: Mapped<AtomicU32>,
     pub(super) declined: Option<Declined>,
     /// Whether the programs tell of flows that are over.
     pub(super) logs_ended: bool,
@@ -99,6 +105,8 @@ impl Dataplane {
         let max_flows = flows.max_entries() / 2;
         let usage = Arc::new(UsageTable::open(&pins)?);
         usage.slots().iter().for_each(Usage::forget_sessions);
+        let endpoint_usage = Arc::new(EndpointTable::open(&pins)?);
+        let places = Mapped::open(&pins, names::PLACES, Place::ROOM)?;
         let slot_names = SlotNames::default();
         shadow.slots.iter().for_each(|(name, slot)| slot_names.set(slot, None, name.clone()));
         let (attachments, traced) = (Attachments::default(), traced.is_some());
@@ -116,6 +124,8 @@ impl Dataplane {
             adopted,
             traced,
             usage,
+            endpoint_usage,
+            places,
             declined,
             logs_ended: options.log_ended,
             slot_names: Arc::new(slot_names),

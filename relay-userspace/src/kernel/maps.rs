@@ -100,6 +100,11 @@ fn shape<K: Pod, V: Pod>(name: &'static str, kind: MapType, entries: Option<u32>
     Shape { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries }
 }
 
+/// An array that is mapped into relayd's memory.
+const fn shared<V>(name: &'static str, entries: u32) -> Shape {
+    Shape { name, kind: MapType::Array, key: 4, value: size_of::<V>(), entries: Some(entries) }
+}
+
 pub const RULE_SLOTS: u32 = 16_384;
 pub const ENDPOINT_SLOTS: u32 = 32_768;
 pub const HOP_SLOTS: u32 = 4_096;
@@ -112,6 +117,7 @@ pub const NUMBERS: u32 = 65_536;
 
 /// Every pinned map. Sizes of flow tables follow the settings.
 pub fn shapes() -> Vec<Shape> {
+    use relay_common::choice::{EndpointUsage, Place};
     use relay_common::ended::EndedFlow;
     use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
     use relay_common::rule::PORT_TABLE;
@@ -130,6 +136,8 @@ pub fn shapes() -> Vec<Shape> {
         shape::<u32, RuleEntry>(names::RULES, MapType::Array, Some(RULE_SLOTS)),
         shape::<u32, NameBytes>(names::RULE_NAMES, MapType::Hash, None),
         shape::<u32, EndpointEntry>(names::ENDPOINTS, MapType::Array, Some(ENDPOINT_SLOTS)),
+        shared::<EndpointUsage>(names::ENDPOINT_USAGE, ENDPOINT_SLOTS),
+        shared::<u64>(names::PLACES, Place::ROOM / 2),
         shape::<u32, NextHop>(names::NEXT_HOPS, MapType::Array, Some(HOP_SLOTS)),
         Shape { name: names::ROUTES, kind: MapType::LpmTrie, key: 24, value: 4, entries: None },
         shape::<u32, u32>(names::ADDRESSES, MapType::Hash, None),
@@ -141,13 +149,7 @@ pub fn shapes() -> Vec<Shape> {
         shape::<u32, Pressure>(names::PRESSURE, MapType::Array, Some(2)),
         Shape { name: names::DEVICES, kind: MapType::DevMap, key: 4, value: 8, entries: None },
         Shape { name: names::ALLOWED, kind: MapType::LpmTrie, key: 24, value: 4, entries: None },
-        Shape {
-            name: names::USAGE,
-            kind: MapType::Array,
-            key: 4,
-            value: size_of::<Usage>(),
-            entries: Some(RULE_SLOTS),
-        },
+        shared::<Usage>(names::USAGE, RULE_SLOTS),
         shape::<SourceKey, u64>(names::SOURCES, MapType::Hash, None),
         shape::<SourceKey, u64>(names::PACES, MapType::LruHash, None),
         Shape {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use relay_common::usage::Usage;
+use relay_common::usage::Count;
 
 /// A difference that as many rounds find alike is no flow that came or went meanwhile.
 const ROUNDS: u32 = 3;
@@ -13,11 +13,11 @@ const ROUNDS: u32 = 3;
 pub struct Recount(HashMap<u32, (i64, u32)>);
 
 impl Recount {
-    /// One round has met `counted` flows that count for each slot.
-    pub fn compare(&mut self, counted: &HashMap<u32, i64>, slots: &[Usage]) {
+    /// One round has met `counted` flows that count for each slot. `counts`: the programs' of all slots, in order.
+    pub fn compare<'a>(&mut self, counted: &HashMap<u32, i64>, counts: impl Iterator<Item = &'a Count>) {
         let before = std::mem::take(&mut self.0);
-        for (slot, usage) in (0..).zip(slots) {
-            let difference = counted.get(&slot).copied().unwrap_or(0) - usage.flows();
+        for (slot, count) in (0..).zip(counts) {
+            let difference = counted.get(&slot).copied().unwrap_or(0) - count.get();
             if difference == 0 {
                 continue;
             }
@@ -28,7 +28,7 @@ impl Recount {
             if found < ROUNDS {
                 self.0.insert(slot, (difference, found));
             } else {
-                usage.correct_flows(difference);
+                count.add(difference);
             }
         }
     }
@@ -40,17 +40,17 @@ mod tests {
 
     #[test]
     fn a_lasting_difference_is_put_right_and_a_passing_one_left_alone() {
-        let slots = [Usage::default(), Usage::default()];
+        let slots = [Count::default(), Count::default()];
         let mut recount = Recount::default();
-        slots[0].correct_flows(5);
-        slots[1].correct_flows(2);
+        slots[0].add(5);
+        slots[1].add(2);
         for passing in [1, 2, 1, 2] {
-            recount.compare(&HashMap::from([(0, 3), (1, passing)]), &slots);
+            recount.compare(&HashMap::from([(0, 3), (1, passing)]), slots.iter());
         }
-        assert_eq!((slots[0].flows(), slots[1].flows()), (3, 2));
+        assert_eq!((slots[0].get(), slots[1].get()), (3, 2));
         for _ in 0..ROUNDS {
-            recount.compare(&HashMap::new(), &slots);
+            recount.compare(&HashMap::new(), slots.iter());
         }
-        assert_eq!((slots[0].flows(), slots[1].flows()), (0, 0));
+        assert_eq!((slots[0].get(), slots[1].get()), (0, 0));
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use relay_common::choice::{Choice, Place};
 use relay_common::net::{Address, ipv6_from_wire, ipv6_to_wire};
 use relay_common::route::NextHop as KernelHop;
 use relay_common::rule::{EndpointEntry, OwnAddress, RuleEntry};
@@ -13,6 +14,7 @@ use super::guard::Guards;
 use super::hops::Interner;
 use super::listening::ListeningShadow;
 use super::maps::{ENDPOINT_SLOTS, HOP_SLOTS, NUMBERS};
+use super::places::Stretches;
 use super::slots::Slots;
 use crate::rule::RuleName;
 
@@ -28,6 +30,8 @@ pub struct Shadow {
     pub generations: Vec<u16>,
     pub endpoints: Interner<EndpointContent>,
     pub endpoint_entries: HashMap<u32, EndpointEntry>,
+    /// Those that new flows choose among.
+    pub places: Stretches,
     pub addresses: HashMap<u32, u32>,
     pub addresses_v6: HashMap<[u32; 4], OwnAddress>,
     /// IPv6 addresses of this host and of backends that there are, or were: flows know them by their numbers.
@@ -38,10 +42,11 @@ pub struct Shadow {
     pub guards: Guards,
 }
 
-/// What makes an endpoint: its address, the address its flows are sent from, where the rule's first port goes (0: the
+/// What makes an endpoint: the slot of its rule, its address, the address its flows are sent from, where the rule's first port goes (0: the
 /// port stays), the interface that its packets must leave by (0: any).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct EndpointContent {
+    pub rule: u32,
     pub address: IpAddr,
     pub source: IpAddr,
     pub port: u16,
@@ -69,6 +74,7 @@ impl Default for Shadow {
             generations: vec![0; HOP_SLOTS as usize],
             endpoints: Interner::new(0, ENDPOINT_SLOTS),
             endpoint_entries: HashMap::new(),
+            places: Stretches::new(Place::ROOM),
             addresses: HashMap::new(),
             addresses_v6: HashMap::new(),
             // 0 is no number
@@ -98,6 +104,14 @@ impl Shadow {
         self.numbered.retain(|address| own.contains_key(address) || of_backends.contains(address));
     }
 
+    /// Takes note of the places that rules' new flows choose among. Rules without a name, too: their entries may be read.
+    pub fn adopt_places(&mut self, rules: &[RuleEntry]) {
+        let choices = rules.iter().flat_map(|rule| [rule.tcp, rule.udp]);
+        for (first, count) in choices.filter_map(Choice::stretch) {
+            self.places.adopt(first, count);
+        }
+    }
+
     /// Takes note of the next hops and endpoints that an earlier relayd has left.
     pub fn adopt_ways(&mut self, hops: &[KernelHop], endpoints: &[EndpointEntry]) {
         for (slot, hop) in (0u32..).zip(hops) {
@@ -117,7 +131,8 @@ impl Shadow {
             let known = known(entry.address()).zip(known(entry.source()));
             if let Some((address, source)) = known.filter(|_| !entry.address().is_unspecified()) {
                 let (port, interface) = (entry.port, entry.interface);
-                self.endpoints.adopt(slot, EndpointContent { address, source, port, interface });
+                self.endpoints
+                    .adopt(slot, EndpointContent { rule: entry.rule, address, source, port, interface });
                 self.endpoint_entries.insert(slot, *entry);
             }
         }

@@ -15,6 +15,8 @@ pub struct Shortage {
     pub addresses: usize,
     /// Rules whose backend has no place among the next hops.
     pub rules: usize,
+    /// Rules that have no room for the table of their backends.
+    pub tables: usize,
     /// Some of it for now: the place of what is gone becomes free last.
     pub passing: bool,
 }
@@ -27,10 +29,13 @@ impl Shortage {
             "routes to clients are left out; wider ones lead there, or their clients are refused (no_route)";
         let of_addresses = "addresses of this host are left out; relayd serves their clients";
         let of_rules = "rules have no way to their backend; their new clients are refused (no_route)";
+        let of_tables = "rules have no room for the table of their backends, and keep the one they had; new clients of \
+                         those that had none are refused (no_backend)";
         [
             told(self.routes, names::ROUTES, of_routes),
             told(self.addresses, names::ADDRESSES, of_addresses),
             told(self.rules, names::NEXT_HOPS, of_rules),
+            told(self.tables, names::PLACES, of_tables),
         ]
         .into_iter()
         .flatten()

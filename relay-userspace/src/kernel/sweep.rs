@@ -15,17 +15,19 @@ use aya::maps::MapData;
 use aya::programs::{SchedClassifier, TestRun as _};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
+use relay_common::choice::EndpointUsage;
 use relay_common::digest::{Digest, Secret};
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
 use relay_common::net::Protocol;
 use relay_common::rule::{Numbered, RuleEntry};
 use relay_common::settings::{Settings, SweepRequest};
+use relay_common::usage::Usage;
 use relay_common::{names, tick};
 
 use self::findings::{Findings, Pairs, visit};
 use super::gone::{Backends, Gone};
 use super::recount::Recount;
-use super::usage::UsageTable;
+use super::usage::{EndpointTable, UsageTable};
 use super::{Dataplane, Unavailable, maps};
 
 pub struct Sweeper {
@@ -39,6 +41,8 @@ pub struct Sweeper {
     marked: Vec<FlowKey>,
     usage: UsageTable,
     recount: Recount,
+    endpoints: Arc<EndpointTable>,
+    recount_endpoints: Recount,
     /// Allow lists that rounds have held flows against: the number of each, and how many rounds.
     checked: HashMap<u32, (u32, u32)>,
     backends: Arc<Backends>,
@@ -130,6 +134,8 @@ impl Sweeper {
             marked: Vec::new(),
             usage: UsageTable::open(pins)?,
             recount: Recount::default(),
+            endpoints: dataplane.endpoint_usage.clone(),
+            recount_endpoints: Recount::default(),
             checked: HashMap::new(),
             backends: dataplane.backends.clone(),
         })
@@ -150,6 +156,7 @@ impl Sweeper {
             orphans: Vec::new(),
             checked: std::mem::take(&mut self.checked),
             counted: HashMap::new(),
+            counted_to: HashMap::new(),
             gone: Gone::begin(&self.backends, self.others.secret()?),
         };
         for (map, table) in &self.tables {
@@ -157,7 +164,9 @@ impl Sweeper {
             walk.idle.extend(walk.pairs.iter_mut().flat_map(Pairs::left));
         }
         self.rounds = self.rounds.wrapping_add(1);
-        self.recount.compare(&walk.counted, self.usage.slots());
+        self.recount.compare(&walk.counted, self.usage.slots().iter().map(Usage::flow_count));
+        let endpoints = self.endpoints.endpoints().iter().map(EndpointUsage::active);
+        self.recount_endpoints.compare(&walk.counted_to, endpoints);
         self.checked = walk.checked_now();
         census.deleted += self.run(SweepRequest::ORPHANS, &walk.orphans)?;
         for (slot, halves) in walk.gone.left(&self.backends) {

@@ -1,57 +1,31 @@
-//! What rules have used of their limits: a map's memory, shared with the programs.
+//! What rules have used of their limits, and what is known of their endpoints' flows: maps' memory, shared with the programs.
 
-use std::ffi::c_void;
-use std::num::NonZeroUsize;
-use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use relay_common::choice::EndpointUsage;
 use relay_common::names;
 use relay_common::usage::Usage;
 
-use super::{Unavailable, maps};
+use super::load::Dataplane;
+use super::mapped::Mapped;
+use super::ways::rule_ends;
+use super::{DesiredRule, Unavailable, maps};
 
 /// Every slot's use of its limits.
 #[derive(Debug)]
-pub struct UsageTable {
-    memory: NonNull<c_void>,
-}
-
-const SLOTS: usize = maps::RULE_SLOTS as usize;
-const BYTES: NonZeroUsize = NonZeroUsize::new(SLOTS * size_of::<Usage>()).expect("there are slots");
+pub struct UsageTable(Mapped<Usage>);
 
 impl UsageTable {
     pub fn open(pins: &Path) -> Result<Self, Unavailable> {
-        let map = maps::open_raw(pins, names::USAGE)?;
-        let access = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let mapped = unsafe { mmap(None, BYTES, access, MapFlags::MAP_SHARED, map.fd().as_fd(), 0) };
-        let memory = mapped
-            .map_err(|error| Unavailable(format!("map {}: cannot be mapped: {error}", names::USAGE)))?;
-        Ok(Self { memory })
+        Mapped::open(pins, names::USAGE, maps::RULE_SLOTS).map(Self)
     }
 
     /// All slots in order.
-    pub fn slots(&self) -> &[Usage] {
-        // SAFETY: the mapping is page-aligned, has room for so many, and lasts as long as `self`; any bytes are a
-        // `Usage`, which everybody changes through atomic numbers only.
-        unsafe { std::slice::from_raw_parts(self.memory.cast().as_ptr(), SLOTS) }
+    pub const fn slots(&self) -> &[Usage] {
+        self.0.entries()
     }
 }
-
-impl Drop for UsageTable {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `open`, to which no reference outlives `self`.
-        let _cannot_fail = unsafe { munmap(self.memory, BYTES.get()) };
-    }
-}
-
-// SAFETY: the memory is mapped for all threads, and is changed through atomic numbers only.
-unsafe impl Send for UsageTable {}
-// SAFETY: likewise.
-unsafe impl Sync for UsageTable {}
 
 /// One rule's.
 #[derive(Clone, Debug)]
@@ -63,5 +37,47 @@ pub struct UsageSlot {
 impl AsRef<Usage> for UsageSlot {
     fn as_ref(&self) -> &Usage {
         &self.table.slots()[self.slot as usize]
+    }
+}
+
+/// What is known of every endpoint's flows.
+#[derive(Debug)]
+pub struct EndpointTable(Mapped<EndpointUsage>);
+
+impl EndpointTable {
+    pub fn open(pins: &Path) -> Result<Self, Unavailable> {
+        Mapped::open(pins, names::ENDPOINT_USAGE, maps::ENDPOINT_SLOTS).map(Self)
+    }
+
+    /// All endpoints in the order of their numbers.
+    pub const fn endpoints(&self) -> &[EndpointUsage] {
+        self.0.entries()
+    }
+}
+
+/// What is known of the flows of one rule's backends, at any time and without a system call. Good for as long as the rule's
+/// backends stay where they are: ask for another one after each apply.
+#[derive(Clone, Debug)]
+pub struct BackendUsage {
+    table: Arc<EndpointTable>,
+    endpoints: Arc<[Option<u32>]>,
+}
+
+impl BackendUsage {
+    /// One backend's, by its index in the rule's `to`. `None`: the kernel plane does not reach it. Backends that are the
+    /// same endpoint share it.
+    pub fn of(&self, backend: usize) -> Option<&EndpointUsage> {
+        let endpoint = (*self.endpoints.get(backend)?)?;
+        self.table.endpoints().get(endpoint as usize)
+    }
+}
+
+impl Dataplane {
+    /// What is known of the flows of a rule's backends. `rule`: as it was last applied or swapped.
+    pub fn backend_usage(&self, rule: &DesiredRule) -> Option<BackendUsage> {
+        let (slot, carried) = (self.slot(&rule.name)?, rule.carried.as_ref()?);
+        let number = |content| self.shadow.endpoints.get(&content);
+        let endpoints = rule_ends(slot, carried).map(|end| end.and_then(|(content, _)| number(content)));
+        Some(BackendUsage { table: self.endpoint_usage.clone(), endpoints: endpoints.collect() })
     }
 }

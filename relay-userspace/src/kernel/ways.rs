@@ -14,6 +14,7 @@ use relay_common::rule::EndpointEntry;
 use super::apply::{absent_is_fine, map_error};
 use super::load::Dataplane;
 use super::shadow::{EndpointContent, RoutePrefix};
+use super::slots::Slots;
 use super::{Carried, Desired, DesiredRule, KernelError, maps};
 use crate::host::{NextHop, Path};
 use crate::plan::KernelEnd;
@@ -130,21 +131,17 @@ impl Dataplane {
         Ok(true)
     }
 
-    /// Gives every backend in use a slot, and keeps its next hop current.
+    /// Gives every backend of rules, which have their slots, one too, and keeps its next hop current.
     pub(super) fn write_endpoints(
         &mut self,
         rules: &[Arc<DesiredRule>],
         hops: &HashMap<NextHop, u32>,
         rerouted: &mut bool,
-    ) -> Result<HashMap<EndpointContent, u32>, KernelError> {
-        let mut slots = HashMap::new();
-        let carried = rules.iter().filter_map(|rule| rule.carried.as_ref());
-        for (content, path) in carried.flat_map(ends) {
-            if slots.contains_key(&content) {
-                continue;
-            }
+    ) -> Result<(), KernelError> {
+        let ends: Vec<_> = ends(rules, &self.shadow.slots).collect();
+        for (content, path) in ends {
             let most = maps::ENDPOINT_SLOTS as usize;
-            let (slot, _) =
+            let (slot, new) =
                 self.shadow.endpoints.slot(&content).ok_or(KernelError::TooManyEndpoints { most })?;
             let hop = path.and_then(|path| hops.get(&path.hop)).copied().unwrap_or(0);
             let entry = self.endpoint_entry(&content, hop)?;
@@ -155,9 +152,11 @@ impl Dataplane {
                 self.maps.endpoints.set(slot, entry, 0).map_err(map_error(names::ENDPOINTS))?;
                 self.shadow.endpoint_entries.insert(slot, entry);
             }
-            slots.insert(content, slot);
+            if new {
+                self.endpoint_usage.endpoints()[slot as usize].begin();
+            }
         }
-        Ok(slots)
+        Ok(())
     }
 
     fn endpoint_entry(&mut self, content: &EndpointContent, hop: u32) -> Result<EndpointEntry, KernelError> {
@@ -167,6 +166,7 @@ impl Dataplane {
             entry = entry.by_numbers();
         }
         entry.interface = content.interface;
+        entry.rule = content.rule;
         Ok(entry)
     }
 
@@ -184,8 +184,8 @@ impl Dataplane {
         desired: &Desired,
         hops: &HashMap<NextHop, u32>,
     ) -> Result<(), KernelError> {
-        let carried = desired.rules.iter().filter_map(|rule| rule.carried.as_ref());
-        let wanted: HashSet<EndpointContent> = carried.flat_map(ends).map(|(content, _)| content).collect();
+        let wanted: HashSet<EndpointContent> =
+            ends(&desired.rules, &self.shadow.slots).map(|(content, _)| content).collect();
         for slot in self.shadow.endpoints.retain(|content| wanted.contains(content)) {
             let nothing = EndpointEntry::new(Address::UNSPECIFIED, Address::UNSPECIFIED, 0, 0, 0);
             self.maps.endpoints.set(slot, nothing, 0).map_err(map_error(names::ENDPOINTS))?;
@@ -209,15 +209,28 @@ fn route_key(prefix: RoutePrefix) -> Key<RouteKey> {
     Key::new(prefix.bits, RouteKey::new(prefix.interface, prefix.address))
 }
 
-/// What a rule's backends are as endpoints, and the ways to them.
-fn ends(carried: &Carried) -> impl Iterator<Item = (EndpointContent, Option<&Path>)> {
+/// What all rules' backends are as endpoints, and the ways to them.
+fn ends<'a>(
+    rules: &'a [Arc<DesiredRule>],
+    slots: &Slots,
+) -> impl Iterator<Item = (EndpointContent, Option<&'a Path>)> {
+    let carried = rules.iter().filter_map(|rule| Some((slots.get(&rule.name)?, rule.carried.as_ref()?)));
+    carried.flat_map(|(slot, carried)| rule_ends(slot, carried).flatten())
+}
+
+/// The same of each backend of the rule in a slot, by its index; `None`: it has no address yet.
+pub(super) fn rule_ends(
+    slot: u32,
+    carried: &Carried,
+) -> impl Iterator<Item = Option<(EndpointContent, Option<&Path>)>> {
     let ends = carried.kernel.ends.iter().zip(&carried.paths);
-    ends.filter_map(|(end, path)| Some((endpoint_content(end.as_ref()?, path.as_ref()), path.as_ref())))
+    ends.map(move |(end, path)| Some((endpoint_content(slot, end.as_ref()?, path.as_ref()), path.as_ref())))
 }
 
 /// `path`: `None` where there is no way.
-pub(super) fn endpoint_content(end: &KernelEnd, path: Option<&Path>) -> EndpointContent {
+fn endpoint_content(rule: u32, end: &KernelEnd, path: Option<&Path>) -> EndpointContent {
     EndpointContent {
+        rule,
         address: end.way.backend,
         // without a way nothing is sent, by nobody
         source: path.map_or(end.way.backend, |path| path.source),

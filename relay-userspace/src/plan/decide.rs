@@ -226,6 +226,7 @@ fn carry(
         listeners,
         listeners_v6,
         ends,
+        names: rule.to.iter().map(|to| to.to_string().into()).collect(),
         balance: rule.balance,
         timeouts: rule.timeouts,
     }));

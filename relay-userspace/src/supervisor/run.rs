@@ -115,8 +115,6 @@ async fn start_state(
     facts.holder = Holder::new(Stock::open(service, trains));
     let log = Arc::new(ConnectionLog::default());
     log.switch(settings.log_connections);
-    let backends = Backends::open(&settings.state_dir);
-    shared.set_board(backends.board());
     let ledger = Ledger::open(&settings.state_dir);
     let marks = |kernel: &Dataplane| drain_marks(kernel, &launch.config.rules);
     let draining = kernel.as_ref().map(marks).unwrap_or_default();
@@ -124,14 +122,14 @@ async fn start_state(
         shared: shared.clone(),
         config_path: launch.config_path,
         own_rules: launch.own_rules,
+        backends: Backends::open(&settings.state_dir),
         settings,
         rules: Rules::new(),
         draining: BTreeSet::new(),
         planned: Vec::new(),
         facts,
         kernel,
-        serving: start_serving(log.clone(), &backends),
-        backends,
+        serving: start_serving(log.clone()),
         log,
         log_task: JoinSet::new(),
         desired: Desired::default(),
@@ -161,11 +159,7 @@ async fn start_state(
     state.facts.holder.close_leftovers();
     state.forget_old_sharing();
     state.tend_names();
-    state.attach();
-    state.detach_strays();
-    if state.settings.hook == Hook::Xdp {
-        state.replan("XDP is attached");
-    }
+    state.attach_first();
     state.publish();
     Ok(state)
 }
@@ -176,12 +170,9 @@ fn drain_marks(kernel: &Dataplane, rules: &Rules) -> BTreeSet<RuleName> {
     kernel.draining().filter(|name| known.contains(name)).cloned().collect()
 }
 
-fn start_serving(log: Arc<ConnectionLog>, backends: &Backends) -> Option<Serving> {
+fn start_serving(log: Arc<ConnectionLog>) -> Option<Serving> {
     let workers = thread::available_parallelism().map_or(1, NonZero::get);
-    let mut serving =
-        Serving::start(workers, log).map_err(|error| tracing::error!("no user plane: {error}")).ok()?;
-    serving.tell_failures(backends.failures());
-    Some(serving)
+    Serving::start(workers, log).map_err(|error| tracing::error!("no user plane: {error}")).ok()
 }
 
 fn open_kernel(
@@ -318,12 +309,7 @@ impl Events {
         loop {
             if starting.is_some_and(|until| state.is_settled() || until <= Instant::now()) {
                 starting = None;
-                // who lacks the memory to serve is not ready
-                if let Some(serving) = &state.serving {
-                    serving.begun().await;
-                }
-                log_start(state);
-                service.ready(&summary(state));
+                announce(state, service).await;
             }
             let lapse = state.pending.as_ref().map(|pending| pending.until);
             tokio::select! {
@@ -367,12 +353,21 @@ impl Events {
                     service.alive();
                     state.facts.names.follow_files();
                     state.mend();
-                    state.backends.save_later();
                     state.follow_mtus().await;
                 }
             }
         }
     }
+}
+
+/// relayd is there.
+async fn announce(state: &State, service: &Service) {
+    // who lacks the memory to serve is not ready
+    if let Some(serving) = &state.serving {
+        serving.begun().await;
+    }
+    log_start(state);
+    service.ready(&summary(state));
 }
 
 /// Until when changes of the network wait. Where looking at it takes long, as at a router of the Internet whose routes always
@@ -391,6 +386,15 @@ async fn next_round(rounds: &mut Option<watch::Receiver<u64>>) -> Option<u64> {
 }
 
 impl State {
+    /// Attaches at start.
+    fn attach_first(&mut self) {
+        self.attach();
+        self.detach_strays();
+        if self.settings.hook == Hook::Xdp {
+            self.replan("XDP is attached");
+        }
+    }
+
     /// Ends the user plane.
     fn stop_serving(&mut self) {
         if let Some(serving) = &mut self.serving {
@@ -413,9 +417,14 @@ impl State {
         self.attach();
     }
 
-    /// Says whether rules may have shared sockets, and has the kernel plane hear of UDP sessions, which it leaves alone.
+    /// Says whether rules may have shared sockets, has failures at backends told to their judges, and the kernel plane hear of
+    /// UDP sessions, which it leaves alone.
     fn introduce_planes(&mut self) {
         self.offer_sharing();
+        self.shared.set_board(self.backends.board());
+        if let Some(serving) = &mut self.serving {
+            serving.tell_failures(self.backends.failures());
+        }
         let (Some(serving), Ok(kernel)) = (&self.serving, &mut self.kernel) else { return };
         serving.tell(kernel.declined().map(|mut declined| -> Tell {
             Box::new(move |client, there| {

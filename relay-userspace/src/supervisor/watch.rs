@@ -174,6 +174,7 @@ impl State {
 
     /// Looks whether everything is still in place, and mends what is not.
     pub fn mend(&mut self) {
+        self.backends.save_later();
         self.tell_lost();
         if self.down {
             return;

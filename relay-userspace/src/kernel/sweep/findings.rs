@@ -26,6 +26,8 @@ pub(super) struct Findings {
     pub(super) checked: HashMap<u32, (u32, u32)>,
     /// Flows that count for each slot's limit.
     pub(super) counted: HashMap<u32, i64>,
+    /// The same by endpoint.
+    pub(super) counted_to: HashMap<u32, i64>,
     pub(super) gone: Gone,
 }
 
@@ -59,6 +61,7 @@ impl Findings {
         let slot = half.rule();
         if half.flags().has(FlowFlags::COUNTED) {
             *self.counted.entry(slot).or_default() += 1;
+            *self.counted_to.entry(half.endpoint()).or_default() += 1;
         }
         let rule = *self.rules.entry(slot).or_insert_with(|| rules.get(&slot, 0).unwrap_or(RuleEntry::OFF));
         if rule.generation != half.generation || rule.is_off() {
