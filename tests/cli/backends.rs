@@ -236,3 +236,19 @@ fn what_makes_no_sense_is_refused() {
     }
     assert_eq!(ctl.rule("web")["to"][0].get("order"), None, "and nothing has changed");
 }
+
+#[test]
+fn flows_of_the_kernel_plane_are_told_apart_too() {
+    let world = World::new();
+    let daemon = world.start(&WEB.replace("plane = \"user\"\n", ""));
+    let _servers = (tcp_server(&world.backend, 81), tcp_server(&world.backend, 82));
+    are(&daemon, ["up", "up"]);
+    for _ in 0..4 {
+        Client::connect(&world.client, (RELAY, 80)).and_then(Client::seen_as).expect("connect");
+    }
+    let rule = daemon.ctl.rule("web");
+    assert_eq!(rule["plane"]["ipv4"]["plane"], "kernel");
+    for index in [0, 1] {
+        assert_eq!(rule["to"][index]["flows"]["total"], 2, "{rule}");
+    }
+}

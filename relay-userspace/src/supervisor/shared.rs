@@ -23,6 +23,7 @@ use crate::health::prober::Board;
 use crate::health::saved::BackendOrder;
 use crate::health::{ProbeId, Standing};
 use crate::kernel::meter::{Drops, Meter};
+use crate::kernel::usage::BackendUsage;
 use crate::plan::{Carriage, PlannedRule, Resolved};
 use crate::proxy::counters::{Carried, Counters, Refusal};
 use crate::rule::{Host, RuleName};
@@ -51,8 +52,9 @@ pub struct Snapshot {
     /// Which endpoints are judged, and what somebody has ordered for backends.
     pub roll: Arc<Roll>,
     pub orders: BTreeMap<RuleName, BTreeMap<Box<str>, BackendOrder>>,
-    /// What backends have had of sessions.
+    /// What backends have had of sessions; and of the kernel's flows, of rules that have several.
     pub pools: Arc<PoolsByRule>,
+    pub usages: HashMap<RuleName, BackendUsage>,
     pub unconfirmed: Option<Instant>,
     /// Paths to backends and the like, for `explain`.
     pub explain: Arc<super::explain::Facts>,

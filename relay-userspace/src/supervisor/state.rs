@@ -22,6 +22,7 @@ use crate::config::{Origin, files::Config};
 use crate::connections::ConnectionLog;
 use crate::host::ClaimRange;
 use crate::kernel::apply::Applied;
+use crate::kernel::usage::BackendUsage;
 use crate::kernel::{Dataplane, Desired, KernelError, Unavailable};
 use crate::net::sysctl::Ledger;
 use crate::plan::{self, Fault, PlannedRule};
@@ -248,6 +249,7 @@ impl State {
             roll: self.backends.roll(),
             orders: self.backends.orders(),
             pools: self.serving.as_ref().map(Serving::pools).unwrap_or_default(),
+            usages: self.usages(),
             unconfirmed: self.pending.as_ref().map(|pending| pending.until),
             explain: Arc::new(explain::Facts {
                 paths: self.facts.paths.clone(),
@@ -255,6 +257,15 @@ impl State {
                 claims: self.claims,
             }),
         });
+    }
+
+    /// Who has the kernel's flows, of rules that have several backends.
+    fn usages(&self) -> HashMap<RuleName, BackendUsage> {
+        let Ok(kernel) = &self.kernel else { return HashMap::new() };
+        let planned = self.planned.iter().zip(&self.desired.rules);
+        let several = planned
+            .filter(|(planned, desired)| planned.rule.to.len() > 1 && planned.rule.name == desired.name);
+        several.filter_map(|(_, rule)| Some((rule.name.clone(), kernel.backend_usage(rule)?))).collect()
     }
 
     fn kernel_view(&self) -> KernelView {

@@ -25,7 +25,8 @@ impl Shared {
         let name = &planned.rule.name;
         let ends = snapshot.roll.get(name);
         let tallies = snapshot.pools.get(name).map(|pool| pool.tallies()).unwrap_or_default();
-        let view = |to: &Backend| {
+        let usage = snapshot.usages.get(name);
+        let view = |(index, to): (usize, &Backend)| {
             let mut view = plain_view(snapshot, to);
             view.order = snapshot.orders.get(name).and_then(|orders| orders.get(&*view.addr)).copied();
             if let Some(ends) = ends {
@@ -40,9 +41,13 @@ impl Shared {
                 view.flows = FlowsView { active: tally.active(), total: tally.total() };
                 view.failed = tally.failed();
             }
+            if let Some(usage) = usage.and_then(|usage| usage.of(index)) {
+                view.flows.active += u64::try_from(usage.active().get()).unwrap_or(0);
+                view.flows.total += usage.opened(Protocol::Tcp).get() + usage.opened(Protocol::Udp).get();
+            }
             view
         };
-        planned.rule.to.iter().map(view).collect()
+        planned.rule.to.iter().enumerate().map(view).collect()
     }
 
     fn add_verdicts(&self, view: &mut BackendView, planned: &PlannedRule, ends: &BTreeMap<EndName, ProbeId>) {
