@@ -3,6 +3,7 @@
 pub mod client;
 pub mod extract;
 pub mod metrics;
+mod order;
 pub mod problem;
 pub mod routes;
 pub mod server;

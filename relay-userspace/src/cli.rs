@@ -1,6 +1,7 @@
 //! `relayctl`: arguments, requests, output. Everything it knows comes from relayd's API.
 
 pub mod args;
+mod backends;
 pub mod commands;
 pub mod fields;
 pub mod manual;

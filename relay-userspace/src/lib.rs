@@ -8,7 +8,9 @@
 //! kernel, net       ◄── supervisor                  (kernel and net never see each other)
 //! proxy             ◄── plan (its values), supervisor
 //! connections       ◄── proxy, supervisor
-//! health            ◄── supervisor                  (of proxy it knows how sockets towards backends are bound)
+//! balance           ◄── plan, proxy                 (of rules it knows how they balance)
+//! health            ◄── plan (its values), supervisor, api::view, cli
+//!                                                   (of proxy it knows how sockets towards backends are bound)
 //! api::view         ◄── cli, supervisor
 //! ```
 //!

@@ -76,6 +76,19 @@ const REFUSALS: &[Refusal] = &[
     ("POST", "/v1/rules?dry_run=maybe", b"{}", 400, "invalid"),
     ("PATCH", "/v1/rules/web", br#"{"listen":99999999999999999999}"#, 400, "invalid"),
     ("PATCH", "/v1/rules/web", b"1", 400, "invalid"),
+    ("GET", "/v1/rules/web/backend", b"", 405, "method_not_allowed"),
+    ("POST", "/v1/rules/web/backend", b"", 400, "invalid"),
+    ("POST", "/v1/rules/web/backend", br#"{"addr":"203.0.113.2:80"}"#, 400, "invalid"),
+    ("POST", "/v1/rules/web/backend", br#"{"addr":"203.0.113.2:80","order":"sleep"}"#, 400, "invalid"),
+    (
+        "POST",
+        "/v1/rules/web/backend",
+        br#"{"addr":"203.0.113.2:80","order":"up","weight":1}"#,
+        400,
+        "invalid",
+    ),
+    ("POST", "/v1/rules/web/backend", br#"{"addr":"203.0.113.9:80","order":"up"}"#, 404, "backend_not_found"),
+    ("POST", "/v1/rules/nosuch/backend", br#"{"addr":"203.0.113.2:80","order":"up"}"#, 404, "rule_not_found"),
     ("GET", "/v1/rules/a%20b", b"", 400, "invalid"),
     ("GET", "/v1/rules/%ff", b"", 400, "invalid"),
     ("POST", "/v1/apply?confirm=soon", b"", 400, "invalid"),
@@ -156,7 +169,14 @@ fn the_socket_is_for_root_and_its_group_and_only_root_writes() {
         Said::from(command.output().expect("relayctl"))
     };
     assert_eq!(as_nobody(&["list"]).code, 0, "anyone who gets through to the socket may look");
-    for args in [&["rm", "web"][..], &["add", "81", "203.0.113.2"], &["reload"], &["down"], &["confirm"]] {
+    for args in [
+        &["rm", "web"][..],
+        &["add", "81", "203.0.113.2"],
+        &["reload"],
+        &["down"],
+        &["confirm"],
+        &["backend", "web", "203.0.113.2:80", "--up"],
+    ] {
         let said = as_nobody(args);
         assert_eq!(said.code, 1, "{args:?}: {said:?}");
         assert!(

@@ -1,6 +1,7 @@
 //! What people and scripts meet: relayctl, relayd's arguments and messages, the file, the API, the metrics.
 
 mod api;
+mod backends;
 mod commands;
 mod configuration;
 mod daemon;

@@ -31,6 +31,7 @@ fn every_command_has_its_page() {
         "enable",
         "disable",
         "drain",
+        "backend",
         "explain",
         "check",
         "diff",

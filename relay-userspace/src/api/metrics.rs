@@ -6,7 +6,8 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::view::{RuleView, StatusView, TrafficView};
+use super::view::{BackendView, RuleView, StatusView, TrafficView};
+use crate::health::saved::BackendOrder;
 
 /// All metrics.
 pub fn encode(rules: Vec<RuleView>, status: StatusView) -> Result<String, std::fmt::Error> {
@@ -38,6 +39,9 @@ impl Collector for Views {
         self.drops(&mut encoder)?;
         self.planes(&mut encoder)?;
         self.backends(&mut encoder)?;
+        self.backend_flows(&mut encoder)?;
+        self.probes(&mut encoder)?;
+        self.backend_failures(&mut encoder)?;
         self.daemon(&mut encoder)
     }
 }
@@ -112,15 +116,57 @@ impl Views {
     }
 
     fn backends(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
-        let help = "Whether a backend may get flows";
+        let help = "Whether a backend can be used: 0 if it is down, by its answers or by order, or without an address";
         let mut metric = encoder.encode_descriptor("relay_backend_up", help, None, MetricType::Gauge)?;
-        for rule in &self.rules {
-            for backend in &rule.to {
-                let up = !matches!(backend.state.as_str(), "down" | "unresolved");
-                gauge(&mut metric, &[("rule", &rule.name), ("backend", &backend.addr)], up.into())?;
+        self.each_backend(|labels, backend| gauge(&mut metric, labels, is_up(backend).into()))
+    }
+
+    fn backend_flows(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "Flows that a backend has got";
+        let mut total = encoder.encode_descriptor("relay_backend_flows", help, None, MetricType::Counter)?;
+        self.each_backend(|labels, backend| counter(&mut total, labels, backend.flows.total))?;
+        let name = "relay_backend_active_flows";
+        let mut active =
+            encoder.encode_descriptor(name, "Live flows of a backend", None, MetricType::Gauge)?;
+        self.each_backend(|labels, backend| gauge(&mut active, labels, backend.flows.active))
+    }
+
+    fn probes(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "How long the last probe took that was answered";
+        let unit = Some(&Unit::Seconds);
+        let mut metric = encoder.encode_descriptor("relay_backend_probe", help, unit, MetricType::Gauge)?;
+        self.each_backend(|&[rule, backend], view| {
+            for (protocol, judged) in view.judged() {
+                if let Some(latency) = judged.latency_ms {
+                    let labels = &[rule, backend, ("protocol", protocol)];
+                    metric.encode_family(labels)?.encode_gauge(&(latency / 1000.0))?;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
+    }
+
+    fn backend_failures(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "What a backend has failed: checks (with check.kind = passive, flows that count as such), or sessions of relayd";
+        let mut metric =
+            encoder.encode_descriptor("relay_backend_failures", help, None, MetricType::Counter)?;
+        self.each_backend(|&[rule, backend], view| {
+            if view.tcp.is_some() || view.udp.is_some() {
+                let failures = view.judged().map(|(_, judged)| judged.failures).sum();
+                counter(&mut metric, &[rule, backend, ("source", "check")], failures)?;
+            }
+            counter(&mut metric, &[rule, backend, ("source", "session")], view.failed)
+        })
+    }
+
+    fn each_backend(
+        &self,
+        mut write: impl FnMut(&[(&'static str, &str); 2], &BackendView) -> Encoded,
+    ) -> Encoded {
+        let each = self.rules.iter().flat_map(|rule| rule.to.iter().map(move |backend| (rule, backend)));
+        each.into_iter().try_for_each(|(rule, backend)| {
+            write(&[("rule", &rule.name), ("backend", &backend.addr)], backend)
+        })
     }
 
     fn daemon(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
@@ -131,6 +177,15 @@ impl Views {
         let mut build =
             encoder.encode_descriptor("relay_build", "The version that runs", None, MetricType::Info)?;
         build.encode_info(&[("version", self.status.version.as_str())])
+    }
+}
+
+/// One that drains is as well as its answers: it only gets no new flows.
+fn is_up(backend: &BackendView) -> bool {
+    match backend.order {
+        Some(BackendOrder::Down) => false,
+        Some(BackendOrder::Drain) => backend.judged().all(|(_, judged)| judged.state != "down"),
+        None => !matches!(backend.state.as_str(), "down" | "unresolved"),
     }
 }
 
@@ -151,7 +206,12 @@ mod tests {
         let status = StatusView { version: "1.2".into(), ..StatusView::default() };
         let rule = serde_json::json!({
             "name": "tokyo", "listen": [":80"], "protocol": "tcp", "enabled": true, "state": "active",
-            "to": [{ "addr": "10.0.0.9:80", "weight": 1, "state": "unknown" }],
+            "to": [
+                { "addr": "10.0.0.9:80", "weight": 1, "state": "draining", "order": "drain", "failed": 2,
+                  "flows": { "active": 1, "total": 3 },
+                  "tcp": { "state": "up", "since_seconds": 9, "latency_ms": 1.5, "successes": 8, "failures": 5 } },
+                { "addr": "10.0.0.8:80", "weight": 1, "state": "down", "order": "down" },
+            ],
             "plane": { "ipv4": { "plane": "kernel", "hook": "tc" }, "ipv6": { "plane": "none" } },
             "counters": { "unit": "ip", "ingress": { "packets": 2, "bytes": 120 },
                 "egress": { "packets": 1, "bytes": 60 }, "flows": { "active": 1, "total": 3 },
@@ -168,6 +228,12 @@ mod tests {
             "relay_rule_drops_total{rule=\"tokyo\",reason=\"too_big\"} 4",
             "relay_rule_plane{rule=\"tokyo\",family=\"ipv4\",plane=\"kernel\"} 1",
             "relay_backend_up{rule=\"tokyo\",backend=\"10.0.0.9:80\"} 1",
+            "relay_backend_up{rule=\"tokyo\",backend=\"10.0.0.8:80\"} 0",
+            "relay_backend_flows_total{rule=\"tokyo\",backend=\"10.0.0.9:80\"} 3",
+            "relay_backend_active_flows{rule=\"tokyo\",backend=\"10.0.0.9:80\"} 1",
+            "relay_backend_probe_seconds{rule=\"tokyo\",backend=\"10.0.0.9:80\",protocol=\"tcp\"} 0.0015",
+            "relay_backend_failures_total{rule=\"tokyo\",backend=\"10.0.0.9:80\",source=\"check\"} 5",
+            "relay_backend_failures_total{rule=\"tokyo\",backend=\"10.0.0.9:80\",source=\"session\"} 2",
             "relay_config_last_reload_success 0",
             "relay_build_info{version=\"1.2\"} 1",
         ] {

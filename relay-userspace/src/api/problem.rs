@@ -23,6 +23,8 @@ pub enum Code {
     Invalid,
     RuleExists,
     RuleNotFound,
+    /// The rule has no such backend.
+    BackendNotFound,
     /// The rule is well-formed but cannot work on this host now.
     NotPossible,
     /// The kernel refused a change; nothing was changed.
@@ -43,7 +45,7 @@ impl Code {
         match self {
             Self::Invalid => StatusCode::BAD_REQUEST,
             Self::RuleExists | Self::NotPossible | Self::NothingPending => StatusCode::CONFLICT,
-            Self::RuleNotFound | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::RuleNotFound | Self::BackendNotFound | Self::NotFound => StatusCode::NOT_FOUND,
             Self::NotApplied | Self::NotSaved => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,

@@ -18,10 +18,10 @@ use serde_json::{Map, Value, json};
 use tokio_stream::wrappers::BroadcastStream;
 
 use super::extract::{Path, Query, Text};
-use super::metrics;
 use super::problem::{ApiProblem, Code};
 use super::server::Peer;
 use super::view::{ChangeView, DownView, ExplainView, RuleView, StatusView};
+use super::{metrics, order};
 use crate::config::node::{Node, Value as NodeValue};
 use crate::config::problem::Problems;
 use crate::config::{decode, quantity};
@@ -51,6 +51,7 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .route("/v1/rules/{name}/enable", post(enable))
         .route("/v1/rules/{name}/disable", post(disable))
         .route("/v1/rules/{name}/drain", post(drain))
+        .route("/v1/rules/{name}/backend", post(backend))
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/diff", post(diff))
@@ -236,6 +237,17 @@ async fn drain(
     Query(options): Query<Options>,
 ) -> Answer<ChangeView> {
     change(&shared, Action::Drain(name(&text)?), options.dry_run).await
+}
+
+async fn backend(
+    _writer: Writer,
+    State(shared): State<Arc<Shared>>,
+    Path(text): Path<String>,
+    Query(options): Query<Options>,
+    Text(body): Text,
+) -> Answer<ChangeView> {
+    let (addr, call) = order::parse(&body)?;
+    change(&shared, Action::Backend(name(&text)?, addr, call), options.dry_run).await
 }
 
 async fn status(State(shared): State<Arc<Shared>>) -> Json<StatusView> {

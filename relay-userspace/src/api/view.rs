@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::health::saved::BackendOrder;
 use serde_json::{Map, Value};
+
+use crate::health::saved::BackendOrder;
 
 /// One rule.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -35,7 +36,7 @@ pub struct BackendView {
     pub weight: u16,
     #[serde(default)]
     pub priority: u16,
-    /// up, down, unknown, unresolved
+    /// up, down, unknown, unresolved; by order: draining, down
     pub state: String,
     /// The address of a name that is tried first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -54,12 +55,20 @@ pub struct BackendView {
     pub tcp: Option<JudgedView>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub udp: Option<JudgedView>,
-    /// Flows and sessions that it has, and has had.
+    /// Flows and sessions that it has, and has had; of a rule's only backend, those of the rule.
     #[serde(default)]
     pub flows: FlowsView,
     /// Sessions that it has failed.
     #[serde(default)]
     pub failed: u64,
+}
+
+impl BackendView {
+    /// How it is judged, for each protocol that it is judged for.
+    pub fn judged(&self) -> impl Iterator<Item = (&'static str, &JudgedView)> {
+        let both = [("tcp", &self.tcp), ("udp", &self.udp)].into_iter();
+        both.filter_map(|(protocol, judged)| Some((protocol, judged.as_ref()?)))
+    }
 }
 
 /// What is known of a backend for one protocol.
@@ -253,11 +262,14 @@ pub struct ChangeView {
     pub confirm_within: Option<u64>,
 }
 
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct RuleChange {
-    /// added, changed, removed, draining, resumed
+    /// added, changed, removed, draining, resumed; of a backend: draining, down, up
     pub action: String,
     pub name: String,
+    /// The one of its backends that the change is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
     /// The rule's keys before and after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Map<String, Value>>,
@@ -293,9 +305,19 @@ pub struct DownView {
 pub struct EventView {
     /// Seconds since 1970.
     pub time: u64,
-    /// `rule.added`, `rule.state`, `reload`, `interface`, ...
+    /// `rule.added`, `rule.state`, `backend.down`, `reload`, `interface`, ...; README.md lists all
     pub kind: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
     pub text: String,
+}
+
+/// Seconds as people say them: `5 s`, `3 min`, `2 h 10 min`, `4 d 1 h`.
+pub fn age(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
 }

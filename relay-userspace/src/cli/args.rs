@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use crate::config::quantity::{DURATION_FORMS, parse_duration};
-use crate::rule::RuleName;
+use crate::rule::{self, RuleName};
 
 /// Manages Relay's port forwarding rules.
 ///
@@ -70,6 +70,11 @@ pub enum Command {
     Disable(Names),
     /// Let rules run dry: no new flows, old ones go on
     Drain(Names),
+    /// Show a rule's backends; weigh, drain or order one of them
+    #[command(
+        after_help = "An order lasts until the backend is ordered --up, over restarts too; weights are saved in the file.\n\nExamples:\n  relayctl backend web\n  relayctl backend web 203.0.113.11:8443 --weight 4\n  relayctl backend web 203.0.113.11 --drain"
+    )]
+    Backend(Backend),
     /// Say which plane carries a rule, by which way, and why
     Explain(One),
     /// Check a configuration file; relayd need not run
@@ -146,6 +151,38 @@ pub struct Names {
     pub names: Vec<RuleName>,
     #[command(flatten)]
     pub dry: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub struct Backend {
+    #[arg(value_parser = rule_name)]
+    pub name: RuleName,
+    /// One of its backends as `show` has it; without the port, if the rule has one backend there
+    #[arg(value_name = "ADDR", requires = "call")]
+    pub addr: Option<String>,
+    #[command(flatten)]
+    pub call: Option<Call>,
+    #[arg(long, requires = "addr")]
+    /// Say what would change, and change nothing
+    pub dry_run: bool,
+}
+
+/// What to do with a backend.
+#[derive(Debug, Args)]
+#[group(id = "call", multiple = false, requires = "addr")]
+pub struct Call {
+    /// Its share of new flows beside the others' weights, 0 to 1000; 0: none
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(..=i64::from(rule::Backend::MOST_WEIGHT)))]
+    pub weight: Option<u16>,
+    /// No new flows; those that it has go on
+    #[arg(long)]
+    pub drain: bool,
+    /// Take it as down, whatever it answers
+    #[arg(long)]
+    pub down: bool,
+    /// End an order, forget failures, and have it asked at once
+    #[arg(long)]
+    pub up: bool,
 }
 
 #[derive(Debug, Args)]

@@ -11,7 +11,7 @@ use hyper::Method;
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
-use super::args::{Add, Apply, Cli, Command, Down, Format, Names};
+use super::args::{Add, Apply, Backend, Call, Cli, Command, Down, Format, Names};
 use super::{Exit, fields, manual, print};
 use crate::api::client::{Client, ClientError};
 use crate::api::view::{ChangeView, DownView, ExplainView, RuleView, StatusView};
@@ -38,6 +38,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Enable(names) => session.each(names, Method::POST, "/enable").await,
         Command::Disable(names) => session.each(names, Method::POST, "/disable").await,
         Command::Drain(names) => session.each(names, Method::POST, "/drain").await,
+        Command::Backend(backend) => session.backend(backend).await,
         Command::List(watch) => {
             session.repeat(watch.watch, "/v1/rules", |rules: &Vec<RuleView>, f| print::rules(rules, f)).await
         }
@@ -163,6 +164,21 @@ impl Session<'_> {
             }
         }
         worst
+    }
+
+    /// Shows a rule's backends, or does something with one of them.
+    async fn backend(&self, backend: &Backend) -> anyhow::Result<Exit> {
+        let path = format!("/v1/rules/{}", backend.name);
+        let (Some(addr), Some(call)) = (&backend.addr, &backend.call) else {
+            return self.repeat(false, &path, |rule: &RuleView, f| print::backends_of(rule, f)).await;
+        };
+        let body = match call {
+            Call { weight: Some(weight), .. } => json!({ "addr": addr, "weight": weight }),
+            Call { drain: true, .. } => json!({ "addr": addr, "order": "drain" }),
+            Call { down: true, .. } => json!({ "addr": addr, "order": "down" }),
+            Call { .. } => json!({ "addr": addr, "order": "up" }),
+        };
+        self.change(Method::POST, &format!("{path}/backend"), backend.dry_run, body.to_string()).await
     }
 
     /// Prints an answer, once or again and again.

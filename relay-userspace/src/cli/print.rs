@@ -8,7 +8,8 @@ use serde_json::Value;
 use similar::TextDiff;
 
 use super::args::Format;
-use crate::api::view::{ChangeView, DownView, ExplainView, RuleChange, RuleView, StatusView};
+use super::backends;
+use crate::api::view::{ChangeView, DownView, ExplainView, RuleChange, RuleView, StatusView, age};
 
 /// All rules.
 pub fn rules(rules: &[RuleView], format: Format) -> String {
@@ -33,8 +34,7 @@ fn rules_table(rules: &[RuleView], wide: bool) -> String {
     if wide {
         heads.extend(["TOTAL FLOWS", "PACKETS IN", "PACKETS OUT", "DROPS", "NOTE"]);
     }
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    let mut table = plain_table();
     table.set_header(heads);
     for rule in rules {
         let counters = &rule.counters;
@@ -42,7 +42,7 @@ fn rules_table(rules: &[RuleView], wide: bool) -> String {
             rule.name.clone(),
             rule.listen.join(","),
             rule.protocol.clone(),
-            if wide { all_backends(rule) } else { first_backend(rule) },
+            if wide { backends::all(rule) } else { backends::first(rule) },
             rule.plane.ipv4.short(),
             rule.plane.ipv6.short(),
             rule.state.clone(),
@@ -74,23 +74,18 @@ fn rules_table(rules: &[RuleView], wide: bool) -> String {
     text
 }
 
-fn all_backends(rule: &RuleView) -> String {
-    rule.to.iter().map(|to| to.addr.as_str()).collect::<Vec<_>>().join(",")
-}
-
-/// The first one, and how many more there are.
-fn first_backend(rule: &RuleView) -> String {
-    match &rule.to[..] {
-        [] => String::new(),
-        [only] => only.addr.clone(),
-        [first, others @ ..] => format!("{} +{}", first.addr, others.len()),
-    }
+/// Columns without lines.
+pub(super) fn plain_table() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table
 }
 
 /// Names that are spelled out before the rest is counted.
 const MOST_NAMES: usize = 3;
 
-/// Why rules are not carried, or not by a faster plane: each reason once, with the rules that it holds for.
+/// Why rules are not carried, or not by a faster plane, and which backends are down: each reason once, with the rules
+/// that it holds for.
 fn remarks(rules: &[RuleView]) -> String {
     let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
     for rule in rules.iter().filter(|rule| rule.enabled) {
@@ -99,7 +94,7 @@ fn remarks(rules: &[RuleView]) -> String {
             let reason = plane.reason.as_ref().filter(|_| rule.faults.is_empty())?;
             Some(format!("{family} {}: {reason}", plane.short()))
         });
-        for text in planes.chain(rule.faults.iter().cloned()) {
+        for text in planes.chain(rule.faults.iter().cloned()).chain(backends::complaints(rule)) {
             match reasons.iter_mut().find(|(known, _)| *known == text) {
                 Some((_, names)) => names.push(&rule.name),
                 None => reasons.push((text, vec![&rule.name])),
@@ -120,7 +115,7 @@ fn names_of(names: &[&str], all: usize) -> String {
 }
 
 /// A table without the blanks at the ends of its lines.
-fn lines(table: &Table) -> String {
+pub(super) fn lines(table: &Table) -> String {
     let mut text = String::new();
     for line in table.to_string().lines() {
         text.push_str(line.strip_prefix(' ').unwrap_or(line).trim_end());
@@ -141,7 +136,7 @@ fn rules_tsv(rules: &[RuleView]) -> String {
             rule.name,
             rule.listen.join(","),
             rule.protocol,
-            all_backends(rule),
+            backends::all(rule),
             rule.plane.ipv4.short(),
             rule.plane.ipv6.short(),
             rule.state,
@@ -182,21 +177,8 @@ pub fn rule(rule: &RuleView, format: Format) -> String {
     facts.extend(rule.note.clone().map(|note| ("note", note)));
     facts.push(("listen", rule.listen.join(", ")));
     facts.push(("protocol", rule.protocol.clone()));
-    let is_shared = rule.to.len() > 1 || rule.to.iter().any(|to| to.weight != 1 || to.priority != 0);
-    for backend in &rule.to {
-        let addresses = match &backend.addresses[..] {
-            [] => String::new(),
-            addresses => format!(" ({})", addresses.join(", ")),
-        };
-        let share = if is_shared {
-            format!(", weight {}, priority {}", backend.weight, backend.priority)
-        } else {
-            String::new()
-        };
-        facts.push(("to", format!("{}{addresses}{share}, {}", backend.addr, backend.state)));
-        facts.extend(backend.lookup.as_ref().map(|lookup| ("name", lookup.sentence())));
-    }
-    if is_shared {
+    facts.extend(backends::facts(rule));
+    if backends::are_shared(rule) {
         facts.push(("balance", rule.balance.clone()));
     }
     facts.push(("state", rule.state.clone()));
@@ -211,6 +193,15 @@ pub fn rule(rule: &RuleView, format: Format) -> String {
     facts.push(("flows", format!("{} active, {} in all", counters.flows.active, counters.flows.total)));
     facts.extend(counters.drops.iter().map(|(reason, count)| ("drops", format!("{count} {reason}"))));
     aligned(&facts)
+}
+
+/// A rule's backends.
+pub fn backends_of(rule: &RuleView, format: Format) -> String {
+    match format {
+        Format::Json => json(&rule.to),
+        Format::Tsv => backends::tsv(rule),
+        Format::Table | Format::Wide => backends::table(rule),
+    }
 }
 
 fn facts_in(facts: &[(&str, String)], format: Format) -> String {
@@ -283,15 +274,6 @@ pub fn status(view: &StatusView, format: Format) -> String {
     facts_in(&facts, format)
 }
 
-fn age(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min", seconds / 60),
-        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
-    }
-}
-
 /// What a change did, as a difference between rules.
 pub fn change(view: &ChangeView, format: Format) -> String {
     if format == Format::Json {
@@ -341,6 +323,15 @@ pub fn down(view: &DownView, format: Format) -> String {
 }
 
 fn difference(change: &RuleChange) -> String {
+    if let Some(backend) = &change.backend {
+        let action = match change.action.as_str() {
+            "draining" => "drains: no new flows, old ones go on",
+            "down" => "is down by order",
+            "up" => "is judged by its answers again",
+            action => action,
+        };
+        return format!("rule {}: backend {backend} {action}\n", change.name);
+    }
     let block = |rule: &Option<serde_json::Map<String, Value>>| -> String {
         let entries = rule.iter().flatten();
         entries

@@ -367,6 +367,6 @@ pub fn complain<'a>(view: &mut ChangeView, planned: impl Iterator<Item = &'a Arc
 /// A drain is no change of the configuration, but one all the same.
 fn drain_change(name: &RuleName, before: bool, after: bool) -> Option<RuleChange> {
     let action = if after { "draining" } else { "resumed" };
-    let change = RuleChange { action: action.into(), name: name.to_string(), before: None, after: None };
+    let change = RuleChange { action: action.into(), name: name.to_string(), ..RuleChange::default() };
     (before != after).then_some(change)
 }

@@ -57,14 +57,15 @@ pub fn changes(before: &Rules, after: &Rules) -> Vec<RuleChange> {
         .map(|rule| {
             let before = shown(&rule.name);
             let action = if before.is_some() { "changed" } else { "added" }.into();
-            RuleChange { action, name: rule.name.to_string(), before, after: Some(encode::to_json(rule)) }
+            let after = Some(encode::to_json(rule));
+            RuleChange { action, name: rule.name.to_string(), before, after, ..RuleChange::default() }
         })
         .collect();
     changes.extend(gone.iter().map(|name| RuleChange {
         action: "removed".into(),
         name: name.to_string(),
         before: shown(name),
-        after: None,
+        ..RuleChange::default()
     }));
     changes
 }

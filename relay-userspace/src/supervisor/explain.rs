@@ -1,5 +1,6 @@
 //! Saying in sentences how a rule is carried and why.
 
+mod health;
 mod spread;
 
 use std::collections::BTreeMap;
@@ -32,7 +33,8 @@ pub fn explain(planned: &PlannedRule, view: RuleView, facts: &Facts) -> ExplainV
     }
     lines.extend(planned.faults.iter().map(|fault| format!("fault: {fault}")));
     lines.extend(view.to.iter().filter_map(name));
-    lines.extend(spread::spread(planned));
+    lines.extend(spread::spread(planned, &view));
+    lines.extend(health::health(planned, &view));
     if planned.user.is_some() {
         lines.extend(way_out(&planned.rule));
     }

@@ -51,7 +51,7 @@ pub struct Snapshot {
     /// Which endpoints are judged, and what somebody has ordered for backends.
     pub roll: Arc<Roll>,
     pub orders: BTreeMap<RuleName, BTreeMap<Box<str>, BackendOrder>>,
-    /// What backends have had of sessions.
+    /// What backends have had of sessions; and of the kernel's flows, of rules that have several.
     pub pools: Arc<PoolsByRule>,
     pub unconfirmed: Option<Instant>,
     /// Paths to backends and the like, for `explain`.
@@ -175,18 +175,23 @@ impl Shared {
 
     fn view(&self, snapshot: &Snapshot, planned: &PlannedRule, drops: &Drops) -> RuleView {
         let rule = &planned.rule;
+        let counters = self.counters(snapshot, &rule.name, drops);
+        let mut to = self.backend_views(snapshot, planned);
+        if let [only] = &mut to[..] {
+            only.flows = counters.flows;
+        }
         RuleView {
             name: rule.name.to_string(),
             note: rule.note.clone(),
             listen: rule.listen.iter().map(ToString::to_string).collect(),
             protocol: rule.protocols.to_string(),
-            to: self.backend_views(snapshot, planned),
+            to,
             balance: rule.balance.as_str().into(),
             enabled: rule.enabled,
             state: planned.state().as_str().into(),
             faults: planned.faults.iter().map(ToString::to_string).collect(),
             plane: PlanesView { ipv4: plane_view(&planned.ipv4), ipv6: plane_view(&planned.ipv6) },
-            counters: self.counters(snapshot, &rule.name, drops),
+            counters,
         }
     }
 

@@ -3,10 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use crate::api::problem::{ApiProblem, Code};
-use crate::api::view::ChangeView;
+use crate::api::view::{ChangeView, RuleChange};
 use crate::config::encode;
 use crate::health::saved::BackendOrder;
-use crate::rule::{Rule, RuleName};
+use crate::rule::{Backend, Rule, RuleName};
 use crate::supervisor::change::Done;
 use crate::supervisor::command::Manner;
 use crate::supervisor::shared::not_found;
@@ -46,14 +46,22 @@ impl State {
             BackendCall::Down => Some(BackendOrder::Down),
             BackendCall::Up | BackendCall::Weight(_) => None,
         };
-        let mut view = ChangeView { dry_run: manner.dry_run, ..ChangeView::default() };
-        let what = match call {
-            BackendCall::Drain => "drains: it gets no new flows, and keeps those that it has",
-            BackendCall::Down => "is down by order",
-            BackendCall::Up | BackendCall::Weight(_) => "is judged by its answers again",
+        let (action, what) = match call {
+            BackendCall::Drain => ("draining", "drains: it gets no new flows, and keeps those that it has"),
+            BackendCall::Down => ("down", "is down by order"),
+            BackendCall::Up | BackendCall::Weight(_) => ("up", "is judged by its answers again"),
         };
         let text = format!("rule {name}: backend {backend} {what}");
-        view.notes.push(text.clone());
+        let mut view = ChangeView { dry_run: manner.dry_run, ..ChangeView::default() };
+        if order.is_some() && order == self.backends.order_of(name, &backend) {
+            return Ok(view);
+        }
+        view.changes.push(RuleChange {
+            action: action.into(),
+            name: name.to_string(),
+            backend: Some(backend.clone()),
+            ..RuleChange::default()
+        });
         if manner.dry_run {
             return Ok(view);
         }
@@ -69,6 +77,10 @@ impl State {
 }
 
 impl super::Backends {
+    fn order_of(&self, rule: &RuleName, backend: &str) -> Option<BackendOrder> {
+        self.health.get(rule)?.orders.get(backend).copied()
+    }
+
     /// Takes an order for a backend, or ends one and lets it begin anew.
     fn order(&mut self, rule: &RuleName, backend: &str, order: Option<BackendOrder>) {
         let health = self.health.entry(rule.clone()).or_default();
@@ -89,19 +101,26 @@ impl super::Backends {
     }
 }
 
-/// Where a backend is in the rule's list, by its text there or without its port.
+/// Where a backend is in the rule's list: by its text there, by where it leads, or without its port.
 fn index_of(rule: &Rule, backend: &str) -> Result<usize, ApiProblem> {
     let texts: Vec<String> = rule.to.iter().map(ToString::to_string).collect();
     if let Some(index) = texts.iter().position(|text| text == backend) {
         return Ok(index);
     }
-    let mut hosts = rule.to.iter().enumerate().filter(|(_, to)| to.host.to_string() == backend);
-    match (hosts.next(), hosts.next()) {
-        (Some((index, _)), None) => Ok(index),
-        _ => {
-            let text =
-                format!("rule \"{}\" has no backend \"{backend}\"; it has {}", rule.name, texts.join(", "));
-            Err(ApiProblem::new(Code::Invalid, text))
+    let asked = Backend::parse(backend).ok();
+    let places = |is: &dyn Fn(&Backend, &Backend) -> bool| -> Vec<usize> {
+        let found = rule.to.iter().enumerate().filter(|(_, to)| asked.as_ref().is_some_and(|it| is(to, it)));
+        found.map(|(index, _)| index).collect()
+    };
+    let same = places(&|to, asked| to.is_where(asked, &rule.listen));
+    let on_host = places(&|to, asked| asked.first_port().is_none() && to.host == asked.host);
+    match (&same[..], &on_host[..]) {
+        (&[index], _) | (_, &[index]) => Ok(index),
+        (_, several) => {
+            let (name, all) = (&rule.name, texts.join(", "));
+            let wrong = if several.is_empty() { "has no backend" } else { "has several backends on" };
+            let text = format!("rule \"{name}\" {wrong} \"{backend}\"; it has {all}");
+            Err(ApiProblem::new(Code::BackendNotFound, text))
         }
     }
 }

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::health::basis;
 use super::listed;
+use crate::api::view::RuleView;
 use crate::health::weigh::weigh;
 use crate::plan::PlannedRule;
 use crate::rule::{Backend, Balance, Rule};
 
 /// How they are meant to be spread; and how they are at present, where that is different.
-pub fn spread(planned: &PlannedRule) -> Vec<String> {
+pub fn spread(planned: &PlannedRule, view: &RuleView) -> Vec<String> {
     let rule = &*planned.rule;
     let only = match &rule.to[..] {
         [only] => Some(only),
@@ -23,8 +25,10 @@ pub fn spread(planned: &PlannedRule) -> Vec<String> {
     if !drained.is_empty() {
         lines.push(format!("no new flows, since their weight is 0: {}", listed(&drained)));
     }
-    if *planned.weights != weigh(rule, None, &|_| true, Instant::now()).weights {
-        lines.extend(rule.protocols.iter().map(|protocol| {
+    let as_meant = weigh(rule, None, &|_| true, Instant::now()).weights;
+    for protocol in rule.protocols.iter() {
+        let why = basis(planned, view, protocol);
+        if why.is_some() || planned.weights.of(protocol) != as_meant.of(protocol) {
             let now: Vec<String> = rule
                 .to
                 .iter()
@@ -33,8 +37,9 @@ pub fn spread(planned: &PlannedRule) -> Vec<String> {
                 .map(|(to, _)| to.to_string())
                 .collect();
             let now = if now.is_empty() { "nobody".to_owned() } else { listed(&now) };
-            format!("at present new flows of {protocol} go to {now}")
-        }));
+            let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+            lines.push(format!("at present new flows of {protocol} go to {now}{why}"));
+        }
     }
     lines
 }
