@@ -9,6 +9,7 @@ mod journal;
 mod man;
 mod metrics;
 mod output;
+mod ports;
 mod refusals;
 mod rights;
 mod saving;
