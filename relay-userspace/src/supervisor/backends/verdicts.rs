@@ -52,7 +52,10 @@ impl State {
         match told {
             Told::Failure(failure) => self.backends.signal(&failure),
             Told::Look => self.look_at_flows(),
-            Told::Due(names) => names.iter().for_each(|name| self.reweigh(name, None)),
+            Told::Due(names) => {
+                names.iter().for_each(|name| self.reweigh(name, None));
+                self.publish();
+            }
             Told::News(news) => self.judged(&news),
         }
     }
