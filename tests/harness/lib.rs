@@ -6,6 +6,7 @@
 pub mod daemon;
 pub mod datagrams;
 pub mod dns;
+pub mod farm;
 pub mod haproxy;
 pub mod hooks;
 pub mod http;

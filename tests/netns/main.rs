@@ -2,6 +2,7 @@
 
 mod admission;
 mod answers;
+mod balance;
 mod connections;
 mod counting;
 mod crowded;

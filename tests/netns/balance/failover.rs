@@ -1,0 +1,164 @@
+//! A backend that is gone, of two: who notices, when, and what becomes of clients.
+
+use std::time::{Duration, Instant};
+
+use harness::farm::{Farm, Visit, name};
+use harness::http::Http;
+use harness::{World, patience, within};
+use serde_json::json;
+
+use super::{
+    LIMIT, QUICK, ask, await_all, await_only, await_state, await_up, judged, on_both_planes, planes, to,
+    visit_to, visits, ways_in,
+};
+
+/// `interval x fall + timeout` of the quick checks.
+const DETECTION: Duration = Duration::from_millis(1400);
+/// What this machine may need beyond.
+const SLACK: Duration = Duration::from_secs(5);
+
+#[test]
+fn who_refuses_gets_nothing_until_it_is_back() {
+    let world = World::new();
+    let mut farm = Farm::new(&world.backend, 2);
+    let check = format!("check = {{ {QUICK}, cooldown = \"1s\" }}");
+    let others = on_both_planes("other", 8002, &to(&[0]), "");
+    let mut daemon = world.start(&[on_both_planes("web", 8001, &to(&[0, 1]), &check), others].concat());
+    let ctl = daemon.ctl.clone();
+    let mut events = Http::unix(&ctl.socket);
+    events.send("GET", "/v1/events", b"");
+    assert_eq!(events.head().status, 200);
+    for rule in planes("web") {
+        await_up(&ctl, &rule, 2);
+    }
+    let old = [(8001, 0), (8001, 1), (9001, 0), (9001, 1), (8002, 0), (9002, 0)];
+    let mut old = old.map(|(port, host)| visit_to(&world, port, host));
+    farm.refuse(1);
+    let refused_at = Instant::now();
+    // relayd goes on with the other backend, whatever is known of this one
+    for turn in 0..20 {
+        let [ipv4, ipv6] = ways_in(9001).map(|to| Visit::pay(&world.client, None, to).expect("a connection"));
+        assert_eq!((ipv4.host, ipv6.host), (0, 0), "{turn}");
+    }
+    for (rule, port) in planes("web").iter().zip([8001, 9001]) {
+        await_only(&ctl, rule, "tcp", &[0]);
+        let took = refused_at.elapsed();
+        assert!(took < patience(DETECTION + SLACK), "{rule}: known after {took:?}");
+        assert_eq!(visits(&world, port, 8), [0], "{rule}");
+        assert_eq!(judged(&ctl, rule, 1, "tcp")["last_error"], "connection refused", "{rule}");
+    }
+    // a switch touches nothing that there is: other rules, old connections, even those to who refuses new ones
+    old.iter_mut().for_each(|visit| visit.echo().expect("an old connection"));
+    let told = loop {
+        let line = events.line();
+        if line.starts_with("data: ") && line.contains("\"backend.down\"") {
+            break line;
+        }
+    };
+    assert!(
+        told.contains("\"web") && told.contains(&format!("backend {} is down for tcp: ", name(1))),
+        "{told}"
+    );
+    farm.serve(1);
+    for (rule, port) in planes("web").iter().zip([8001, 9001]) {
+        await_state(&ctl, rule, 1, "up");
+        await_all(&ctl, rule);
+        assert_eq!(visits(&world, port, 8), [0, 1], "{rule}");
+    }
+    old.iter_mut().for_each(|visit| visit.echo().expect("an old connection"));
+    for rule in planes("web").iter().chain(&planes("other")) {
+        assert_eq!(ctl.rule(rule)["counters"]["drops"], json!({}), "{rule}");
+    }
+    let log = daemon.log();
+    assert!(log.contains(&format!("rule web: backend {} is up for tcp: it answers", name(1))), "{log}");
+}
+
+#[test]
+fn who_says_nothing_gets_nothing() {
+    let world = World::new();
+    let farm = Farm::new(&world.backend, 2);
+    let check = format!("check = {{ {QUICK}, cooldown = \"0s\" }}");
+    let daemon = world.start(&on_both_planes("web", 8001, &to(&[0, 1]), &check));
+    let ctl = &daemon.ctl;
+    for rule in planes("web") {
+        await_up(ctl, &rule, 2);
+    }
+    let mut old = [8001, 9001].map(|port| visit_to(&world, port, 0));
+    farm.freeze(1);
+    let frozen_at = Instant::now();
+    // a second's silence, and relayd tries the other one
+    assert_eq!(visits(&world, 9001, 2), [0]);
+    for (rule, port) in planes("web").iter().zip([8001, 9001]) {
+        await_only(ctl, rule, "tcp", &[0]);
+        let took = frozen_at.elapsed();
+        assert!(took < patience(DETECTION + SLACK), "{rule}: known after {took:?}");
+        assert_eq!(visits(&world, port, 8), [0], "{rule}");
+    }
+    old.iter_mut().for_each(|visit| visit.echo().expect("an old connection"));
+    farm.thaw(1);
+    for (rule, port) in planes("web").iter().zip([8001, 9001]) {
+        await_all(ctl, rule);
+        assert_eq!(visits(&world, port, 8), [0, 1], "{rule}");
+    }
+}
+
+#[test]
+fn who_comes_and_goes_or_never_came_is_told_from_who_is_there() {
+    let world = World::new();
+    let mut farm = Farm::new(&world.backend, 3);
+    farm.refuse(2);
+    let check = format!("check = {{ {QUICK}, cooldown = \"1h\" }}");
+    let mut daemon = world.start(&on_both_planes("web", 8001, &to(&[0, 1, 2]), &check));
+    let ctl = daemon.ctl.clone();
+    let rules = planes("web");
+    let ports = [8001, 9001];
+    for (rule, port) in rules.iter().zip(ports) {
+        // one that has never answered is not down, but there are others
+        await_only(&ctl, rule, "tcp", &[0, 1]);
+        assert_eq!(judged(&ctl, rule, 2, "tcp")["state"], "unknown", "{rule}");
+        assert_eq!(visits(&world, port, 6), [0, 1], "{rule}");
+    }
+    farm.refuse(1);
+    rules.iter().for_each(|rule| await_only(&ctl, rule, "tcp", &[0]));
+    farm.serve(1);
+    for (rule, port) in rules.iter().zip(ports) {
+        let answers = || judged(&ctl, rule, 1, "tcp")["successes"].as_u64().expect("a count");
+        let before = answers();
+        within(LIMIT, "it answers again", &mut || answers() >= before + 5);
+        assert_eq!(judged(&ctl, rule, 1, "tcp")["state"], "down", "{rule}: its time has not come");
+        assert_eq!(visits(&world, port, 6), [0], "{rule}");
+    }
+    // it has come, it does not come and go
+    farm.serve(2);
+    for (rule, port) in rules.iter().zip(ports) {
+        await_state(&ctl, rule, 2, "up");
+        await_only(&ctl, rule, "tcp", &[0, 2]);
+        assert_eq!(visits(&world, port, 6), [0, 2], "{rule}");
+    }
+    // by order it is back before its time
+    for (rule, port) in rules.iter().zip(ports) {
+        ctl.ok(&["backend", rule, &name(1), "--up"]);
+        await_all(&ctl, rule);
+        assert_eq!(visits(&world, port, 6), [0, 1, 2], "{rule}");
+        ctl.ok(&["backend", rule, &name(1), "--down"]);
+        await_only(&ctl, rule, "tcp", &[0, 2]);
+        await_only(&ctl, rule, "udp", &[0, 2]);
+        assert!((0..6).all(|_| ask(&world, port) != 1), "{rule}");
+        ctl.ok(&["backend", rule, &name(1), "--up"]);
+        await_all(&ctl, rule);
+    }
+    (0..3).for_each(|index| farm.refuse(index));
+    let all_down = "all backends are down for tcp; new flows still go to the first ones";
+    within(LIMIT, "all are down", &mut || {
+        let log = daemon.log();
+        rules.iter().all(|rule| log.contains(&format!("rule {rule}: {all_down}")))
+    });
+    // nothing but the probes says that they are
+    (0..3).for_each(|index| farm.serve(index));
+    for port in ports {
+        assert_eq!(visits(&world, port, 6), [0, 1, 2]);
+    }
+    for rule in &rules {
+        (0..3).for_each(|index| assert_eq!(judged(&ctl, rule, index, "tcp")["state"], "down", "{rule}"));
+    }
+}
