@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use self::decide::{DETACHED, candidates, reweighed, rule, way_to};
+pub use self::decide::{DETACHED, Known, candidates, reweighed, rule, way_to};
 use relay_common::net::Protocol;
 
 use crate::balance::Weights;
@@ -56,6 +56,8 @@ pub struct PlannedRule {
     pub ipv6: Carriage,
     /// What keeps the rule from working as written.
     pub faults: Vec<Fault>,
+    /// Each backend's, in the order to try them.
+    pub addresses: Box<[Arc<[IpAddr]>]>,
     /// What its backends get of new flows, on both planes.
     pub weights: Arc<Weights>,
     /// What that was made of; `None`: there is nothing to choose.

@@ -36,6 +36,15 @@ pub struct Verdict {
     pub since: Instant,
 }
 
+impl Verdict {
+    /// Forgets that it is down.
+    pub fn pardon(&mut self) {
+        if matches!(self.state, State::Unanswered | State::Down) {
+            self.state = State::Untried;
+        }
+    }
+}
+
 impl From<&Standing> for Verdict {
     fn from(standing: &Standing) -> Self {
         Self { state: standing.state, since: standing.since }

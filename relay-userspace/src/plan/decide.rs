@@ -1,24 +1,23 @@
 //! Planning one rule: who can carry it, family by family, and what is wrong with it.
 
 mod ends;
+mod weights;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::Instant;
 
 use relay_common::net::{Protocol, ipv6_to_wire, is_global_unicast};
 
 use self::ends::{backends, deaf, listeners_v4, listeners_v6, missing, self_loop};
+use self::weights::weighed;
+pub use self::weights::{Known, reweighed};
 use super::{Carriage, Facts, Fault, KernelEnd, KernelListener, KernelRule, PlannedRule, UserRule};
-use crate::balance::Weights;
 use crate::config::Origin;
 use crate::config::settings::Hook;
-use crate::health::weigh::{Outlook, RuleHealth, Weighing, weigh};
-use crate::host::{HostView, Path, WayTo};
+use crate::host::{HostView, WayTo};
 use crate::proxy::pool::End;
-use crate::rule::{Backend, ListenOn, OnDown, PlaneChoice, Protocols, Rule, RuleName, Staying};
+use crate::rule::{Backend, ListenOn, PlaneChoice, Protocols, Rule};
 
 const NO_ADDRESS: &str = "its backend has no address yet";
 const TURNED_AWAY: &str = "its backend has no address yet; who comes is refused as no_backend";
@@ -35,7 +34,7 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
     faults.extend(
         addresses(rule, &backends).find_map(|(to, address)| self_loop(rule, to, address, facts.host)),
     );
-    let mut planned = PlannedRule { draining, faults, ..undecided(rule, origin, &backends, facts) };
+    let mut planned = PlannedRule { draining, faults, ..undecided(rule, origin, &backends) };
     let user = user_plane(&planned, &backends, facts);
     let lacks = facts.lacks.get(&rule.name).cloned().unwrap_or_default();
     let user_v4 = user_for(&user, lacks.ipv4);
@@ -79,60 +78,11 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
         planned.ipv4 = turned_away(planned.ipv4);
         planned.ipv6 = turned_away(planned.ipv6);
     }
-    planned
-}
-
-/// What a rule's backends get of new flows.
-fn weighed(
-    rule: &Rule,
-    health: &HashMap<RuleName, RuleHealth>,
-    is_reachable: &dyn Fn(usize) -> bool,
-    now: Instant,
-) -> (Arc<Weights>, Option<Box<Outlook>>) {
-    let health = health.get(&rule.name);
-    if let ([only], None) = (&rule.to[..], health) {
-        return (Weights::of_one(only.weight), None);
-    }
-    let Weighing { weights, outlook } = weigh(rule, health, is_reachable, now);
-    (Arc::new(weights), Some(Box::new(outlook)))
-}
-
-/// The same plan with what backends get as of now.
-pub fn reweighed(
-    planned: &PlannedRule,
-    health: &HashMap<RuleName, RuleHealth>,
-    paths: &BTreeMap<WayTo, Path>,
-    now: Instant,
-) -> PlannedRule {
-    let is_reachable = |index: usize| match (&planned.kernel, &planned.user) {
-        (Some(kernel), _) => kernel.ends[index].is_some_and(|end| paths.contains_key(&end.way)),
-        (None, Some(user)) => !user.ends[index].addresses.is_empty(),
-        (None, None) => false,
-    };
-    let (weights, outlook) = weighed(&planned.rule, health, &is_reachable, now);
-    let backends: Vec<Arc<[IpAddr]>> =
-        (0..planned.rule.to.len()).map(|index| reached(planned, index)).collect();
-    let backends = staying(&planned.rule, &backends, &weights, health.get(&planned.rule.name));
-    PlannedRule { weights, outlook, backends, ..planned.clone() }
-}
-
-/// The addresses that flows or sessions of a plan may go to at one backend.
-fn reached(planned: &PlannedRule, index: usize) -> Arc<[IpAddr]> {
-    match (&planned.user, &planned.kernel) {
-        (Some(user), _) => user.ends[index].addresses.clone(),
-        (None, Some(kernel)) => kernel.ends[index].iter().map(|end| end.way.backend).collect(),
-        (None, None) => Arc::default(),
-    }
+    weighed(planned, Known { health: facts.health, paths: facts.paths, now: facts.now })
 }
 
 /// A rule that nobody carries so far.
-fn undecided(
-    rule: &Arc<Rule>,
-    origin: &Origin,
-    backends: &[Arc<[IpAddr]>],
-    facts: &Facts<'_>,
-) -> PlannedRule {
-    let (weights, outlook) = weighed(rule, facts.health, &|index| !backends[index].is_empty(), facts.now);
+fn undecided(rule: &Arc<Rule>, origin: &Origin, backends: &[Arc<[IpAddr]>]) -> PlannedRule {
     PlannedRule {
         rule: rule.clone(),
         origin: origin.clone(),
@@ -140,9 +90,10 @@ fn undecided(
         ipv4: Carriage::None(String::new()),
         ipv6: Carriage::None(String::new()),
         faults: Vec::new(),
-        backends: staying(rule, backends, &weights, facts.health.get(&rule.name)),
-        weights,
-        outlook,
+        addresses: backends.into(),
+        weights: Arc::default(),
+        outlook: None,
+        backends: None,
         kernel: None,
         user: None,
     }
@@ -231,11 +182,6 @@ fn carry(
         timeouts: rule.timeouts,
     }));
     let Some(kernel) = &planned.kernel else { return };
-    let is_cut_off = |end: &Option<KernelEnd>| end.is_none_or(|end| !facts.paths.contains_key(&end.way));
-    if kernel.ends.iter().any(is_cut_off) {
-        (planned.weights, planned.outlook) =
-            weighed(rule, facts.health, &|index| !is_cut_off(&kernel.ends[index]), facts.now);
-    }
     let ways = kernel.ends.iter().flatten().map(|end| end.way);
     let cut_off = ways.filter(|way| !facts.paths.contains_key(way));
     planned.faults.extend(cut_off.map(|way| Fault::NoRoute(way.backend, question(rule, way.backend))));
@@ -253,30 +199,6 @@ fn addresses<'a>(
         .iter()
         .zip(backends)
         .flat_map(|(to, addresses)| addresses.iter().map(move |address| (to, *address)))
-}
-
-/// The addresses that flows and sessions may go to; `None`: any. While a backend has none there is nothing to go by.
-///
-/// Those of a backend that is down are not among them, unless it has to serve for want of others.
-fn staying(
-    rule: &Rule,
-    backends: &[Arc<[IpAddr]>],
-    weights: &Weights,
-    health: Option<&RuleHealth>,
-) -> Option<Arc<Staying>> {
-    let are_known = backends.iter().all(|addresses| !addresses.is_empty());
-    if rule.on_down != OnDown::Reset || !are_known {
-        return None;
-    }
-    let is_gone = |protocol: Protocol, index: usize| {
-        let is_down = |health: &RuleHealth| health.is_down(protocol, &rule.to[index]);
-        weights.of(protocol)[index] == 0 && health.is_some_and(is_down)
-    };
-    let of = |protocol: Protocol| {
-        let stay = (0..backends.len()).filter(|&index| !is_gone(protocol, index));
-        stay.flat_map(|index| backends[index].iter().copied()).collect()
-    };
-    Some(Arc::new(Staying { tcp: of(Protocol::Tcp), udp: of(Protocol::Udp) }))
 }
 
 /// Whether the user plane can carry one family.

@@ -8,9 +8,11 @@ mod signals;
 mod verdicts;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use relay_common::net::Protocol;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -44,7 +46,14 @@ pub struct Backends {
     whose: HashMap<ProbeId, (RuleName, EndName)>,
     last: u64,
     /// What an earlier relayd knew of endpoints that have not been met yet.
-    saved: HashMap<EndpointKey, Standing>,
+    saved: HashMap<(RuleName, EndName), (SocketAddr, Standing)>,
+    /// Rules whose plan was made by other verdicts than there are now.
+    unsettled: Vec<RuleName>,
+    /// When the next rule may look different by time alone.
+    due: Option<Instant>,
+    /// When readers are to see what has changed.
+    show: Option<Instant>,
+    writer: Option<JoinHandle<()>>,
     file: PathBuf,
     is_unsaved: bool,
     look: Interval,
@@ -83,12 +92,16 @@ pub struct Rolled {
     pub flows: Option<BackendUsage>,
 }
 
+const SOON: Duration = Duration::from_millis(50);
+
 /// Something to act on.
 pub enum Told {
     News(Vec<News>),
     Failure(Failure),
     /// It is time to look at what has been counted.
     Look,
+    /// It is time to show what has changed.
+    Show,
     /// It is time to look at these rules again.
     Due(Vec<RuleName>),
 }
@@ -106,9 +119,11 @@ impl Backends {
             let known = health.entry(name).or_default();
             (known.held, known.orders) = (memory.held, memory.orders);
         }
-        for (key, standing) in &endpoints {
-            let known = health.entry(key.rule.clone()).or_default();
-            known.endpoints.insert((key.protocol, key.backend.clone()), Verdict::from(standing));
+        let mut saved = HashMap::new();
+        for (EndpointKey { rule, backend, address, protocol }, standing) in endpoints {
+            let (end, known) = ((protocol, backend), health.entry(rule.clone()).or_default());
+            known.endpoints.insert(end.clone(), Verdict::from(&standing));
+            saved.insert((rule, end), (address, standing));
         }
         Self {
             prober,
@@ -119,7 +134,11 @@ impl Backends {
             watched: HashMap::new(),
             whose: HashMap::new(),
             last: 0,
-            saved: endpoints,
+            saved,
+            unsettled: Vec::new(),
+            due: None,
+            show: None,
+            writer: None,
             file,
             is_unsaved: false,
             look: look(),
@@ -154,18 +173,26 @@ impl Backends {
 
     /// Waits for something to act on.
     pub async fn told(&mut self) -> Told {
-        let due = self.watched.values().filter_map(|watched| watched.look_again).min();
+        if !self.unsettled.is_empty() {
+            return Told::Due(std::mem::take(&mut self.unsettled));
+        }
         tokio::select! {
             Some(news) = self.news.recv() => Told::News(news),
             Some(failure) = self.failures.recv() => Told::Failure(failure),
             _ = self.look.tick(), if !self.watched.is_empty() => Told::Look,
-            () = super::names::at(due.map(Into::into)) => Told::Due(self.due()),
+            () = super::names::at(self.due.map(Into::into)) => Told::Due(self.due()),
+            () = super::names::at(self.show.map(Into::into)) => {
+                self.show = None;
+                Told::Show
+            }
         }
     }
 
-    fn due(&self) -> Vec<RuleName> {
+    fn due(&mut self) -> Vec<RuleName> {
         let now = Instant::now();
         let is_due = |watched: &Watched| watched.look_again.is_some_and(|at| at <= now);
+        let later = self.watched.values().filter_map(|watched| watched.look_again).filter(|at| *at > now);
+        self.due = later.min();
         self.watched.iter().filter(|(_, watched)| is_due(watched)).map(|(name, _)| name.clone()).collect()
     }
 
@@ -179,6 +206,7 @@ impl Backends {
             for name in gone {
                 changed |= self.forget(&name);
             }
+            self.saved.retain(|(name, _), _| names.contains(name));
         }
         for (place, planned) in planned.iter().enumerate() {
             let name = &planned.rule.name;
@@ -253,11 +281,15 @@ impl Backends {
     fn meet(&mut self, rule: &RuleName, end: &EndName, probe: &Probe) -> ProbeId {
         self.last += 1;
         let id = ProbeId(self.last);
-        let (protocol, backend) = end.clone();
-        let key = EndpointKey { rule: rule.clone(), backend, address: probe.address, protocol };
-        let known = self.saved.remove(&key).unwrap_or_else(|| Standing::new(Instant::now()));
+        // what was known of another address is worth nothing
+        let known = self.saved.remove(&(rule.clone(), end.clone())).filter(|(at, _)| *at == probe.address);
+        let known = known.map_or_else(|| Standing::new(Instant::now()), |(_, standing)| standing);
+        let verdict = Verdict::from(&known);
         let health = self.health.entry(rule.clone()).or_default();
-        health.endpoints.insert(end.clone(), Verdict::from(&known));
+        let before = health.endpoints.insert(end.clone(), verdict);
+        if before.is_some_and(|before| before.state != verdict.state) {
+            self.unsettled.push(rule.clone());
+        }
         self.whose.insert(id, (rule.clone(), end.clone()));
         self.ask(id, probe, Some(known));
         id
@@ -274,6 +306,30 @@ impl Backends {
         if let Some(prober) = &self.prober {
             prober.remove(id);
         }
+    }
+
+    /// Asks nobody while nothing is carried; what is known is known again afterwards.
+    pub fn rest(&mut self) {
+        let mut standings = self.prober.as_ref().map(Prober::standings).unwrap_or_default();
+        for (name, watched) in std::mem::take(&mut self.watched) {
+            for (end_name, end) in watched.ends {
+                if let Some(standing) = standings.remove(&end.id) {
+                    self.saved.insert((name.clone(), end_name), (end.probe.address, standing));
+                }
+                self.leave(end.id);
+            }
+        }
+        self.write_roll();
+    }
+
+    /// Where a rule is in the configuration, if its backends are judged.
+    fn place(&self, rule: &RuleName) -> Option<usize> {
+        self.watched.get(rule).map(|watched| watched.place)
+    }
+
+    /// Has readers see what has changed, soon: changes come in crowds.
+    fn show_soon(&mut self) {
+        self.show.get_or_insert_with(|| Instant::now() + SOON);
     }
 
     /// Returns whether anybody was asked.
@@ -297,6 +353,7 @@ impl Backends {
         if let Some(watched) = self.watched.get_mut(&planned.rule.name) {
             watched.planned = planned.clone();
             watched.look_again = outlook.look_again;
+            self.due = [self.due, outlook.look_again].into_iter().flatten().min();
         }
     }
 }

@@ -226,6 +226,7 @@ impl State {
     pub fn take_down(&mut self) -> DownView {
         let interfaces = self.interface_names();
         self.down = true;
+        self.backends.rest();
         self.shared.census.stop();
         self.shared.set_meter(None);
         // slots and sweeps are counted anew with the next maps

@@ -6,6 +6,7 @@ use crate::plan::RuleState;
 use crate::rule::{Backend, Connect, Host, Listener, ProxyVersion, RuleName};
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
+use std::time::Instant;
 
 const V6_BACKEND: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 

@@ -6,7 +6,8 @@ use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::{ChangeView, RuleChange};
 use crate::config::encode;
 use crate::health::saved::BackendOrder;
-use crate::rule::{Backend, Rule, RuleName};
+use crate::health::tiers::Held;
+use crate::rule::{Backend, Balance, Rule, RuleName};
 use crate::supervisor::change::Done;
 use crate::supervisor::command::Manner;
 use crate::supervisor::shared::not_found;
@@ -65,12 +66,12 @@ impl State {
         if manner.dry_run {
             return Ok(view);
         }
-        self.backends.order(name, &backend, order);
+        self.backends.order(&rule, &backend, order);
         self.backends.follow(&self.planned);
         self.reweigh(name, None);
         tracing::info!(RULE = name.as_str(), "{text}");
         self.shared.tell("backend.order", Some(name), text);
-        self.backends.save_later();
+        self.backends.save();
         self.publish();
         Ok(view)
     }
@@ -82,15 +83,17 @@ impl super::Backends {
     }
 
     /// Takes an order for a backend, or ends one and lets it begin anew.
-    fn order(&mut self, rule: &RuleName, backend: &str, order: Option<BackendOrder>) {
-        let health = self.health.entry(rule.clone()).or_default();
+    fn order(&mut self, rule: &Rule, backend: &str, order: Option<BackendOrder>) {
+        let health = self.health.entry(rule.name.clone()).or_default();
         match order {
             Some(order) => _ = health.orders.insert(backend.into(), order),
             None => {
                 health.orders.remove(backend);
-                // whoever calls one up wants it to have its part, whatever tier has it now
-                health.held.clear();
-                let ends = self.watched.get(rule).map(|watched| &watched.ends);
+                // whoever calls one up wants it to have its part, though a tier that comes after it has it now
+                health.held.retain(|_, held| !comes_before(rule, backend, held));
+                let known = health.endpoints.iter_mut().filter(|((_, name), _)| **name == *backend);
+                known.for_each(|(_, verdict)| verdict.pardon());
+                let ends = self.watched.get(&rule.name).map(|watched| &watched.ends);
                 let ends = ends.into_iter().flatten().filter(|((_, name), _)| **name == *backend);
                 if let Some(prober) = &self.prober {
                     ends.for_each(|(_, end)| prober.pardon(end.id));
@@ -99,6 +102,16 @@ impl super::Backends {
         }
         self.is_unsaved = true;
     }
+}
+
+/// Whether a backend is tried before all of a held tier.
+fn comes_before(rule: &Rule, backend: &str, held: &Held<Box<str>>) -> bool {
+    let rank = |name: &str| {
+        let index = rule.to.iter().position(|to| to.to_string() == name)?;
+        Some((rule.to[index].priority, if rule.balance == Balance::First { index } else { 0 }))
+    };
+    let first = held.0.iter().filter_map(|name| rank(name)).min();
+    rank(backend).zip(first).is_some_and(|(own, first)| own < first)
 }
 
 /// Where a backend is in the rule's list: by its text there, by where it leads, or without its port.

@@ -1,43 +1,63 @@
 //! Keeping what is known for the next relayd.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::thread;
 
-use super::Backends;
+use super::{Backends, EndName};
 use crate::health::saved::{EndpointKey, RuleMemory, Saved};
 use crate::health::weigh::RuleHealth;
+use crate::health::{Prober, Standing};
 use crate::rule::RuleName;
 
 impl Backends {
-    /// Writes it down if there is anything new. That takes a moment, so a thread of its own does it.
+    /// Writes it down if there is anything new. That takes a moment, so a thread of its own does it, one at a time.
     pub fn save_later(&mut self) {
+        if self.writer.as_ref().is_some_and(|writer| !writer.is_finished()) {
+            return;
+        }
         if let Some((saved, file)) = self.unsaved() {
-            let save = move || write(&saved, &file);
-            tokio::task::spawn_blocking(save);
+            let write = thread::Builder::new().name("health".into()).spawn(move || write(&saved, &file));
+            // without a thread the next try may have more luck
+            self.is_unsaved = write.is_err();
+            self.writer = write.ok();
         }
     }
 
-    /// The same, now: relayd stops.
+    /// The same, done when this returns.
     pub fn save(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            // it has said what went wrong with it
+            _ = writer.join();
+        }
         if let Some((saved, file)) = self.unsaved() {
             write(&saved, &file);
         }
     }
 
-    fn unsaved(&mut self) -> Option<(Saved, std::path::PathBuf)> {
+    fn unsaved(&mut self) -> Option<(Saved, PathBuf)> {
         if !std::mem::take(&mut self.is_unsaved) {
             return None;
         }
-        let mut standings = self.prober.as_ref().map(crate::health::Prober::standings).unwrap_or_default();
-        let mut endpoints = self.saved.clone();
+        let mut standings = self.prober.as_ref().map(Prober::standings).unwrap_or_default();
+        let mut endpoints: HashMap<EndpointKey, Standing> = self
+            .saved
+            .iter()
+            .map(|((rule, end), (at, known))| (key(rule, end, *at), known.clone()))
+            .collect();
         for (name, watched) in &self.watched {
-            for ((protocol, backend), end) in &watched.ends {
+            for (end_name, end) in &watched.ends {
                 let Some(standing) = standings.remove(&end.id) else { continue };
-                let (rule, backend, address) = (name.clone(), backend.clone(), end.probe.address);
-                endpoints.insert(EndpointKey { rule, backend, address, protocol: *protocol }, standing);
+                endpoints.insert(key(name, end_name, end.probe.address), standing);
             }
         }
         Some((Saved { endpoints, rules: memories(&self.health) }, self.file.clone()))
     }
+}
+
+fn key(rule: &RuleName, (protocol, backend): &EndName, address: SocketAddr) -> EndpointKey {
+    EndpointKey { rule: rule.clone(), backend: backend.clone(), address, protocol: *protocol }
 }
 
 fn memories<'a>(
@@ -50,7 +70,7 @@ fn memories<'a>(
     worth.map(|(name, health)| (name.clone(), memory(health))).collect()
 }
 
-fn write(saved: &Saved, file: &std::path::Path) {
+fn write(saved: &Saved, file: &Path) {
     if let Err(error) = saved.save(file) {
         tracing::warn!("{}: {error}; the next relayd finds out anew how backends are", file.display());
     }

@@ -52,9 +52,10 @@ impl State {
         match told {
             Told::Failure(failure) => self.backends.signal(&failure),
             Told::Look => self.look_at_flows(),
+            Told::Show => self.publish(),
             Told::Due(names) => {
                 names.iter().for_each(|name| self.reweigh(name, None));
-                self.publish();
+                self.backends.show_soon();
             }
             Told::News(news) => self.judged(&news),
         }
@@ -72,7 +73,7 @@ impl State {
             self.reweigh(name, known);
         }
         if !names.is_empty() {
-            self.publish();
+            self.backends.show_soon();
         }
     }
 
@@ -89,9 +90,12 @@ impl State {
 
     /// Chooses among a rule's backends by what is known now. `since`: when it has been known, to tell how long it took.
     pub fn reweigh(&mut self, name: &RuleName, since: Option<Instant>) {
-        let Some(index) = self.planned.iter().position(|planned| planned.rule.name == *name) else { return };
+        let is_it = |planned: &Arc<PlannedRule>| planned.rule.name == *name;
+        let place = self.backends.place(name).filter(|place| self.planned.get(*place).is_some_and(is_it));
+        let Some(index) = place.or_else(|| self.planned.iter().position(is_it)) else { return };
         let before = &self.planned[index];
-        let after = plan::reweighed(before, self.backends.health(), &self.facts.paths, Instant::now());
+        let (health, paths) = (self.backends.health(), &self.facts.paths);
+        let after = plan::reweighed(before, plan::Known { health, paths, now: Instant::now() });
         if (&after.weights, &after.outlook, &after.backends)
             == (&before.weights, &before.outlook, &before.backends)
         {
