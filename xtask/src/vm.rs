@@ -72,10 +72,10 @@ const PROGRAMS: [(&str, &str); 4] =
 /// slow, and everything else runs on the machine itself.
 const STEPS: &str = "\
 guest attach
-packet --test-threads=1
+packet --test-threads=1 --skip one_of_many_is_swapped
 netns --test-threads=1 translate::tcp_both_ways translate::datagrams_larger translate::both_families lifecycle::programs_that_were_detached trace:: xdp::both_hooks ranges::sixty_thousand ranges::a_program_that ranges::a_listener ranges::datagrams_of ranges::many_clients
 ";
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_secs(1800);
 const MEMORY_MIB: u32 = 1024;
 
 /// How a guest did, in a line.

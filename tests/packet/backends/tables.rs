@@ -72,12 +72,12 @@ fn many(count: usize) -> String {
     rules
 }
 
-/// 257 tables of 4,093 places and more are one too many, and one that goes makes room.
+/// 257 tables of 4,093 places are one too many, and one that goes makes room.
 #[test]
 fn what_there_is_no_room_for() {
     let mut plane = crate::plane("");
     let of = |plane: &Plane, count| {
-        plane.desired_with(&many(count), |rule| spread(rule, Balance::IpHash, &[1, 1]))
+        plane.desired_with(&many(count), |rule| spread(rule, Balance::IpHash, &[1; 10]))
     };
     let fitting = of(&plane, 256);
     plane.take(&fitting);
