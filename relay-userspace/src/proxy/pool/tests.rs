@@ -121,10 +121,11 @@ fn who_stays_keeps_its_tally_wherever_it_stands() {
     let ends = pool.follow(&[end("a", 1, 0), end("b", 1, 0)], Balance::RoundRobin, &weights(&[1, 1]));
     let old = ends.lease(Protocol::Udp, 1);
     old.begin();
+    old.answer();
     let ends = pool.follow(&[end("b", 2, 0), end("c", 1, 0)], Balance::LeastConn, &weights(&[2, 1]));
     let new = ends.lease(Protocol::Udp, 0);
     let [b, c] = &pool.tallies()[..] else { panic!("two backends") };
-    assert_eq!((&*b.name, b.udp), ("b", Numbers { active: 2, total: 1, failed: 0 }));
+    assert_eq!((&*b.name, b.udp), ("b", Numbers { active: 2, total: 1, answered: 1, failed: 0 }));
     assert_eq!((&*c.name, c.udp, c.tcp), ("c", Numbers::default(), Numbers::default()));
     drop((old, new));
     assert_eq!(pool.tallies()[0].udp.active, 0);
@@ -161,7 +162,6 @@ fn failures_are_counted_all_and_told_now_and_then() {
     let first = Failure {
         rule: RuleName::parse("web").expect("name"),
         backend: "b".into(),
-        index: 1,
         protocol: Protocol::Tcp,
         signal: Signal::Refused,
     };
@@ -169,6 +169,17 @@ fn failures_are_counted_all_and_told_now_and_then() {
     let udp = Failure { protocol: Protocol::Udp, signal: Signal::Unreachable, ..first };
     // a slow machine may have taken more than the pause
     assert!(told.len() < 50 && told.last() == Some(&udp), "{told:?}");
+}
+
+#[test]
+fn a_connection_that_is_broken_off_at_once_was_no_answer() {
+    let pool = pool();
+    let ends = pool.follow(&[end("a", 1, 0)], Balance::RoundRobin, &weights(&[1]));
+    let lease = ends.lease(Protocol::Tcp, 0);
+    lease.begin();
+    lease.answer();
+    lease.fail(Signal::Reset);
+    assert_eq!(pool.tallies()[0].tcp, Numbers { active: 1, total: 1, answered: 0, failed: 1 });
 }
 
 #[test]

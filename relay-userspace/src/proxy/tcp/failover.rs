@@ -93,6 +93,7 @@ async fn reach_any(
 
 fn reached(stream: TcpStream, lease: Lease, tried: Vec<usize>) -> Reached {
     lease.begin();
+    lease.answer();
     Reached { leg: Leg::new(stream), lease, tried }
 }
 

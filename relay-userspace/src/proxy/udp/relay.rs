@@ -262,7 +262,7 @@ impl Relay {
             }
             used += received;
             if received > 0 {
-                session.answered = true;
+                session.answer();
                 self.clients.answered(id, now);
             }
             if received == TURN {
@@ -424,7 +424,7 @@ fn is_same(one: Option<&Arc<Sender>>, other: Option<&Arc<Sender>>) -> bool {
 }
 
 /// Datagrams of the client's backend into the slots from `first` on.
-fn receive(inbox: &mut Inbox, session: &Session, first: usize, counters: &Counters) -> usize {
+fn receive(inbox: &mut Inbox, session: &mut Session, first: usize, counters: &Counters) -> usize {
     for _ in 0..MOST_ERRORS {
         match inbox.receive(&session.socket, first, TURN) {
             Ok(received) => return received,
