@@ -9,6 +9,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use super::*;
 use crate::balance::Table;
+use crate::rule::Staying;
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
@@ -29,7 +30,7 @@ fn client(number: u32) -> IpAddr {
 }
 
 fn order(ends: &Ends, client: IpAddr) -> Vec<usize> {
-    ends.candidates(Protocol::Tcp, client).collect()
+    ends.candidates(Protocol::Tcp, client, &Gate::default()).collect()
 }
 
 #[test]
@@ -96,9 +97,25 @@ fn others_follow_tier_by_tier_and_who_is_passed_over_is_last() {
     pool.reweigh(&weights(&[0; 5]));
     assert_eq!(order(&ends, CLIENT), [1, 2, 4, 0], "nobody's turn: all as configured");
     assert_eq!(ends.choose(Protocol::Tcp, CLIENT), None);
-    let left = ends.candidates(Protocol::Tcp, CLIENT).without(vec![1, 4]);
+    let gate = Gate::default();
+    let left = ends.candidates(Protocol::Tcp, CLIENT, &gate).without(vec![1, 4]);
     assert_eq!(left.collect::<Vec<_>>(), [2, 0]);
-    assert!(ends.is_there_another(&[0, 1, 2]) && !ends.is_there_another(&[0, 1, 2, 4]));
+    let is_there_another = |tried: &[usize]| ends.is_there_another(tried, Protocol::Tcp, &gate);
+    assert!(is_there_another(&[0, 1, 2]) && !is_there_another(&[0, 1, 2, 4]));
+}
+
+/// With `on_down = "reset"`.
+#[test]
+fn who_would_not_keep_a_session_is_not_in_reserve() {
+    let down = End { addresses: [client(1)].into(), ..end("down", 1, 0) };
+    let ends = pool().follow(&[down, end("up", 1, 0)], Balance::RoundRobin, &weights(&[0, 1]));
+    let staying = Staying { tcp: [CLIENT].into(), udp: [CLIENT, client(1)].into() };
+    let gate = Gate::default();
+    gate.lead_to(Some(Arc::new(staying)));
+    let order = |protocol| ends.candidates(protocol, CLIENT, &gate).collect::<Vec<_>>();
+    assert_eq!((order(Protocol::Tcp), order(Protocol::Udp)), (vec![1], vec![1, 0]));
+    let others = [Protocol::Tcp, Protocol::Udp].map(|protocol| ends.is_there_another(&[1], protocol, &gate));
+    assert_eq!(others, [false, true]);
 }
 
 #[test]

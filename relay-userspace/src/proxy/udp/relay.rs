@@ -317,7 +317,8 @@ impl Relay {
         let asked = self.asked(&key);
         let place = self.make_room()?;
         let sender = self.sender(key)?;
-        let opened = open_any(&target, &key, asked.port(), || self.clients.evict().is_some());
+        let gate = &self.service.gate;
+        let opened = open_any(&target, gate, &key, asked.port(), || self.clients.evict().is_some());
         let Opened { socket, backend, lease } = opened.map_err(|failure| match failure {
             Some((error, backend)) => refusal(&error, backend),
             None => (Refusal::NoBackend, "its backend has no address".to_owned()),
