@@ -9,6 +9,7 @@ mod udp;
 use std::io;
 use std::net::SocketAddr;
 
+use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use socket2::{Domain, Socket, Type};
 
@@ -51,7 +52,7 @@ impl Attempt {
             Err(error) if error.raw_os_error() == Some(nix::libc::EINPROGRESS) => Ok(()),
             result => result,
         };
-        connected.map_err(ProbeError::from)?;
+        connected.map_err(|error| failure(error, address, &probe.connect))?;
         Ok(match &probe.check.kind {
             CheckKind::Passive | CheckKind::Tcp => Self::Connection(socket),
             CheckKind::Tls { .. } | CheckKind::Http(_) => {
@@ -97,6 +98,13 @@ pub(super) fn socket(address: SocketAddr, kind: &CheckKind, connect: &Connect) -
     Ok(socket)
 }
 
+/// Why nothing leaves. A connection is told of ports that are all taken as it is of an address that the host has not.
+fn failure(error: io::Error, address: SocketAddr, connect: &Connect) -> ProbeError {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    let is_taken = matches!(errno, Some(Errno::EADDRNOTAVAIL | Errno::EADDRINUSE));
+    if is_taken && outgoing::has_source(address, connect) { ProbeError::NoPort } else { error.into() }
+}
+
 /// Whether a connection stands.
 fn connected(socket: &Socket, ready: EpollFlags) -> Step<()> {
     if let Some(error) = socket.take_error()? {
@@ -127,5 +135,34 @@ impl Probe {
         let Check { port, .. } = &*self.check;
         address.set_port(port.unwrap_or(address.port()));
         address
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::rule::Check;
+
+    #[test]
+    fn a_port_that_is_taken_is_no_failure_of_the_endpoint() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let address = listener.local_addr().expect("its address");
+        let from = |port: u16| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            socket.set_reuse_address(true).expect("an option");
+            socket.bind(&SocketAddr::from(([127, 0, 0, 9], port)).into()).expect("a port");
+            socket
+        };
+        let first = from(0);
+        first.connect(&address.into()).expect("a connection");
+        let port = first.local_addr().ok().and_then(|own| own.as_socket()).expect("its port").port();
+        let check = Arc::new(Check { kind: CheckKind::Tcp, ..Check::default() });
+        let probe = Probe { address, name: None, check, connect: Arc::default() };
+        let tls = Tls::new(Tls::public_roots()).expect("TLS");
+        let error = Attempt::begin(&probe, from(port), &tls).err();
+        assert!(error.as_ref().is_some_and(ProbeError::is_ours), "{error:?}");
     }
 }

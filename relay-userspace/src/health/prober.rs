@@ -65,7 +65,6 @@ struct Judges(Mutex<HashMap<ProbeId, Judge>>);
 enum Order {
     Follow(ProbeId, Probe),
     Forget(ProbeId),
-    Hurry(ProbeId),
     Signal(ProbeId, Signal),
     Answered(ProbeId),
     Pardon(ProbeId),
@@ -114,12 +113,8 @@ impl Prober {
         self.orders.give(Order::Forget(id));
     }
 
-    /// Brings the next probe forward. However often that is said, there are at most five a second.
-    pub fn hurry(&self, id: ProbeId) {
-        self.orders.give(Order::Hurry(id));
-    }
-
-    /// A client fared badly: that counts where no probes are made, and brings the next one forward where they are.
+    /// A client fared badly: that counts where no probes are made, and brings the next one forward where they are:
+    /// however often that is said, there are at most five a second.
     pub fn signal(&self, id: ProbeId, signal: Signal) {
         self.orders.give(Order::Signal(id, signal));
     }

@@ -108,6 +108,13 @@ impl Gate {
         self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether sessions may go to all of these addresses.
+    pub(super) fn leads_to(&self, protocol: Protocol, addresses: &[IpAddr]) -> bool {
+        let policy = self.policy();
+        let may_go = |backends: &Arc<Staying>| addresses.iter().all(|to| backends.of(protocol).contains(to));
+        policy.backends.as_ref().is_none_or(may_go)
+    }
+
     /// Another number after every change.
     pub fn revision(&self) -> u64 {
         self.revision.load(Ordering::Acquire)

@@ -19,6 +19,7 @@ pub use self::signal::{Failure, Signal};
 use self::tally::Tally;
 pub use self::tally::{Lease, Numbers, Tallied};
 use crate::balance::Weights;
+use crate::proxy::gate::Gate;
 use crate::rule::{Balance, RuleName};
 
 /// A rule's backends for its whole life, whatever is edited.
@@ -136,16 +137,21 @@ impl Ends {
         self.chooser.choose(protocol, client)
     }
 
-    /// The same, and whom to go on with if that one fails.
-    pub fn candidates(&self, protocol: Protocol, client: IpAddr) -> Candidates<'_> {
-        Candidates::new(self, protocol, client)
+    /// The same, and whom to go on with if that one fails. `gate`: whose sessions these are.
+    pub fn candidates<'a>(&'a self, protocol: Protocol, client: IpAddr, gate: &'a Gate) -> Candidates<'a> {
+        Candidates::new(self, protocol, client, gate)
     }
 
     /// Whether a session that has tried these may go on with another one.
-    pub fn is_there_another(&self, tried: &[usize]) -> bool {
-        let takes = |end: &End| end.weight > 0 && !end.addresses.is_empty();
-        let mut others = self.list.iter().enumerate().filter(|(index, _)| !tried.contains(index));
-        self.are_several() && others.any(|(_, end)| takes(end))
+    pub fn is_there_another(&self, tried: &[usize], protocol: Protocol, gate: &Gate) -> bool {
+        let mut others = (0..self.list.len()).filter(|index| !tried.contains(index));
+        self.are_several() && others.any(|index| self.is_in_reserve(index, protocol, gate))
+    }
+
+    /// Whether a backend can do for others, and its sessions may last.
+    fn is_in_reserve(&self, index: usize, protocol: Protocol, gate: &Gate) -> bool {
+        let End { addresses, weight, .. } = &self.list[index];
+        *weight > 0 && !addresses.is_empty() && gate.leads_to(protocol, addresses)
     }
 
     /// A session goes to this backend, or tries to. It must be one of these.

@@ -18,6 +18,8 @@ pub enum ProbeError {
     /// Nothing gets there: no route, ICMP unreachable, a firewall of this host, a source address that it has not.
     #[error("cannot be reached: {}", .0.desc())]
     Unreachable(Errno),
+    #[error("this host has no source port left towards it")]
+    NoPort,
     #[error("TLS: {0}")]
     Tls(Box<str>),
     #[error("the answer is not HTTP: {0}")]
@@ -63,7 +65,8 @@ impl ProbeError {
     pub(in crate::health) const fn is_ours(&self) -> bool {
         matches!(
             self,
-            Self::Other(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EAGAIN)
+            Self::NoPort
+                | Self::Other(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EAGAIN)
         )
     }
 }

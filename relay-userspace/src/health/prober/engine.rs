@@ -50,7 +50,7 @@ pub(super) struct Engine {
 /// An endpoint that is asked.
 struct Followed {
     probe: Probe,
-    /// When it has its turn; `None`: while it is being asked, or if time does nothing.
+    /// When it has its turn, as it is entered; `None`: while it is being asked, or if time does nothing.
     due: Option<Instant>,
     flight: Option<(FlightId, Deadline)>,
     began: Option<Instant>,
@@ -129,7 +129,6 @@ impl Engine {
             match self.inbox.try_recv() {
                 Ok(Order::Follow(id, probe)) => self.follow(id, probe),
                 Ok(Order::Forget(id)) => self.forget(id),
-                Ok(Order::Hurry(id)) => self.hurry(id),
                 Ok(Order::Signal(id, signal)) => {
                     self.decide(id, |judge, probe, now| judge.signalled(signal, &probe.check, now));
                     self.hurry(id);
@@ -154,7 +153,7 @@ impl Engine {
         }
         let old = self.followed.remove(&id);
         let at = if old.is_some() { now } else { self.first_turn(now, probe.check.interval) };
-        self.end(old);
+        self.end(id, old);
         let is_passive = probe.check.kind == CheckKind::Passive;
         self.followed.insert(id, Followed { probe, due: None, flight: None, began: None, hurried: false });
         if is_passive { self.await_trial(id) } else { self.plan(id, at) }
@@ -170,15 +169,21 @@ impl Engine {
 
     fn forget(&mut self, id: ProbeId) {
         let gone = self.followed.remove(&id);
-        self.end(gone);
+        self.end(id, gone);
     }
 
-    fn end(&mut self, gone: Option<Followed>) {
-        if let Some((flight, _)) = gone.and_then(|gone| gone.flight) {
+    fn end(&mut self, id: ProbeId, gone: Option<Followed>) {
+        let Some(Followed { due, flight, .. }) = gone else { return };
+        if let Some(due) = due {
+            self.starts.leave(due, id);
+        }
+        if let Some((flight, deadline)) = flight {
             self.flights.end(flight);
+            self.deadlines.leave(deadline, id);
         }
     }
 
+    /// Brings the next probe forward. However often that is said, there are at most five a second.
     fn hurry(&mut self, id: ProbeId) {
         let Some(followed) = self.followed.get_mut(&id) else { return };
         if followed.probe.check.kind == CheckKind::Passive {
@@ -196,7 +201,9 @@ impl Engine {
 
     fn plan(&mut self, id: ProbeId, at: Instant) {
         if let Some(followed) = self.followed.get_mut(&id) {
-            followed.due = Some(at);
+            if let Some(before) = followed.due.replace(at) {
+                self.starts.leave(before, id);
+            }
             self.starts.enter(at, id);
         }
     }
@@ -215,11 +222,8 @@ impl Engine {
     fn begin(&mut self) {
         let now = Instant::now();
         while !self.flights.are_full() {
-            let Some((at, id)) = self.starts.take_due(now) else { return };
-            let Some(followed) = self.followed.get_mut(&id).filter(|followed| followed.due == Some(at))
-            else {
-                continue;
-            };
+            let Some(id) = self.starts.take_due(now) else { return };
+            let Some(followed) = self.followed.get_mut(&id) else { continue };
             followed.due = None;
             if followed.probe.check.kind == CheckKind::Passive {
                 self.decide(id, |judge, probe, now| judge.try_again(&probe.check, now));
@@ -240,9 +244,8 @@ impl Engine {
     /// Ends what has taken too long.
     fn give_up(&mut self) {
         let now = Instant::now();
-        while let Some((at, id)) = self.deadlines.take_due(now) {
-            let flight = self.followed.get(&id).and_then(|followed| followed.flight);
-            if let Some((flight, _)) = flight.filter(|(_, deadline)| *deadline == at) {
+        while let Some(id) = self.deadlines.take_due(now) {
+            if let Some((flight, _)) = self.followed.get(&id).and_then(|followed| followed.flight) {
                 self.flights.end(flight);
                 self.conclude(id, now, Err(ProbeError::TimedOut));
             }
@@ -262,7 +265,9 @@ impl Engine {
         }
         let early = self.early();
         let Some(followed) = self.followed.get_mut(&id) else { return };
-        followed.flight = None;
+        if let Some((_, deadline)) = followed.flight.take() {
+            self.deadlines.leave(deadline, id);
+        }
         let began = followed.began.unwrap_or(now);
         let next = if std::mem::take(&mut followed.hurried) {
             followed.soonest(now)

@@ -10,6 +10,7 @@ use relay_common::net::{Protocol, ipv6_to_wire, mapped};
 
 use super::{Ends, Tally, place};
 use crate::balance::{Table, Weights};
+use crate::proxy::gate::Gate;
 use crate::rule::Balance;
 
 /// What sessions choose by, shared by all workers.
@@ -153,6 +154,7 @@ fn words(client: IpAddr) -> [u32; 4] {
 #[derive(Debug)]
 pub struct Candidates<'a> {
     ends: &'a Ends,
+    gate: &'a Gate,
     lane: Arc<Lane>,
     protocol: Protocol,
     /// Places of the table: the next one, and how many have not been looked at.
@@ -164,10 +166,10 @@ pub struct Candidates<'a> {
 }
 
 impl<'a> Candidates<'a> {
-    pub(super) fn new(ends: &'a Ends, protocol: Protocol, client: IpAddr) -> Self {
+    pub(super) fn new(ends: &'a Ends, protocol: Protocol, client: IpAddr, gate: &'a Gate) -> Self {
         let lane = ends.chooser.lane(protocol);
         let (next, left) = (ends.chooser.begin(&lane, protocol, client), lane.table.places.len());
-        Self { ends, lane, protocol, next, left, tried: Vec::new(), last: None }
+        Self { ends, gate, lane, protocol, next, left, tried: Vec::new(), last: None }
     }
 
     /// Without those that have been tried before.
@@ -204,7 +206,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// Whose turn comes when all fail that have it now. Who is passed over though it stands before them is last: it is
-    /// most likely down.
+    /// most likely down. Where the gate would end its session at once, it is left out.
     fn in_reserve(&self) -> Option<usize> {
         let rank = |index: usize| {
             let priority = self.ends.list[index].priority;
@@ -214,7 +216,7 @@ impl<'a> Candidates<'a> {
         let in_turn = all().filter(|index| self.lane.weights[*index] > 0).map(rank).max();
         let is_passed_over = |index: usize| in_turn.is_some_and(|in_turn| rank(index) <= in_turn);
         all()
-            .filter(|index| self.ends.list[*index].weight > 0 && self.is_open(*index))
+            .filter(|index| self.is_open(*index) && self.ends.is_in_reserve(*index, self.protocol, self.gate))
             .min_by_key(|index| (is_passed_over(*index), rank(*index)))
     }
 }

@@ -41,8 +41,6 @@ pub struct Failure {
     pub rule: RuleName,
     /// The backend's text in the rule.
     pub backend: Arc<str>,
-    /// Its place there when the session began.
-    pub index: usize,
     pub protocol: Protocol,
     pub signal: Signal,
 }

@@ -20,6 +20,7 @@ pub(super) struct Tally {
 struct Counts {
     active: AtomicU64,
     total: AtomicU64,
+    answered: AtomicU64,
     failed: AtomicU64,
     told: Told,
 }
@@ -60,6 +61,9 @@ pub struct Numbers {
     pub active: u64,
     /// Sessions that have reached it.
     pub total: u64,
+    /// Sessions that it has answered: TCP, those that were connected and not broken off at once; UDP, those that got a
+    /// datagram back, anew after a failure.
+    pub answered: u64,
     /// How often it failed one. UDP: how often it refused what it was sent.
     pub failed: u64,
 }
@@ -86,9 +90,9 @@ impl Tally {
 
 impl Counts {
     fn read(&self) -> Numbers {
-        let [active, total, failed] =
-            [&self.active, &self.total, &self.failed].map(|count| count.load(Ordering::Relaxed));
-        Numbers { active, total, failed }
+        let [active, total, answered, failed] = [&self.active, &self.total, &self.answered, &self.failed]
+            .map(|count| count.load(Ordering::Relaxed));
+        Numbers { active, total, answered, failed }
     }
 }
 
@@ -119,14 +123,22 @@ impl Lease {
         self.counts().total.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The backend answers.
+    pub fn answer(&self) {
+        self.counts().answered.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The backend failed the session.
     pub fn fail(&self, signal: Signal) {
+        if signal == Signal::Reset {
+            // it was connected, which is all the answer there was
+            self.counts().answered.fetch_sub(1, Ordering::Relaxed);
+        }
         self.counts().failed.fetch_add(1, Ordering::Relaxed);
         let Self { tally, protocol, .. } = self;
         tally.alarm.sound(&self.counts().told, |rule| Failure {
             rule,
             backend: tally.name.clone(),
-            index: self.index(),
             protocol: *protocol,
             signal,
         });

@@ -9,6 +9,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use super::*;
 use crate::balance::Table;
+use crate::rule::Staying;
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
@@ -29,7 +30,7 @@ fn client(number: u32) -> IpAddr {
 }
 
 fn order(ends: &Ends, client: IpAddr) -> Vec<usize> {
-    ends.candidates(Protocol::Tcp, client).collect()
+    ends.candidates(Protocol::Tcp, client, &Gate::default()).collect()
 }
 
 #[test]
@@ -96,9 +97,25 @@ fn others_follow_tier_by_tier_and_who_is_passed_over_is_last() {
     pool.reweigh(&weights(&[0; 5]));
     assert_eq!(order(&ends, CLIENT), [1, 2, 4, 0], "nobody's turn: all as configured");
     assert_eq!(ends.choose(Protocol::Tcp, CLIENT), None);
-    let left = ends.candidates(Protocol::Tcp, CLIENT).without(vec![1, 4]);
+    let gate = Gate::default();
+    let left = ends.candidates(Protocol::Tcp, CLIENT, &gate).without(vec![1, 4]);
     assert_eq!(left.collect::<Vec<_>>(), [2, 0]);
-    assert!(ends.is_there_another(&[0, 1, 2]) && !ends.is_there_another(&[0, 1, 2, 4]));
+    let is_there_another = |tried: &[usize]| ends.is_there_another(tried, Protocol::Tcp, &gate);
+    assert!(is_there_another(&[0, 1, 2]) && !is_there_another(&[0, 1, 2, 4]));
+}
+
+/// With `on_down = "reset"`.
+#[test]
+fn who_would_not_keep_a_session_is_not_in_reserve() {
+    let down = End { addresses: [client(1)].into(), ..end("down", 1, 0) };
+    let ends = pool().follow(&[down, end("up", 1, 0)], Balance::RoundRobin, &weights(&[0, 1]));
+    let staying = Staying { tcp: [CLIENT].into(), udp: [CLIENT, client(1)].into() };
+    let gate = Gate::default();
+    gate.lead_to(Some(Arc::new(staying)));
+    let order = |protocol| ends.candidates(protocol, CLIENT, &gate).collect::<Vec<_>>();
+    assert_eq!((order(Protocol::Tcp), order(Protocol::Udp)), (vec![1], vec![1, 0]));
+    let others = [Protocol::Tcp, Protocol::Udp].map(|protocol| ends.is_there_another(&[1], protocol, &gate));
+    assert_eq!(others, [false, true]);
 }
 
 #[test]
@@ -121,10 +138,11 @@ fn who_stays_keeps_its_tally_wherever_it_stands() {
     let ends = pool.follow(&[end("a", 1, 0), end("b", 1, 0)], Balance::RoundRobin, &weights(&[1, 1]));
     let old = ends.lease(Protocol::Udp, 1);
     old.begin();
+    old.answer();
     let ends = pool.follow(&[end("b", 2, 0), end("c", 1, 0)], Balance::LeastConn, &weights(&[2, 1]));
     let new = ends.lease(Protocol::Udp, 0);
     let [b, c] = &pool.tallies()[..] else { panic!("two backends") };
-    assert_eq!((&*b.name, b.udp), ("b", Numbers { active: 2, total: 1, failed: 0 }));
+    assert_eq!((&*b.name, b.udp), ("b", Numbers { active: 2, total: 1, answered: 1, failed: 0 }));
     assert_eq!((&*c.name, c.udp, c.tcp), ("c", Numbers::default(), Numbers::default()));
     drop((old, new));
     assert_eq!(pool.tallies()[0].udp.active, 0);
@@ -161,7 +179,6 @@ fn failures_are_counted_all_and_told_now_and_then() {
     let first = Failure {
         rule: RuleName::parse("web").expect("name"),
         backend: "b".into(),
-        index: 1,
         protocol: Protocol::Tcp,
         signal: Signal::Refused,
     };
@@ -169,6 +186,17 @@ fn failures_are_counted_all_and_told_now_and_then() {
     let udp = Failure { protocol: Protocol::Udp, signal: Signal::Unreachable, ..first };
     // a slow machine may have taken more than the pause
     assert!(told.len() < 50 && told.last() == Some(&udp), "{told:?}");
+}
+
+#[test]
+fn a_connection_that_is_broken_off_at_once_was_no_answer() {
+    let pool = pool();
+    let ends = pool.follow(&[end("a", 1, 0)], Balance::RoundRobin, &weights(&[1]));
+    let lease = ends.lease(Protocol::Tcp, 0);
+    lease.begin();
+    lease.answer();
+    lease.fail(Signal::Reset);
+    assert_eq!(pool.tallies()[0].tcp, Numbers { active: 1, total: 1, answered: 0, failed: 1 });
 }
 
 #[test]

@@ -14,6 +14,7 @@ use tokio::time::{Sleep, sleep};
 use super::connect::connect;
 use super::socket::Leg;
 use crate::proxy::counters::Refusal;
+use crate::proxy::gate::Gate;
 use crate::proxy::pool::{Lease, Signal};
 use crate::proxy::service::Target;
 
@@ -34,6 +35,7 @@ pub struct Reached {
 /// attempt at the only one there is.
 pub async fn reach(
     target: &Target,
+    gate: &Gate,
     port: u16,
     client: IpAddr,
     tried: Vec<usize>,
@@ -41,7 +43,7 @@ pub async fn reach(
 ) -> Result<Reached, Refusal> {
     if target.ends.are_several() {
         // boxed, so that sessions of other rules need no room for it
-        return Box::pin(reach_any(target, port, client, tried)).await;
+        return Box::pin(reach_any(target, gate, port, client, tried)).await;
     }
     let index = target.ends.choose(Protocol::Tcp, client).ok_or(Refusal::NoBackend)?;
     let lease = target.ends.lease(Protocol::Tcp, index);
@@ -57,11 +59,12 @@ pub async fn reach(
 /// The same, of several.
 async fn reach_any(
     target: &Target,
+    gate: &Gate,
     port: u16,
     client: IpAddr,
     tried: Vec<usize>,
 ) -> Result<Reached, Refusal> {
-    let mut waiting = Some(target.ends.candidates(Protocol::Tcp, client).without(tried));
+    let mut waiting = Some(target.ends.candidates(Protocol::Tcp, client, gate).without(tried));
     let mut attempts: Vec<Attempt<'_>> = Vec::new();
     let mut failure = Refusal::NoBackend;
     loop {
@@ -93,6 +96,7 @@ async fn reach_any(
 
 fn reached(stream: TcpStream, lease: Lease, tried: Vec<usize>) -> Reached {
     lease.begin();
+    lease.answer();
     Reached { leg: Leg::new(stream), lease, tried }
 }
 

@@ -123,7 +123,7 @@ impl Session<'_> {
         tokio::select! {
             biased;
             ending = self.service.gate.ended(Protocol::Tcp, self.source, None) => Err(ending),
-            result = failover::reach(self.target, self.port, self.source, tried, limit) => {
+            result = failover::reach(self.target, &self.service.gate, self.port, self.source, tried, limit) => {
                 result.map_err(|refusal| {
                     self.service.counters.refuse(refusal);
                     Ending::Refused(refusal)
@@ -151,8 +151,10 @@ impl Session<'_> {
         if pump.has_broken_off() {
             reached.lease.fail(Signal::Reset);
         }
+        let is_there_another =
+            || self.target.ends.is_there_another(&reached.tried, Protocol::Tcp, &self.service.gate);
         match pump.unsent() {
-            Some(unsent) if self.target.ends.is_there_another(&reached.tried) => {
+            Some(unsent) if is_there_another() => {
                 *data = unsent;
                 None
             }

@@ -8,6 +8,7 @@ use relay_common::net::Protocol;
 
 use super::session::{Key, lacks_descriptors, refusal};
 use super::socket;
+use crate::proxy::gate::Gate;
 use crate::proxy::pool::{Lease, Signal};
 use crate::proxy::service::Target;
 
@@ -25,12 +26,13 @@ pub type NotOpened = Option<(io::Error, SocketAddr)>;
 /// client's, if it can; asked once at most.
 pub fn open_any(
     target: &Target,
+    gate: &Gate,
     key: &Key,
     port: u16,
     mut make_room: impl FnMut() -> bool,
 ) -> Result<Opened, NotOpened> {
     let mut failure = None;
-    for index in target.ends.candidates(Protocol::Udp, key.client.ip()) {
+    for index in target.ends.candidates(Protocol::Udp, key.client.ip(), gate) {
         let lease = target.ends.lease(Protocol::Udp, index);
         let lacks = |opened: &Result<_, NotOpened>| matches!(opened, Err(Some((error, _))) if lacks_descriptors(error));
         let mut opened = open_first(target, index, port);

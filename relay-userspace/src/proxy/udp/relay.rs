@@ -262,7 +262,7 @@ impl Relay {
             }
             used += received;
             if received > 0 {
-                session.answered = true;
+                session.answer();
                 self.clients.answered(id, now);
             }
             if received == TURN {
@@ -317,7 +317,8 @@ impl Relay {
         let asked = self.asked(&key);
         let place = self.make_room()?;
         let sender = self.sender(key)?;
-        let opened = open_any(&target, &key, asked.port(), || self.clients.evict().is_some());
+        let gate = &self.service.gate;
+        let opened = open_any(&target, gate, &key, asked.port(), || self.clients.evict().is_some());
         let Opened { socket, backend, lease } = opened.map_err(|failure| match failure {
             Some((error, backend)) => refusal(&error, backend),
             None => (Refusal::NoBackend, "its backend has no address".to_owned()),
@@ -424,7 +425,7 @@ fn is_same(one: Option<&Arc<Sender>>, other: Option<&Arc<Sender>>) -> bool {
 }
 
 /// Datagrams of the client's backend into the slots from `first` on.
-fn receive(inbox: &mut Inbox, session: &Session, first: usize, counters: &Counters) -> usize {
+fn receive(inbox: &mut Inbox, session: &mut Session, first: usize, counters: &Counters) -> usize {
     for _ in 0..MOST_ERRORS {
         match inbox.receive(&session.socket, first, TURN) {
             Ok(received) => return received,

@@ -56,6 +56,8 @@ pub struct Session {
     pub egress_limit: usize,
     /// The client got an answer.
     pub answered: bool,
+    /// The backend has answered since it last failed.
+    is_answering: bool,
     /// Taken when the client sends something after an answer: anybody can send a first datagram.
     pub seat: Option<Seat>,
     /// Payload: client to backend, backend to client.
@@ -88,6 +90,7 @@ impl Session {
             ingress_limit: usize::MAX,
             egress_limit: usize::MAX,
             answered: false,
+            is_answering: false,
             seat: None,
             bytes: [0; 2],
             lease,
@@ -108,8 +111,17 @@ impl Session {
         Ok(())
     }
 
+    /// The backend sends something.
+    pub fn answer(&mut self) {
+        self.answered = true;
+        if !std::mem::replace(&mut self.is_answering, true) {
+            self.lease.answer();
+        }
+    }
+
     /// The network says that the backend did not get something.
-    pub fn fail(&self, signal: Signal) {
+    pub fn fail(&mut self, signal: Signal) {
+        self.is_answering = false;
         self.lease.fail(signal);
     }
 

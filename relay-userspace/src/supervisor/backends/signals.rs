@@ -18,14 +18,57 @@ use crate::supervisor::state::State;
 /// How often what has been counted is looked at.
 pub(super) const LOOK: Duration = Duration::from_millis(250);
 
-/// What was counted of an endpoint when it was last looked at.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+/// How many looks after a flow was opened it may still be the one that is proven: a second.
+const AWAITED: u8 = 4;
+
+/// What has been seen of an endpoint so far.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Seen {
+    /// At the last look; `None`: there is nothing yet that later counts follow from.
+    counts: Option<Counts>,
+    /// Looks left in which a flow that is proven may be one that was opened.
+    awaited: u8,
+    /// An answer has been told since the last failure. What an earlier relayd was told is not known.
+    is_settled: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Counts {
     refused: u64,
     unanswered: u64,
     opened: u64,
-    /// Sessions of the user plane that have reached it.
-    reached: u64,
+    /// Proven flows, of both protocols.
+    active: i64,
+    /// Sessions of the user plane that it has answered.
+    answered: u64,
+}
+
+/// What has become of flows and sessions between two looks.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Outcome {
+    failed: Option<Signal>,
+    answered: bool,
+}
+
+impl Seen {
+    /// Takes note of a failure.
+    pub const fn fail(&mut self) {
+        self.is_settled = false;
+    }
+
+    /// Takes note of what is counted now. Returns what is new; nothing is if there is nothing to compare with.
+    fn look(&mut self, now: Counts) -> Outcome {
+        let Some(before) = self.counts.replace(now) else { return Outcome::default() };
+        self.awaited = if now.opened > before.opened { AWAITED } else { self.awaited.saturating_sub(1) };
+        let failed = if now.refused > before.refused {
+            Some(Signal::Refused)
+        } else {
+            (now.unanswered > before.unanswered).then_some(Signal::SynUnanswered)
+        };
+        // a flow that was proven long ago says nothing of those that are opened now
+        let is_proven = self.awaited > 0 && now.active > before.active;
+        Outcome { failed, answered: is_proven || now.answered > before.answered }
+    }
 }
 
 /// Where a rule's flows are counted, and the rule as it was applied when that was asked.
@@ -45,6 +88,8 @@ impl Backends {
             if !is_known {
                 let usage = |rule: &Arc<DesiredRule>| Some((rule.clone(), kernel?.backend_usage(rule)?));
                 watched.counted = rule.and_then(usage);
+                // others are counted from here on, or the same ones elsewhere
+                watched.ends.values_mut().for_each(|end| end.seen.counts = None);
                 changed = true;
             }
         }
@@ -72,59 +117,85 @@ impl Backends {
             for ((protocol, backend), end) in ends {
                 let flows = counted.as_ref().and_then(|(_, usage)| usage.of(end.place));
                 let sessions = tallies.get(end.place).filter(|tally| *tally.name == **backend);
-                let before = std::mem::replace(&mut end.seen, seen(*protocol, flows, sessions));
-                match verdict(&before, &end.seen) {
-                    Verdict::Failed(signal) => prober.signal(end.id, signal),
-                    Verdict::Answered if is_worth_telling(end, health, *protocol, backend) => {
-                        prober.answered(end.id)
-                    }
-                    Verdict::Answered | Verdict::Nothing => {}
+                let outcome = end.seen.look(counts(*protocol, flows, sessions));
+                if let Some(signal) = outcome.failed {
+                    end.seen.fail();
+                    prober.signal(end.id, signal);
+                }
+                // after the failure: of those that came together one was answered, so they are not in a row
+                if outcome.answered && is_worth_telling(end, health, *protocol, backend) {
+                    end.seen.is_settled = true;
+                    prober.answered(end.id);
                 }
             }
         }
     }
 }
 
-enum Verdict {
-    Nothing,
-    Answered,
-    Failed(Signal),
-}
-
-fn verdict(before: &Seen, now: &Seen) -> Verdict {
-    if now.refused > before.refused {
-        Verdict::Failed(Signal::Refused)
-    } else if now.unanswered > before.unanswered {
-        Verdict::Failed(Signal::SynUnanswered)
-    } else if now.reached > before.reached || now.opened > before.opened {
-        Verdict::Answered
-    } else {
-        Verdict::Nothing
-    }
-}
-
-fn seen(protocol: Protocol, flows: Option<&EndpointUsage>, sessions: Option<&Tallied>) -> Seen {
-    let reached = sessions.map_or(0, |tally| tally.of(protocol).total);
-    let Some(flows) = flows else { return Seen { reached, ..Seen::default() } };
-    Seen {
+fn counts(protocol: Protocol, flows: Option<&EndpointUsage>, sessions: Option<&Tallied>) -> Counts {
+    let answered = sessions.map_or(0, |tally| tally.of(protocol).answered);
+    let Some(flows) = flows else { return Counts { answered, ..Counts::default() } };
+    Counts {
         refused: flows.refused(protocol).get(),
         unanswered: if protocol == Protocol::Tcp { flows.unanswered().get() } else { 0 },
-        // one that is open has been answered, but perhaps not this one
-        opened: if flows.active().get() > 0 { flows.opened(protocol).get() } else { 0 },
-        reached,
+        opened: flows.opened(protocol).get(),
+        active: flows.active().get(),
+        answered,
     }
 }
 
-/// Clients count where no probes are made, and say nothing new of who is up.
+/// Clients count where no probes are made. They say nothing new of who is up and has not failed since.
 fn is_worth_telling(end: &End, health: Option<&RuleHealth>, protocol: Protocol, backend: &str) -> bool {
     let verdict = health.and_then(|health| health.endpoints.get(&(protocol, backend.into())));
     let is_up = verdict.is_some_and(|verdict| verdict.state == EndState::Up);
-    end.probe.check.kind == CheckKind::Passive && !is_up
+    end.probe.check.kind == CheckKind::Passive && !(is_up && end.seen.is_settled)
 }
 
 impl State {
     pub(super) fn look_at_flows(&mut self) {
         let pools = self.serving.as_ref().map(crate::supervisor::serving::Serving::pools).unwrap_or_default();
         self.backends.look(|name| pools.get(name).map(|pool| pool.tallies()).unwrap_or_default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTHING: Outcome = Outcome { failed: None, answered: false };
+    const ANSWERED: Outcome = Outcome { failed: None, answered: true };
+
+    fn seen(counts: Counts) -> Seen {
+        Seen { counts: Some(counts), ..Seen::default() }
+    }
+
+    #[test]
+    fn the_first_look_only_records() {
+        let mut seen = Seen::default();
+        let now = Counts { refused: 7, unanswered: 5, opened: 9, active: 3, answered: 4 };
+        assert_eq!([seen.look(now), seen.look(now)], [NOTHING; 2]);
+        let refused = Outcome { failed: Some(Signal::Refused), answered: false };
+        assert_eq!(seen.look(Counts { refused: 8, ..now }), refused);
+    }
+
+    #[test]
+    fn one_look_may_have_a_failure_and_an_answer() {
+        let counts = Counts { unanswered: 1, answered: 1, ..Counts::default() };
+        let both = Outcome { failed: Some(Signal::SynUnanswered), answered: true };
+        assert_eq!(seen(Counts::default()).look(counts), both);
+    }
+
+    #[test]
+    fn flows_are_answered_that_are_proven_soon_after_they_were_opened() {
+        let counts = |opened, active| Counts { opened, active, ..Counts::default() };
+        let mut case = seen(counts(1, 1));
+        assert_eq!(case.look(counts(2, 1)), NOTHING, "the one that is open is another one");
+        assert_eq!(case.look(counts(2, 2)), ANSWERED, "proven in the next look");
+        assert_eq!(case.look(counts(3, 3)), ANSWERED, "proven in the same look");
+        assert_eq!(case.look(counts(4, 2)), NOTHING);
+        for _ in 0..AWAITED {
+            assert_eq!(case.look(counts(4, 2)), NOTHING);
+        }
+        assert_eq!(case.look(counts(4, 3)), NOTHING, "one of the other protocol");
     }
 }

@@ -29,10 +29,13 @@ impl Backends {
     }
 
     /// A session fared badly.
-    fn signal(&self, failure: &Failure) {
-        let (Some(prober), Some(watched)) = (&self.prober, self.watched.get(&failure.rule)) else { return };
+    fn signal(&mut self, failure: &Failure) {
+        let (Some(prober), Some(watched)) = (&self.prober, self.watched.get_mut(&failure.rule)) else {
+            return;
+        };
         let end = (failure.protocol, failure.backend.as_ref().into());
-        if let Some(end) = watched.ends.get(&end) {
+        if let Some(end) = watched.ends.get_mut(&end) {
+            end.seen.fail();
             prober.signal(end.id, signal(failure.signal));
         }
     }

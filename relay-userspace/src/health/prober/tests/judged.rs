@@ -82,7 +82,7 @@ fn a_bad_sign_brings_the_next_probe_forward() {
     // a thousand of them are not a thousand probes
     let before = case.prober.board().standing(ID).expect("standing").totals.failures;
     for _ in 0..1000 {
-        case.prober.hurry(ID);
+        case.prober.signal(ID, Signal::Refused);
         std::thread::sleep(Duration::from_micros(500));
     }
     let probes = case.prober.board().standing(ID).expect("standing").totals.failures - before;

@@ -170,7 +170,7 @@ fn one_that_is_silent_delays_a_client_by_a_second() {
     let [down, up] = &relay.pool.tallies()[..] else { panic!("two backends") };
     assert_eq!((down.tcp.active, down.tcp.failed, up.tcp.total), (0, 5, 10));
     let failure = told.try_recv().unwrap();
-    assert_eq!((failure.index, failure.signal), (0, Signal::Silent));
+    assert_eq!((&failure.backend, failure.signal), (&down.name, Signal::Silent));
     assert!(told.try_recv().is_err(), "five at once are told as one");
 }
 

@@ -77,7 +77,7 @@ fn a_refusal_is_told_and_the_client_stays() {
         wait("counted", || pool.tallies()[0].udp.failed >= count);
     }
     let failure = told.try_recv().unwrap();
-    assert_eq!((failure.index, failure.signal), (0, Signal::Refused));
+    assert_eq!((&failure.backend, failure.signal), (&list[0].name, Signal::Refused));
     assert_eq!((pool.tallies()[0].udp.active, rig.service.counters.total()), (1, 1));
     rig.end();
     assert_eq!(pool.tallies()[0].udp.active, 0);
