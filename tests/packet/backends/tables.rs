@@ -72,12 +72,12 @@ fn many(count: usize) -> String {
     rules
 }
 
-/// 257 tables of 4,093 places and more are one too many, and one that goes makes room.
+/// 257 tables of 4,093 places are one too many, and one that goes makes room.
 #[test]
 fn what_there_is_no_room_for() {
     let mut plane = crate::plane("");
     let of = |plane: &Plane, count| {
-        plane.desired_with(&many(count), |rule| spread(rule, Balance::IpHash, &[1, 1]))
+        plane.desired_with(&many(count), |rule| spread(rule, Balance::IpHash, &[1; 6]))
     };
     let fitting = of(&plane, 256);
     plane.take(&fitting);
@@ -119,6 +119,21 @@ fn one_of_many_is_swapped_at_once() {
         }
         assert!(quickest < Duration::from_millis(5), "{quickest:?}");
     }
+}
+
+/// Then all endpoints are new, and the old ones are there until flows have others.
+#[test]
+fn the_host_gets_another_address() {
+    let mut plane = crate::plane("");
+    let mut desired = plane.desired_with(&many(10_000), |rule| spread(rule, Balance::RoundRobin, &[1, 1]));
+    plane.take(&desired);
+    for rule in &mut desired.rules {
+        let carried = Arc::make_mut(rule).carried.as_mut().expect("a carried rule");
+        for path in carried.paths.iter_mut().flatten() {
+            path.source = Ipv4Addr::new(203, 0, 113, 99).into();
+        }
+    }
+    plane.take(&desired);
 }
 
 /// A relayd that comes after another one finds endpoints and places again: flows and counts go on, and nobody's places are
