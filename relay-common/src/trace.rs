@@ -24,6 +24,7 @@ numbered! {
     NoFlow = "passed to the host: it is of no flow and no SYN",
     Off = "passed to the host: the rule is off",
     Draining = "passed to the host: the rule drains",
+    NoBackend = "passed to the host, which resets it: no backend takes new flows",
     LocalSocket = "passed to the host: a local socket wants it",
     User = "passed to the user plane, which carries the rule",
 }

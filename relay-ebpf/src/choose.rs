@@ -39,7 +39,7 @@ fn turn(packet: &Packet, count: u32) -> u32 {
     turn.checked_rem(count.into()).unwrap_or(0) as u32
 }
 
-/// The one with the fewest flows for its weight. Each flow begins to look one place further on, so equal ones take turns.
+/// The one with the fewest flows for its weight, this one counted in: of idle ones the heaviest. Each flow begins to look one place further on, so equal ones take turns.
 ///
 /// Without branches: the verifier would follow each of them by itself, from place to place.
 #[inline(always)]
@@ -68,9 +68,10 @@ const fn below_zero(number: i64) -> i64 {
     number >> 63
 }
 
-/// A place, and the flows that its endpoint has: below zero for a moment where a flow's end overtakes its beginning.
+/// A place, and the flows that its endpoint would have with one more: below one for a moment where a flow's end overtakes
+/// its beginning.
 #[inline(always)]
 fn look(place: u32) -> Option<(Place, i64)> {
     let place = maps::place(place)?;
-    Some((place, maps::endpoint_usage(place.endpoint())?.active().get()))
+    Some((place, maps::endpoint_usage(place.endpoint())?.active().get() + 1))
 }

@@ -34,7 +34,7 @@ const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
 const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
 const FLOWS: usize = 131_072;
 const RULE_SLOTS: usize = 16_384;
-const ENDPOINT_SLOTS: usize = 32_768;
+const ENDPOINT_SLOTS: usize = 65_536;
 
 #[btf_map]
 static FLOWS_TCP: HashMap<FlowKey, FlowEntry, FLOWS> = HashMap::new();

@@ -98,8 +98,11 @@ fn admit(skb: Skb, packet: &mut Packet, listening: &Listening, rule: &RuleEntry)
     if is_full(packet) {
         return refuse(packet, DropReason::TableFull);
     }
+    if !choose::run(packet, rule) {
+        return turn_away(packet, rule);
+    }
     // an endpoint that is another rule's by now was this one's until a moment ago
-    let chosen = if choose::run(packet, rule) { maps::endpoint(packet.endpoint) } else { None };
+    let chosen = maps::endpoint(packet.endpoint);
     let Some(endpoint) = chosen.filter(|endpoint| endpoint.rule == packet.rule) else {
         return refuse(packet, DropReason::NoBackend);
     };
@@ -128,6 +131,13 @@ fn admit(skb: Skb, packet: &mut Packet, listening: &Listening, rule: &RuleEntry)
     }
     count::flow(packet);
     Action::Forward
+}
+
+/// A first packet that no backend takes. The stack's reset tells a TCP client at once.
+#[inline(always)]
+fn turn_away(packet: &Packet, rule: &RuleEntry) -> Action {
+    let refused = refuse(packet, DropReason::NoBackend);
+    if packet.protocol == Protocol::Tcp { leave(packet, rule, Decision::NoBackend) } else { refused }
 }
 
 /// Whether somebody else may send from the packet's source.

@@ -79,8 +79,9 @@ pub enum KernelError {
     #[error("this host and its backends have more IPv6 addresses than the kernel plane takes ({most})")]
     TooManyAddresses { most: usize },
     #[error(
-        "there is no room for one more table by which new flows choose their backend ({most} places in all); rules with \
-         balance = \"iphash\" take 4,093 each, and more with more than 10 backends"
+        "there is no room for one more table by which new flows choose their backend ({most} places in all); fewer \
+         backends take fewer, and so do smaller weights with balance = \"roundrobin\"; most takes \"iphash\", and \"leastconn\" \
+         one for each backend"
     )]
     TooManyPlaces { most: u32 },
     #[error("there are more next hops than the kernel plane takes ({most})")]

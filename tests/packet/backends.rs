@@ -83,12 +83,12 @@ fn first_v6(plane: &Plane, from: (Ipv6Addr, u16), protocol: Protocol) -> Option<
     index(&plane.programs.tc(plane.client, &packet.frame(), 0).expect("TEST_RUN"))
 }
 
-/// Which backend a packet was sent to; `None`: it was dropped.
+/// Which backend a packet was sent to; `None`: it was dropped, or left to the stack.
 fn index(ran: &Ran) -> Option<u8> {
     match ran.verdict {
         Verdict::Redirect => {}
-        Verdict::Drop => return None,
-        Verdict::Pass | Verdict::Other(_) => panic!("{ran:?}"),
+        Verdict::Drop | Verdict::Pass => return None,
+        Verdict::Other(_) => panic!("{ran:?}"),
     }
     let [203, 0, 113, last] = Packet::parse_ip(&ran.frame[14..]).expect("a packet").destination.octets()
     else {

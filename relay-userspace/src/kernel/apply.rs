@@ -35,6 +35,8 @@ const ICMP_BUDGET: u32 = 200;
 pub struct Applied {
     /// Rules ended, or are to end flows, so these must be swept.
     pub orphans: bool,
+    /// There is no room for a table by which new flows choose their backend: they go as before, for now.
+    pub is_short: bool,
 }
 
 pub(super) fn map_error(map: &'static str) -> impl Fn(MapError) -> KernelError {
@@ -186,21 +188,10 @@ impl Dataplane {
             }
             applied.orphans |= self.backends.set(slot, rule.backends.as_ref());
             applied.orphans |= entry.generation != old.generation || entry.guarded != old.guarded;
-            match self.choose(slot, rule, old, entry) {
-                Err(KernelError::TooManyPlaces { .. }) => self.keep_choice(slot, old, entry)?,
-                chosen => chosen?,
-            }
+            self.shortage.passing |= self.choose(slot, rule, old, entry)?;
             self.narrow(slot, list)?;
         }
         Ok(())
-    }
-
-    /// Writes an entry whose tables have no room: new flows go where they went, for now.
-    fn keep_choice(&mut self, slot: u32, old: RuleEntry, mut entry: RuleEntry) -> Result<(), KernelError> {
-        self.shortage.tables += 1;
-        self.shortage.passing = true;
-        [entry.tcp, entry.udp] = [old.tcp, old.udp];
-        self.write_entry(slot, entry)
     }
 
     pub(super) fn write_entry(&mut self, slot: u32, entry: RuleEntry) -> Result<(), KernelError> {
@@ -250,7 +241,7 @@ impl Dataplane {
         let before: RuleEntry = self.maps.rules.get(&slot, 0).map_err(map_error(names::RULES))?;
         let entry = RuleEntry::off(before.generation.wrapping_add(1));
         self.maps.rules.set(slot, entry, 0).map_err(map_error(names::RULES))?;
-        self.choose_nobody(&before);
+        self.choose_nobody(slot, &before);
         // one that no rule has had yet is empty
         if before.generation != 0 {
             self.clear_counters(slot)?;
@@ -302,7 +293,7 @@ impl Dataplane {
             let old = self.shadow.rules.get(&slot).copied().unwrap_or(RuleEntry::OFF);
             let entry = RuleEntry::off(old.generation.wrapping_add(1));
             self.maps.rules.set(slot, entry, 0).map_err(map_error(names::RULES))?;
-            self.choose_nobody(&old);
+            self.choose_nobody(slot, &old);
             absent_is_fine(self.maps.rule_names.remove(&slot)).map_err(map_error(names::RULE_NAMES))?;
             self.narrow(slot, None)?;
             self.backends.set(slot, None);

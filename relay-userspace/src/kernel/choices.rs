@@ -1,5 +1,6 @@
 //! How new flows choose among a rule's backends. A table is written under places that nobody reads, then the rule's entry
-//! leads there by one store, and only then are the old places given back: no packet sees half a table.
+//! leads there, and only then are the old places given back: no packet sees half a table. Where there are no such places, it
+//! takes the old one's, if it fits: who sees half of that finds backends of the rule none the less.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
@@ -38,7 +39,7 @@ impl Dataplane {
             && let Some(&old) = self.shadow.rules.get(&slot)
         {
             applied.orphans = self.backends.set(slot, rule.backends.as_ref());
-            self.choose(slot, rule, old, old)?;
+            applied.is_short = self.choose(slot, rule, old, old)?;
         }
         let known = self.applied.as_mut().and_then(|desired| desired.rules.get_mut(index));
         if let Some(known) = known.filter(|known| known.name == rule.name) {
@@ -47,17 +48,48 @@ impl Dataplane {
         Ok(applied)
     }
 
-    /// Writes a rule's entry, `entry` but for who gets new flows, in the place of `old`.
+    /// Tries again where there was no room for a table. Returns whether there is now.
+    pub fn choose_again(&mut self) -> Result<bool, KernelError> {
+        let Some(desired) = &self.applied else { return Ok(false) };
+        let slots = &self.shadow.slots;
+        let slot_of =
+            |rule: &DesiredRule| slots.get(&rule.name).filter(|slot| self.shadow.short.contains(slot));
+        let short: Vec<_> =
+            desired.rules.iter().filter_map(|rule| Some((slot_of(rule)?, rule.clone()))).collect();
+        let mut has_room = false;
+        for (slot, rule) in short {
+            if let Some(&old) = self.shadow.rules.get(&slot) {
+                has_room |= !self.choose(slot, &rule, old, old)?;
+            }
+        }
+        Ok(has_room)
+    }
+
+    /// Writes a rule's entry, `entry` but for who gets new flows, in the place of `old`. Returns whether there is no room for
+    /// one of its tables: those flows go where they went, for now.
     pub(super) fn choose(
         &mut self,
         slot: u32,
         rule: &DesiredRule,
         old: RuleEntry,
         mut entry: RuleEntry,
-    ) -> Result<(), KernelError> {
+    ) -> Result<bool, KernelError> {
         let before = [old.tcp, old.udp];
-        let choices = self.choices(slot, rule, before)?;
+        let (choices, is_short) = self.choices(slot, rule, before);
         [entry.tcp, entry.udp] = choices;
+        self.lead_to(slot, old, entry)?;
+        if is_short {
+            self.shadow.short.insert(slot);
+        } else {
+            self.shadow.short.remove(&slot);
+        }
+        self.shortage.tables = self.shadow.short.len();
+        Ok(is_short)
+    }
+
+    /// Writes an entry, and gives back the places that nothing leads to any more.
+    fn lead_to(&mut self, slot: u32, old: RuleEntry, entry: RuleEntry) -> Result<(), KernelError> {
+        let (before, choices) = ([old.tcp, old.udp], [entry.tcp, entry.udp]);
         if entry == old {
             return Ok(());
         }
@@ -70,34 +102,35 @@ impl Dataplane {
     }
 
     /// A rule that is gone has no more places.
-    pub(super) fn choose_nobody(&mut self, old: &RuleEntry) {
+    pub(super) fn choose_nobody(&mut self, slot: u32, old: &RuleEntry) {
         self.give_back(&[old.tcp, old.udp], &NOBODY);
+        self.shadow.short.remove(&slot);
+        self.shortage.tables = self.shadow.short.len();
     }
 
-    /// Places with a table for each protocol, the old ones where they hold it already.
-    fn choices(&mut self, slot: u32, rule: &DesiredRule, old: Choices) -> Result<Choices, KernelError> {
-        let Some(carried) = &rule.carried else { return Ok(NOBODY) };
+    /// Places with a table for each protocol, the old ones where they hold it already; and whether one stays as it was, for
+    /// want of room.
+    fn choices(&mut self, slot: u32, rule: &DesiredRule, old: Choices) -> (Choices, bool) {
+        let Some(carried) = &rule.carried else { return (NOBODY, false) };
         let ends = self.endpoints_of(slot, carried);
-        let mut choices = NOBODY;
-        for (index, protocol) in Protocol::ALL.into_iter().enumerate() {
-            if !carried.kernel.protocols.has(protocol) {
-                continue;
-            }
-            let weights = match protocol {
-                Protocol::Tcp => &rule.weights.tcp,
-                Protocol::Udp => &rule.weights.udp,
-            };
-            let filled = fill(carried, weights, &ends);
-            let known = old.into_iter().chain(choices).find(|known| self.holds(*known, &filled));
-            choices[index] = match known.map_or_else(|| self.put(&filled), Ok) {
-                Ok(choice) => choice,
-                Err(error) => {
-                    self.give_back(&choices, &old);
-                    return Err(error);
-                }
-            };
+        let wanted = Protocol::ALL.map(|protocol| {
+            let is_carried = carried.kernel.protocols.has(protocol);
+            is_carried.then(|| fill(carried, rule.weights.of(protocol), &ends))
+        });
+        let (mut choices, mut is_short) = (NOBODY, false);
+        for (index, filled) in wanted.iter().enumerate() {
+            let Some(filled) = filled else { continue };
+            let known = old.into_iter().chain(choices).find(|known| self.holds(*known, filled));
+            let chosen = known.or_else(|| self.put(filled)).or_else(|| {
+                let other = 1 - index;
+                let reads_it = [old[other], choices[other]].contains(&old[index]);
+                let is_others = reads_it && wanted[other].as_ref().is_some_and(|other| other != filled);
+                if is_others { None } else { self.put_over(old[index], filled) }
+            });
+            is_short |= chosen.is_none();
+            choices[index] = chosen.unwrap_or(old[index]);
         }
-        Ok(choices)
+        (choices, is_short)
     }
 
     /// The numbers of a rule's backends as endpoints, by their index.
@@ -121,22 +154,34 @@ impl Dataplane {
         }
     }
 
-    /// Puts a table into places of its own.
-    fn put(&mut self, filled: &Filled) -> Result<Choice, KernelError> {
+    /// Puts a table into places of its own; `None`: there is no room.
+    fn put(&mut self, filled: &Filled) -> Option<Choice> {
         match (filled.method, filled.places.as_slice()) {
-            (_, []) => Ok(Choice::NONE),
-            (Method::One, [place, ..]) => Ok(Choice::one(place.endpoint())),
+            (_, []) => Some(Choice::NONE),
+            (Method::One, [place, ..]) => Some(Choice::one(place.endpoint())),
             (method, places) => {
-                let full = KernelError::TooManyPlaces { most: Place::ROOM };
-                let Ok(count) = u16::try_from(places.len()) else { return Err(full) };
-                let Some(first) = self.shadow.places.take(count.into(), Instant::now()) else {
-                    return Err(full);
-                };
-                for (word, place) in self.words(first, places.len()).iter().zip(places) {
-                    word.store(place.to_word(), Ordering::Relaxed);
-                }
-                Ok(Choice::among(method, first, count))
+                let count = u16::try_from(places.len()).ok()?;
+                let first = self.shadow.places.take(count.into(), Instant::now())?;
+                self.write_places(first, places);
+                Some(Choice::among(method, first, count))
             }
+        }
+    }
+
+    /// Puts a table over the old one, place by place; `None`: it is longer, or chosen from in another way.
+    fn put_over(&self, old: Choice, filled: &Filled) -> Option<Choice> {
+        let (first, room) = old.stretch()?;
+        let count = u16::try_from(filled.places.len()).ok()?;
+        if filled.method != old.method() || u32::from(count) > room {
+            return None;
+        }
+        self.write_places(first, &filled.places);
+        Some(Choice::among(filled.method, first, count))
+    }
+
+    fn write_places(&self, first: u32, places: &[Place]) {
+        for (word, place) in self.words(first, places.len()).iter().zip(places) {
+            word.store(place.to_word(), Ordering::Relaxed);
         }
     }
 
@@ -147,11 +192,19 @@ impl Dataplane {
 
     /// Gives back the places of choices, but for those that others have.
     fn give_back(&mut self, choices: &Choices, but: &Choices) {
-        let [tcp, udp] = choices.map(|choice| choice.stretch().filter(|_| !but.contains(&choice)));
+        let [tcp, udp] = choices.map(|choice| left_over(choice, but));
         for (first, count) in [tcp, udp.filter(|_| udp != tcp)].into_iter().flatten() {
             self.shadow.places.give_back(first, count, Instant::now());
         }
     }
+}
+
+/// The places of a choice behind those that others have of them, which begin where it does.
+fn left_over(choice: Choice, others: &Choices) -> Option<(u32, u32)> {
+    let (first, count) = choice.stretch()?;
+    let others = others.iter().filter_map(|other| other.stretch());
+    let kept = others.filter(|(begin, _)| *begin == first).map(|(_, kept)| kept).max().unwrap_or(0);
+    (count > kept).then(|| (first + kept, count - kept))
 }
 
 /// The table of a rule's backends with these weights. Who has no address gets nothing. `ends`: their numbers as endpoints.

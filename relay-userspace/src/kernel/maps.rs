@@ -106,7 +106,7 @@ const fn shared<V>(name: &'static str, entries: u32) -> Shape {
 }
 
 pub const RULE_SLOTS: u32 = 16_384;
-pub const ENDPOINT_SLOTS: u32 = 32_768;
+pub const ENDPOINT_SLOTS: u32 = 65_536;
 pub const HOP_SLOTS: u32 = 4_096;
 /// Own addresses of one family.
 pub const ADDRESSES: usize = 4_096;

@@ -32,6 +32,8 @@ pub struct Shadow {
     pub endpoint_entries: HashMap<u32, EndpointEntry>,
     /// Those that new flows choose among.
     pub places: Stretches,
+    /// Slots of rules that have no room for a table of their backends.
+    pub short: BTreeSet<u32>,
     pub addresses: HashMap<u32, u32>,
     pub addresses_v6: HashMap<[u32; 4], OwnAddress>,
     /// IPv6 addresses of this host and of backends that there are, or were: flows know them by their numbers.
@@ -75,6 +77,7 @@ impl Default for Shadow {
             endpoints: Interner::new(0, ENDPOINT_SLOTS),
             endpoint_entries: HashMap::new(),
             places: Stretches::new(Place::ROOM),
+            short: BTreeSet::new(),
             addresses: HashMap::new(),
             addresses_v6: HashMap::new(),
             // 0 is no number

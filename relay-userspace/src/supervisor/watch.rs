@@ -185,6 +185,7 @@ impl State {
         }
         self.share();
         self.watch_others();
+        self.choose_again();
         let Ok(kernel) = &mut self.kernel else { return };
         let lost = kernel.lost();
         if !lost.is_empty() {
@@ -195,6 +196,19 @@ impl State {
             self.publish();
         } else if kernel.is_ailing() {
             self.attach();
+        }
+    }
+
+    /// A table of backends that had no room may have some by now.
+    fn choose_again(&mut self) {
+        let Ok(kernel) = &mut self.kernel else { return };
+        match kernel.choose_again() {
+            Ok(false) => {}
+            Ok(true) => {
+                self.tell_shortage();
+                self.publish();
+            }
+            Err(error) => tracing::error!("cannot give new flows to their backends: {error}"),
         }
     }
 

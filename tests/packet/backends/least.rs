@@ -50,6 +50,16 @@ fn who_has_lost_flows_gets_the_next_ones() {
     assert_eq!(proven(&plane, 24_130..24_136, 3), [2, 2, 2]);
 }
 
+/// As on the user plane: what counts is how many it would have.
+#[test]
+fn of_idle_ones_the_heaviest_comes_first() {
+    let (plane, _) = plane(Balance::LeastConn, &[1, 3, 2]);
+    for port in 24_200..24_206 {
+        assert_eq!(first(&plane, (client(5), port), Protocol::Udp), Some(1));
+    }
+    assert_eq!(proven(&plane, 24_210..24_216, 3), [1, 3, 2]);
+}
+
 #[test]
 fn equal_ones_take_turns() {
     let (plane, _) = plane(Balance::LeastConn, &[1; 10]);

@@ -7,7 +7,7 @@ use relay::kernel::KernelError;
 use relay::rule::RuleName;
 
 use super::*;
-use crate::table::Gives::{Drop, SendsFast};
+use crate::table::Gives::{Drop, Pass, SendsFast};
 use crate::table::row;
 
 #[test]
@@ -18,7 +18,8 @@ fn nobody_is_chosen_where_nobody_is() {
     row(&plane, "no backend", plane.client, &hello, Drop, "web: no_backend 1");
     assert!(first(&plane, (client(6), 28_001), Protocol::Tcp).is_some(), "TCP has some");
     swap(&mut plane, &mut desired, &[0, 0], &[0, 1]);
-    assert_eq!(first(&plane, (client(6), 28_002), Protocol::Tcp), None);
+    let syn = Conversation::usual(28_002).client_tcp(&Segment::flags(SYN));
+    row(&plane, "the stack resets it", plane.client, &syn, Pass, "web: in 1/40, no_backend 1");
     assert_eq!(first(&plane, (client(6), 28_002), Protocol::Udp), Some(1));
 }
 
@@ -77,7 +78,7 @@ fn many(count: usize) -> String {
 fn what_there_is_no_room_for() {
     let mut plane = crate::plane("");
     let of = |plane: &Plane, count| {
-        plane.desired_with(&many(count), |rule| spread(rule, Balance::IpHash, &[1; 10]))
+        plane.desired_with(&many(count), |rule| spread(rule, Balance::IpHash, &[1; 6]))
     };
     let fitting = of(&plane, 256);
     plane.take(&fitting);
@@ -96,6 +97,52 @@ fn what_there_is_no_room_for() {
     plane.take(&fewer);
     assert_eq!(plane.dataplane.shortage().tables, 0);
     assert!(at(&plane, 10_256).is_some());
+}
+
+/// Then a table is written over the one that there is, and a longer one waits until there is room.
+#[test]
+fn swaps_where_there_is_no_room() {
+    let mut plane = crate::plane("");
+    let mut desired = plane.desired_with(&many(257), |rule| match rule.name.as_str() {
+        // all that 256 tables of 4,093 leave
+        "r256" => spread(rule, Balance::RoundRobin, &[255, 256, 257]),
+        _ => spread(rule, Balance::IpHash, &[1; 6]),
+    });
+    plane.take(&desired);
+    let mut swap = |plane: &mut Plane, index: usize, tcp: &[u16], udp: &[u16]| {
+        let rule = Arc::make_mut(&mut desired.rules[index]);
+        rule.weights = Arc::new(Weights { tcp: tcp.into(), udp: udp.into(), ..Weights::default() });
+        let applied = plane.dataplane.swap(index, &desired.rules[index]).expect("swap");
+        applied.is_short
+    };
+    let mut port = 28_500;
+    let mut gets_some = |plane: &Plane, rule: u16, protocol: Protocol| {
+        let to = (RELAY, 10_000 + rule);
+        port += 1;
+        (0..60).any(|number| {
+            let packet = match protocol {
+                Protocol::Tcp => Packet::tcp((client(number), port), to, &Segment::flags(SYN)),
+                Protocol::Udp => Packet::udp((client(number), port), to, b"hello"),
+            };
+            index(&plane.programs.tc(plane.client, &frame(plane.client, &packet), 0).expect("TEST_RUN"))
+                == Some(0)
+        })
+    };
+    let one_down = [0, 1, 1, 1, 1, 1];
+    assert!(gets_some(&plane, 3, Protocol::Tcp));
+    assert!(!swap(&mut plane, 3, &one_down, &one_down), "of the same length");
+    assert!(!Protocol::ALL.into_iter().any(|protocol| gets_some(&plane, 3, protocol)));
+    assert!(!swap(&mut plane, 256, &[0, 1, 1], &[0, 1, 1]), "shorter");
+    assert!(!gets_some(&plane, 256, Protocol::Udp));
+    assert!(!swap(&mut plane, 256, &[300, 1, 1], &[300, 1, 1]), "what was left over of it is free");
+    assert!(gets_some(&plane, 256, Protocol::Udp));
+    assert!(swap(&mut plane, 4, &one_down, &[1; 6]), "UDP needs the old one");
+    assert!(gets_some(&plane, 4, Protocol::Tcp) && gets_some(&plane, 4, Protocol::Udp));
+    assert!(!plane.dataplane.choose_again().expect("the maps"));
+    swap(&mut plane, 5, &[1, 0, 0, 0, 0, 0], &[1, 0, 0, 0, 0, 0]);
+    assert!(plane.dataplane.choose_again().expect("the maps"));
+    assert_eq!(plane.dataplane.shortage().tables, 0);
+    assert!(!gets_some(&plane, 4, Protocol::Tcp) && gets_some(&plane, 4, Protocol::Udp));
 }
 
 /// Switching one rule of very many takes no longer than of one.
@@ -119,6 +166,21 @@ fn one_of_many_is_swapped_at_once() {
         }
         assert!(quickest < Duration::from_millis(5), "{quickest:?}");
     }
+}
+
+/// Then all endpoints are new, and the old ones are there until flows have others.
+#[test]
+fn the_host_gets_another_address() {
+    let mut plane = crate::plane("");
+    let mut desired = plane.desired_with(&many(10_000), |rule| spread(rule, Balance::RoundRobin, &[1, 1]));
+    plane.take(&desired);
+    for rule in &mut desired.rules {
+        let carried = Arc::make_mut(rule).carried.as_mut().expect("a carried rule");
+        for path in carried.paths.iter_mut().flatten() {
+            path.source = Ipv4Addr::new(203, 0, 113, 99).into();
+        }
+    }
+    plane.take(&desired);
 }
 
 /// A relayd that comes after another one finds endpoints and places again: flows and counts go on, and nobody's places are
@@ -159,5 +221,5 @@ fn after_a_restart() {
 #[test]
 fn no_room_for_one_more_is_said() {
     let error = KernelError::TooManyPlaces { most: 1 << 20 }.to_string();
-    assert!(error.contains("iphash"), "{error}");
+    assert!(["roundrobin", "iphash", "leastconn"].iter().all(|balance| error.contains(balance)), "{error}");
 }

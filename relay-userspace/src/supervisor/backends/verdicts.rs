@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use relay_common::choice::Place;
 use relay_common::net::Protocol;
 
 use super::{Backends, Told};
@@ -11,7 +12,7 @@ use crate::health::judge::{self, Change};
 use crate::health::tiers::Basis;
 use crate::health::weigh::Verdict;
 use crate::health::{News, State as EndState};
-use crate::kernel::DesiredRule;
+use crate::kernel::{DesiredRule, KernelError};
 use crate::plan::{self, PlannedRule};
 use crate::proxy::pool::{Failure, Signal};
 use crate::rule::RuleName;
@@ -133,7 +134,15 @@ impl State {
             return;
         }
         match kernel.swap(index, desired) {
-            Ok(applied) => self.swept_later(applied),
+            Ok(applied) => {
+                if applied.is_short {
+                    let name = &planned.rule.name;
+                    let error = KernelError::TooManyPlaces { most: Place::ROOM };
+                    tracing::error!("rule {name}: {error}; its new flows go as before until there is room");
+                }
+                self.swept_later(applied);
+                self.tell_shortage();
+            }
             Err(error) => tracing::error!("rule {}: {error}; its new flows go as before", planned.rule.name),
         }
     }
