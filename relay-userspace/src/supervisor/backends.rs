@@ -210,7 +210,7 @@ impl Backends {
         let (mut before, counted) =
             self.watched.remove(name).map(|watched| (watched.ends, watched.counted)).unwrap_or_default();
         let mut ends = BTreeMap::new();
-        let mut changed = false;
+        let (mut changed, mut is_outdated) = (false, false);
         for (end, place, probe) in endpoints(planned) {
             let known = before.remove(&end);
             let (id, seen) = match known {
@@ -225,21 +225,30 @@ impl Backends {
                     if let Some(other) = other {
                         self.leave(other.id);
                     }
-                    (self.meet(name, &end, &probe), Seen::default())
+                    let (id, is_news) = self.meet(name, &end, &probe);
+                    is_outdated |= is_news;
+                    (id, Seen::default())
                 }
             };
             ends.insert(end, End { id, place, probe, seen });
         }
         changed |= !before.is_empty();
         for (end, gone) in before {
+            if planned.rule.enabled {
+                self.health.entry(name.clone()).or_default().endpoints.remove(&end);
+            } else {
+                self.keep(name, &end, &gone);
+            }
             self.leave(gone.id);
-            self.health.entry(name.clone()).or_default().endpoints.remove(&end);
         }
         self.watched.insert(
             name.clone(),
             Watched { planned: planned.clone(), ends, place: 0, counted, look_again: None },
         );
         self.remember(planned);
+        if let Some(watched) = self.watched.get_mut(name).filter(|_| is_outdated) {
+            watched.look_again = Some(Instant::now());
+        }
         changed
     }
 
@@ -249,18 +258,28 @@ impl Backends {
         orders.is_some_and(|orders| orders.keys().any(|backend| is_there(backend)))
     }
 
-    /// Begins to ask somebody new.
-    fn meet(&mut self, rule: &RuleName, end: &EndName, probe: &Probe) -> ProbeId {
+    /// Begins to ask somebody new. Returns as well whether the plan took it for something else, such as for who was at its
+    /// name's address before.
+    fn meet(&mut self, rule: &RuleName, end: &EndName, probe: &Probe) -> (ProbeId, bool) {
         self.last += 1;
         let id = ProbeId(self.last);
         let (protocol, backend) = end.clone();
         let key = EndpointKey { rule: rule.clone(), backend, address: probe.address, protocol };
         let known = self.saved.remove(&key).unwrap_or_else(|| Standing::new(Instant::now()));
         let health = self.health.entry(rule.clone()).or_default();
-        health.endpoints.insert(end.clone(), Verdict::from(&known));
+        let taken_for = health.endpoints.insert(end.clone(), Verdict::from(&known));
+        let is_news = taken_for.is_some_and(|verdict| verdict.state.fitness() != known.state.fitness());
         self.whose.insert(id, (rule.clone(), end.clone()));
         self.ask(id, probe, Some(known));
-        id
+        (id, is_news)
+    }
+
+    /// A rule that is disabled for a while finds what was known of its backends.
+    fn keep(&mut self, rule: &RuleName, (protocol, backend): &EndName, end: &End) {
+        let standing = self.prober.as_ref().and_then(|prober| prober.board().standing(end.id));
+        let (rule, backend, address) = (rule.clone(), backend.clone(), end.probe.address);
+        let key = EndpointKey { rule, backend, address, protocol: *protocol };
+        self.saved.extend(standing.map(|standing| (key, standing)));
     }
 
     fn ask(&self, id: ProbeId, probe: &Probe, known: Option<Standing>) {
@@ -279,6 +298,7 @@ impl Backends {
     /// Returns whether anybody was asked.
     fn forget(&mut self, name: &RuleName) -> bool {
         self.health.remove(name);
+        self.saved.retain(|key, _| key.rule != *name);
         let ends = self.watched.remove(name).map(|watched| watched.ends).unwrap_or_default();
         ends.values().for_each(|end| self.leave(end.id));
         !ends.is_empty()
