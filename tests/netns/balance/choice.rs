@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use harness::farm::{Caller, Farm, Visit};
+use std::time::Duration;
+
+use harness::farm::{Caller, Farm, PORT, Visit, address};
 use harness::world::{CLIENT, CLIENT_V6};
 use harness::{NetNs, World};
 
@@ -139,5 +141,48 @@ fn the_fewest_flows_go_by_weight() {
             let answers = callers.iter().map(|caller| caller.settle().expect("an answer"));
             assert_eq!(shares(answers), meant, "{rule}, UDP");
         }
+    }
+}
+
+#[test]
+fn a_range_leads_each_backend_to_its_own() {
+    let world = World::new();
+    let _farm = Farm::new(&world.backend, 2);
+    // the second port of the range is where one of them listens, the first port where the other does
+    let to = format!("\"{}:{}\", \"{}:{PORT}\"", address(0), PORT - 1, address(1));
+    let more = "check = { kind = \"passive\", fall = 100 }";
+    let by_user = [more, "\nplane = \"user\"\n"].concat();
+    let ranges = [("range", "8001-8002", more), ("range-user", "9001-9002", &by_user)];
+    let config = ranges
+        .map(|(name, ports, more)| super::rule(name, 1, &to, more).replace(":1\"", &format!(":{ports}\"")));
+    let _daemon = world.start(&config.concat());
+    for (port, host) in [(8001, 1), (8002, 0)] {
+        let outcomes = || (0..6).map(|turn| Visit::pay(&world.client, None, ways_in(port)[turn % 2]));
+        let reached: Vec<usize> = outcomes().filter_map(|outcome| Some(outcome.ok()?.host)).collect();
+        assert_eq!(reached, [host; 3], "half of them are refused");
+        // relayd goes on to the one that listens
+        let by_user = || (0..6).map(|_| visit(&world, port + 1000).host);
+        assert_eq!(by_user().collect::<Vec<_>>(), [host; 6], "the user plane");
+    }
+}
+
+#[test]
+fn who_may_go_to_nobody_is_refused() {
+    let world = World::new();
+    let _farm = Farm::new(&world.backend, 2);
+    let daemon =
+        world.start(&on_both_planes("web", 8001, &to_with(&[(0, "weight = 0"), (1, "weight = 0")]), ""));
+    for (rule, port) in planes("web").iter().zip([8001, 9001]) {
+        for to in ways_in(port) {
+            let answer = Visit::pay_within(&world.client, None, to, Duration::from_millis(200));
+            assert!(answer.is_err(), "{rule}: {answer:?}");
+            let caller = Caller::new(&world.client, None, to);
+            caller.0.set_read_timeout(Some(Duration::from_millis(100))).expect("timeout");
+            assert!(caller.ask().is_err(), "{rule}");
+        }
+        assert!(daemon.ctl.counter(rule, "/drops/no_backend") >= 4, "{}", daemon.ctl.rule(rule));
+        daemon.ctl.ok(&["backend", rule, &harness::farm::name(1), "--weight", "3"]);
+        assert_eq!(shares((0..4).map(|_| visit(&world, port).host)), [0, 4, 0], "{rule}");
+        assert_eq!(shares((0..4).map(|_| super::ask(&world, port))), [0, 4, 0], "{rule}");
     }
 }
