@@ -173,7 +173,7 @@ fn go_by_range(world: &World) {
         let reached: Vec<usize> = outcomes().filter_map(|outcome| Some(outcome.ok()?.host)).collect();
         assert_eq!(reached, [host; 3], "half of them are refused");
         // relayd goes on to the one that listens
-        let by_user = || (0..6).map(|_| visit(&world, port + 1000).host);
+        let by_user = || (0..6).map(|_| visit(world, port + 1000).host);
         assert_eq!(by_user().collect::<Vec<_>>(), [host; 6], "the user plane");
     }
 }
@@ -194,7 +194,7 @@ fn go_nowhere(world: &World, ctl: &Ctl) {
         }
         assert!(ctl.counter(rule, "/drops/no_backend") >= 4, "{}", ctl.rule(rule));
         ctl.ok(&["backend", rule, &harness::farm::name(1), "--weight", "3"]);
-        assert_eq!(shares((0..4).map(|_| visit(&world, port).host)), [0, 4, 0], "{rule}");
-        assert_eq!(shares((0..4).map(|_| super::ask(&world, port))), [0, 4, 0], "{rule}");
+        assert_eq!(shares((0..4).map(|_| visit(world, port).host)), [0, 4, 0], "{rule}");
+        assert_eq!(shares((0..4).map(|_| super::ask(world, port))), [0, 4, 0], "{rule}");
     }
 }
