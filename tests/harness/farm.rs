@@ -223,6 +223,11 @@ impl Visit {
         Self::pay_within(ns, source, to, PATIENCE)
     }
 
+    /// From an address and a port.
+    pub fn pay_from(ns: &NetNs, source: SocketAddr, to: SocketAddr) -> io::Result<Self> {
+        Self::begin(ns, Some(source), to, PATIENCE)
+    }
+
     /// The same, which fails if nobody answers in time.
     pub fn pay_within(
         ns: &NetNs,
@@ -230,10 +235,14 @@ impl Visit {
         to: SocketAddr,
         limit: Duration,
     ) -> io::Result<Self> {
+        Self::begin(ns, source.map(|source| SocketAddr::new(source, 0)), to, limit)
+    }
+
+    fn begin(ns: &NetNs, source: Option<SocketAddr>, to: SocketAddr, limit: Duration) -> io::Result<Self> {
         let mut stream = ns.run(|| {
             let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
             if let Some(source) = source {
-                socket.bind(&SocketAddr::new(source, 0).into())?;
+                socket.bind(&source.into())?;
             }
             socket.connect_timeout(&to.into(), limit)?;
             Ok::<_, io::Error>(TcpStream::from(socket))

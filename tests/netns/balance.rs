@@ -91,9 +91,12 @@ fn await_state(ctl: &Ctl, rule: &str, index: usize, state: &str) {
     within(LIMIT, &what, &mut || judged(ctl, rule, index, "tcp")["state"] == state);
 }
 
-/// Waits until the first backends are, so many of them.
+/// Waits until the first backends are up for TCP, so many of them.
 fn await_up(ctl: &Ctl, rule: &str, count: usize) {
-    (0..count).for_each(|index| await_state(ctl, rule, index, "up"));
+    within(LIMIT, &format!("the backends of {rule} are up"), &mut || {
+        let shown = ctl.rule(rule);
+        (0..count).all(|index| shown["to"][index]["tcp"]["state"] == "up")
+    });
 }
 
 /// Waits until new flows of a protocol go to these backends, and not to all that are meant to get them.

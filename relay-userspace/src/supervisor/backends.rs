@@ -260,8 +260,12 @@ impl Backends {
         }
         changed |= !before.is_empty();
         for (end, gone) in before {
+            if planned.rule.enabled {
+                self.health.entry(name.clone()).or_default().endpoints.remove(&end);
+            } else {
+                self.keep(name, &end, &gone);
+            }
             self.leave(gone.id);
-            self.health.entry(name.clone()).or_default().endpoints.remove(&end);
         }
         self.watched.insert(
             name.clone(),
@@ -277,7 +281,8 @@ impl Backends {
         orders.is_some_and(|orders| orders.keys().any(|backend| is_there(backend)))
     }
 
-    /// Begins to ask somebody new.
+    /// Begins to ask somebody new. The plan may have taken it for something else, such as for who was at its name's address
+    /// before.
     fn meet(&mut self, rule: &RuleName, end: &EndName, probe: &Probe) -> ProbeId {
         self.last += 1;
         let id = ProbeId(self.last);
@@ -286,13 +291,20 @@ impl Backends {
         let known = known.map_or_else(|| Standing::new(Instant::now()), |(_, standing)| standing);
         let verdict = Verdict::from(&known);
         let health = self.health.entry(rule.clone()).or_default();
-        let before = health.endpoints.insert(end.clone(), verdict);
-        if before.is_some_and(|before| before.state != verdict.state) {
+        let taken_for = health.endpoints.insert(end.clone(), verdict);
+        if taken_for.is_some_and(|before| before.state != verdict.state) {
             self.unsettled.push(rule.clone());
         }
         self.whose.insert(id, (rule.clone(), end.clone()));
         self.ask(id, probe, Some(known));
         id
+    }
+
+    /// A rule that is disabled for a while finds what was known of its backends.
+    fn keep(&mut self, rule: &RuleName, end_name: &EndName, end: &End) {
+        let standing = self.prober.as_ref().and_then(|prober| prober.board().standing(end.id));
+        let known = standing.map(|standing| (end.probe.address, standing));
+        self.saved.extend(known.map(|known| ((rule.clone(), end_name.clone()), known)));
     }
 
     fn ask(&self, id: ProbeId, probe: &Probe, known: Option<Standing>) {
@@ -335,6 +347,7 @@ impl Backends {
     /// Returns whether anybody was asked.
     fn forget(&mut self, name: &RuleName) -> bool {
         self.health.remove(name);
+        self.saved.retain(|(rule, _), _| rule != name);
         let ends = self.watched.remove(name).map(|watched| watched.ends).unwrap_or_default();
         ends.values().for_each(|end| self.leave(end.id));
         !ends.is_empty()

@@ -9,7 +9,7 @@ use super::{
     LIMIT, ask, await_all, await_only, await_up, judged, on_both_planes, planes, rule, to, visits, ways_in,
 };
 
-const TIMES: &str = "interval = \"200ms\", timeout = \"2s\", fall = 2, rise = 2, cooldown = \"0s\"";
+const TIMES: &str = "interval = \"200ms\", timeout = \"1s\", fall = 2, rise = 2, cooldown = \"0s\"";
 
 #[test]
 fn a_page_says_how_a_backend_is() {

@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use harness::farm::{Caller, Farm, Visit};
+use std::time::Duration;
+
+use harness::farm::{Caller, Farm, PORT, Visit, address};
 use harness::world::{CLIENT, CLIENT_V6};
-use harness::{NetNs, World};
+use harness::{Ctl, NetNs, World};
 
 use super::{on_both_planes, planes, to, to_with, visit, ways_in};
 
@@ -32,9 +34,16 @@ fn more_addresses(client: &NetNs, is_v6: bool) -> Vec<IpAddr> {
 }
 
 #[test]
-fn turns_go_by_weight_and_first_and_nothing_are_kept_to() {
+fn new_flows_go_as_the_rule_says() {
     let world = World::new();
     let _farm = Farm::new(&world.backend, 3);
+    let daemon = world.start(&[by_weight(), ranges(), for_nobody()].concat());
+    go_by_weight(&world, &daemon.ctl);
+    go_by_range(&world);
+    go_nowhere(&world, &daemon.ctl);
+}
+
+fn by_weight() -> String {
     let weights = to_with(&[(0, "weight = 4"), (1, "weight = 2"), (2, "weight = 1")]);
     let without = to_with(&[(0, "weight = 0"), (1, "weight = 1"), (2, "weight = 1")]);
     let config = [
@@ -43,7 +52,11 @@ fn turns_go_by_weight_and_first_and_nothing_are_kept_to() {
         on_both_planes("first", 8003, &to(&[1, 0, 2]), "balance = \"first\""),
         on_both_planes("without", 8004, &without, ""),
     ];
-    let daemon = world.start(&config.concat());
+    config.concat()
+}
+
+/// Turns by weight, the first, and none for who has no weight.
+fn go_by_weight(world: &World, ctl: &Ctl) {
     for (name, port, flows, shares_meant) in [
         ("turns", 8001, 70, [40, 20, 10]),
         ("realm", 8002, 14, [8, 4, 2]),
@@ -57,7 +70,7 @@ fn turns_go_by_weight_and_first_and_nothing_are_kept_to() {
             assert_eq!(shares((0..flows).map(pay)), shares_meant, "{rule}, TCP");
             let ask = |turn| Caller::new(&world.client, None, to(turn)).ask().expect("an answer");
             assert_eq!(shares((0..flows).map(ask)), shares_meant, "{rule}, UDP");
-            let planes = &daemon.ctl.rule(rule)["plane"];
+            let planes = &ctl.rule(rule)["plane"];
             let expected = if rule == name { "kernel" } else { "user" };
             assert_eq!([&planes["ipv4"]["plane"], &planes["ipv6"]["plane"]], [expected; 2], "{rule}");
         }
@@ -139,5 +152,49 @@ fn the_fewest_flows_go_by_weight() {
             let answers = callers.iter().map(|caller| caller.settle().expect("an answer"));
             assert_eq!(shares(answers), meant, "{rule}, UDP");
         }
+    }
+}
+
+fn ranges() -> String {
+    // the second port of the range is where one of them listens, the first port where the other does
+    let to = format!("\"{}:{}\", \"{}:{PORT}\"", address(0), PORT - 1, address(1));
+    let more = "check = { kind = \"passive\", fall = 100 }";
+    let by_user = [more, "\nplane = \"user\"\n"].concat();
+    let ranges = [("range", "8011-8012", more), ("range-user", "9011-9012", &by_user)];
+    let config = ranges
+        .map(|(name, ports, more)| super::rule(name, 1, &to, more).replace(":1\"", &format!(":{ports}\"")));
+    config.concat()
+}
+
+/// A port of a range leads to another port of each backend.
+fn go_by_range(world: &World) {
+    for (port, host) in [(8011, 1), (8012, 0)] {
+        let outcomes = || (0..6).map(|turn| Visit::pay(&world.client, None, ways_in(port)[turn % 2]));
+        let reached: Vec<usize> = outcomes().filter_map(|outcome| Some(outcome.ok()?.host)).collect();
+        assert_eq!(reached, [host; 3], "half of them are refused");
+        // relayd goes on to the one that listens
+        let by_user = || (0..6).map(|_| visit(world, port + 1000).host);
+        assert_eq!(by_user().collect::<Vec<_>>(), [host; 6], "the user plane");
+    }
+}
+
+fn for_nobody() -> String {
+    on_both_planes("nobody", 8006, &to_with(&[(0, "weight = 0"), (1, "weight = 0")]), "")
+}
+
+/// Who may go to nobody is refused, until there is somebody.
+fn go_nowhere(world: &World, ctl: &Ctl) {
+    for (rule, port) in planes("nobody").iter().zip([8006, 9006]) {
+        for to in ways_in(port) {
+            let answer = Visit::pay_within(&world.client, None, to, Duration::from_millis(200));
+            assert!(answer.is_err(), "{rule}: {answer:?}");
+            let caller = Caller::new(&world.client, None, to);
+            caller.0.set_read_timeout(Some(Duration::from_millis(100))).expect("timeout");
+            assert!(caller.ask().is_err(), "{rule}");
+        }
+        assert!(ctl.counter(rule, "/drops/no_backend") >= 4, "{}", ctl.rule(rule));
+        ctl.ok(&["backend", rule, &harness::farm::name(1), "--weight", "3"]);
+        assert_eq!(shares((0..4).map(|_| visit(world, port).host)), [0, 4, 0], "{rule}");
+        assert_eq!(shares((0..4).map(|_| super::ask(world, port))), [0, 4, 0], "{rule}");
     }
 }

@@ -1,10 +1,13 @@
 //! A backend that is gone, of two: who notices, when, and what becomes of clients.
 
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
 
-use harness::farm::{Farm, Visit, name};
+use harness::dns::{NameServer, Says};
+use harness::farm::{Farm, Visit, address, name};
 use harness::http::Http;
-use harness::{World, patience, within};
+use harness::world::{BACKEND, CLIENT, CLIENT_V6};
+use harness::{World, eventually, patience, within};
 use serde_json::json;
 
 use super::{
@@ -160,5 +163,123 @@ fn who_comes_and_goes_or_never_came_is_told_from_who_is_there() {
     }
     for rule in &rules {
         (0..3).for_each(|index| assert_eq!(judged(&ctl, rule, index, "tcp")["state"], "down", "{rule}"));
+    }
+}
+
+#[test]
+fn what_is_known_survives_edits_and_changes_of_the_network() {
+    let world = World::new();
+    let mut farm = Farm::new(&world.backend, 3);
+    let check = format!("check = {{ {QUICK}, cooldown = \"1h\" }}");
+    let mut daemon = world.start(&on_both_planes("web", 8001, &to(&[0, 1]), &check));
+    let ctl = daemon.ctl.clone();
+    let rules = planes("web");
+    rules.iter().for_each(|rule| await_up(&ctl, rule, 2));
+    farm.refuse(1);
+    rules.iter().for_each(|rule| await_only(&ctl, rule, "tcp", &[0]));
+    farm.serve(1);
+    let only = |hosts: &[usize], when: &str| {
+        for (rule, port) in rules.iter().zip([8001, 9001]) {
+            assert_eq!(visits(&world, port, 6), hosts, "{rule}: {when}");
+            let shown = ctl.rule(rule);
+            let backends = shown["to"].as_array().expect("backends");
+            let gone = backends.iter().find(|backend| backend["addr"] == name(1).as_str());
+            assert_eq!(gone.map(|gone| &gone["tcp"]["state"]), Some(&"down".into()), "{rule}: {when}");
+        }
+    };
+    rules.iter().for_each(|rule| _ = ctl.ok(&["set", rule, "note=another", "balance=leastconn"]));
+    only(&[0], "another note, and another way to choose");
+    for rule in &rules {
+        ctl.ok(&["set", rule, "balance=", &format!("to+={}", name(2))]);
+        // nothing is known of that one, and it gets its part
+        await_up(&ctl, rule, 1);
+    }
+    only(&[0, 2], "one more backend");
+    let another = Ipv4Addr::new(198, 51, 100, 77);
+    world.relay.add_address("uplink", another, 24);
+    let by_new = |port: u16| Visit::pay(&world.client, None, (another, port).into()).is_ok();
+    within(LIMIT, "the new address is served", &mut || by_new(8001) && by_new(9001));
+    only(&[0, 2], "another address");
+    rules.iter().for_each(|rule| _ = ctl.ok(&["set", rule, &format!("to-={}", name(0))]));
+    only(&[2], "one backend less");
+    ctl.ok(&["reload"]);
+    only(&[2], "a reload");
+    rules.iter().for_each(|rule| _ = ctl.ok(&["disable", rule]));
+    rules.iter().for_each(|rule| _ = ctl.ok(&["enable", rule]));
+    only(&[2], "a rest");
+    let log = daemon.log();
+    assert_eq!(log.matches(&format!("backend {} is down", name(1))).count(), 2, "{log}");
+    assert!(!log.contains("all backends are down"), "{log}");
+}
+
+#[test]
+fn who_there_is_no_way_to_gets_nothing() {
+    let world = World::new();
+    let _farm = Farm::new(&world.backend, 1);
+    let far = Ipv4Addr::new(192, 0, 2, 9);
+    let to = format!("\"{far}:80\", {}", to(&[0]));
+    let check = format!("check = {{ {QUICK}, cooldown = \"0s\" }}");
+    let daemon = world.start(&on_both_planes("web", 8001, &to, &check));
+    let ctl = &daemon.ctl;
+    for port in [8001, 9001] {
+        assert_eq!(visits(&world, port, 6), [0], "{port}");
+    }
+    assert_eq!(ctl.rule("web")["state"], "degraded", "there is no route to one");
+    let error = || judged(ctl, "web-user", 0, "tcp")["last_error"].clone();
+    within(LIMIT, "probes find that out too", &mut || {
+        error().as_str().is_some_and(|error| error.starts_with("cannot be reached: "))
+    });
+    // there it is
+    world.backend.add_address("backend", far, 32);
+    let _listener = world.backend.run(|| TcpListener::bind((far, 80))).expect("listen");
+    world.relay.route((far, 32), Some(BACKEND), "inside", 254);
+    planes("web").iter().for_each(|rule| await_state(ctl, rule, 0, "up"));
+    eventually("the fault is gone", || ctl.rule("web")["state"] == "active");
+}
+
+#[test]
+fn who_comes_again_from_the_same_port_is_not_led_to_who_is_gone() {
+    let world = World::new();
+    let mut farm = Farm::new(&world.backend, 2);
+    let never = "check = { kind = \"passive\", fall = 100 }";
+    let daemon = world.start(&on_both_planes("web", 8001, &to(&[0, 1]), never));
+    farm.refuse_tcp(1);
+    let come = |port: u16, is_v6: bool| {
+        let source: IpAddr = if is_v6 { CLIENT_V6.into() } else { CLIENT.into() };
+        let to = ways_in(8001)[usize::from(is_v6)];
+        Visit::pay_from(&world.client, (source, port).into(), to)
+    };
+    let clients: Vec<(u16, bool)> = (40_000..40_006).flat_map(|port| [(port, false), (port, true)]).collect();
+    let refused: Vec<_> = clients.into_iter().filter(|&(port, is_v6)| come(port, is_v6).is_err()).collect();
+    assert_eq!(refused.len(), 6, "every other one");
+    daemon.ctl.ok(&["backend", "web", &name(1), "--down"]);
+    for (port, is_v6) in refused {
+        assert_eq!(come(port, is_v6).expect("a connection").host, 0);
+    }
+}
+
+#[test]
+fn a_name_that_leads_elsewhere_stands_for_somebody_new() {
+    let world = World::new();
+    let mut farm = Farm::new(&world.backend, 3);
+    let names = NameServer::start(&world.relay, world.folder());
+    names.holds_for(1);
+    names.says("backend.test", Says::Address(address(0)));
+    let to = format!("\"backend.test:80\", {}", to(&[1]));
+    let passive = "check = { kind = \"passive\", fall = 1, cooldown = \"1h\" }";
+    let daemon = world.start(&[crate::answers::QUICK, &on_both_planes("web", 8001, &to, passive)].concat());
+    let ctl = &daemon.ctl;
+    farm.refuse(0);
+    for (rule, port) in planes("web").iter().zip([8001, 9001]) {
+        within(LIMIT, &format!("{rule}: clients find out that it is gone"), &mut || {
+            let _refused = Visit::pay(&world.client, None, ways_in(port)[0]);
+            ctl.ok(&["explain", rule]).contains("at present new flows of")
+        });
+        assert_eq!(visits(&world, port, 4), [1], "{rule}");
+    }
+    names.says("backend.test", Says::Address(address(2)));
+    for (rule, port) in planes("web").iter().zip([8001, 9001]) {
+        await_all(ctl, rule);
+        assert_eq!(visits(&world, port, 4), [1, 2], "{rule}");
     }
 }

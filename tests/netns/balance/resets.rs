@@ -1,6 +1,7 @@
 //! `on_down`: what becomes of the flows of a backend that goes down.
 
 use std::io::{ErrorKind, Read as _, Write as _};
+use std::time::Duration;
 
 use harness::farm::{Caller, Farm, Visit};
 use harness::{World, within};
@@ -73,6 +74,7 @@ fn datagrams_go_elsewhere_by_the_judge_of_udp() {
     for (rule, visits, callers) in &mut flows {
         assert_eq!(callers[0].ask().expect("an answer"), 0, "{rule}: to who is there");
         let gone = &callers[1];
+        gone.0.set_read_timeout(Some(Duration::from_millis(300))).expect("timeout");
         if rule.starts_with("reset") {
             within(LIMIT, &format!("{rule}: another backend"), &mut || {
                 gone.ask().is_ok_and(|host| host == 0)

@@ -103,6 +103,8 @@ impl State {
         if (&after.weights, &after.outlook, &after.backends)
             == (&before.weights, &before.outlook, &before.backends)
         {
+            // it has been looked at
+            self.backends.remember(&before.clone());
             return;
         }
         self.tell_basis(before, &after);
