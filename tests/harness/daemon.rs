@@ -52,7 +52,8 @@ pub struct Daemon {
     pub folder: PathBuf,
 }
 
-const READY: Duration = Duration::from_secs(30);
+/// Loading the programs is two seconds of a processor's work, which others may leave little of.
+const READY: Duration = Duration::from_secs(120);
 
 impl Daemon {
     /// Starts relayd in a namespace and waits until it is ready.
@@ -99,12 +100,12 @@ impl Daemon {
     }
 
     fn wait_ready(&mut self) {
-        let start = Instant::now();
+        let (start, limit) = (Instant::now(), patience(READY));
         loop {
-            match self.told.recv_timeout(patience(READY)) {
+            match self.told.recv_timeout(limit) {
                 Ok(message) if message.contains("READY=1") => return,
-                Ok(_) if start.elapsed() < READY => {}
-                Ok(_) => panic!("relayd is not ready within {READY:?}\n{}", self.log()),
+                Ok(_) if start.elapsed() < limit => {}
+                Ok(_) => panic!("relayd is not ready within {limit:?}\n{}", self.log()),
                 Err(error) => panic!("relayd is not ready: {error}\n{}", self.log()),
             }
             if let Ok(Some(status)) = self.child.try_wait() {
