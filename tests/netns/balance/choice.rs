@@ -69,7 +69,10 @@ fn go_by_weight(world: &World, ctl: &Ctl) {
             let pay = |turn| Visit::pay(&world.client, None, to(turn)).expect("a connection").host;
             assert_eq!(shares((0..flows).map(pay)), shares_meant, "{rule}, TCP");
             let ask = |turn| Caller::new(&world.client, None, to(turn)).ask().expect("an answer");
-            assert_eq!(shares((0..flows).map(ask)), shares_meant, "{rule}, UDP");
+            let asked = shares((0..flows).map(ask));
+            // a datagram that is lost has had its turn
+            let strays = asked.iter().zip(shares_meant).map(|(asked, meant)| asked.abs_diff(meant)).max();
+            assert!(strays <= Some(2), "{rule}, UDP: {asked:?}");
             let planes = &ctl.rule(rule)["plane"];
             let expected = if rule == name { "kernel" } else { "user" };
             assert_eq!([&planes["ipv4"]["plane"], &planes["ipv6"]["plane"]], [expected; 2], "{rule}");
