@@ -62,6 +62,8 @@ pub struct Snapshot {
 pub struct Shared {
     /// `None` until the first apply is done.
     snapshot: watch::Sender<Option<Arc<Snapshot>>>,
+    /// Rules whose new flows have been spread anew since the snapshot, which is made a moment later for many at once.
+    respread: Mutex<HashMap<RuleName, Arc<PlannedRule>>>,
     meter: Mutex<Option<Meter>>,
     /// How endpoints stand.
     board: OnceLock<Board>,
@@ -82,6 +84,7 @@ impl Shared {
     pub fn new(commands: mpsc::Sender<Command>) -> Self {
         Self {
             snapshot: watch::Sender::new(None),
+            respread: Mutex::default(),
             meter: Mutex::new(None),
             board: OnceLock::new(),
             census: CensusTaker::default(),
@@ -97,6 +100,13 @@ impl Shared {
 
     pub fn publish(&self, snapshot: Snapshot) {
         self.snapshot.send_replace(Some(Arc::new(snapshot)));
+        self.respread.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// A rule's new flows go elsewhere than the snapshot says.
+    pub fn respread(&self, planned: &Arc<PlannedRule>) {
+        let mut respread = self.respread.lock().unwrap_or_else(PoisonError::into_inner);
+        respread.insert(planned.rule.name.clone(), planned.clone());
     }
 
     /// Waits for the first snapshot: before, there is nothing to answer with.
@@ -161,11 +171,14 @@ impl Shared {
 
     pub async fn rule(&self, name: &RuleName) -> Result<(Arc<PlannedRule>, RuleView), ApiProblem> {
         self.census.refresh(FRESH).await;
+        // before the snapshot, since that is published before these go
+        let respread = self.respread.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         let snapshot = self.snapshot();
         let rule = snapshot.by_name.get(name).and_then(|&index| snapshot.rules.get(index));
-        let Some(rule) = rule else { return Err(not_found(name)) };
-        let view = self.view(&snapshot, rule, &self.drops());
-        Ok((rule.clone(), view))
+        let Some(rule) = rule.cloned() else { return Err(not_found(name)) };
+        let rule = respread.unwrap_or(rule);
+        let view = self.view(&snapshot, &rule, &self.drops());
+        Ok((rule, view))
     }
 
     fn drops(&self) -> Drops {

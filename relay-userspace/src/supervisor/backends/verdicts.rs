@@ -115,6 +115,7 @@ impl State {
         if let Some(serving) = &mut self.serving {
             serving.reweigh(&after);
         }
+        self.shared.respread(&after);
         if let Some(since) = since {
             let took = since.elapsed().as_micros();
             tracing::debug!(
