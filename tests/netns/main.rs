@@ -27,6 +27,7 @@ mod tables;
 mod trace;
 mod translate;
 mod unprivileged;
+mod tunnels;
 mod user;
 mod ways_out;
 mod wire;
