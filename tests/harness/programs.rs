@@ -62,7 +62,7 @@ impl Stranger {
     pub fn listen(ns: &NetNs, ctl: &Ctl, folder: &Path, name: &str, port: u16) -> Self {
         let listener = ns.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))).expect("bind");
         let program = folder.join(name);
-        std::fs::copy(binary("relayctl"), &program).expect("copy");
+        fs::copy(binary("relayctl"), &program).expect("copy");
         let mut command = Command::new(program);
         command.arg("--socket").arg(&ctl.socket).args(["status", "--watch"]);
         command.stdin(OwnedFd::from(listener)).stdout(Stdio::null());

@@ -18,7 +18,7 @@ use std::thread;
 use std::time::Duration;
 
 use harness::certificates::Authority;
-use harness::traffic::{Client, PATIENCE};
+use harness::traffic::{Client, PATIENCE, text};
 use harness::world::{RELAY, RELAY_V6};
 use harness::{Ctl, Daemon, NetNs, World, within};
 
@@ -87,6 +87,27 @@ fn ways_in(port: u16) -> [SocketAddr; 2] {
 /// A connection by a port of the relay.
 fn dial(world: &World, port: u16) -> Client {
     Client::connect(&world.client, (RELAY, port)).expect("connect")
+}
+
+/// Checks what a tunnel has to carry, whoever makes it. `connect` goes into it. Makes 11 connections.
+fn carries(what: &str, connect: &(dyn Fn() -> Client + Sync)) {
+    let check = |done: io::Result<()>| done.unwrap_or_else(|error| panic!("{what}: {error}"));
+    // not a whole number of words, frames or records
+    check(connect().upload((2 << 20) + 3));
+    check(connect().download((2 << 20) + 5));
+    let mut echo = connect().start_echo().unwrap_or_else(|error| panic!("{what}: {error}"));
+    // where the forms of a frame's length and the sizes of records and buffers end
+    for length in [1, 125, 126, 8192, 8193, 16_384, 16_385, 65_535, 65_536, 65_537] {
+        check(echo.echo(&text(length)));
+    }
+    thread::scope(|scope| {
+        for index in 0..8 {
+            scope.spawn(move || match index % 2 {
+                0 => check(connect().upload(200_000 + index)),
+                _ => check(connect().download(200_000 + index)),
+            });
+        }
+    });
 }
 
 /// A server that answers whoever comes in its own way, on a thread for each.

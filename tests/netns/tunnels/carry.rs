@@ -8,7 +8,7 @@ use harness::traffic::{Client, tcp_server, text};
 use harness::eventually;
 
 use super::{
-    BACKEND, TRANSPORTS, accept, connect, dial, entry, exit, is_clean, rule, serve, ways_in, world,
+    BACKEND, TRANSPORTS, accept, carries, connect, dial, entry, exit, is_clean, rule, serve, ways_in, world,
 };
 
 #[test]
@@ -18,47 +18,14 @@ fn bulk_both_ways() {
     for transport in TRANSPORTS {
         let daemon = world.start(&[entry(transport), exit(transport)].concat());
         for to in ways_in(80) {
-            let dial = || Client::connect(&world.client, to).expect("connect");
-            let failed = |error| panic!("{transport}, {to}: {error}");
-            // not a whole number of words, frames or records
-            dial().upload((2 << 20) + 3).unwrap_or_else(failed);
-            dial().download((2 << 20) + 5).unwrap_or_else(failed);
-            let mut echo = dial().start_echo().unwrap_or_else(failed);
-            // where the forms of a frame's length and the sizes of records and buffers end
-            for length in [1, 125, 126, 16_384, 16_385, 65_535, 65_536, 65_537] {
-                echo.echo(&text(length)).unwrap_or_else(failed);
-            }
+            carries(transport, &|| Client::connect(&world.client, to).expect("connect"));
         }
         for name in ["in", "out"] {
             is_clean(&daemon.ctl, name);
             let shown = daemon.ctl.rule(name);
             assert_eq!(shown["plane"]["ipv4"]["plane"], "user", "{shown}");
-            assert_eq!(shown["counters"]["flows"]["total"], 6, "{shown}");
+            assert_eq!(shown["counters"]["flows"]["total"], 22, "{shown}");
         }
-    }
-}
-
-#[test]
-fn many_at_once_byte_by_byte_and_in_bulk() {
-    let (world, _authority) = world();
-    let _server = tcp_server(&world.backend, 80);
-    for transport in TRANSPORTS {
-        let daemon = world.start(&[entry(transport), exit(transport)].concat());
-        std::thread::scope(|scope| {
-            for index in 0..12_u64 {
-                let client = dial(&world, 80);
-                scope.spawn(move || match index % 3 {
-                    0 => client.upload(300_000 + index).expect("upload"),
-                    1 => client.download(300_000 + index).expect("download"),
-                    _ => {
-                        let mut client = client.start_echo().expect("echo");
-                        (1..200).for_each(|length| client.echo(&text(length)).expect("echo"));
-                    }
-                });
-            }
-        });
-        is_clean(&daemon.ctl, "in");
-        is_clean(&daemon.ctl, "out");
     }
 }
 
@@ -76,9 +43,7 @@ fn a_hop_in_the_middle() {
         );
         let out = rule("out", 444, BACKEND, &accept(to, ""));
         let daemon = world.start(&[entry(from), middle, out].concat());
-        let failed = |error| panic!("{from} to {to}: {error}");
-        dial(&world, 80).upload(1 << 20).unwrap_or_else(failed);
-        dial(&world, 80).download(1 << 20).unwrap_or_else(failed);
+        carries(&format!("{from} to {to}"), &|| dial(&world, 80));
         ["in", "middle", "out"].iter().for_each(|name| is_clean(&daemon.ctl, name));
     }
 }

@@ -26,7 +26,7 @@ fn certificates_that_are_not_good() {
     authority.issue("named", "example.org");
     Authority::new(world.folder(), "stranger").issue("foreign", HOST);
     let pin = format!("pin:sha256/{}", fingerprint(&world.client, &read(&world, "foreign.pem")));
-    // the certificate, what is said of it, the reason, what the log says of it; the server's word on the client's alert
+    // the certificate, what is said of it, the reason and what else the log says
     let cases = [
         ("expired", "ca = \"ca.pem\"", "tls_certificate_expired", "renew"),
         ("named", "ca = \"ca.pem\"", "tls_wrong_name", "connect.sni"),
@@ -44,12 +44,10 @@ fn certificates_that_are_not_good() {
             rules += &rule(&format!("out-{index}"), 9000 + index, BACKEND, &accept);
         }
         let mut daemon = world.start(&rules);
-        for (index, (file, verify, reason, said)) in (0..).zip(&cases) {
+        for (index, (_, _, reason, said)) in (0..).zip(&cases) {
             dial(&world, 8000 + index).upload(1).expect_err("a tunnel");
-            let of = format!("{file}, {verify}");
             is_counted(&mut daemon, &format!("in-{index}"), "backend_tls", &[reason, said]);
             is_counted(&mut daemon, &format!("out-{index}"), "client_tls", &["certificate"]);
-            assert_eq!(daemon.ctl.counter(&format!("in-{index}"), "/egress/bytes") > 1 << 20, false, "{of}");
         }
     }
 }

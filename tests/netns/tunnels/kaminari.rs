@@ -9,7 +9,7 @@ use harness::kaminari::Kaminari;
 use harness::traffic::{Client, tcp_server, text};
 use harness::world::{BACKEND, RELAY_INSIDE};
 
-use super::{BACKEND as TO_BACKEND, TRANSPORTS, accept, connect, dial, is_clean, rule, serve, world};
+use super::{BACKEND as TO_BACKEND, TRANSPORTS, accept, carries, connect, dial, is_clean, rule, serve, world};
 
 /// What kaminari is told of a transport.
 fn options(transport: &str, tls: &str) -> String {
@@ -36,25 +36,6 @@ fn behind_kaminari(world: &World, transport: &str) -> (harness::Daemon, Kaminari
     let options = options(transport, "tls;sni=relay.test;insecure");
     let client = Kaminari::client(&world.client, 80, ([198, 51, 100, 1], 443).into(), &options);
     (daemon, client)
-}
-
-/// What a tunnel has to carry, whoever makes it. `connect` goes into it.
-fn carries(transport: &str, connect: &(dyn Fn() -> Client + Sync)) {
-    let failed = |error| panic!("{transport}: {error}");
-    connect().upload((2 << 20) + 3).unwrap_or_else(failed);
-    connect().download((2 << 20) + 5).unwrap_or_else(failed);
-    let mut echo = connect().start_echo().unwrap_or_else(failed);
-    for length in [1, 125, 126, 8192, 8193, 65_535, 65_537] {
-        echo.echo(&text(length)).unwrap_or_else(failed);
-    }
-    thread::scope(|scope| {
-        for index in 0..8 {
-            scope.spawn(move || match index % 2 {
-                0 => connect().upload(200_000 + index).expect("upload"),
-                _ => connect().download(200_000 + index).expect("download"),
-            });
-        }
-    });
 }
 
 #[test]

@@ -3,10 +3,10 @@
 use harness::http::Http;
 use harness::kaminari::Kaminari;
 use harness::nginx::{Nginx, websocket_proxy};
-use harness::traffic::{Client, tcp_server, text};
+use harness::traffic::{Client, tcp_server};
 use harness::world::RELAY;
 
-use super::{BACKEND, accept, connect, dial, is_clean, is_counted, rule, world};
+use super::{BACKEND, accept, carries, connect, dial, is_clean, is_counted, rule, world};
 
 const FILES: (&str, &str) = ("server.pem", "server.key");
 /// Where nginx is.
@@ -26,12 +26,7 @@ fn a_front_between_two_relays() {
         ];
         let daemon = world.start(&legs.concat());
         daemon.ctl.ok(&["set", "in", "connect.token=secret"]);
-        dial(&world, 80).upload((2 << 20) + 3).expect("upload");
-        dial(&world, 80).download((2 << 20) + 5).expect("download");
-        let mut echo = dial(&world, 80).start_echo().expect("echo");
-        for length in [1, 125, 126, 16_385, 65_537] {
-            echo.echo(&text(length)).expect("echo");
-        }
+        carries(mask, &|| dial(&world, 80));
         is_clean(&daemon.ctl, "in");
         is_clean(&daemon.ctl, "out");
     }
