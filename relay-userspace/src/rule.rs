@@ -12,6 +12,7 @@ pub mod limit;
 pub mod listen;
 pub mod overlap;
 pub mod staying;
+pub mod tunnel;
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub use self::connect::{Connect, ProxyVersion};
 pub use self::limit::Limits;
 pub use self::listen::{ListenOn, Listener, PortRange};
 pub use self::staying::Staying;
+pub use self::tunnel::Transport;
 
 /// A rule as configured.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -88,6 +90,11 @@ impl Rule {
     pub fn needs_relayd(&self) -> Option<&'static str> {
         let reason = || self.accept.needs_relayd().or(self.connect.needs_relayd());
         self.protocols.has(Protocol::Tcp).then(reason).flatten()
+    }
+
+    /// Whether a leg of it is more than plain TCP.
+    pub const fn has_tunnel(&self) -> bool {
+        self.accept.tunnel.is_some() || self.connect.tunnel.is_some()
     }
 
     /// How its backends are judged. Without a word about it they are asked where there is another one to go to; UDP has no

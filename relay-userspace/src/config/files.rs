@@ -30,6 +30,16 @@ pub enum Origin {
     CommandLine,
 }
 
+impl Origin {
+    /// Where the rule's relative paths begin: beside its file, or where relayd was started.
+    pub fn folder(&self) -> &Path {
+        match self {
+            Self::File(path) => path.parent().unwrap_or(Path::new("")),
+            Self::CommandLine => Path::new(""),
+        }
+    }
+}
+
 /// Tables that a later version will understand.
 const LATER_TABLES: &[&str] = &["group", "watch", "alert", "firewall", "mptcp"];
 const TABLES: &[&str] = &["daemon", "dns", "log", "metrics", "rule"];

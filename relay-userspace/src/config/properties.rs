@@ -136,6 +136,7 @@ fn accepts() -> impl Strategy<Value = Accept> {
             mptcp,
             trusted: trusted.filter(|_| proxy_protocol),
             allow: allow.map(Arc::new),
+            tunnel: None,
         }
     })
 }
@@ -161,7 +162,7 @@ fn connects() -> impl Strategy<Value = Connect> {
     let source = proptest::option::of(hosts.prop_map(|address| address.to_canonical()));
     let interface = proptest::option::of("[a-z][a-z0-9.@_-]{0,14}".prop_map(String::into_boxed_str));
     (version, source, interface, any::<bool>()).prop_map(|(proxy_protocol, source, interface, mptcp)| {
-        Connect { proxy_protocol, source, interface, mptcp }
+        Connect { proxy_protocol, source, interface, mptcp, tunnel: None }
     })
 }
 

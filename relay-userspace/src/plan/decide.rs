@@ -316,6 +316,7 @@ fn user_plane(
     if is_blocked(&planned.faults) {
         return Err("see the fault".into());
     }
+    let folder = planned.origin.folder();
     let end = |(to, addresses): (&Backend, &Arc<[IpAddr]>)| End {
         name: to.to_string().into(),
         addresses: addresses.clone(),
@@ -331,8 +332,8 @@ fn user_plane(
         balance: rule.balance,
         timeouts: rule.timeouts,
         udp_nat: rule.udp_nat,
-        accept: rule.accept.clone(),
-        connect: rule.connect.clone(),
+        accept: rule.accept.clone().in_folder(folder),
+        connect: rule.connect.clone().in_folder(folder),
         heard_v4: Vec::new(),
         heard_v6: Vec::new(),
     })

@@ -1,9 +1,11 @@
 //! How a rule takes its clients in.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
-use super::AllowList;
+use super::tunnel::AcceptTunnel;
+use super::{AllowList, Transport};
 
 /// The client leg.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -16,9 +18,21 @@ pub struct Accept {
     pub allow: Option<Arc<AllowList>>,
     /// Multipath TCP from clients that speak it.
     pub mptcp: bool,
+    /// What clients wrap their connections in; `None`: nothing.
+    pub tunnel: Option<Arc<AcceptTunnel>>,
 }
 
 impl Accept {
+    pub fn transport(&self) -> Transport {
+        self.tunnel.as_ref().map_or(Transport::Plain, |tunnel| tunnel.transport())
+    }
+
+    /// The same with the paths in it below a folder.
+    pub fn in_folder(self, folder: &Path) -> Self {
+        let tunnel = self.tunnel.map(|tunnel| Arc::new(Arc::unwrap_or_clone(tunnel).in_folder(folder)));
+        Self { tunnel, ..self }
+    }
+
     /// Whether a PROXY protocol header from this address is believed.
     pub fn trusts(&self, proxy: IpAddr) -> bool {
         let proxy = proxy.to_canonical();
@@ -26,7 +40,13 @@ impl Accept {
     }
 
     /// Why relayd itself must take TCP clients in, if it must.
-    pub const fn needs_relayd(&self) -> Option<&'static str> {
+    pub fn needs_relayd(&self) -> Option<&'static str> {
+        match self.transport() {
+            Transport::Plain => {}
+            Transport::Tls => return Some("relayd unwraps TLS (accept.transport = \"tls\")"),
+            Transport::Ws => return Some("relayd unwraps WebSocket (accept.transport = \"ws\")"),
+            Transport::Wss => return Some("relayd unwraps WebSocket in TLS (accept.transport = \"wss\")"),
+        }
         if self.proxy_protocol {
             return Some("relayd reads the PROXY protocol header (accept.proxy_protocol)");
         }

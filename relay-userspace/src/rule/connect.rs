@@ -1,6 +1,11 @@
 //! How a rule goes to its backend.
 
 use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Transport;
+use super::tunnel::ConnectTunnel;
 
 /// The backend leg.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -13,6 +18,8 @@ pub struct Connect {
     pub interface: Option<Box<str>>,
     /// Multipath TCP where the backend speaks it.
     pub mptcp: bool,
+    /// What its TCP connections are wrapped in; `None`: nothing.
+    pub tunnel: Option<Arc<ConnectTunnel>>,
 }
 
 /// A version of the PROXY protocol: a line of text, or binary.
@@ -34,15 +41,33 @@ impl ProxyVersion {
 }
 
 impl Connect {
+    pub fn transport(&self) -> Transport {
+        self.tunnel.as_ref().map_or(Transport::Plain, |tunnel| tunnel.transport())
+    }
+
+    /// The same with the paths in it below a folder.
+    pub fn in_folder(self, folder: &Path) -> Self {
+        let tunnel = self.tunnel.map(|tunnel| Arc::new(Arc::unwrap_or_clone(tunnel).in_folder(folder)));
+        Self { tunnel, ..self }
+    }
+
     /// Why relayd itself must carry TCP to the backend, if it must.
-    pub const fn needs_relayd(&self) -> Option<&'static str> {
-        match self {
-            Self { proxy_protocol: Some(_), .. } => {
-                Some("relayd writes the PROXY protocol header (connect.proxy_protocol)")
+    pub fn needs_relayd(&self) -> Option<&'static str> {
+        match self.transport() {
+            Transport::Plain => {}
+            Transport::Tls => return Some("relayd wraps it in TLS (connect.transport = \"tls\")"),
+            Transport::Ws => return Some("relayd wraps it in WebSocket (connect.transport = \"ws\")"),
+            Transport::Wss => {
+                return Some("relayd wraps it in WebSocket and TLS (connect.transport = \"wss\")");
             }
-            Self { mptcp: true, .. } => Some("relayd speaks Multipath TCP (connect.mptcp)"),
-            _ => None,
         }
+        if self.proxy_protocol.is_some() {
+            return Some("relayd writes the PROXY protocol header (connect.proxy_protocol)");
+        }
+        if self.mptcp {
+            return Some("relayd speaks Multipath TCP (connect.mptcp)");
+        }
+        None
     }
 
     /// Whether a backend's address can be reached from `source`.
