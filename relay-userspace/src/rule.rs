@@ -12,6 +12,7 @@ pub mod limit;
 pub mod listen;
 pub mod overlap;
 pub mod staying;
+pub mod tunnel;
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,6 +29,10 @@ pub use self::connect::{Connect, ProxyVersion};
 pub use self::limit::Limits;
 pub use self::listen::{ListenOn, Listener, PortRange};
 pub use self::staying::Staying;
+pub use self::tunnel::{
+    AcceptTls, AcceptTunnel, AcceptWs, ConnectTls, ConnectTunnel, ConnectWs, Identity, MaskChoice, Transport,
+    Verify,
+};
 
 /// A rule as configured.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -1,0 +1,3 @@
+//! What lies between TCP and the payload of a leg.
+
+pub mod ws;
