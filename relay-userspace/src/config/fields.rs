@@ -40,9 +40,10 @@ impl<'a> Fields<'a> {
         (node.value != Value::Null).then_some(node)
     }
 
-    /// A key that has not been taken yet.
+    /// A key that has not been taken yet; null counts as absent.
     pub fn peek(&self, key: &str) -> Option<&'a Node> {
-        self.entries.iter().flatten().find(|entry| entry.key == key).map(|entry| &entry.node)
+        let entry = self.entries.iter().flatten().find(|entry| entry.key == key)?;
+        (entry.node.value != Value::Null).then_some(&entry.node)
     }
 
     /// A table inside this one.

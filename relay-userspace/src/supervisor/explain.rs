@@ -70,7 +70,7 @@ pub fn explain(planned: &PlannedRule, view: RuleView, facts: &Facts) -> ExplainV
         Origin::File(path) => path.display().to_string(),
         Origin::CommandLine => "relayd's command line".into(),
     };
-    ExplainView { rule: view, config: encode::to_json(&planned.rule), origin, lines }
+    ExplainView { rule: view, config: encode::shown(&planned.rule, None), origin, lines }
 }
 
 /// What a backend's name has resolved to.
