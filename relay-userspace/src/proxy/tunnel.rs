@@ -4,6 +4,7 @@
 //! share; TLS decrypts it there, WebSocket takes its frames apart there, and what goes out is framed right before the
 //! payload. Only TLS needs a second buffer, to seal into.
 
+mod book;
 mod buffer;
 mod fault;
 mod handshake;
@@ -12,7 +13,10 @@ mod pump;
 pub mod tls;
 pub mod ws;
 
-pub use self::fault::Fault;
-pub use self::handshake::{Acceptor, Connector, Opening, part};
-pub use self::layers::Layers;
-pub use self::pump::{Side, TunnelPump};
+pub use self::book::{News, Tunnels};
+pub use self::handshake::{Acceptor, Connector};
+
+pub(super) use self::fault::Fault;
+pub(super) use self::handshake::{Opening, part};
+pub(super) use self::layers::Layers;
+pub(super) use self::pump::{Side, TunnelPump};

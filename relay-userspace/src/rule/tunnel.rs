@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use data_encoding::{BASE64, BASE64_NOPAD, HEXLOWER_PERMISSIVE};
 
 /// How a leg carries its payload.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Transport {
     #[default]
     Plain,
@@ -16,13 +16,13 @@ pub enum Transport {
 }
 
 /// What a client leg is unwrapped from.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct AcceptTunnel {
     pub tls: Option<AcceptTls>,
     pub ws: Option<AcceptWs>,
 }
 
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct AcceptTls {
     pub identity: Identity,
     /// Whose certificate a client must have.
@@ -31,13 +31,13 @@ pub struct AcceptTls {
 }
 
 /// What a TLS server shows of itself.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Identity {
     Files { cert: PathBuf, key: PathBuf },
     SelfSigned { name: Box<str> },
 }
 
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct AcceptWs {
     /// `None`: any.
     pub host: Option<Box<str>>,
@@ -48,13 +48,13 @@ pub struct AcceptWs {
 }
 
 /// What a backend leg is wrapped in.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct ConnectTunnel {
     pub tls: Option<ConnectTls>,
     pub ws: Option<ConnectWs>,
 }
 
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct ConnectTls {
     /// `None`: the backend's host.
     pub sni: Option<Box<str>>,
@@ -67,7 +67,7 @@ pub struct ConnectTls {
 }
 
 /// Which certificate of a TLS server is good.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Verify {
     #[default]
     Ca,
@@ -76,7 +76,7 @@ pub enum Verify {
     Pin([u8; 32]),
 }
 
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct ConnectWs {
     /// `None`: what TLS asks for, or the backend's host.
     pub host: Option<Box<str>>,
@@ -88,7 +88,7 @@ pub struct ConnectWs {
 }
 
 /// How a WebSocket client masks.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum MaskChoice {
     /// As realm does: with zeros.
     #[default]

@@ -16,6 +16,7 @@ use crate::proxy::counters::Refusal;
 use crate::proxy::pool::{Lease, Signal};
 use crate::proxy::service::{Service, Target};
 use crate::proxy::tunnel::{Connector, Opening};
+use crate::rule::Backend;
 
 /// How long a backend may be silent before the next one is tried beside it: as long as its first SYN, which may be lost,
 /// waits to be sent again.
@@ -135,9 +136,10 @@ async fn wrap(
     mut limit: Pin<&mut Sleep>,
 ) -> Result<Box<Opening>, Refusal> {
     limit.as_mut().reset(Instant::now() + wanted.target.timeouts.handshake);
+    let host = host_of(backend);
     let opened = tokio::select! {
         biased;
-        opened = connector.connect(leg, host_of(backend), wanted.header) => opened,
+        opened = connector.connect(leg, &host, wanted.header) => opened,
         () = limit => {
             wanted.service.complain(format_args!("backend {backend}: no handshake in time"));
             return Err(Refusal::BackendTimeout);
@@ -148,6 +150,11 @@ async fn wrap(
         wanted.service.complain(format_args!("backend {backend}: {fault} ({reason})"));
         fault.of_backend()
     })
+}
+
+/// The host in a backend's text.
+fn host_of(backend: &str) -> String {
+    Backend::parse(backend).map_or_else(|_unheard_of| backend.to_owned(), |backend| backend.host.to_string())
 }
 
 /// One backend on trial.

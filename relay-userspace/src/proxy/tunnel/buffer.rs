@@ -2,16 +2,17 @@
 
 use std::cell::RefCell;
 
+use super::tls::Tls;
 use super::ws::Encoder;
 
 /// Room before payload for what is written ahead of it.
 pub const HEADROOM: usize = Encoder::HEADROOM.next_multiple_of(16);
 /// What is read at once.
 pub const PIECE: usize = 64 * 1024;
-/// The longest record (RFC 8446 5.2; RFC 5246 6.2.3 allows more to TLS 1.2), of which all but a byte may be left over.
-const RECORD: usize = 16 * 1024 + 2048 + 5;
-/// What sealing a piece adds at most, and more.
-const SEALED: usize = PIECE + RECORD;
+/// A record, of which all but a byte may be left over.
+const RECORD: usize = Tls::MOST_RECORD;
+/// Room for a piece that is sealed.
+const SEALED: usize = PIECE + 1024;
 
 /// Where bytes are taken apart and put together.
 pub struct Buffers {

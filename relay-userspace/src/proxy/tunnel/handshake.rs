@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::Shutdown;
+use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use tokio::time::{Instant, timeout};
 use super::fault::Fault;
 use super::layers::{Layers, Ws};
 use super::tls::{self, Tls};
-use super::ws::{self, Decoder, Encoder, Masking, Role};
+use super::ws::{self, Role};
 use crate::proxy::tcp::socket::Leg;
-use crate::rule::{AcceptWs, ConnectTunnel, ConnectWs, MaskChoice};
+use crate::rule::tunnel::{AcceptWs, ConnectTunnel};
 
 /// What is read at once.
 const PIECE: usize = 4096;
@@ -26,14 +27,14 @@ const GRACE: Duration = Duration::from_millis(20);
 const PARTING: Duration = Duration::from_secs(1);
 
 /// Takes tunnels in, for all sessions of a rule.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Acceptor {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     pub ws: Option<AcceptWs>,
 }
 
 /// Opens tunnels to a rule's backends.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Connector {
     pub tls: Option<Arc<rustls::ClientConfig>>,
     pub tunnel: Arc<ConnectTunnel>,
@@ -51,6 +52,23 @@ pub struct Opening {
     pub grace: Option<Instant>,
 }
 
+/// One that was made anew is another one.
+impl PartialEq for Acceptor {
+    fn eq(&self, other: &Self) -> bool {
+        ptr::eq(self, other)
+    }
+}
+
+impl Eq for Acceptor {}
+
+impl PartialEq for Connector {
+    fn eq(&self, other: &Self) -> bool {
+        ptr::eq(self, other)
+    }
+}
+
+impl Eq for Connector {}
+
 impl Acceptor {
     /// `data`: what the client has sent already.
     pub async fn accept(&self, leg: &Leg, data: Vec<u8>) -> Result<Opening, Fault> {
@@ -65,7 +83,7 @@ impl Acceptor {
                 Ok(None) => wire.more().await?,
                 Err(fault) => {
                     if let Some(page) = fault.page() {
-                        wire.say(&page).await?;
+                        wire.say(page).await?;
                     }
                     return Err(fault.into());
                 }
@@ -74,8 +92,7 @@ impl Acceptor {
         wire.say(&asked.response).await?;
         wire.plain.drain(..asked.length);
         let grace = asked.is_realm.then(|| Instant::now() + GRACE);
-        let ws = Ws { decoder: Decoder::new(Role::Server), encoder: Encoder::new(Role::Server, Masking::Zero) };
-        wire.decoded(ws, grace).await
+        wire.decoded(Ws::new(Role::Server), grace).await
     }
 }
 
@@ -92,25 +109,16 @@ impl Connector {
         wire.open().await?;
         wire.finish_tls().await?;
         let Some(settings) = &self.tunnel.ws else { return Ok(wire.opening(None, None)) };
-        let (request, key) = ws::request(settings, settings.host.as_deref().or(sni).unwrap_or(host));
+        let (request, expected) = ws::request(settings, settings.host.as_deref().or(sni).unwrap_or(host));
         wire.say(&request).await?;
         let length = loop {
-            match ws::read_response(&wire.plain, &key)? {
+            match ws::read_response(&wire.plain, &expected)? {
                 Some(length) => break length,
                 None => wire.more().await?,
             }
         };
         wire.plain.drain(..length);
-        let encoder = Encoder::new(Role::Client, masking(settings));
-        wire.decoded(Ws { decoder: Decoder::new(Role::Client), encoder }, None).await
-    }
-}
-
-const fn masking(settings: &ConnectWs) -> Masking {
-    match settings.mask {
-        // realm unmasks wrongly what is masked with anything else
-        MaskChoice::Auto | MaskChoice::Zero => Masking::Zero,
-        MaskChoice::Random => Masking::Random,
+        wire.decoded(Ws::new(Role::Client(settings.mask.into())), None).await
     }
 }
 
@@ -194,7 +202,7 @@ impl Wire<'_> {
     /// The tunnel, with the frames that came right behind the head.
     async fn decoded(mut self, mut ws: Ws, grace: Option<Instant>) -> Result<Opening, Fault> {
         let mut answers = Vec::new();
-        let decoded = ws.decoder.decode(&mut self.plain, &mut answers)?;
+        let decoded = ws.decode(&mut self.plain, &mut answers)?;
         self.plain.truncate(decoded.payload);
         if !answers.is_empty() {
             self.say(&answers).await?;

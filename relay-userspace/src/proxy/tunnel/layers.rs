@@ -2,7 +2,7 @@
 
 use super::fault::Fault;
 use super::tls::Tls;
-use super::ws::{Decoder, Encoder};
+use super::ws::{Decoded, Decoder, Encoder, Role, Violation};
 
 /// The layers of one connection, from the wire inwards. Their handshakes are over.
 #[derive(Debug, Default)]
@@ -13,8 +13,19 @@ pub struct Layers {
 
 #[derive(Debug)]
 pub struct Ws {
-    pub decoder: Decoder,
-    pub encoder: Encoder,
+    decoder: Decoder,
+    encoder: Encoder,
+}
+
+impl Ws {
+    pub const fn new(role: Role) -> Self {
+        Self { decoder: Decoder::new(role), encoder: Encoder::new(role) }
+    }
+
+    /// Takes apart what came right behind the handshake, as [`Layers::open`] does later.
+    pub fn decode(&mut self, data: &mut [u8], answers: &mut Vec<u8>) -> Result<Decoded, Violation> {
+        self.decoder.decode(data, answers)
+    }
 }
 
 /// What bytes have turned out to be.

@@ -17,7 +17,7 @@ mod response;
 mod violation;
 
 use self::mask::Key;
-use crate::rule::MaskChoice;
+use crate::rule::tunnel::MaskChoice;
 
 pub use self::decoder::{Decoded, Decoder};
 pub use self::encoder::Encoder;

@@ -7,7 +7,7 @@ use super::HandshakeFault;
 use super::handshake::{
     MOST_HEADERS, accept, append, excerpt, is_relays, lists, only, refused, unfinished, within_limit,
 };
-use crate::rule::AcceptWs;
+use crate::rule::tunnel::AcceptWs;
 
 /// What realm sends, and in which order.
 const REALMS: [&str; 5] = ["host", "upgrade", "connection", "sec-websocket-key", "sec-websocket-version"];

@@ -8,7 +8,7 @@ use super::HandshakeFault;
 use super::handshake::{
     MOST_HEADERS, accept, append, excerpt, lists, new_key, only, refused, unfinished, within_limit,
 };
-use crate::rule::ConnectWs;
+use crate::rule::tunnel::ConnectWs;
 
 /// What the response to a request has to prove.
 #[derive(Clone, Debug, Eq, PartialEq)]
