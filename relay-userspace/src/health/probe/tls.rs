@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
@@ -19,7 +19,7 @@ pub(in crate::health) struct Tls {
 impl Tls {
     /// `roots` are the authorities that certificates must come from.
     pub fn new(roots: RootCertStore) -> Result<Self, Error> {
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(aws_lc_rs::default_provider());
         let builder =
             || ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
         let mut verifying = builder()?.with_root_certificates(roots).with_no_client_auth();
