@@ -4,7 +4,7 @@ use thiserror::Error;
 
 /// What a stranger gets to see.
 const PAGE: &[u8] =
-    b"HTTP/1.1 404 Not Found\r\ncontent-type: text/html\r\ncontent-length: 109\r\nconnection: close\r\n\r\n\
+    b"HTTP/1.1 404 Not Found\r\ncontent-type: text/html\r\ncontent-length: 101\r\nconnection: close\r\n\r\n\
     <html>\r\n<head><title>404 Not Found</title></head>\r\n\
     <body>\r\n<h1>404 Not Found</h1>\r\n</body>\r\n</html>\r\n";
 

@@ -2,7 +2,6 @@
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::ops::Range;
-use std::{array, cmp};
 
 /// So many bytes are moved, then unmasked: few enough to be in the nearest cache still.
 const BLOCK: usize = 4096;
@@ -34,11 +33,14 @@ impl Key {
         if *self == Self::ZERO {
             return;
         }
-        let key = self.to_bytes();
-        let pattern: [u8; 64] = array::from_fn(|at| key[at % 4]);
-        let (chunks, rest) = data.as_chunks_mut::<64>();
-        chunks.iter_mut().for_each(|chunk| mask(chunk, &pattern));
-        mask(rest, &pattern);
+        let key = (u64::from(self.0) << 32) | u64::from(self.0);
+        let (words, rest) = data.as_chunks_mut();
+        for word in words {
+            *word = (u64::from_le_bytes(*word) ^ key).to_le_bytes();
+        }
+        for (byte, key) in rest.iter_mut().zip(key.to_le_bytes()) {
+            *byte ^= key;
+        }
         self.0 = self.0.rotate_right(8 * (rest.len() % 4) as u32);
     }
 
@@ -50,18 +52,11 @@ impl Key {
             return;
         }
         for moved in (0..from.len()).step_by(BLOCK) {
-            let length = cmp::min(BLOCK, from.len() - moved);
+            let length = BLOCK.min(from.len() - moved);
             let start = from.start + moved;
             data.copy_within(start..start + length, to + moved);
             self.apply(&mut data[to + moved..][..length]);
         }
-    }
-}
-
-#[inline]
-fn mask(data: &mut [u8], pattern: &[u8; 64]) {
-    for (byte, key) in data.iter_mut().zip(pattern) {
-        *byte ^= key;
     }
 }
 
