@@ -17,6 +17,8 @@ use crate::config::Origin;
 use crate::config::settings::Hook;
 use crate::host::{HostView, WayTo};
 use crate::proxy::pool::End;
+use crate::proxy::tunnel::tls::ConfigFault;
+use crate::proxy::tunnel::{Acceptor, Connector};
 use crate::rule::{Backend, ListenOn, PlaneChoice, Protocols, Rule};
 
 const NO_ADDRESS: &str = "its backend has no address yet";

@@ -1,7 +1,7 @@
 //! Log lines about what peers do wrong: enough of them to find the cause, however many there are who do it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Between two lines of the same kind.
@@ -28,8 +28,7 @@ impl Complaints {
     fn admit_at(&self, now: u64) -> Option<u64> {
         let due = self.due.load(Ordering::Relaxed);
         let next = now + u64::try_from(PAUSE.as_millis()).unwrap_or(u64::MAX);
-        let is_first =
-            || self.due.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        let is_first = || self.due.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if now >= due && is_first() {
             return Some(self.muted.swap(0, Ordering::Relaxed));
         }

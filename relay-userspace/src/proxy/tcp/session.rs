@@ -12,16 +12,16 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
+use self::tunnelled::Farewell;
 use super::arrival::{Arrival, announced};
-use super::failover::{self, Reached, Wanted};
 use super::carry::carry;
+use super::failover::{self, Reached, Wanted};
 use super::pump::{Preamble, Pump};
 use super::socket::Leg;
 use crate::proxy::counters::Refusal;
 use crate::proxy::ending::{Ending, Record};
 use crate::proxy::pool::Signal;
 use crate::proxy::proxy_protocol::{self, Header, Origin};
-use self::tunnelled::Farewell;
 use crate::proxy::service::{Service, Target};
 use crate::proxy::tunnel::part;
 

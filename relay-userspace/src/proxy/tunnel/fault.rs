@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::tls::TlsFault;
+use super::tls::{ConfigFault, TlsFault};
 use super::ws::{HandshakeFault, Violation};
 use crate::proxy::counters::Refusal;
 
@@ -11,6 +11,9 @@ use crate::proxy::counters::Refusal;
 pub enum Fault {
     #[error(transparent)]
     Tls(#[from] TlsFault),
+    /// What a backend's certificate has to be for cannot be said.
+    #[error(transparent)]
+    Name(#[from] ConfigFault),
     #[error(transparent)]
     Handshake(#[from] HandshakeFault),
     #[error(transparent)]
@@ -29,6 +32,7 @@ impl Fault {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Tls(fault) => fault.as_str(),
+            Self::Name(_) => "tls_name",
             Self::Handshake(fault) => fault.as_str(),
             Self::Frame(fault) => fault.as_str(),
             Self::Silent => "tunnel_silent",
@@ -44,7 +48,7 @@ impl Fault {
     /// How a client's is counted.
     pub const fn of_client(&self) -> Refusal {
         match self {
-            Self::Tls(_) => Refusal::ClientTls,
+            Self::Tls(_) | Self::Name(_) => Refusal::ClientTls,
             Self::Handshake(_) => Refusal::ClientWs,
             Self::Frame(_) => Refusal::WsFrames,
             Self::Silent | Self::Ended | Self::TooMuch => Refusal::HandshakeBroken,
@@ -54,7 +58,7 @@ impl Fault {
     /// How a backend's is counted.
     pub const fn of_backend(&self) -> Refusal {
         match self {
-            Self::Tls(_) => Refusal::BackendTls,
+            Self::Tls(_) | Self::Name(_) => Refusal::BackendTls,
             Self::Handshake(_) => Refusal::BackendWs,
             Self::Frame(_) => Refusal::WsFrames,
             Self::Silent | Self::Ended | Self::TooMuch => Refusal::BackendTunnel,

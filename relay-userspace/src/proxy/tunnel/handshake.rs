@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::fault::Fault;
 use super::layers::{Layers, Ws};
 use super::tls::{self, Tls};
-use super::ws::{self, Role};
+use super::ws::{self, HandshakeFault, Role};
 use crate::proxy::tcp::socket::Leg;
 use crate::rule::tunnel::{AcceptWs, ConnectTunnel};
 
@@ -71,7 +71,7 @@ impl Eq for Connector {}
 
 impl Acceptor {
     /// `data`: what the client has sent already.
-    pub async fn accept(&self, leg: &Leg, data: Vec<u8>) -> Result<Opening, Fault> {
+    pub(in crate::proxy) async fn accept(&self, leg: &Leg, data: Vec<u8>) -> Result<Opening, Fault> {
         let tls = self.tls.as_ref().map(Tls::server).transpose()?.map(Box::new);
         let mut wire = Wire { leg, tls, raw: data, plain: Vec::new(), heard: false };
         wire.open().await?;
@@ -98,7 +98,12 @@ impl Acceptor {
 
 impl Connector {
     /// `host`: the backend's, as the rule calls it. `header`: what the backend is sent ahead of all else.
-    pub async fn connect(&self, leg: &Leg, host: &str, header: &[u8]) -> Result<Opening, Fault> {
+    pub(in crate::proxy) async fn connect(
+        &self,
+        leg: &Leg,
+        host: &str,
+        header: &[u8],
+    ) -> Result<Opening, Fault> {
         let sni = self.tunnel.tls.as_ref().map(|tls| tls.sni.as_deref().unwrap_or(host));
         let tls = match (&self.tls, sni) {
             (Some(config), Some(sni)) => Some(Box::new(Tls::client(config, tls::server_name(sni)?)?)),
@@ -114,12 +119,17 @@ impl Connector {
         let length = loop {
             match ws::read_response(&wire.plain, &expected)? {
                 Some(length) => break length,
-                None => wire.more().await?,
+                None => wire.more().await.map_err(in_upgrade)?,
             }
         };
         wire.plain.drain(..length);
         wire.decoded(Ws::new(Role::Client(settings.mask.into())), None).await
     }
+}
+
+/// realm turns who asks for another host or path away without a word.
+fn in_upgrade(fault: Fault) -> Fault {
+    if matches!(fault, Fault::Ended) { HandshakeFault::Closed.into() } else { fault }
 }
 
 /// A connection during its handshake.

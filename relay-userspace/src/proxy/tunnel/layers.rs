@@ -1,11 +1,13 @@
 //! What lies between a connection's bytes and their payload: TLS, WebSocket, both, or nothing.
 
+use std::fmt;
+
 use super::fault::Fault;
 use super::tls::Tls;
 use super::ws::{Decoded, Decoder, Encoder, Role, Violation};
 
 /// The layers of one connection, from the wire inwards. Their handshakes are over.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Layers {
     tls: Option<Box<Tls>>,
     ws: Option<Ws>,
@@ -28,6 +30,13 @@ impl Ws {
     }
 }
 
+impl fmt::Debug for Layers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // keys are nobody's business
+        f.debug_struct("Layers").field("tls", &self.tls.is_some()).field("ws", &self.ws).finish()
+    }
+}
+
 /// What bytes have turned out to be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Opened {
@@ -42,10 +51,6 @@ pub struct Opened {
 impl Layers {
     pub const fn new(tls: Option<Box<Tls>>, ws: Option<Ws>) -> Self {
         Self { tls, ws }
-    }
-
-    pub const fn are_none(&self) -> bool {
-        self.tls.is_none() && self.ws.is_none()
     }
 
     /// Takes apart what has come: what was left over before, and what is new. What must be answered is appended to

@@ -136,7 +136,9 @@ impl Session<'_> {
         let ending = carry(legs, &mut pump, self.target.timeouts, timer).await;
         match pump.fault() {
             Some((0, fault)) => blame_client(self.service, address, fault),
-            Some((_, fault)) => self.service.complain(format_args!("the backend: {fault} ({})", fault.as_str())),
+            Some((_, fault)) => {
+                self.service.complain(format_args!("the backend: {fault} ({})", fault.as_str()))
+            }
             None => {}
         }
         if let Ending::Refused(refusal) = ending {

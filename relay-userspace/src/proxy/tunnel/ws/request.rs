@@ -5,7 +5,7 @@ use httparse::{EMPTY_HEADER, Header, Request, Status};
 
 use super::HandshakeFault;
 use super::handshake::{
-    MOST_HEADERS, accept, append, excerpt, is_relays, lists, only, refused, unfinished, within_limit,
+    MOST_HEADERS, accept, append, excerpt, lists, only, refused, unfinished, within_limit,
 };
 use crate::rule::tunnel::AcceptWs;
 
@@ -39,7 +39,7 @@ pub fn read_request(data: &[u8], settings: &AcceptWs) -> Result<Option<Asked>, H
     };
     let key = key(&request).ok_or(HandshakeFault::NotWebsocket)?;
     check(request.path, request.headers, settings)?;
-    let is_realm = request.headers.iter().map(|header| header.name).eq(REALMS) && !is_relays(key);
+    let is_realm = request.headers.iter().map(|header| header.name).eq(REALMS);
     Ok(Some(Asked { length, response: response(key, settings), is_realm }))
 }
 
