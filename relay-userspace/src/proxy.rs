@@ -15,5 +15,6 @@ pub mod service;
 pub mod shared;
 mod sources;
 pub mod tcp;
+pub mod tunnel;
 pub mod udp;
 pub mod workers;

@@ -12,6 +12,7 @@ pub mod limit;
 pub mod listen;
 pub mod overlap;
 pub mod staying;
+pub mod tunnel;
 
 use std::fmt;
 use std::sync::Arc;
