@@ -34,7 +34,9 @@ impl<'a> Fields<'a> {
 
     /// Takes a key; null counts as absent.
     pub fn take(&mut self, key: &'static str) -> Option<&'a Node> {
-        self.known.push(key);
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
         let slot = self.entries.iter_mut().find(|slot| slot.is_some_and(|entry| entry.key == key))?;
         let node = &slot.take()?.node;
         (node.value != Value::Null).then_some(node)

@@ -48,6 +48,7 @@ pub fn transport(
     problems: &mut Problems,
 ) -> Transport {
     let Some(node) = fields.peek("transport") else {
+        fields.take("transport");
         misplaced(fields, Transport::Plain, keys, problems);
         return Transport::Plain;
     };
@@ -66,7 +67,6 @@ pub fn transport(
 }
 
 fn misplaced(fields: &mut Fields<'_>, transport: Transport, keys: &[Belongs], problems: &mut Problems) {
-    fields.take("transport");
     for Belongs { key, to } in keys.iter().filter(|belongs| !belongs.to.contains(&transport)) {
         let Some(node) = fields.take(key) else { continue };
         let words = quoted(&to.map(Transport::as_str));
@@ -147,3 +147,6 @@ pub fn unbracketed(host: &Host) -> Box<str> {
         Host::Address(address) => address.to_string().into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,35 @@
+//! What views say of a rule's legs. No secrets: tokens and headers are left out.
+
+use crate::api::view::LegView;
+use crate::rule::{Accept, Connect, Identity};
+
+pub(super) fn accept(accept: &Accept) -> LegView {
+    let tunnel = accept.tunnel.as_deref();
+    let (tls, ws) =
+        (tunnel.and_then(|tunnel| tunnel.tls.as_ref()), tunnel.and_then(|tunnel| tunnel.ws.as_ref()));
+    let cert = tls.and_then(|tls| match &tls.identity {
+        Identity::Files { cert, .. } => Some(cert.display().to_string()),
+        Identity::SelfSigned { .. } => None,
+    });
+    LegView {
+        transport: accept.transport().as_str().into(),
+        host: ws.and_then(|ws| ws.host.as_deref()).map(Into::into),
+        path: ws.map(|ws| ws.path.as_ref().into()),
+        cert,
+        ..LegView::default()
+    }
+}
+
+pub(super) fn connect(connect: &Connect) -> LegView {
+    let tunnel = connect.tunnel.as_deref();
+    let (tls, ws) =
+        (tunnel.and_then(|tunnel| tunnel.tls.as_ref()), tunnel.and_then(|tunnel| tunnel.ws.as_ref()));
+    LegView {
+        transport: connect.transport().as_str().into(),
+        host: ws.and_then(|ws| ws.host.as_deref()).map(Into::into),
+        path: ws.map(|ws| ws.path.as_ref().into()),
+        cert: tls.and_then(|tls| tls.identity.as_ref()).map(|(cert, _)| cert.display().to_string()),
+        sni: tls.and_then(|tls| tls.sni.as_deref()).map(Into::into),
+        verify: tls.map(|tls| tls.verify.to_string()),
+    }
+}
