@@ -48,6 +48,9 @@ pub struct LegView {
     /// The file of our certificate, as configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cert: Option<String>,
+    /// Of the certificate that clients are shown: what they may pin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
     /// ca, insecure, pin:sha256/...
@@ -58,7 +61,7 @@ pub struct LegView {
 impl Default for LegView {
     fn default() -> Self {
         let transport = Transport::Plain.as_str().into();
-        Self { transport, host: None, path: None, cert: None, sni: None, verify: None }
+        Self { transport, host: None, path: None, cert: None, fingerprint: None, sni: None, verify: None }
     }
 }
 
@@ -73,6 +76,7 @@ impl LegView {
             ("host", &self.host),
             ("path", &self.path),
             ("certificate", &self.cert),
+            ("fingerprint", &self.fingerprint),
             ("sni", &self.sni),
             ("verify", &self.verify),
         ];

@@ -199,7 +199,7 @@ impl Shared {
             note: rule.note.clone(),
             listen: rule.listen.iter().map(ToString::to_string).collect(),
             protocol: rule.protocols.to_string(),
-            accept: legs::accept(&rule.accept),
+            accept: legs::accept(planned),
             connect: legs::connect(&rule.connect),
             to,
             balance: rule.balance.as_str().into(),

@@ -3,6 +3,7 @@
 use super::*;
 use crate::host::{HostAddress, NextHop, Path};
 use crate::plan::RuleState;
+use crate::proxy::tunnel::Tunnels;
 use crate::rule::{
     Backend, Connect, ConnectTls, ConnectTunnel, Host, Listener, ProxyVersion, RuleName, Verify,
 };
@@ -54,6 +55,7 @@ fn planned_rule(rule: Rule, kernel: Result<Hook, &str>) -> PlannedRule {
         down: false,
         health: &HashMap::new(),
         now: Instant::now(),
+        tunnels: &Tunnels::new(std::env::temp_dir()),
     };
     let origin = Origin::File(std::path::Path::new("/etc/relay/relay.toml").into());
     super::rule(&Arc::new(rule), &origin, false, &facts)

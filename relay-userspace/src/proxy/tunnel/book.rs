@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::handshake::{Acceptor, Connector};
-use super::tls::{ClientTls, ConfigFault, Fingerprint, ServerTls};
+use super::tls::{ClientTls, ConfigFault, ServerTls};
 use crate::rule::tunnel::{AcceptTunnel, ConnectTunnel};
 
 /// The tunnels of all rules, by what the rules say.
@@ -49,12 +49,6 @@ impl Tunnels {
         lock(&self.connecting).get(tunnel, connects)
     }
 
-    /// The certificate that a rule's clients are shown; `None`: they are shown none, or nobody has asked for it yet.
-    pub fn fingerprint(&self, tunnel: &AcceptTunnel) -> Option<Fingerprint> {
-        let shelf = lock(&self.accepting);
-        shelf.open.get(tunnel).and_then(|(tls, _)| tls.as_ref().map(ServerTls::fingerprint))
-    }
-
     /// Looks at the files again, and forgets what no rule has any more. `waiting`: there are rules that do not work for
     /// want of their files.
     pub fn refresh(&self, waiting: bool) -> News {
@@ -87,7 +81,8 @@ impl fmt::Debug for Tunnels {
 }
 
 fn acceptor(tunnel: &AcceptTunnel, tls: Option<&ServerTls>) -> Acceptor {
-    Acceptor { tls: tls.map(ServerTls::config), ws: tunnel.ws.clone() }
+    let fingerprint = tls.map(ServerTls::fingerprint);
+    Acceptor { tls: tls.map(ServerTls::config), ws: tunnel.ws.clone(), fingerprint }
 }
 
 fn connects(tunnel: &Arc<ConnectTunnel>) -> Result<(Option<ClientTls>, Connector), ConfigFault> {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::fault::Fault;
 use super::layers::{Layers, Ws};
-use super::tls::{self, Tls};
+use super::tls::{self, Fingerprint, Tls};
 use super::ws::{self, HandshakeFault, Role};
 use crate::proxy::tcp::socket::Leg;
 use crate::rule::tunnel::{AcceptWs, ConnectTunnel};
@@ -31,6 +31,8 @@ const PARTING: Duration = Duration::from_secs(1);
 pub struct Acceptor {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     pub ws: Option<AcceptWs>,
+    /// The certificate's that clients are shown.
+    pub fingerprint: Option<Fingerprint>,
 }
 
 /// Opens tunnels to a rule's backends.
