@@ -46,8 +46,9 @@ pub async fn run(
         }
     };
     if let Some(grace) = client.grace {
+        let mut byte = [0];
         tokio::select! {
-            _ = session.client.readable() => {}
+            _ = session.client.peek(&mut byte) => {}
             () = sleep_until(grace) => {}
         }
     }
