@@ -7,7 +7,7 @@ use aya_ebpf::bindings::{
     bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
 };
 use aya_ebpf::helpers::{bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release};
-use relay_common::net::{Ports, Protocol};
+use relay_common::net::{Port, Ports, Protocol};
 
 use crate::maps;
 use crate::skb::Skb;
@@ -47,6 +47,16 @@ impl Ends {
         }
         Self::v4(packet.key.source().to_wire(), packet.key.destination().to_wire(), ports)
     }
+
+    /// Of a packet to the same local end, from a remote one that nobody has.
+    #[inline(always)]
+    fn of_nobody(packet: &Packet) -> Self {
+        let ports = Ports::new(Port::new(0), packet.key.ports().destination());
+        if packet.key.is_v6() {
+            return Self::v6([0; 4], packet.destination_v6, ports);
+        }
+        Self::v4(0, packet.key.destination().to_wire(), ports)
+    }
 }
 
 /// Whether any socket wants a packet: one that listens there, or a connection. `shared`: the shared sockets of the user
@@ -56,26 +66,35 @@ pub(crate) fn is_there(skb: Skb, packet: &Packet, shared: bool) -> bool {
     // it is always there; said so, this is the shorter way for the verifier
     let Some(aside) = maps::aside() else { return true };
     *aside = u32::from(!shared);
-    let is_there = find(skb, packet.protocol, &mut Ends::of(packet), |_| true);
+    let found = find(skb, packet.protocol, &mut Ends::of(packet), |_| true);
     *aside = 0;
-    is_there
+    found.is_some()
 }
 
 /// Whether a packet that comes in is for a shared socket, or for a connection that came to one.
 #[inline(never)]
 pub(crate) fn shares(skb: Skb, packet: &Packet) -> bool {
-    is_shared(skb, packet.protocol, &mut Ends::of(packet))
+    match find(skb, packet.protocol, &mut Ends::of(packet), maps::is_shared) {
+        Some(is_shared) => is_shared,
+        // a client that comes again from a port whose last connection is in TIME_WAIT, which hides the listener
+        None => packet.is_syn() && is_shared(skb, Protocol::Tcp, &mut Ends::of_nobody(packet)),
+    }
 }
 
 /// The same by the ends, as they are in packets that come in.
 #[inline(always)]
 pub(crate) fn is_shared(skb: Skb, protocol: Protocol, ends: &mut Ends) -> bool {
-    find(skb, protocol, ends, maps::is_shared)
+    find(skb, protocol, ends, maps::is_shared) == Some(true)
 }
 
-/// Whether there is a socket of which `judge` holds. One whose handshake is under way stands for its listener.
+/// Whether `judge` holds of the socket, if there is one. One whose handshake is under way stands for its listener.
 #[inline(always)]
-fn find(skb: Skb, protocol: Protocol, ends: &mut Ends, judge: impl FnOnce(*mut bpf_sock) -> bool) -> bool {
+fn find(
+    skb: Skb,
+    protocol: Protocol,
+    ends: &mut Ends,
+    judge: impl FnOnce(*mut bpf_sock) -> bool,
+) -> Option<bool> {
     let (context, this_namespace) = (skb.context(), BPF_F_CURRENT_NETNS as u64);
     let (tuple, size) = (ptr::from_mut(&mut ends.tuple), ends.size);
     let socket = match protocol {
@@ -85,10 +104,10 @@ fn find(skb: Skb, protocol: Protocol, ends: &mut Ends, judge: impl FnOnce(*mut b
         Protocol::Udp => unsafe { bpf_sk_lookup_udp(context, tuple, size, this_namespace, 0) },
     };
     if socket.is_null() {
-        return false;
+        return None;
     }
     let holds = judge(socket);
     // SAFETY: a socket that the helper has just handed out, released once.
     unsafe { bpf_sk_release(socket.cast()) };
-    holds
+    Some(holds)
 }

@@ -17,6 +17,7 @@ pub mod problem;
 mod properties;
 pub mod quantity;
 pub mod save;
+mod secrets;
 pub mod settings;
 
 pub use self::files::{Config, Origin};

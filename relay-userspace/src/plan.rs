@@ -17,6 +17,7 @@ use crate::health::weigh::{Outlook, RuleHealth};
 use crate::host::{HostView, Lacks, Path, WayTo};
 use crate::proxy::pool::{End, Ends};
 use crate::proxy::service::Target;
+use crate::proxy::tunnel::{Acceptor, Connector, Tunnels};
 use crate::rule::{
     Accept, Balance, Connect, Host, Listener, PortRange, Protocols, Rule, RuleName, Staying, Timeouts, UdpNat,
 };
@@ -43,6 +44,8 @@ pub struct Facts<'a> {
     /// What is known of backends, of the rules that have any judged.
     pub health: &'a HashMap<RuleName, RuleHealth>,
     pub now: Instant,
+    /// What rules' tunnels are made of.
+    pub tunnels: &'a Tunnels,
 }
 
 /// A rule and who carries it.
@@ -107,6 +110,8 @@ pub enum Fault {
     SourceFamily(IpAddr, Host),
     #[error("connect.interface: there is no interface {0}; `ip link` lists them")]
     NoWayOut(Box<str>),
+    #[error("{0}")]
+    Tunnel(String),
 }
 
 impl Fault {
@@ -165,6 +170,9 @@ pub struct UserRule {
     pub udp_nat: UdpNat,
     pub accept: Accept,
     pub connect: Connect,
+    /// What its legs are wrapped in.
+    pub acceptor: Option<Arc<Acceptor>>,
+    pub connector: Option<Arc<Connector>>,
     /// Where its clients' packets come in, loopback left out.
     pub heard_v4: Vec<KernelListener>,
     pub heard_v6: Vec<KernelListener<Ipv6Addr>>,
@@ -185,6 +193,8 @@ impl UserRule {
             udp_nat: self.udp_nat,
             accept: self.accept.clone(),
             connect: self.connect.clone(),
+            acceptor: self.acceptor.clone(),
+            connector: self.connector.clone(),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! It knows rules as plain values and sockets that were bound for them; nothing of the kernel plane, the supervisor or
 //! the API.
 
+pub mod complaints;
 pub mod counters;
 pub mod descriptors;
 mod ending;
@@ -15,5 +16,6 @@ pub mod service;
 pub mod shared;
 mod sources;
 pub mod tcp;
+pub mod tunnel;
 pub mod udp;
 pub mod workers;

@@ -22,14 +22,17 @@ use relay_common::net::Protocol;
 
 pub use self::accept::Accept;
 pub use self::allow::{AllowList, Network};
-pub use self::backend::{Backend, Host};
+pub use self::backend::{Backend, BackendPorts, Host};
 pub use self::balance::Balance;
 pub use self::check::{Check, CheckKind, Failback, HttpCheck, StatusRange};
 pub use self::connect::{Connect, ProxyVersion};
 pub use self::limit::Limits;
 pub use self::listen::{ListenOn, Listener, PortRange};
 pub use self::staying::Staying;
-pub use self::tunnel::Transport;
+pub use self::tunnel::{
+    AcceptTls, AcceptTunnel, AcceptWs, ConnectTls, ConnectTunnel, ConnectWs, Identity, MaskChoice, Transport,
+    Verify,
+};
 
 /// A rule as configured.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -249,6 +249,13 @@ fn a_range_of_shared_sockets_counts_what_its_clients_interface_counts() {
             }
         });
     }
+    // who ends a connection first keeps it in TIME_WAIT, where the client's next one finds it
+    compare(&world, &daemon, "connections from the same port", || {
+        for _ in 0..50 {
+            let client = Client::connect_from(&world.client, 4000, (RELAY, 8080)).expect("connect");
+            client.seen_as().expect("an answer");
+        }
+    });
 }
 
 /// What comes to a port of the range that a program of the host has, or goes out from one, is the program's.

@@ -33,14 +33,18 @@ pub fn run(quick: bool, filter: Option<&str>) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         return not_root(rings, &programs);
     }
+    let mut failed = Vec::new();
     for (ring, program) in rings.iter().zip(&programs) {
         say(&format!("ring: {ring}"));
-        if *ring == TIMELESS {
-            run_program(Command::new(program).args(&filter).current_dir(root()))?;
+        let result = if *ring == TIMELESS {
+            run_program(Command::new(program).args(&filter).current_dir(root()))
         } else {
-            again::run(program, &filter)?;
-        }
+            again::run(program, &filter)
+        };
+        // the next ring may say more about it
+        failed.extend(result.err().map(|error| format!("ring {ring}: {error:#}")));
     }
+    anyhow::ensure!(failed.is_empty(), "{}", failed.join("; "));
     Ok(())
 }
 

@@ -52,12 +52,27 @@ pub struct Series {
     pub suite: &'static str,
     /// What tc programs hang on.
     pub tc: &'static str,
+    steps: &'static str,
 }
 
 const SERIES: [Series; 3] = [
-    Series { kernel: "5.10", kernel_suite: "bullseye-security", debian: 11, suite: "bullseye", tc: "clsact" },
-    Series { kernel: "6.1", kernel_suite: "bookworm-security", debian: 12, suite: "bookworm", tc: "clsact" },
-    Series { kernel: "6.12", kernel_suite: "trixie", debian: 13, suite: "trixie", tc: "tcx" },
+    Series {
+        kernel: "5.10",
+        kernel_suite: "bullseye-security",
+        debian: 11,
+        suite: "bullseye",
+        tc: "clsact",
+        steps: MOST_STEPS,
+    },
+    Series {
+        kernel: "6.1",
+        kernel_suite: "bookworm-security",
+        debian: 12,
+        suite: "bookworm",
+        tc: "clsact",
+        steps: STEPS,
+    },
+    Series { kernel: "6.12", kernel_suite: "trixie", debian: 13, suite: "trixie", tc: "tcx", steps: STEPS },
 ];
 
 /// What the tests and relayd need that Debian builds as modules; nothing in a guest loads them on demand.
@@ -72,8 +87,14 @@ const PROGRAMS: [(&str, &str); 4] =
 /// slow, and everything else runs on the machine itself.
 const STEPS: &str = "\
 guest attach
-packet --test-threads=1 --skip one_of_many_is_swapped
-netns --test-threads=1 translate::tcp_both_ways translate::datagrams_larger translate::both_families lifecycle::programs_that_were_detached trace:: xdp::both_hooks ranges::sixty_thousand ranges::a_program_that ranges::a_listener ranges::datagrams_of ranges::many_clients
+packet --test-threads=1 --skip one_of_many_is_swapped --skip after_a_restart --skip random:: --skip translate::lives
+netns --test-threads=1 translate::tcp_both_ways lifecycle::programs_that_were_detached ranges::a_program_that
+";
+/// The oldest kernel's: what its helpers do is what the others' do.
+const MOST_STEPS: &str = "\
+guest attach
+packet --test-threads=1 --skip one_of_many_is_swapped --skip after_a_restart
+netns --test-threads=1 translate::tcp_both_ways lifecycle::programs_that_were_detached trace:: xdp::both_hooks ranges::sixty_thousand ranges::a_program_that ranges::datagrams_of
 ";
 const LIMIT: Duration = Duration::from_secs(1800);
 const MEMORY_MIB: u32 = 1024;
@@ -165,7 +186,7 @@ fn check(
     kvm: bool,
 ) -> anyhow::Result<Verdict> {
     let initramfs = work.join(format!("{}.cpio", series.kernel));
-    write_initramfs(&initramfs, kernel, payload)?;
+    write_initramfs(&initramfs, series, kernel, payload)?;
     let guest = Guest {
         image: &kernel.image,
         initramfs: &initramfs,
@@ -180,7 +201,7 @@ fn check(
 }
 
 /// A root with the payload, the modules and the steps; the guest program is init.
-fn write_initramfs(path: &Path, kernel: &Kernel, payload: &Payload) -> anyhow::Result<()> {
+fn write_initramfs(path: &Path, series: &Series, kernel: &Kernel, payload: &Payload) -> anyhow::Result<()> {
     let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     let mut archive = Cpio::new(BufWriter::new(file));
     archive.folder("relay")?;
@@ -189,7 +210,7 @@ fn write_initramfs(path: &Path, kernel: &Kernel, payload: &Payload) -> anyhow::R
     }
     archive.program("init", &payload.read("guest")?)?;
     add_modules(&mut archive, kernel, &MODULES)?;
-    archive.program("relay/steps", STEPS.as_bytes())?;
+    archive.program("relay/steps", series.steps.as_bytes())?;
     Ok(archive.finish()?)
 }
 

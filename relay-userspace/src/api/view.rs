@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::health::saved::BackendOrder;
+use crate::rule::Transport;
 
 /// One rule.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -16,6 +17,11 @@ pub struct RuleView {
     pub note: Option<String>,
     pub listen: Vec<String>,
     pub protocol: String,
+    /// What clients wrap their connections in, and those to backends are wrapped in.
+    #[serde(default)]
+    pub accept: LegView,
+    #[serde(default)]
+    pub connect: LegView,
     pub to: Vec<BackendView>,
     /// Who of them gets a new flow: roundrobin, iphash, leastconn, first
     #[serde(default)]
@@ -28,6 +34,56 @@ pub struct RuleView {
     pub faults: Vec<String>,
     pub plane: PlanesView,
     pub counters: CountersView,
+}
+
+/// One leg's tunnel. What is absent goes by the backend, or is anything.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct LegView {
+    /// plain, tls, ws, wss
+    pub transport: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The file of our certificate, as configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert: Option<String>,
+    /// Of the certificate that clients are shown: what they may pin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
+    /// ca, insecure, pin:sha256/...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<String>,
+}
+
+impl Default for LegView {
+    fn default() -> Self {
+        let transport = Transport::Plain.as_str().into();
+        Self { transport, host: None, path: None, cert: None, fingerprint: None, sni: None, verify: None }
+    }
+}
+
+impl LegView {
+    pub fn is_plain(&self) -> bool {
+        self.transport == Transport::Plain.as_str()
+    }
+
+    /// `wss, host www.example.com, path /ws`.
+    pub fn sentence(&self) -> String {
+        let facts = [
+            ("host", &self.host),
+            ("path", &self.path),
+            ("certificate", &self.cert),
+            ("fingerprint", &self.fingerprint),
+            ("sni", &self.sni),
+            ("verify", &self.verify),
+        ];
+        let facts =
+            facts.into_iter().filter_map(|(name, value)| Some(format!(", {name} {}", value.as_ref()?)));
+        format!("{}{}", self.transport, facts.collect::<String>())
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]

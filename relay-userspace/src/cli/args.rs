@@ -48,7 +48,7 @@ pub enum Format {
 pub enum Command {
     /// Add a rule
     #[command(
-        after_help = "Examples:\n  relayctl add 8388 203.0.113.10\n  relayctl add :443 203.0.113.10:8443 --name web --protocol tcp\n  relayctl add 10000-19000 203.0.113.10:20000\n  relayctl add 80 203.0.113.10 203.0.113.11 --balance iphash --set check.kind=http"
+        after_help = "Examples:\n  relayctl add 8388 203.0.113.10\n  relayctl add :443 203.0.113.10:8443 --name web --protocol tcp\n  relayctl add 10000-19000 203.0.113.10:20000\n  relayctl add 80 203.0.113.10 203.0.113.11 --balance iphash --set check.kind=http\n  relayctl add 443 203.0.113.10 --set accept.transport=tls\n  relayctl add 8388 203.0.113.10:443 --set connect.transport=wss --set connect.path=/ws"
     )]
     Add(Add),
     /// Change keys of a rule

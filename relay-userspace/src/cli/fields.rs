@@ -16,7 +16,7 @@ const SWITCHES: &[&str] = &[
     "connect.mptcp",
 ];
 /// Keys that hold lists; commas separate their items.
-const LISTS: &[&str] = &["listen", "to", "accept.trusted", "accept.allow"];
+const LISTS: &[&str] = &["listen", "to", "accept.trusted", "accept.allow", "accept.alpn", "connect.alpn"];
 /// Keys that hold whole numbers.
 const NUMBERS: &[&str] = &[
     "check.fall",
@@ -97,6 +97,15 @@ mod tests {
             fields(&["accept.proxy_protocol=true", "accept.trusted+=10.0.0.0/8", "connect.proxy_protocol=2"]),
             json!({ "accept": { "proxy_protocol": true, "trusted+": ["10.0.0.0/8"] },
                 "connect": { "proxy_protocol": 2 } })
+        );
+        assert_eq!(
+            fields(&[
+                "connect.transport=wss",
+                "connect.alpn=h2,http/1.1",
+                "connect.headers.user-agent=curl/8"
+            ]),
+            json!({ "connect": { "transport": "wss", "alpn": ["h2", "http/1.1"],
+                "headers": { "user-agent": "curl/8" } } })
         );
         assert_eq!(
             fields(&[

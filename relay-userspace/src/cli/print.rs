@@ -34,6 +34,10 @@ fn rules_table(rules: &[RuleView], wide: bool) -> String {
     if wide {
         heads.extend(["TOTAL FLOWS", "PACKETS IN", "PACKETS OUT", "DROPS", "NOTE"]);
     }
+    let has_tunnels = rules.iter().any(has_tunnel);
+    if has_tunnels {
+        heads.push("TRANSPORT");
+    }
     let mut table = plain_table();
     table.set_header(heads);
     for rule in rules {
@@ -59,6 +63,9 @@ fn rules_table(rules: &[RuleView], wide: bool) -> String {
                 rule.note.clone().unwrap_or_default(),
             ]);
         }
+        if has_tunnels {
+            row.push(format!("{} > {}", rule.accept.transport, rule.connect.transport));
+        }
         table.add_row(row);
     }
     for index in (7..10).chain(10..if wide { 14 } else { 10 }) {
@@ -72,6 +79,10 @@ fn rules_table(rules: &[RuleView], wide: bool) -> String {
         let _infallible = write!(text, "\n{remarks}");
     }
     text
+}
+
+fn has_tunnel(rule: &RuleView) -> bool {
+    !rule.accept.is_plain() || !rule.connect.is_plain()
 }
 
 /// Columns without lines.
@@ -126,13 +137,13 @@ pub(super) fn lines(table: &Table) -> String {
 
 fn rules_tsv(rules: &[RuleView]) -> String {
     let mut text = String::from(
-        "name\tlisten\tprotocol\tto\tipv4\tipv6\tstate\tflows_active\tflows_total\tingress_packets\tingress_bytes\tegress_packets\tegress_bytes\tdrops\tnote\n",
+        "name\tlisten\tprotocol\tto\tipv4\tipv6\tstate\tflows_active\tflows_total\tingress_packets\tingress_bytes\tegress_packets\tegress_bytes\tdrops\tnote\taccept\tconnect\n",
     );
     for rule in rules {
         let counters = &rule.counters;
         let _infallible = writeln!(
             text,
-            "{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}",
+            "{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}",
             rule.name,
             rule.listen.join(","),
             rule.protocol,
@@ -148,6 +159,8 @@ fn rules_tsv(rules: &[RuleView]) -> String {
             counters.egress.bytes,
             counters.drops.values().sum::<u64>(),
             rule.note.as_deref().unwrap_or(""),
+            rule.accept.transport,
+            rule.connect.transport,
         );
     }
     text
@@ -177,6 +190,8 @@ pub fn rule(rule: &RuleView, format: Format) -> String {
     facts.extend(rule.note.clone().map(|note| ("note", note)));
     facts.push(("listen", rule.listen.join(", ")));
     facts.push(("protocol", rule.protocol.clone()));
+    let legs = [("accept", &rule.accept), ("connect", &rule.connect)].into_iter();
+    facts.extend(legs.filter(|(_, leg)| !leg.is_plain()).map(|(name, leg)| (name, leg.sentence())));
     facts.extend(backends::facts(rule));
     if backends::are_shared(rule) {
         facts.push(("balance", rule.balance.clone()));
@@ -363,6 +378,7 @@ pub fn clear() -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::view::LegView;
 
     #[test]
     fn sizes_are_readable() {
@@ -370,6 +386,34 @@ mod tests {
         assert_eq!(size(1023), "1023 B");
         assert_eq!(size(1536), "1.5 KiB");
         assert_eq!(size(5 * 1024 * 1024 * 1024), "5.0 GiB");
+    }
+
+    #[test]
+    fn transports_are_shown_where_a_rule_has_one() {
+        let leg = |transport: &str, path: &str| LegView {
+            transport: transport.into(),
+            path: Some(path.into()),
+            ..LegView::default()
+        };
+        let rule = |name: &str, connect| {
+            let traffic = serde_json::json!({ "packets": 0, "bytes": 0 });
+            let value = serde_json::json!({
+                "name": name, "listen": [":80"], "protocol": "tcp", "to": [{ "addr": "a:1", "weight": 1, "state": "up" }],
+                "enabled": true, "state": "active", "plane": { "ipv4": { "plane": "user" }, "ipv6": { "plane": "user" } },
+                "counters": { "unit": "ip", "ingress": traffic, "egress": traffic,
+                    "flows": { "active": 0, "total": 0 }, "drops": {} },
+            });
+            RuleView { connect, ..serde_json::from_value(value).expect("rule") }
+        };
+        let (plain, tunnel) = (rule("a", LegView::default()), rule("b", leg("wss", "/ws")));
+        assert!(!rules(std::slice::from_ref(&plain), Format::Table).contains("TRANSPORT"));
+        let both = [plain, tunnel];
+        let table = rules(&both, Format::Table);
+        let ends: Vec<&str> = table.lines().filter_map(|line| line.rsplit("  ").next()).collect();
+        assert_eq!(ends, ["TRANSPORT", "plain > plain", "plain > wss"], "{table}");
+        assert!(rules(&both, Format::Tsv).ends_with("\tplain\twss\n"));
+        assert!(super::rule(&both[1], Format::Table).contains("connect   wss, path /ws\n"));
+        assert!(!super::rule(&both[1], Format::Table).contains("accept"));
     }
 
     #[test]

@@ -7,6 +7,8 @@ mod connect;
 mod limit;
 mod places;
 mod timeouts;
+mod tunnel;
+mod websocket;
 
 use relay_common::net::Protocol;
 
@@ -49,8 +51,9 @@ pub fn rule(
     let note = note(&mut fields, problems);
     let enabled = fields.bool("enabled", problems).unwrap_or(true);
     let force = fields.bool("force", problems).unwrap_or(false);
+    let usual = if tunnel::is_said(&fields) { Protocols::Tcp } else { Protocols::default() };
     let protocols =
-        fields.word("protocol", &["tcp", "udp", "tcp+udp"], Protocols::parse, problems).unwrap_or_default();
+        fields.word("protocol", &["tcp", "udp", "tcp+udp"], Protocols::parse, problems).unwrap_or(usual);
     let plane =
         fields.word("plane", &["auto", "kernel", "user"], PlaneChoice::parse, problems).unwrap_or_default();
     let udp_nat =

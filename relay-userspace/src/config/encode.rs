@@ -1,16 +1,20 @@
 //! From a rule back to the grammar: as JSON for the API, as TOML for the file.
 
+mod shown;
+mod tunnel;
+
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value as Json, json};
 
+pub use self::shown::shown;
 use super::quantity::{format_bytes, format_duration};
 use crate::rule::{
     Accept, Backend, Balance, Check, CheckKind, Connect, Failback, HttpCheck, Keepalive, OnDown, PlaneChoice,
     Rule, StatusRange, Timeouts, UdpNat,
 };
 
-/// The rule as an API body; what is at its default is left out, but for the identity of the rule.
+/// The rule as an API body, with its secrets; what is at its default is left out, but for the identity of the rule.
 pub fn to_json(rule: &Rule) -> Map<String, Json> {
     let mut map = Map::new();
     map.insert("name".into(), json!(rule.name.as_str()));
@@ -146,6 +150,9 @@ fn status(StatusRange(codes): &StatusRange) -> String {
 
 fn accept(accept: &Accept) -> Map<String, Json> {
     let mut map = Map::new();
+    if let Some(given) = &accept.tunnel {
+        tunnel::accept(given, &mut map);
+    }
     if accept.proxy_protocol {
         map.insert("proxy_protocol".into(), json!(true));
     }
@@ -163,6 +170,9 @@ fn accept(accept: &Accept) -> Map<String, Json> {
 
 fn connect(connect: &Connect) -> Map<String, Json> {
     let mut map = Map::new();
+    if let Some(given) = &connect.tunnel {
+        tunnel::connect(given, &mut map);
+    }
     if let Some(version) = connect.proxy_protocol {
         map.insert("proxy_protocol".into(), json!(version.number()));
     }

@@ -34,15 +34,18 @@ impl<'a> Fields<'a> {
 
     /// Takes a key; null counts as absent.
     pub fn take(&mut self, key: &'static str) -> Option<&'a Node> {
-        self.known.push(key);
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
         let slot = self.entries.iter_mut().find(|slot| slot.is_some_and(|entry| entry.key == key))?;
         let node = &slot.take()?.node;
         (node.value != Value::Null).then_some(node)
     }
 
-    /// A key that has not been taken yet.
+    /// A key that has not been taken yet; null counts as absent.
     pub fn peek(&self, key: &str) -> Option<&'a Node> {
-        self.entries.iter().flatten().find(|entry| entry.key == key).map(|entry| &entry.node)
+        let entry = self.entries.iter().flatten().find(|entry| entry.key == key)?;
+        (entry.node.value != Value::Null).then_some(&entry.node)
     }
 
     /// A table inside this one.

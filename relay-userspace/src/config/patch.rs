@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::decode::{self, balance};
 use super::node::{Node, Value as NodeValue};
 use super::problem::Problems;
-use crate::rule::{Backend, Listener, Network, Rule};
+use crate::rule::{Backend, Listener, Network, Rule, Transport};
 
 /// `to+` and `to-` as the list that they make of `to`, in tables too, and weights by position as those of `to`.
 pub fn spelled_out(
@@ -20,6 +20,7 @@ pub fn spelled_out(
     let is_whole = fields.contains_key("to");
     let mut spelled = spell(before, fields, &mut problems);
     weigh(before, &mut spelled, is_whole);
+    keep_protocol(before, &mut spelled);
     problems.into_result(spelled)
 }
 
@@ -41,6 +42,24 @@ fn weigh(before: &Map<String, Value>, fields: &mut Map<String, Value>, is_whole:
     let weighed = to.into_iter().zip(weights).map(|(item, weight)| weighed(item, weight)).collect();
     fields.insert("to".into(), weighed);
     fields.insert("balance".into(), json!(method.as_str()));
+}
+
+/// A rule with a tunnel carries TCP alone without saying so. When it has none any more, that must be said, so that the file says
+/// what is live.
+fn keep_protocol(before: &Map<String, Value>, fields: &mut Map<String, Value>) {
+    if fields.contains_key("protocol") || !has_tunnel(before) {
+        return;
+    }
+    let mut after = before.clone();
+    merge(&mut after, fields);
+    if let (false, Some(protocol)) = (has_tunnel(&after), before.get("protocol")) {
+        fields.insert("protocol".into(), protocol.clone());
+    }
+}
+
+fn has_tunnel(rule: &Map<String, Value>) -> bool {
+    let transports = ["accept", "connect"].map(|leg| rule.get(leg).and_then(|leg| leg.get("transport")));
+    transports.into_iter().flatten().any(|transport| transport != Transport::Plain.as_str())
 }
 
 /// A backend with a weight of its own.
@@ -218,6 +237,21 @@ mod tests {
             let spelled = spelled_out(&before, object(wrong.clone())).expect("fields");
             assert_eq!(Value::Object(spelled), wrong);
         }
+    }
+
+    #[test]
+    fn what_a_tunnel_carried_goes_on_without_it() {
+        let before = object(json!({ "protocol": "tcp", "connect": { "transport": "wss", "path": "/ws" } }));
+        let plain = json!({ "connect": { "transport": null, "path": null } });
+        for cleared in [json!({ "connect": null }), plain, json!({ "connect": { "transport": "plain" } })] {
+            let spelled = spelled_out(&before, object(cleared)).expect("fields");
+            assert_eq!(spelled.get("protocol"), Some(&json!("tcp")), "{spelled:?}");
+        }
+        for other in [json!({ "connect": { "transport": "tls" } }), json!({ "note": "x" })] {
+            assert_eq!(spelled_out(&before, object(other.clone())).expect("fields"), object(other));
+        }
+        let chosen = json!({ "connect": null, "protocol": null });
+        assert_eq!(spelled_out(&before, object(chosen.clone())).expect("fields"), object(chosen));
     }
 
     #[test]

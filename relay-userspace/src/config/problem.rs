@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::node::{Node, Span};
+use super::secrets;
 
 /// One mistake.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -90,7 +91,7 @@ fn position(text: &str, offset: usize) -> Position {
     }
 }
 
-/// Every problem with its place, the line it stands on, and a mark under the value.
+/// Every problem with its place, the line it stands on without its secrets, and a mark under the value.
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.list.iter().enumerate() {
@@ -112,7 +113,7 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problems {}
 
 fn write_excerpt(f: &mut fmt::Formatter<'_>, text: &str, problem: &Problem, at: Position) -> fmt::Result {
-    let line = text.lines().nth(at.line - 1).unwrap_or("");
+    let line = without_secrets(text, at.line);
     let margin = at.line.to_string().len();
     let span = problem.span.as_ref().map_or(0..0, |span| span.bytes.clone());
     let marked = text.get(span).map_or(1, |value| value.lines().next().unwrap_or("").chars().count());
@@ -123,6 +124,15 @@ fn write_excerpt(f: &mut fmt::Formatter<'_>, text: &str, problem: &Problem, at: 
     let marks = "^".repeat(marked.clamp(1, room.max(1)));
     writeln!(f, "{} | {line}", at.line)?;
     write!(f, "{:margin$} | {indent}{marks}", "")
+}
+
+/// A line, counted from 1, with as many stars as its secrets have characters.
+fn without_secrets(text: &str, number: usize) -> String {
+    let line = text.lines().nth(number - 1).unwrap_or("");
+    let start: usize = text.split_inclusive('\n').take(number - 1).map(str::len).sum();
+    let secrets = secrets::find(text);
+    let is_secret = |at: usize| secrets.iter().any(|secret| secret.contains(&(start + at)));
+    line.char_indices().map(|(at, c)| if is_secret(at) { '*' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -143,6 +153,21 @@ mod tests {
             "relay.toml:2:10: rule \"x\": listen: \"东京:80\" is no listener; write \":80\"\n\
              2 | listen = \"东京:80\" # x\n  \
                |          ^^^^^^^"
+        );
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let text = "[[rule]]\nconnect = { token = \"tökén\", headers = { a = \"sesame\" }, path = \"x\" }\n";
+        let start = text.find("\"x\"").expect("value");
+        let sources = vec![Source { path: "relay.toml".into(), text: text.into() }];
+        let mut problems = Problems { sources, list: vec![] };
+        problems.add(Some(Span { source: 0, bytes: start..start + 3 }), "", "no", None);
+        assert_eq!(
+            problems.to_string(),
+            "relay.toml:2:65: no\n\
+             2 | connect = { token = *******, headers = { a = ******** }, path = \"x\" }\n  \
+               |                                                                 ^^^"
         );
     }
 }

@@ -1,5 +1,7 @@
 //! What must hold for every configuration, not just for those that somebody thought of.
 
+mod tunnels;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,17 +130,19 @@ fn networks() -> impl Strategy<Value = Network> {
     prop_oneof![ipv4, ipv6].prop_map(|text| Network::parse(&text).expect("a network"))
 }
 
-fn accepts() -> impl Strategy<Value = Accept> {
+/// Boxed, as are all that have many parts: trees of their values are too much for a test's stack.
+fn accepts() -> BoxedStrategy<Accept> {
     let lists = || proptest::option::of(vec(networks(), 1..4).prop_map(AllowList::new));
-    (any::<bool>(), any::<bool>(), lists(), lists()).prop_map(|(proxy_protocol, mptcp, trusted, allow)| {
-        Accept {
+    let tunnels = proptest::option::of(tunnels::accept());
+    (any::<bool>(), any::<bool>(), lists(), lists(), tunnels)
+        .prop_map(|(proxy_protocol, mptcp, trusted, allow, tunnel)| Accept {
             proxy_protocol,
             mptcp,
             trusted: trusted.filter(|_| proxy_protocol),
             allow: allow.map(Arc::new),
-            tunnel: None,
-        }
-    })
+            tunnel: tunnel.map(Arc::new),
+        })
+        .boxed()
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
@@ -153,7 +157,7 @@ fn limits() -> impl Strategy<Value = Limits> {
     )
 }
 
-fn connects() -> impl Strategy<Value = Connect> {
+fn connects() -> BoxedStrategy<Connect> {
     let version = proptest::option::of(proptest::sample::select(&ProxyVersion::ALL[..]));
     let hosts = any::<std::net::IpAddr>().prop_filter("no host's", |address| {
         let address = address.to_canonical();
@@ -161,9 +165,16 @@ fn connects() -> impl Strategy<Value = Connect> {
     });
     let source = proptest::option::of(hosts.prop_map(|address| address.to_canonical()));
     let interface = proptest::option::of("[a-z][a-z0-9.@_-]{0,14}".prop_map(String::into_boxed_str));
-    (version, source, interface, any::<bool>()).prop_map(|(proxy_protocol, source, interface, mptcp)| {
-        Connect { proxy_protocol, source, interface, mptcp, tunnel: None }
-    })
+    let tunnels = proptest::option::of(tunnels::connect().prop_map(Arc::new));
+    (version, source, interface, any::<bool>(), tunnels)
+        .prop_map(|(proxy_protocol, source, interface, mptcp, tunnel)| Connect {
+            proxy_protocol,
+            source,
+            interface,
+            mptcp,
+            tunnel,
+        })
+        .boxed()
 }
 
 prop_compose! {
@@ -194,9 +205,11 @@ prop_compose! {
         let connect = Connect {
             proxy_protocol: connect.proxy_protocol.filter(|_| is_tcp),
             mptcp: connect.mptcp && is_tcp,
+            tunnel: connect.tunnel.filter(|_| protocols == Protocols::Tcp),
             ..connect
         };
         let accept = if is_tcp { accept } else { Accept::default() };
+        let accept = Accept { tunnel: accept.tunnel.filter(|_| protocols == Protocols::Tcp), ..accept };
         let check = check.filter(|check| suits(check, protocols));
         let to = apart(to, &listen);
         Rule { name, note, enabled, listen, protocols, to, balance, check, plane, udp_nat, on_down, force, timeouts, accept, connect, limits }
@@ -282,8 +295,29 @@ fn almost_toml() -> impl Strategy<Value = String> {
 
 fn json() -> impl Strategy<Value = Json> {
     let keys = proptest::sample::select(vec![
-        "name", "listen", "to", "timeout", "udp", "addr", "weight", "balance", "check", "kind", "send",
-        "note", "zz",
+        "name",
+        "listen",
+        "to",
+        "timeout",
+        "udp",
+        "addr",
+        "weight",
+        "balance",
+        "check",
+        "kind",
+        "send",
+        "note",
+        "zz",
+        "accept",
+        "connect",
+        "transport",
+        "host",
+        "path",
+        "cert",
+        "key",
+        "verify",
+        "token",
+        "headers",
     ]);
     let leaf = prop_oneof![
         Just(Json::Null),
@@ -293,6 +327,8 @@ fn json() -> impl Strategy<Value = Json> {
         ".{0,10}".prop_map(Json::from),
         Just(Json::from(":80")),
         Just(Json::from("udp")),
+        Just(Json::from("tls")),
+        Just(Json::from("wss")),
         Just(Json::from("roundrobin: 4, 1")),
     ];
     leaf.prop_recursive(3, 24, 4, move |inner| {
@@ -389,7 +425,7 @@ proptest! {
         rule in rules().prop_filter("overlaps itself", is_alone),
         weights in vec(0..=Backend::MOST_WEIGHT, 4),
         other in weighed(),
-        what in 0..6u8,
+        what in 0..8u8,
     ) {
         // the file has weights by position, as realm writes them
         let positions: Vec<String> = weights[..rule.to.len()].iter().map(ToString::to_string).collect();
@@ -398,6 +434,9 @@ proptest! {
         let list: Vec<String> = rule.to.iter().map(ToString::to_string).collect();
         written.insert("to".into(), list.into());
         written.insert("balance".into(), by_position.as_str().into());
+        if rule.has_tunnel() {
+            written.remove("protocol");
+        }
         let mut file = String::from("[[rule]]\n");
         for (key, value) in &written {
             file += &format!("{key} = {}\n", encode::toml_value(value));
@@ -411,6 +450,8 @@ proptest! {
             2 => serde_json::json!({ "balance": "leastconn" }),
             3 => serde_json::json!({ "balance": null }),
             4 => serde_json::json!({ "balance": by_position }),
+            5 => serde_json::json!({ "accept": null, "connect": null }),
+            6 => serde_json::json!({ "connect": { "transport": "tls", "path": null, "host": null, "token": null, "headers": null, "mask": null } }),
             _ => serde_json::json!({ "to": [other.to_string()] }),
         };
         let Json::Object(fields) = fields else { panic!("not an object") };

@@ -17,12 +17,17 @@ pub struct Staged {
 
 impl Staged {
     pub fn write(path: &Path, text: &str) -> io::Result<Self> {
+        Self::write_as(path, text, 0o640)
+    }
+
+    /// `mode` is for a file that is not there yet.
+    fn write_as(path: &Path, text: &str, mode: u32) -> io::Result<Self> {
         // a link stays a link
         let target = fs::canonicalize(path).unwrap_or_else(|_new_file| path.to_owned());
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let temporary = folder(&target).join(format!(".{name}.{}.tmp", std::process::id()));
         let staged = Self { temporary, target };
-        write_new(&staged.temporary, &staged.target, text)?;
+        write_new(&staged.temporary, &staged.target, text, mode)?;
         Ok(staged)
     }
 
@@ -45,12 +50,17 @@ pub fn save(path: &Path, text: &str) -> io::Result<()> {
     Staged::write(path, text)?.commit()
 }
 
+/// The same for a text that nobody else may read.
+pub fn save_secret(path: &Path, text: &str) -> io::Result<()> {
+    Staged::write_as(path, text, 0o600)?.commit()
+}
+
 fn folder(target: &Path) -> &Path {
     target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn write_new(temporary: &Path, target: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(temporary)?;
+fn write_new(temporary: &Path, target: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(temporary)?;
     if let Ok(old) = fs::metadata(target) {
         file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))?;
         // without the right to give files away the new one is ours, which is where the old one was writable from

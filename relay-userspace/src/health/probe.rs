@@ -161,7 +161,7 @@ mod tests {
         let port = first.local_addr().ok().and_then(|own| own.as_socket()).expect("its port").port();
         let check = Arc::new(Check { kind: CheckKind::Tcp, ..Check::default() });
         let probe = Probe { address, name: None, check, connect: Arc::default() };
-        let tls = Tls::new(Tls::public_roots()).expect("TLS");
+        let tls = Tls::new(crate::proxy::tunnel::tls::public_roots()).expect("TLS");
         let error = Attempt::begin(&probe, from(port), &tls).err();
         assert!(error.as_ref().is_some_and(ProbeError::is_ours), "{error:?}");
     }

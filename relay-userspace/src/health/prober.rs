@@ -22,6 +22,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use self::engine::Engine;
 use super::judge::{Change, Judge, Signal, Standing};
 use super::probe::Tls;
+use crate::proxy::tunnel::tls::public_roots;
 use crate::rule::{Check, Connect};
 
 /// What the prober calls an endpoint. Whoever adds one says which; an endpoint at another address is another one.
@@ -85,7 +86,7 @@ impl Prober {
     ///
     /// No thread or no descriptors are to be had.
     pub fn start(news: UnboundedSender<Vec<News>>) -> io::Result<Self> {
-        Self::start_with(news, Tls::public_roots())
+        Self::start_with(news, public_roots())
     }
 
     fn start_with(news: UnboundedSender<Vec<News>>, roots: RootCertStore) -> io::Result<Self> {

@@ -17,6 +17,8 @@ use crate::config::Origin;
 use crate::config::settings::Hook;
 use crate::host::{HostView, WayTo};
 use crate::proxy::pool::End;
+use crate::proxy::tunnel::tls::ConfigFault;
+use crate::proxy::tunnel::{Acceptor, Connector};
 use crate::rule::{Backend, ListenOn, PlaneChoice, Protocols, Rule};
 
 const NO_ADDRESS: &str = "its backend has no address yet";
@@ -34,8 +36,12 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
     faults.extend(
         addresses(rule, &backends).find_map(|(to, address)| self_loop(rule, to, address, facts.host)),
     );
+    let tunnels = tunnels(rule, origin, facts).unwrap_or_else(|fault| {
+        faults.push(fault);
+        (None, None)
+    });
     let mut planned = PlannedRule { draining, faults, ..undecided(rule, origin, &backends) };
-    let user = user_plane(&planned, &backends, facts);
+    let user = user_plane(&planned, &backends, tunnels, facts);
     let lacks = facts.lacks.get(&rule.name).cloned().unwrap_or_default();
     let user_v4 = user_for(&user, lacks.ipv4);
     let user_v6 = user_for(&user, lacks.ipv6);
@@ -297,10 +303,30 @@ fn question(rule: &Rule, backend: IpAddr) -> String {
     format!("{backend}{source}{interface}")
 }
 
+/// What wraps a rule's legs.
+type Wrapping = (Option<Arc<Acceptor>>, Option<Arc<Connector>>);
+
+fn tunnels(rule: &Rule, origin: &Origin, facts: &Facts<'_>) -> Result<Wrapping, Fault> {
+    if !rule.enabled || !rule.has_tunnel() {
+        return Ok((None, None));
+    }
+    let folder = origin.folder();
+    let accept = rule.accept.clone().in_folder(folder).tunnel;
+    let connect = rule.connect.clone().in_folder(folder).tunnel;
+    let fault = |leg: &str, fault: ConfigFault| Fault::Tunnel(format!("{leg}: {fault}"));
+    let acceptor = accept.map(|tunnel| facts.tunnels.acceptor(&tunnel)).transpose();
+    let connector = connect.map(|tunnel| facts.tunnels.connector(&tunnel)).transpose();
+    Ok((
+        acceptor.map_err(|error| fault("accept", error))?,
+        connector.map_err(|error| fault("connect", error))?,
+    ))
+}
+
 /// Where the user plane would send clients; or why it cannot carry the rule.
 fn user_plane(
     planned: &PlannedRule,
     backends: &[Arc<[IpAddr]>],
+    (acceptor, connector): Wrapping,
     facts: &Facts<'_>,
 ) -> Result<UserRule, String> {
     let rule = &planned.rule;
@@ -316,7 +342,6 @@ fn user_plane(
     if is_blocked(&planned.faults) {
         return Err("see the fault".into());
     }
-    let folder = planned.origin.folder();
     let end = |(to, addresses): (&Backend, &Arc<[IpAddr]>)| End {
         name: to.to_string().into(),
         addresses: addresses.clone(),
@@ -332,8 +357,10 @@ fn user_plane(
         balance: rule.balance,
         timeouts: rule.timeouts,
         udp_nat: rule.udp_nat,
-        accept: rule.accept.clone().in_folder(folder),
-        connect: rule.connect.clone().in_folder(folder),
+        accept: rule.accept.clone(),
+        connect: rule.connect.clone(),
+        acceptor,
+        connector,
         heard_v4: Vec::new(),
         heard_v6: Vec::new(),
     })
@@ -343,7 +370,7 @@ fn is_blocked(faults: &[Fault]) -> bool {
     faults.iter().any(|fault| {
         let is_way_out =
             matches!(fault, Fault::SourceNotHere(_) | Fault::SourceFamily(..) | Fault::NoWayOut(_));
-        is_way_out || matches!(fault, Fault::PortInUse(_) | Fault::SelfLoop(..))
+        is_way_out || matches!(fault, Fault::PortInUse(_) | Fault::SelfLoop(..) | Fault::Tunnel(_))
     })
 }
 

@@ -43,10 +43,26 @@ pub enum Refusal {
     LimitNewFlowsPerIp,
     /// There is no way to the backend, or the interface or address towards it is gone.
     NoRoute,
+    /// A client whose TLS handshake failed, or who broke TLS later.
+    ClientTls,
+    /// One that asked for no WebSocket, or not for this one.
+    ClientWs,
+    /// One that ended its half of a handshake early or made too much of it.
+    HandshakeBroken,
+    /// As many clients are in the middle of their handshakes as may be.
+    HandshakesFull,
+    /// Either side sent what is no WebSocket frame, or none that carries a stream.
+    WsFrames,
+    /// A backend whose TLS handshake failed, or who broke TLS later.
+    BackendTls,
+    /// One that refused the WebSocket.
+    BackendWs,
+    /// One that did not finish its half of a handshake.
+    BackendTunnel,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 27] = [
         Self::NoBackend,
         Self::BackendRefused,
         Self::BackendTimeout,
@@ -66,6 +82,14 @@ impl Refusal {
         Self::LimitNewFlows,
         Self::LimitNewFlowsPerIp,
         Self::NoRoute,
+        Self::ClientTls,
+        Self::ClientWs,
+        Self::HandshakeBroken,
+        Self::HandshakesFull,
+        Self::WsFrames,
+        Self::BackendTls,
+        Self::BackendWs,
+        Self::BackendTunnel,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -89,6 +113,14 @@ impl Refusal {
             Self::LimitNewFlows => "limit_new_flows",
             Self::LimitNewFlowsPerIp => "limit_new_flows_per_ip",
             Self::NoRoute => "no_route",
+            Self::ClientTls => "client_tls",
+            Self::ClientWs => "client_ws",
+            Self::HandshakeBroken => "handshake_broken",
+            Self::HandshakesFull => "handshakes_full",
+            Self::WsFrames => "ws_frames",
+            Self::BackendTls => "backend_tls",
+            Self::BackendWs => "backend_ws",
+            Self::BackendTunnel => "backend_tunnel",
         }
     }
 }

@@ -1,14 +1,17 @@
 //! A rule as the workers see it.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::complaints::{Complaints, and_others};
 use super::counters::{Carried, Counters};
 use super::gate::Gate;
 use super::kept::Kept;
 use super::pool::Ends;
+use super::tunnel::{Acceptor, Connector};
 use crate::connections::ConnectionLog;
 pub use crate::rule::UdpNat;
 use crate::rule::{Accept, Connect, RuleName, Timeouts};
@@ -27,10 +30,29 @@ pub struct Service {
     clients: AtomicU64,
     /// Sockets that connections are accepted from.
     open: AtomicUsize,
+    /// Clients in the middle of a tunnel's handshake, of all workers.
+    handshakes: AtomicUsize,
+    /// Log lines about tunnels.
+    pub about_clients: Complaints,
+    about_backends: Complaints,
 }
 
 /// How often somebody who waits for the workers looks.
 const LOOK: Duration = Duration::from_micros(200);
+
+/// How many clients of a listener may be in the middle of a tunnel's handshake: the slow ones of an attack have their
+/// time, and those who are quick still get in between.
+const HANDSHAKES: usize = 4096;
+
+/// One that is under way.
+#[derive(Debug)]
+pub struct Handshake<'a>(&'a AtomicUsize);
+
+impl Drop for Handshake<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Where sessions go. New sessions take the latest; old ones keep what they began with.
 #[derive(Clone, Debug)]
@@ -44,6 +66,10 @@ pub struct Target {
     pub udp_nat: UdpNat,
     pub accept: Accept,
     pub connect: Connect,
+    /// What clients' connections are wrapped in.
+    pub acceptor: Option<Arc<Acceptor>>,
+    /// What the backends' are.
+    pub connector: Option<Arc<Connector>>,
 }
 
 /// What a listener's sessions should be doing.
@@ -66,8 +92,19 @@ impl Service {
         log: Arc<ConnectionLog>,
         target: Target,
     ) -> Self {
-        let (target, clients, open) = (RwLock::new(Arc::new(target)), AtomicU64::new(0), AtomicUsize::new(0));
-        Self { rule, counters, gate, log, kept: Arc::default(), target, clients, open }
+        Self {
+            rule,
+            counters,
+            gate,
+            log,
+            kept: Arc::default(),
+            target: RwLock::new(Arc::new(target)),
+            clients: AtomicU64::new(0),
+            open: AtomicUsize::new(0),
+            handshakes: AtomicUsize::new(0),
+            about_clients: Complaints::default(),
+            about_backends: Complaints::default(),
+        }
     }
 
     /// The same, with its UDP sessions told of there.
@@ -99,6 +136,20 @@ impl Service {
     pub fn leave(&self) {
         self.clients.fetch_sub(1, Ordering::Relaxed);
         self.counters.leave();
+    }
+
+    /// Something about a backend's tunnel is not as the rule says.
+    pub fn complain(&self, what: fmt::Arguments<'_>) {
+        if let Some(muted) = self.about_backends.admit() {
+            let (rule, others) = (&self.rule, and_others(muted));
+            tracing::warn!(RULE = rule.as_str(), "rule {rule}: {what}{others}");
+        }
+    }
+
+    /// A client begins a tunnel's handshake, unless as many are in the middle of theirs as may be.
+    pub fn shake_hands(&self) -> Option<Handshake<'_>> {
+        let handshake = Handshake(&self.handshakes);
+        (self.handshakes.fetch_add(1, Ordering::Relaxed) < HANDSHAKES).then_some(handshake)
     }
 
     /// A worker is given one more socket to accept from.

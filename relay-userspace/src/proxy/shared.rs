@@ -129,6 +129,8 @@ mod tests {
             udp_nat: UdpNat::default(),
             accept: Accept::default(),
             connect: Connect::default(),
+            acceptor: None,
+            connector: None,
         };
         let service = Service::new(
             RuleName::parse(name).expect("name"),

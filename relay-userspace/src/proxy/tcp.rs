@@ -2,15 +2,17 @@
 
 mod accept;
 mod arrival;
+pub(super) mod carry;
 mod connect;
 mod failover;
 mod pipe;
 mod ports;
 mod pump;
-mod remainder;
+pub(super) mod remainder;
 mod session;
 mod shared;
-mod socket;
+pub(super) mod socket;
+pub(super) mod transfer;
 mod way;
 
 #[cfg(test)]

@@ -4,8 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::tunnel::AcceptTunnel;
-use super::{AllowList, Transport};
+use super::{AcceptTunnel, AllowList, Transport};
 
 /// The client leg.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -4,8 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Transport;
-use super::tunnel::ConnectTunnel;
+use super::{ConnectTunnel, Transport};
 
 /// The backend leg.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -1,9 +1,12 @@
 //! What lies between TCP and the payload of a leg: TLS, WebSocket, both.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
+use data_encoding::{BASE64, BASE64_NOPAD, HEXLOWER_PERMISSIVE};
+
 /// How a leg carries its payload.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Transport {
     #[default]
     Plain,
@@ -13,13 +16,13 @@ pub enum Transport {
 }
 
 /// What a client leg is unwrapped from.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct AcceptTunnel {
     pub tls: Option<AcceptTls>,
     pub ws: Option<AcceptWs>,
 }
 
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct AcceptTls {
     pub identity: Identity,
     /// Whose certificate a client must have.
@@ -28,13 +31,13 @@ pub struct AcceptTls {
 }
 
 /// What a TLS server shows of itself.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Identity {
     Files { cert: PathBuf, key: PathBuf },
     SelfSigned { name: Box<str> },
 }
 
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct AcceptWs {
     /// `None`: any.
     pub host: Option<Box<str>>,
@@ -45,13 +48,13 @@ pub struct AcceptWs {
 }
 
 /// What a backend leg is wrapped in.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct ConnectTunnel {
     pub tls: Option<ConnectTls>,
     pub ws: Option<ConnectWs>,
 }
 
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct ConnectTls {
     /// `None`: the backend's host.
     pub sni: Option<Box<str>>,
@@ -64,7 +67,7 @@ pub struct ConnectTls {
 }
 
 /// Which certificate of a TLS server is good.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Verify {
     #[default]
     Ca,
@@ -73,7 +76,7 @@ pub enum Verify {
     Pin([u8; 32]),
 }
 
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct ConnectWs {
     /// `None`: what TLS asks for, or the backend's host.
     pub host: Option<Box<str>>,
@@ -85,7 +88,7 @@ pub struct ConnectWs {
 }
 
 /// How a WebSocket client masks.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum MaskChoice {
     /// As realm does: with zeros.
     #[default]
@@ -165,6 +168,43 @@ impl ConnectTunnel {
     }
 }
 
+impl Verify {
+    /// What it may look like, for error texts.
+    pub const FORMS: &str =
+        r#""ca", "insecure" or "pin:sha256/..." with the certificate's SHA-256 in base64 or hex"#;
+    const PIN: &str = "pin:sha256/";
+
+    /// Colons between hexadecimal digits, as openssl prints them, do not matter.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "ca" => Some(Self::Ca),
+            "insecure" => Some(Self::Insecure),
+            _ => digest(text.strip_prefix(Self::PIN)?).map(Self::Pin),
+        }
+    }
+}
+
+/// 32 bytes.
+fn digest(text: &str) -> Option<[u8; 32]> {
+    let hex: String = text.split(':').collect();
+    let unpadded = text.strip_suffix('=').unwrap_or(text);
+    let (encoding, digits) =
+        if hex.len() == 64 { (&HEXLOWER_PERMISSIVE, hex.as_str()) } else { (&BASE64_NOPAD, unpadded) };
+    let mut digest = [0; 32];
+    let fits = encoding.decode_len(digits.len()) == Ok(digest.len());
+    (fits && encoding.decode_mut(digits.as_bytes(), &mut digest).is_ok()).then_some(digest)
+}
+
+impl fmt::Display for Verify {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ca => f.write_str("ca"),
+            Self::Insecure => f.write_str("insecure"),
+            Self::Pin(digest) => write!(f, "{}{}", Self::PIN, BASE64.encode_display(digest)),
+        }
+    }
+}
+
 /// What a WebSocket asks for where nobody says.
 pub const USUAL_PATH: &str = "/";
 
@@ -187,6 +227,35 @@ impl MaskChoice {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pins_read_and_print() {
+        let printed = "pin:sha256/AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+        let hex = "000102030405060708090a0b0c0d0e0f101112131415161718191A1B1C1D1E1F";
+        let pairs: Vec<&str> = (0..32).map(|index| &hex[2 * index..2 * index + 2]).collect();
+        let verify = Verify::Pin(std::array::from_fn(|index| u8::try_from(index).expect("a byte")));
+        for text in [
+            printed.to_owned(),
+            printed.trim_end_matches('=').to_owned(),
+            format!("pin:sha256/{hex}"),
+            format!("pin:sha256/{}", pairs.join(":")),
+        ] {
+            assert_eq!(Verify::parse(&text), Some(verify), "{text}");
+        }
+        assert_eq!(verify.to_string(), printed);
+        for text in [
+            "",
+            "CA",
+            "pin",
+            "pin:sha256/",
+            "pin:sha1/AAEC",
+            &printed[..40],
+            &format!("{printed}="),
+            "pin:sha256/é",
+        ] {
+            assert_eq!(Verify::parse(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn paths_begin_at_their_folder_or_at_the_root() {

@@ -51,13 +51,13 @@ pub fn different(before: &Rules, after: &Rules) -> (Vec<Arc<Rule>>, Vec<RuleName
 /// What changes between two sets of rules, for people.
 pub fn changes(before: &Rules, after: &Rules) -> Vec<RuleChange> {
     let Delta { old, changed, gone } = delta(before, after);
-    let shown = |name: &RuleName| old.get(name).map(|rule| encode::to_json(rule));
+    let shown = |name: &RuleName| old.get(name).map(|rule| encode::shown(rule, None));
     let mut changes: Vec<RuleChange> = changed
         .iter()
         .map(|rule| {
             let before = shown(&rule.name);
             let action = if before.is_some() { "changed" } else { "added" }.into();
-            let after = Some(encode::to_json(rule));
+            let after = Some(encode::shown(rule, old.get(&rule.name).map(|rule| &***rule)));
             RuleChange { action, name: rule.name.to_string(), before, after, ..RuleChange::default() }
         })
         .collect();

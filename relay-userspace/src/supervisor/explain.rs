@@ -32,6 +32,10 @@ pub fn explain(planned: &PlannedRule, view: RuleView, facts: &Facts) -> ExplainV
         });
     }
     lines.extend(planned.faults.iter().map(|fault| format!("fault: {fault}")));
+    let legs = [("the client leg", &view.accept), ("the backend leg", &view.connect)].into_iter();
+    lines.extend(
+        legs.filter(|(_, leg)| !leg.is_plain()).map(|(name, leg)| format!("{name}: {}", leg.sentence())),
+    );
     lines.extend(view.to.iter().filter_map(name));
     lines.extend(spread::spread(planned, &view));
     lines.extend(health::health(planned, &view));
@@ -70,7 +74,7 @@ pub fn explain(planned: &PlannedRule, view: RuleView, facts: &Facts) -> ExplainV
         Origin::File(path) => path.display().to_string(),
         Origin::CommandLine => "relayd's command line".into(),
     };
-    ExplainView { rule: view, config: encode::to_json(&planned.rule), origin, lines }
+    ExplainView { rule: view, config: encode::shown(&planned.rule, None), origin, lines }
 }
 
 /// What a backend's name has resolved to.

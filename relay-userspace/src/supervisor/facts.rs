@@ -13,6 +13,7 @@ use crate::net::hold::Holder;
 use crate::net::socket_list::SocketList;
 use crate::net::{paths, view};
 use crate::plan::{candidates, way_to};
+use crate::proxy::tunnel::Tunnels;
 use crate::rule::{Rule, RuleName};
 
 pub struct FactBook {
@@ -24,12 +25,14 @@ pub struct FactBook {
     pub taken: BTreeMap<RuleName, String>,
     pub paths: BTreeMap<WayTo, Path>,
     pub holder: Holder,
+    /// What rules' tunnels are made of.
+    pub tunnels: Tunnels,
     /// Raised when the host looks different, so that what was derived from it before is out of date.
     pub revision: u64,
 }
 
 impl FactBook {
-    pub async fn new(handle: Handle, names: Names) -> anyhow::Result<Self> {
+    pub async fn new(handle: Handle, names: Names, tunnels: Tunnels) -> anyhow::Result<Self> {
         let host = view::read(&handle).await?;
         Ok(Self {
             handle,
@@ -39,6 +42,7 @@ impl FactBook {
             taken: BTreeMap::new(),
             paths: BTreeMap::new(),
             holder: Holder::default(),
+            tunnels,
             revision: 0,
         })
     }

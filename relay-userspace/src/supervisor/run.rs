@@ -36,6 +36,7 @@ use crate::net::monitor::Monitor;
 use crate::net::stock::Stock;
 use crate::net::sysctl::Ledger;
 use crate::proxy::kept::Tell;
+use crate::proxy::tunnel::Tunnels;
 use crate::proxy::udp::use_trains;
 use crate::rule::RuleName;
 use crate::service::Service;
@@ -106,7 +107,9 @@ async fn start_state(
     monitor: &Monitor,
     service: &Arc<Service>,
 ) -> anyhow::Result<State> {
-    let mut facts = FactBook::new(monitor.handle.clone(), Names::open(&settings.state_dir, &settings.dns))
+    let names = Names::open(&settings.state_dir, &settings.dns);
+    let tunnels = Tunnels::new(settings.state_dir.clone());
+    let mut facts = FactBook::new(monitor.handle.clone(), names, tunnels)
         .await
         .context("cannot read the host's network")?;
     let kernel = open_kernel(&settings, launch.trace, service);

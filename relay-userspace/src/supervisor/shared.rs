@@ -11,6 +11,7 @@ use super::backends::Roll;
 use super::census::CensusTaker;
 use super::change::complain;
 use super::command::{Action, Command, Reply};
+use super::legs;
 use super::names::{FIRST_ANSWERS, Upkeep};
 use super::serving::{CountersByRule, PoolsByRule};
 use crate::api::problem::{ApiProblem, Code};
@@ -198,6 +199,8 @@ impl Shared {
             note: rule.note.clone(),
             listen: rule.listen.iter().map(ToString::to_string).collect(),
             protocol: rule.protocols.to_string(),
+            accept: legs::accept(planned),
+            connect: legs::connect(&rule.connect),
             to,
             balance: rule.balance.as_str().into(),
             enabled: rule.enabled,

@@ -116,6 +116,7 @@ impl State {
             down: self.down,
             health: self.backends.health(),
             now: Instant::now(),
+            tunnels: &self.facts.tunnels,
         };
         let plan = |(rule, origin): &(Arc<Rule>, Origin)| {
             Arc::new(plan::rule(rule, origin, draining.contains(&rule.name), &facts))

@@ -13,7 +13,7 @@ use crate::host::{Link, LinkKind};
 use crate::kernel::maps::DEVICE_SLOTS;
 use crate::kernel::{attach, detach};
 use crate::net::{sysctl, xdp_features};
-use crate::plan::{PlannedRule, UserRule};
+use crate::plan::{Fault, PlannedRule, UserRule};
 use crate::rule::{Rule, RuleName};
 
 /// Drivers whose devices take redirected frames once an XDP program is attached to them, for kernels that do not say.
@@ -180,6 +180,7 @@ impl State {
             return;
         }
         self.retake();
+        self.follow_certificates();
         if let Some(serving) = &mut self.serving {
             serving.tend(&mut self.facts.holder);
         }
@@ -196,6 +197,19 @@ impl State {
             self.publish();
         } else if kernel.is_ailing() {
             self.attach();
+        }
+    }
+
+    /// Files of certificates may have changed: sessions that begin from now on get what they say.
+    fn follow_certificates(&mut self) {
+        let waits = |fault: &Fault| matches!(fault, Fault::Tunnel(_));
+        let waiting = self.planned.iter().any(|planned| planned.faults.iter().any(waits));
+        let news = self.facts.tunnels.refresh(waiting);
+        for fault in news.faults {
+            tracing::error!("{fault}; what was there before stays in use");
+        }
+        if news.is_news {
+            self.replan("its certificates have changed");
         }
     }
 

@@ -2,32 +2,92 @@
 
 use std::sync::Arc;
 
-use super::super::fields::{Fields, Later};
+use super::super::fields::Fields;
 use super::super::node::{Node, Value};
 use super::super::problem::Problems;
-use super::{one_or_more, tcp_switch};
-use crate::rule::{Accept, AllowList, Network, Protocols};
+use super::tunnel::{Belongs, alpn, certificate, file, host_name, transport, unbracketed};
+use super::{one_or_more, tcp_switch, websocket};
+use crate::rule::{
+    Accept, AcceptTls, AcceptTunnel, AcceptWs, AllowList, Identity, Network, Protocols, Transport,
+};
 
-const LATER: &[Later] = &[
-    Later { key: "transport", default: Some("plain") },
-    Later { key: "host", default: None },
-    Later { key: "path", default: None },
-    Later { key: "cert", default: None },
-    Later { key: "key", default: None },
-    Later { key: "client_ca", default: None },
-    Later { key: "token", default: None },
-    Later { key: "headers", default: None },
+/// What only some transports have. A host is also whose certificate a self-signed one is.
+const OF_TRANSPORTS: &[Belongs] = &[
+    Belongs::to_tls("cert"),
+    Belongs::to_tls("key"),
+    Belongs::to_tls("client_ca"),
+    Belongs::to_tls("alpn"),
+    Belongs::to_ws("path"),
+    Belongs::to_ws("token"),
+    Belongs::to_ws("headers"),
 ];
 
 pub fn accept(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems) -> Accept {
     let mut accept = Accept::default();
     let Some(mut inner) = fields.table("accept", problems) else { return accept };
+    accept.tunnel = tunnel(&mut inner, protocols, problems).map(Arc::new);
     accept.proxy_protocol = tcp_switch(&mut inner, "proxy_protocol", protocols, problems);
     accept.mptcp = tcp_switch(&mut inner, "mptcp", protocols, problems);
     accept.trusted = trusted(&mut inner, accept.proxy_protocol, problems);
     accept.allow = allow(&mut inner, problems);
-    inner.finish(LATER, problems);
+    inner.finish(&[], problems);
     accept
+}
+
+fn tunnel(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems) -> Option<AcceptTunnel> {
+    let transport = transport(fields, protocols, OF_TRANSPORTS, problems);
+    let (host, name) = host(fields, transport, problems);
+    let tls = AcceptTls {
+        identity: identity(fields, name, problems),
+        client_ca: file(fields, "client_ca", problems),
+        alpn: alpn(fields, problems),
+    };
+    let path = websocket::path(fields, problems);
+    let token = websocket::token(fields, problems);
+    let headers = websocket::headers(fields, token.is_some(), problems);
+    let ws = AcceptWs { host, path, headers, token };
+    let tunnel =
+        AcceptTunnel { tls: transport.has_tls().then_some(tls), ws: transport.has_ws().then_some(ws) };
+    (transport != Transport::Plain).then_some(tunnel)
+}
+
+/// What a WebSocket client must ask for; and whose certificate to make, unless there is one.
+fn host(
+    fields: &mut Fields<'_>,
+    transport: Transport,
+    problems: &mut Problems,
+) -> (Option<Box<str>>, Option<Box<str>>) {
+    let Some(node) = fields.peek("host") else {
+        fields.take("host");
+        return (None, None);
+    };
+    match transport {
+        Transport::Plain => {
+            let help = "leave it out, or say transport = \"ws\" or \"wss\"";
+            problems.at(node, &fields.subject_of("host"), "transport = \"plain\" has no `host`", Some(help));
+            fields.take("host");
+            (None, None)
+        }
+        Transport::Tls => {
+            if fields.peek("cert").is_some() {
+                let message =
+                    "with TLS alone it is the name in a self-signed certificate, and there is `cert`";
+                problems.at(node, &fields.subject_of("host"), message, Some("leave one of them out"));
+            }
+            (None, host_name(fields, "host", problems))
+        }
+        Transport::Ws | Transport::Wss => match websocket::host(fields, problems) {
+            Some((text, host)) => (Some(text), Some(unbracketed(&host))),
+            None => (None, None),
+        },
+    }
+}
+
+fn identity(fields: &mut Fields<'_>, name: Option<Box<str>>, problems: &mut Problems) -> Identity {
+    match certificate(fields, problems) {
+        Some((cert, key)) => Identity::Files { cert, key },
+        None => Identity::SelfSigned { name: name.unwrap_or_else(|| Identity::USUAL_NAME.into()) },
+    }
 }
 
 fn trusted(fields: &mut Fields<'_>, proxy_protocol: bool, problems: &mut Problems) -> Option<AllowList> {

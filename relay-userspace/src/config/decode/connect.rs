@@ -1,41 +1,95 @@
 //! How backends are reached: `connect = { ... }`.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use relay_common::net::Protocol;
 
 use super::super::fields::{Fields, Later};
 use super::super::problem::Problems;
-use super::{NO_TCP, NO_TCP_HELP, tcp_switch};
+use super::tunnel::{Belongs, alpn, certificate, file, host_name, transport};
+use super::{NO_TCP, NO_TCP_HELP, tcp_switch, websocket};
 use crate::rule::listen::is_interface_name;
-use crate::rule::{Connect, Protocols, ProxyVersion};
+use crate::rule::{
+    Connect, ConnectTls, ConnectTunnel, ConnectWs, MaskChoice, Protocols, ProxyVersion, Transport, Verify,
+};
 
 const LATER: &[Later] = &[
-    Later { key: "transport", default: Some("plain") },
-    Later { key: "host", default: None },
-    Later { key: "path", default: None },
-    Later { key: "sni", default: None },
-    Later { key: "verify", default: None },
-    Later { key: "ca", default: None },
-    Later { key: "cert", default: None },
-    Later { key: "key", default: None },
-    Later { key: "token", default: None },
-    Later { key: "headers", default: None },
-    Later { key: "mask", default: None },
     Later { key: "pool", default: Some("0") },
     Later { key: "mux", default: Some("false") },
     Later { key: "udp_over", default: None },
 ];
 
+/// What only some transports have.
+const OF_TRANSPORTS: &[Belongs] = &[
+    Belongs::to_tls("sni"),
+    Belongs::to_tls("verify"),
+    Belongs::to_tls("ca"),
+    Belongs::to_tls("cert"),
+    Belongs::to_tls("key"),
+    Belongs::to_tls("alpn"),
+    Belongs::to_ws("host"),
+    Belongs::to_ws("path"),
+    Belongs::to_ws("token"),
+    Belongs::to_ws("headers"),
+    Belongs::to_ws("mask"),
+];
+
 pub fn connect(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems) -> Connect {
     let mut connect = Connect::default();
     let Some(mut inner) = fields.table("connect", problems) else { return connect };
+    connect.tunnel = tunnel(&mut inner, protocols, problems).map(Arc::new);
     connect.proxy_protocol = proxy_protocol(&mut inner, protocols, problems);
     connect.source = source(&mut inner, problems);
     connect.interface = interface(&mut inner, problems);
     connect.mptcp = tcp_switch(&mut inner, "mptcp", protocols, problems);
     inner.finish(LATER, problems);
     connect
+}
+
+fn tunnel(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems) -> Option<ConnectTunnel> {
+    let transport = transport(fields, protocols, OF_TRANSPORTS, problems);
+    let verify = verify(fields, problems);
+    let tls = ConnectTls {
+        sni: host_name(fields, "sni", problems),
+        verify,
+        ca: ca(fields, verify, problems),
+        identity: certificate(fields, problems),
+        alpn: alpn(fields, problems),
+    };
+    let host = websocket::host(fields, problems).map(|(text, _)| text);
+    let path = websocket::path(fields, problems);
+    let token = websocket::token(fields, problems);
+    let headers = websocket::headers(fields, token.is_some(), problems);
+    let words = MaskChoice::ALL.map(MaskChoice::as_str);
+    let mask = fields.word("mask", &words, MaskChoice::parse, problems).unwrap_or_default();
+    let ws = ConnectWs { host, path, headers, token, mask };
+    let tunnel =
+        ConnectTunnel { tls: transport.has_tls().then_some(tls), ws: transport.has_ws().then_some(ws) };
+    (transport != Transport::Plain).then_some(tunnel)
+}
+
+fn verify(fields: &mut Fields<'_>, problems: &mut Problems) -> Verify {
+    let Some((text, node)) = fields.text("verify", problems) else { return Verify::default() };
+    let parsed = Verify::parse(text);
+    if parsed.is_none() {
+        let message = format!("{} is not known here", node.shown());
+        let help = format!("it is one of {}", Verify::FORMS);
+        problems.at(node, &fields.subject_of("verify"), message, Some(&help));
+    }
+    parsed.unwrap_or_default()
+}
+
+fn ca(fields: &mut Fields<'_>, verify: Verify, problems: &mut Problems) -> Option<PathBuf> {
+    let node = fields.peek("ca");
+    let ca = file(fields, "ca", problems)?;
+    if let (Some(node), Verify::Insecure | Verify::Pin(_)) = (node, verify) {
+        let message = "it says who may sign the certificate, and `verify` does not ask for that";
+        let help = "leave it out, or say verify = \"ca\"";
+        problems.at(node, &fields.subject_of("ca"), message, Some(help));
+    }
+    Some(ca)
 }
 
 fn source(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<IpAddr> {

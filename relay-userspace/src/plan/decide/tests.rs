@@ -3,7 +3,10 @@
 use super::*;
 use crate::host::{HostAddress, NextHop, Path};
 use crate::plan::RuleState;
-use crate::rule::{Backend, Connect, Host, Listener, ProxyVersion, RuleName};
+use crate::proxy::tunnel::Tunnels;
+use crate::rule::{
+    Backend, Connect, ConnectTls, ConnectTunnel, Host, Listener, ProxyVersion, RuleName, Verify,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::time::Instant;
@@ -52,8 +55,10 @@ fn planned_rule(rule: Rule, kernel: Result<Hook, &str>) -> PlannedRule {
         down: false,
         health: &HashMap::new(),
         now: Instant::now(),
+        tunnels: &Tunnels::new(std::env::temp_dir()),
     };
-    super::rule(&Arc::new(rule), &Origin::CommandLine, false, &facts)
+    let origin = Origin::File(std::path::Path::new("/etc/relay/relay.toml").into());
+    super::rule(&Arc::new(rule), &origin, false, &facts)
 }
 
 fn planned(listen: &str, to: &str) -> PlannedRule {
@@ -126,6 +131,31 @@ fn the_proxy_protocol_takes_tcp_to_relayd_and_leaves_udp_in_the_kernel() {
     assert!(
         matches!(&forced.faults[..], [Fault::KernelImpossible(why)] if why.contains("connect.proxy_protocol"))
     );
+}
+
+#[test]
+fn tunnels_are_relayds_and_their_files_lie_beside_the_rules() {
+    let tls = ConnectTls {
+        sni: None,
+        verify: Verify::Ca,
+        ca: Some("ca.pem".into()),
+        identity: None,
+        alpn: Vec::new(),
+    };
+    let connect =
+        Connect { tunnel: Some(Arc::new(ConnectTunnel { tls: Some(tls), ws: None })), ..Connect::default() };
+    let plain = (*planned(":80", "203.0.113.10:80").rule).clone();
+    let rule = Rule { protocols: Protocols::Tcp, connect, ..plain };
+    let planned = planned_rule(rule.clone(), Ok(Hook::Tc));
+    let why = "relayd wraps it in TLS (connect.transport = \"tls\")";
+    assert_eq!((&planned.ipv4, &planned.ipv6), (&Carriage::User(why.into()), &Carriage::User(why.into())));
+    assert_eq!((&planned.kernel, planned.state()), (&None, RuleState::Active));
+    let forced = planned_rule(Rule { plane: PlaneChoice::Kernel, ..rule }, Ok(Hook::Tc));
+    assert!(matches!(&forced.faults[..], [Fault::KernelImpossible(reason)] if reason == why));
+    let user = planned.user.expect("a user plane");
+    let ca =
+        user.connect.tunnel.as_ref().and_then(|tunnel| tunnel.tls.as_ref()).and_then(|tls| tls.ca.clone());
+    assert_eq!(ca, Some("/etc/relay/ca.pem".into()));
 }
 
 #[test]

@@ -27,7 +27,8 @@ impl Signal {
     /// What a connection that came to nothing says of the backend; `None`: it is not the backend's doing.
     pub const fn of(refusal: Refusal) -> Option<Self> {
         match refusal {
-            Refusal::BackendRefused => Some(Self::Refused),
+            Refusal::BackendRefused | Refusal::BackendTls | Refusal::BackendWs => Some(Self::Refused),
+            Refusal::BackendTunnel => Some(Self::Reset),
             Refusal::BackendTimeout => Some(Self::Silent),
             Refusal::NoRoute => Some(Self::Unreachable),
             _ => None,

@@ -8,15 +8,15 @@ use std::task::Poll;
 use std::time::Duration;
 
 use relay_common::net::Protocol;
-use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::connect::connect;
 use super::socket::Leg;
 use crate::proxy::counters::Refusal;
-use crate::proxy::gate::Gate;
 use crate::proxy::pool::{Lease, Signal};
-use crate::proxy::service::Target;
+use crate::proxy::service::{Service, Target};
+use crate::proxy::tunnel::{Connector, Opening};
+use crate::rule::Backend;
 
 /// How long a backend may be silent before the next one is tried beside it: as long as its first SYN, which may be lost,
 /// waits to be sent again.
@@ -26,29 +26,41 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Reached {
     pub leg: Leg,
+    /// What it is wrapped in.
+    pub tunnel: Option<Box<Opening>>,
     pub lease: Lease,
     /// Who will not be tried again, this one included; kept where there are several.
     pub tried: Vec<usize>,
 }
 
+/// Who wants a backend.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    pub service: &'a Service,
+    pub target: &'a Target,
+    /// That the client has come in on.
+    pub port: u16,
+    pub client: IpAddr,
+    /// What the backend is sent ahead of a tunnel.
+    pub header: &'a [u8],
+}
+
 /// A connection to a backend that has not been tried, or why there is none: what the last one said. `limit` ends the
 /// attempt at the only one there is.
 pub async fn reach(
-    target: &Target,
-    gate: &Gate,
-    port: u16,
-    client: IpAddr,
+    wanted: Wanted<'_>,
     tried: Vec<usize>,
     limit: Pin<&mut Sleep>,
 ) -> Result<Reached, Refusal> {
+    let Wanted { target, client, .. } = wanted;
     if target.ends.are_several() {
         // boxed, so that sessions of other rules need no room for it
-        return Box::pin(reach_any(target, gate, port, client, tried)).await;
+        return Box::pin(reach_any(wanted, tried)).await;
     }
     let index = target.ends.choose(Protocol::Tcp, client).ok_or(Refusal::NoBackend)?;
     let lease = target.ends.lease(Protocol::Tcp, index);
-    match dial(target, index, port, limit).await {
-        Ok(stream) => Ok(reached(stream, lease, tried)),
+    match dial(wanted, index, limit).await {
+        Ok(dialled) => Ok(reached(dialled, lease, tried)),
         Err(refusal) => {
             Signal::of(refusal).into_iter().for_each(|signal| lease.fail(signal));
             Err(refusal)
@@ -57,28 +69,23 @@ pub async fn reach(
 }
 
 /// The same, of several.
-async fn reach_any(
-    target: &Target,
-    gate: &Gate,
-    port: u16,
-    client: IpAddr,
-    tried: Vec<usize>,
-) -> Result<Reached, Refusal> {
-    let mut waiting = Some(target.ends.candidates(Protocol::Tcp, client, gate).without(tried));
+async fn reach_any(wanted: Wanted<'_>, tried: Vec<usize>) -> Result<Reached, Refusal> {
+    let Wanted { service, target, client, .. } = wanted;
+    let mut waiting = Some(target.ends.candidates(Protocol::Tcp, client, &service.gate).without(tried));
     let mut attempts: Vec<Attempt<'_>> = Vec::new();
     let mut failure = Refusal::NoBackend;
     loop {
         let next = waiting.as_mut().and_then(Iterator::next);
-        attempts.extend(next.map(|index| Attempt::new(target, index, port)));
+        attempts.extend(next.map(|index| Attempt::new(wanted, index)));
         if attempts.is_empty() {
             return Err(failure);
         }
         tokio::select! {
             biased;
             (attempt, result) = first(&mut attempts) => match result {
-                Ok(stream) => {
+                Ok(dialled) => {
                     let tried = waiting.map(|waiting| waiting.tried()).unwrap_or_default();
-                    return Ok(reached(stream, attempt.lease, tried));
+                    return Ok(reached(dialled, attempt.lease, tried));
                 }
                 Err(refusal) => {
                     attempt.fail(refusal);
@@ -94,21 +101,60 @@ async fn reach_any(
     }
 }
 
-fn reached(stream: TcpStream, lease: Lease, tried: Vec<usize>) -> Reached {
+fn reached(Dialled { leg, tunnel }: Dialled, lease: Lease, tried: Vec<usize>) -> Reached {
     lease.begin();
     lease.answer();
-    Reached { leg: Leg::new(stream), lease, tried }
+    Reached { leg, tunnel, lease, tried }
 }
 
-async fn dial(
-    target: &Target,
-    index: usize,
-    port: u16,
-    limit: Pin<&mut Sleep>,
-) -> Result<TcpStream, Refusal> {
+/// A connection, with the tunnel on it.
+struct Dialled {
+    leg: Leg,
+    tunnel: Option<Box<Opening>>,
+}
+
+async fn dial(wanted: Wanted<'_>, index: usize, mut limit: Pin<&mut Sleep>) -> Result<Dialled, Refusal> {
+    let Wanted { target, port, .. } = wanted;
     let end = target.ends.end(index).ok_or(Refusal::NoBackend)?;
     let (port, each) = (end.port(target.first_port, port), target.timeouts.connect);
-    connect(&end.addresses, port, &target.connect, each, limit).await
+    let stream = connect(&end.addresses, port, &target.connect, each, limit.as_mut()).await?;
+    let leg = Leg::new(stream);
+    let tunnel = match &target.connector {
+        None => None,
+        // boxed, so that sessions of other rules need no room for it
+        Some(connector) => Some(Box::pin(wrap(wanted, connector, &leg, &end.name, limit)).await?),
+    };
+    Ok(Dialled { leg, tunnel })
+}
+
+/// Opens the tunnel on a connection to a backend.
+async fn wrap(
+    wanted: Wanted<'_>,
+    connector: &Connector,
+    leg: &Leg,
+    backend: &str,
+    mut limit: Pin<&mut Sleep>,
+) -> Result<Box<Opening>, Refusal> {
+    limit.as_mut().reset(Instant::now() + wanted.target.timeouts.handshake);
+    let host = host_of(backend);
+    let opened = tokio::select! {
+        biased;
+        opened = connector.connect(leg, &host, wanted.header) => opened,
+        () = limit => {
+            wanted.service.complain(format_args!("backend {backend}: no handshake in time"));
+            return Err(Refusal::BackendTimeout);
+        }
+    };
+    opened.map(Box::new).map_err(|fault| {
+        let reason = fault.as_str();
+        wanted.service.complain(format_args!("backend {backend}: {fault} ({reason})"));
+        fault.of_backend()
+    })
+}
+
+/// The host in a backend's text.
+fn host_of(backend: &str) -> String {
+    Backend::parse(backend).map_or_else(|_unheard_of| backend.to_owned(), |backend| backend.host.to_string())
 }
 
 /// One backend on trial.
@@ -116,13 +162,14 @@ struct Attempt<'a> {
     lease: Lease,
     /// Its silence has been told of.
     is_told: bool,
-    dialling: Pin<Box<dyn Future<Output = Result<TcpStream, Refusal>> + Send + 'a>>,
+    dialling: Pin<Box<dyn Future<Output = Result<Dialled, Refusal>> + Send + 'a>>,
 }
 
 impl<'a> Attempt<'a> {
-    fn new(target: &'a Target, index: usize, port: u16) -> Self {
+    fn new(wanted: Wanted<'a>, index: usize) -> Self {
+        let target = wanted.target;
         let dialling =
-            Box::pin(async move { dial(target, index, port, pin!(sleep(target.timeouts.connect))).await });
+            Box::pin(async move { dial(wanted, index, pin!(sleep(target.timeouts.connect))).await });
         Self { lease: target.ends.lease(Protocol::Tcp, index), is_told: false, dialling }
     }
 
@@ -141,7 +188,7 @@ impl<'a> Attempt<'a> {
 }
 
 /// The first attempt that comes to an end, taken out.
-async fn first<'a>(attempts: &mut Vec<Attempt<'a>>) -> (Attempt<'a>, Result<TcpStream, Refusal>) {
+async fn first<'a>(attempts: &mut Vec<Attempt<'a>>) -> (Attempt<'a>, Result<Dialled, Refusal>) {
     poll_fn(|cx| {
         for place in 0..attempts.len() {
             if let Poll::Ready(result) = attempts[place].dialling.as_mut().poll(cx) {

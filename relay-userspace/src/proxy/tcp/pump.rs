@@ -10,8 +10,10 @@ use std::task::{Context, Poll};
 
 use socket2::SockRef;
 
+use super::carry::Carry;
 use super::socket::{Leg, has_more, is_delivered};
-use super::way::{Fault, Moved, Way, ended_before_reset};
+use super::transfer::ended_before_reset;
+use super::way::{Fault, Moved, Way};
 use crate::proxy::counters::Carried;
 use crate::proxy::ending::Ending;
 
@@ -70,16 +72,6 @@ impl<'a> Pump<'a> {
             heard: false,
             overhead: preamble.overhead,
         }
-    }
-
-    /// Carries both ways. `moved` becomes true if there was anything, the end of a stream included.
-    pub fn poll(&mut self, cx: &mut Context<'_>, moved: &mut bool) -> Poll<Ending> {
-        for side in SIDES {
-            if let Err(end) = self.poll_way(cx, side, moved) {
-                return Poll::Ready(end);
-            }
-        }
-        self.poll_end()
     }
 
     fn poll_way(&mut self, cx: &mut Context<'_>, side: usize, moved: &mut bool) -> Result<(), Ending> {
@@ -169,24 +161,31 @@ impl<'a> Pump<'a> {
             Some(_) => Poll::Ready(Ending::Reset),
         }
     }
+}
 
-    /// Whether all that is left to do is to see what was sent delivered, which no event tells.
-    pub fn is_lingering(&self) -> bool {
+impl Carry for Pump<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>, moved: &mut bool) -> Poll<Ending> {
+        for side in SIDES {
+            if let Err(end) = self.poll_way(cx, side, moved) {
+                return Poll::Ready(end);
+            }
+        }
+        self.poll_end()
+    }
+
+    fn is_lingering(&self) -> bool {
         SIDES.iter().all(|&side| self.ways[side].is_over())
     }
 
-    /// Whether a direction is over.
-    pub fn is_half_closed(&self) -> bool {
+    fn is_half_closed(&self) -> bool {
         SIDES.iter().any(|&side| self.ways[side].is_over())
     }
 
-    /// Whether nobody reads from a side for now, so that its reset would go unnoticed.
-    pub fn is_unwatched(&self, side: usize) -> bool {
+    fn is_unwatched(&self, side: usize) -> bool {
         self.ways[side].is_done() || self.ways[side].is_blocked()
     }
 
-    /// An unwatched side has failed.
-    pub fn fail(&mut self, side: usize, error: Option<&io::Error>) -> Poll<Ending> {
+    fn fail(&mut self, side: usize, error: Option<&io::Error>) -> Poll<Ending> {
         self.lost(side, error);
         if self.broken { Poll::Ready(Ending::Reset) } else { Poll::Pending }
     }

@@ -1,31 +1,29 @@
 //! One session: a client's connection, the one to the backend, and everything between them.
 
-use std::future::poll_fn;
+mod tunnelled;
+
 use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Poll, ready};
-use std::time::Duration;
 
 use relay_common::net::Protocol;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
+use self::tunnelled::Farewell;
 use super::arrival::{Arrival, announced};
-use super::failover::{self, Reached};
-use super::pump::{Preamble, Pump, SIDES};
-use super::socket::{Leg, probe};
+use super::carry::carry;
+use super::failover::{self, Reached, Wanted};
+use super::pump::{Preamble, Pump};
+use super::socket::Leg;
 use crate::proxy::counters::Refusal;
 use crate::proxy::ending::{Ending, Record};
 use crate::proxy::pool::Signal;
 use crate::proxy::proxy_protocol::{self, Header, Origin};
 use crate::proxy::service::{Service, Target};
-use crate::rule::Timeouts;
-
-/// How often to look whether a side has everything, before it is reset.
-const DELIVERY: Duration = Duration::from_millis(50);
+use crate::proxy::tunnel::part;
 
 /// Carries a client that has come in on `port` until it is over. Dropped before that, it resets both connections.
 pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc<Service>) {
@@ -49,20 +47,36 @@ pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc
         Err(refusal) => return logged.refuse(refusal),
     };
     let _active = service.counters.begin();
-    let session = Session { client: &client, service: &service, target: &target, port, source: source.ip() };
+    let Arrival { header, mut data } = arrival;
+    let header = opening(&client, address, &target, header);
+    let session = Session {
+        client: &client,
+        service: &service,
+        target: &target,
+        port,
+        source: source.ip(),
+        header: &header,
+    };
+    if target.acceptor.is_some() || target.connector.is_some() {
+        // boxed, so that sessions of other rules need no room for it
+        let farewell = Box::pin(tunnelled::run(&session, data, &mut logged, timer)).await;
+        return match farewell {
+            Farewell::Reset => {}
+            Farewell::Close => client.close(),
+            Farewell::Part => part(client).await,
+        };
+    }
     let mut reached = match session.reach(Vec::new(), timer.as_mut()).await {
         Ok(reached) => reached,
         Err(ending) => return logged.record.ending = ending,
     };
-    let Arrival { header, mut data } = arrival;
-    let header = opening(&client, address, &target, header);
     loop {
         logged.record.backend = reached.leg.peer_addr().ok();
         let leads_to = logged.record.backend.map(|backend| backend.ip());
         let ending = tokio::select! {
             biased;
             ending = service.gate.ended(Protocol::Tcp, session.source, leads_to) => return logged.cut_off(ending),
-            ending = session.relay(&reached, &mut logged.record, &header, &mut data, timer.as_mut()) => ending,
+            ending = session.relay(&reached, &mut logged.record, &mut data, timer.as_mut()) => ending,
         };
         if let Some(ending) = ending {
             logged.record.ending = ending;
@@ -115,15 +129,22 @@ struct Session<'a> {
     target: &'a Target,
     port: u16,
     source: IpAddr,
+    /// The header of ours that the backend is sent first.
+    header: &'a [u8],
 }
 
 impl Session<'_> {
+    const fn wanted(&self) -> Wanted<'_> {
+        let Self { service, target, port, source, header, .. } = *self;
+        Wanted { service, target, port, client: source, header }
+    }
+
     /// Connects to a backend that has not been tried, unless the session has to end before.
     async fn reach(&self, tried: Vec<usize>, limit: Pin<&mut Sleep>) -> Result<Reached, Ending> {
         tokio::select! {
             biased;
             ending = self.service.gate.ended(Protocol::Tcp, self.source, None) => Err(ending),
-            result = failover::reach(self.target, &self.service.gate, self.port, self.source, tried, limit) => {
+            result = failover::reach(self.wanted(), tried, limit) => {
                 result.map_err(|refusal| {
                     self.service.counters.refuse(refusal);
                     Ending::Refused(refusal)
@@ -135,17 +156,16 @@ impl Session<'_> {
     }
 
     /// Carries both ways. `None`: the backend broke off before it had got or sent anything, and what the client has sent
-    /// so far is for another one. `header`, `data`: what the backend is sent first.
+    /// so far is for another one. `data`: what the backend is sent behind the header.
     async fn relay(
         &self,
         reached: &Reached,
         record: &mut Record,
-        header: &[u8],
         data: &mut Vec<u8>,
         timer: Pin<&mut Sleep>,
     ) -> Option<Ending> {
         let legs = [self.client, &reached.leg];
-        let preamble = Preamble::new(header, mem::take(data));
+        let preamble = Preamble::new(self.header, mem::take(data));
         let mut pump = Pump::new(legs, self.service.payload(), &mut record.bytes, preamble);
         let ending = carry(legs, &mut pump, self.target.timeouts, timer).await;
         if pump.has_broken_off() {
@@ -192,54 +212,4 @@ fn opening(client: &Leg, address: SocketAddr, target: &Target, header: Option<He
         Header { origin, tlvs: Vec::new() }
     });
     proxy_protocol::write(&header, version)
-}
-
-async fn carry(
-    legs: [&Leg; 2],
-    pump: &mut Pump<'_>,
-    timeouts: Timeouts,
-    mut timer: Pin<&mut Sleep>,
-) -> Ending {
-    let mut failures = [pin!(legs[0].ready(Interest::ERROR)), pin!(legs[1].ready(Interest::ERROR))];
-    let mut noticed = [false; 2];
-    let mut last = Instant::now();
-    let mut probed = false;
-    poll_fn(|cx| {
-        let mut moved = false;
-        loop {
-            if let Poll::Ready(end) = pump.poll(cx, &mut moved) {
-                return Poll::Ready(end);
-            }
-            let new = |&side: &usize| {
-                !noticed[side] && pump.is_unwatched(side) && failures[side].as_mut().poll(cx).is_ready()
-            };
-            let Some(side) = SIDES.into_iter().find(new) else { break };
-            noticed[side] = true;
-            let error = legs[side].take_error().ok().flatten();
-            if let Poll::Ready(end) = pump.fail(side, error.as_ref()) {
-                return Poll::Ready(end);
-            }
-        }
-        if moved {
-            last = Instant::now();
-        }
-        let silence = if pump.is_half_closed() { timeouts.half_close } else { timeouts.tcp_idle };
-        let due = if pump.is_lingering() { Instant::now() + DELIVERY } else { last + silence };
-        if timer.deadline() > due {
-            timer.as_mut().reset(due);
-        }
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if last.elapsed() >= silence {
-                return Poll::Ready(if pump.is_half_closed() { Ending::HalfClosed } else { Ending::Idle });
-            }
-            timer.as_mut().reset(due);
-            if !probed {
-                // not before, since most sessions are short; a connection that refuses this is none any more
-                probed = true;
-                _ = probe(&**legs[1], timeouts.keepalive);
-            }
-        }
-    })
-    .await
 }

@@ -56,7 +56,16 @@ impl Relay {
         let pool = Pool::new(name.clone());
         let ends = pool.follow(ends, balance, &weights(ends));
         let (udp_nat, accept, connect) = Default::default();
-        let target = Target { ends, first_port: address.port(), timeouts, udp_nat, accept, connect };
+        let target = Target {
+            ends,
+            first_port: address.port(),
+            timeouts,
+            udp_nat,
+            accept,
+            connect,
+            acceptor: None,
+            connector: None,
+        };
         let service = Arc::new(Service::new(name, Arc::default(), Arc::default(), Arc::default(), target));
         let (phase, receiver) = watch::channel(Phase::Serve);
         let shared = service.clone();

@@ -6,16 +6,14 @@
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
 use std::task::{Context, Poll, ready};
 
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::pipe::Pipe;
 use super::remainder::{self, Remainder};
+use super::transfer::{try_receive, try_send};
 
 /// The shared buffer; also the most that is kept for a slow receiver without a pipe, unless much is kept already.
 const BUFFER: usize = 64 * 1024;
@@ -279,45 +277,9 @@ fn void(from: &TcpStream, moved: &mut Moved) -> Result<Input, Fault> {
     })
 }
 
-/// What has arrived; `None` for nothing yet.
-fn try_receive(from: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-    let mut received = None;
-    let result = from.try_io(Interest::READABLE, || {
-        let length = recv(from.as_raw_fd(), buffer, MsgFlags::empty())?;
-        received = Some(length);
-        // a buffer that is not full emptied the socket: to say so saves the call that would find nothing
-        if length > 0 && length < buffer.len() { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
-    });
-    accept_would_block(result)?;
-    Ok(received)
-}
-
-/// How much the receiver took; 0 if it has no room.
-fn try_send(to: &TcpStream, data: &[u8]) -> io::Result<usize> {
-    let mut sent = 0;
-    let result = to.try_io(Interest::WRITABLE, || {
-        sent = send(to.as_raw_fd(), data, MsgFlags::MSG_NOSIGNAL)?;
-        if sent < data.len() { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
-    });
-    accept_would_block(result)?;
-    Ok(sent)
-}
-
 fn try_drain(pipe: &mut Pipe, to: &TcpStream) -> io::Result<usize> {
     match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
         result => result,
     }
-}
-
-fn accept_would_block(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
-        result => result,
-    }
-}
-
-/// Whether a failed send says that the peer had ended its own stream in peace before it reset the connection.
-pub fn ended_before_reset(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::EPIPE as i32)
 }

@@ -113,6 +113,8 @@ fn target(to: SocketAddr, from: u16) -> Target {
         udp_nat: UdpNat::Restricted,
         accept: Accept::default(),
         connect: Connect::default(),
+        acceptor: None,
+        connector: None,
     }
 }
 

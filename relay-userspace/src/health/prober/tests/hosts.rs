@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 
 use rcgen::CertifiedKey;
-use rustls::crypto::ring;
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use socket2::{Domain, Socket, Type};
@@ -90,7 +90,7 @@ pub fn https(name: &str, response: &'static str) -> (SocketAddr, RootCertStore) 
     let CertifiedKey { cert, signing_key } =
         rcgen::generate_simple_self_signed([name.to_owned()]).expect("certificate");
     let key = PrivateKeyDer::Pkcs8(signing_key.serialize_der().into());
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_no_client_auth()

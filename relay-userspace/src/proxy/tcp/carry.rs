@@ -1,0 +1,87 @@
+//! The life of a session once both legs are there: carried, watched for failures, ended when it is silent.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::time::{Instant, Sleep};
+
+use super::pump::SIDES;
+use super::socket::{Leg, probe};
+use crate::proxy::ending::Ending;
+use crate::rule::Timeouts;
+
+/// How often to look whether a side has everything, before it is reset.
+const DELIVERY: Duration = Duration::from_millis(50);
+
+/// Something that carries both ways between two legs.
+pub trait Carry {
+    /// Carries what there is. `moved` becomes true if there was anything, the end of a stream included.
+    fn poll(&mut self, cx: &mut Context<'_>, moved: &mut bool) -> Poll<Ending>;
+
+    /// Whether all that is left to do is to see what was sent delivered, which no event tells.
+    fn is_lingering(&self) -> bool;
+
+    /// Whether a direction is over.
+    fn is_half_closed(&self) -> bool;
+
+    /// Whether nobody reads from a side for now, so that its reset would go unnoticed.
+    fn is_unwatched(&self, side: usize) -> bool;
+
+    /// An unwatched side has failed.
+    fn fail(&mut self, side: usize, error: Option<&io::Error>) -> Poll<Ending>;
+}
+
+/// Carries until it is over, one side is gone, or nothing has moved for longer than allowed.
+pub async fn carry(
+    legs: [&Leg; 2],
+    pump: &mut impl Carry,
+    timeouts: Timeouts,
+    mut timer: Pin<&mut Sleep>,
+) -> Ending {
+    let mut failures = [pin!(legs[0].ready(Interest::ERROR)), pin!(legs[1].ready(Interest::ERROR))];
+    let mut noticed = [false; 2];
+    let mut last = Instant::now();
+    let mut probed = false;
+    poll_fn(|cx| {
+        let mut moved = false;
+        loop {
+            if let Poll::Ready(end) = pump.poll(cx, &mut moved) {
+                return Poll::Ready(end);
+            }
+            let new = |&side: &usize| {
+                !noticed[side] && pump.is_unwatched(side) && failures[side].as_mut().poll(cx).is_ready()
+            };
+            let Some(side) = SIDES.into_iter().find(new) else { break };
+            noticed[side] = true;
+            let error = legs[side].take_error().ok().flatten();
+            if let Poll::Ready(end) = pump.fail(side, error.as_ref()) {
+                return Poll::Ready(end);
+            }
+        }
+        if moved {
+            last = Instant::now();
+        }
+        let silence = if pump.is_half_closed() { timeouts.half_close } else { timeouts.tcp_idle };
+        let due = if pump.is_lingering() { Instant::now() + DELIVERY } else { last + silence };
+        if timer.deadline() > due {
+            timer.as_mut().reset(due);
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if last.elapsed() >= silence {
+                return Poll::Ready(if pump.is_half_closed() { Ending::HalfClosed } else { Ending::Idle });
+            }
+            timer.as_mut().reset(due);
+            if !probed {
+                // not before, since most sessions are short; a connection that refuses this is none any more
+                probed = true;
+                _ = probe(&**legs[1], timeouts.keepalive);
+            }
+        }
+    })
+    .await
+}

@@ -1,0 +1,163 @@
+//! A session of which a leg is a tunnel: its handshakes, and everything between.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+
+use relay_common::net::Protocol;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::{Logged, Session};
+use crate::proxy::complaints::and_others;
+use crate::proxy::counters::Refusal;
+use crate::proxy::ending::{Ending, Record};
+use crate::proxy::service::Service;
+use crate::proxy::tcp::carry::carry;
+use crate::proxy::tcp::failover::Reached;
+use crate::proxy::tunnel::{Acceptor, Fault, Layers, Opening, Side, TunnelPump};
+
+/// What the client is owed at the end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Farewell {
+    Reset,
+    Close,
+    /// What was said last is to reach it.
+    Part,
+}
+
+/// Carries a client that has been let in until it is over. `data`: what it has sent already.
+pub async fn run(
+    session: &Session<'_>,
+    data: Vec<u8>,
+    logged: &mut Logged<'_>,
+    mut timer: Pin<&mut Sleep>,
+) -> Farewell {
+    let client = match &session.target.acceptor {
+        None => plain(data),
+        Some(acceptor) => match session.take_in(acceptor, data, logged, timer.as_mut()).await {
+            Ok(opening) => opening,
+            Err(farewell) => return farewell,
+        },
+    };
+    let reached = match session.reach(Vec::new(), timer.as_mut()).await {
+        Ok(reached) => reached,
+        Err(ending) => {
+            logged.record.ending = ending;
+            return Farewell::Reset;
+        }
+    };
+    if let Some(grace) = client.grace {
+        let mut byte = [0];
+        tokio::select! {
+            _ = session.client.peek(&mut byte) => {}
+            () = sleep_until(grace) => {}
+        }
+    }
+    logged.record.backend = reached.leg.peer_addr().ok();
+    let leads_to = logged.record.backend.map(|backend| backend.ip());
+    let gate = &session.service.gate;
+    let ending = tokio::select! {
+        biased;
+        ending = gate.ended(Protocol::Tcp, session.source, leads_to) => {
+            logged.cut_off(ending);
+            return Farewell::Reset;
+        }
+        ending = session.relay_tunnel(client, reached, &mut logged.record, timer) => ending,
+    };
+    logged.record.ending = ending;
+    match ending {
+        Ending::Closed => Farewell::Close,
+        Ending::Refused(_) => Farewell::Part,
+        _ => Farewell::Reset,
+    }
+}
+
+/// A leg that is no tunnel.
+const fn plain(payload: Vec<u8>) -> Opening {
+    Opening { layers: Layers::new(None, None), undecoded: Vec::new(), payload, grace: None }
+}
+
+impl Session<'_> {
+    /// Opens the client's tunnel.
+    async fn take_in(
+        &self,
+        acceptor: &Acceptor,
+        data: Vec<u8>,
+        logged: &mut Logged<'_>,
+        mut timer: Pin<&mut Sleep>,
+    ) -> Result<Opening, Farewell> {
+        let timeouts = self.target.timeouts;
+        let Some(_under_way) = self.service.shake_hands() else {
+            logged.refuse(Refusal::HandshakesFull);
+            return Err(Farewell::Reset);
+        };
+        timer.as_mut().reset(Instant::now() + timeouts.handshake);
+        let accepted = tokio::select! {
+            biased;
+            accepted = acceptor.accept(self.client, data) => accepted,
+            () = timer.as_mut() => {
+                logged.refuse(Refusal::HandshakeTimeout);
+                return Err(Farewell::Reset);
+            }
+        };
+        timer.reset(Instant::now() + timeouts.connect);
+        accepted.map_err(|fault| {
+            if fault.is_silence() {
+                // connected to see whether anybody listens, and went
+                logged.record.ending = Ending::ClientGone;
+                return Farewell::Close;
+            }
+            blame_client(self.service, logged.record.client, &fault);
+            logged.refuse(fault.of_client());
+            Farewell::Part
+        })
+    }
+
+    async fn relay_tunnel(
+        &self,
+        client: Opening,
+        mut reached: Reached,
+        record: &mut Record,
+        timer: Pin<&mut Sleep>,
+    ) -> Ending {
+        let tunnel = reached.tunnel.take();
+        let is_plain = tunnel.is_none();
+        let backend = tunnel.map_or_else(|| plain(Vec::new()), |opening| *opening);
+        let legs = [self.client, &reached.leg];
+        let sides = [
+            Side::new(legs[0], client.layers, client.undecoded),
+            Side::new(legs[1], backend.layers, backend.undecoded),
+        ];
+        let address = record.client;
+        let mut pump = TunnelPump::new(sides, self.service.payload(), &mut record.bytes);
+        if is_plain {
+            pump.announce(self.header);
+        }
+        pump.begin_with(0, &client.payload);
+        pump.begin_with(1, &backend.payload);
+        let ending = carry(legs, &mut pump, self.target.timeouts, timer).await;
+        match pump.fault() {
+            Some((0, fault)) => blame_client(self.service, address, fault),
+            Some((_, fault)) => {
+                self.service.complain(format_args!("the backend: {fault} ({})", fault.as_str()))
+            }
+            None => {}
+        }
+        if let Ending::Refused(refusal) = ending {
+            self.service.counters.refuse(refusal);
+        }
+        drop(pump);
+        if ending == Ending::Closed {
+            reached.leg.close();
+        }
+        ending
+    }
+}
+
+fn blame_client(service: &Service, client: SocketAddr, fault: &Fault) {
+    let reason = fault.as_str();
+    tracing::debug!(rule = %service.rule, %client, reason, "refused");
+    if let Some(muted) = service.about_clients.admit() {
+        let (rule, others) = (&service.rule, and_others(muted));
+        tracing::info!(RULE = rule.as_str(), "rule {rule}: client {client}: {fault} ({reason}){others}");
+    }
+}

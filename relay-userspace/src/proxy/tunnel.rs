@@ -1,0 +1,22 @@
+//! Tunnels: connections whose payload is wrapped in TLS, in WebSocket frames, or in both (WSS).
+//!
+//! The codecs do no I/O and work in place. What a connection has brought lies in a buffer that all sessions of a thread
+//! share; TLS decrypts it there, WebSocket takes its frames apart there, and what goes out is framed right before the
+//! payload. Only TLS needs a second buffer, to seal into.
+
+mod book;
+mod buffer;
+mod fault;
+mod handshake;
+mod layers;
+mod pump;
+pub mod tls;
+pub mod ws;
+
+pub use self::book::{News, Tunnels};
+pub use self::handshake::{Acceptor, Connector};
+
+pub(super) use self::fault::Fault;
+pub(super) use self::handshake::{Opening, part};
+pub(super) use self::layers::Layers;
+pub(super) use self::pump::{Side, TunnelPump};

@@ -1,0 +1,67 @@
+//! What goes wrong in tunnels, and how it is counted.
+
+use thiserror::Error;
+
+use super::tls::{ConfigFault, TlsFault};
+use super::ws::{HandshakeFault, Violation};
+use crate::proxy::counters::Refusal;
+
+/// Why a tunnel was not opened, or broke.
+#[derive(Debug, Error)]
+pub enum Fault {
+    #[error(transparent)]
+    Tls(#[from] TlsFault),
+    /// What a backend's certificate has to be for cannot be said.
+    #[error(transparent)]
+    Name(#[from] ConfigFault),
+    #[error(transparent)]
+    Handshake(#[from] HandshakeFault),
+    #[error(transparent)]
+    Frame(#[from] Violation),
+    /// It went before it had sent anything.
+    #[error("it ended the connection without a word")]
+    Silent,
+    #[error("it ended the connection in the middle of the handshake")]
+    Ended,
+    #[error("it sends more than a handshake needs")]
+    TooMuch,
+}
+
+impl Fault {
+    /// The stable name of the cause, for logs.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Tls(fault) => fault.as_str(),
+            Self::Name(_) => "tls_name",
+            Self::Handshake(fault) => fault.as_str(),
+            Self::Frame(fault) => fault.as_str(),
+            Self::Silent => "tunnel_silent",
+            Self::Ended => "tunnel_ended",
+            Self::TooMuch => "tunnel_too_much",
+        }
+    }
+
+    pub const fn is_silence(&self) -> bool {
+        matches!(self, Self::Silent)
+    }
+
+    /// How a client's is counted.
+    pub const fn of_client(&self) -> Refusal {
+        match self {
+            Self::Tls(_) | Self::Name(_) => Refusal::ClientTls,
+            Self::Handshake(_) => Refusal::ClientWs,
+            Self::Frame(_) => Refusal::WsFrames,
+            Self::Silent | Self::Ended | Self::TooMuch => Refusal::HandshakeBroken,
+        }
+    }
+
+    /// How a backend's is counted.
+    pub const fn of_backend(&self) -> Refusal {
+        match self {
+            Self::Tls(_) | Self::Name(_) => Refusal::BackendTls,
+            Self::Handshake(_) => Refusal::BackendWs,
+            Self::Frame(_) => Refusal::WsFrames,
+            Self::Silent | Self::Ended | Self::TooMuch => Refusal::BackendTunnel,
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Opening a tunnel on a connection: both roles, TLS first, WebSocket within it.
+
+use std::io::ErrorKind;
+use std::net::Shutdown;
+use std::ptr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::time::{Instant, timeout};
+
+use super::fault::Fault;
+use super::layers::{Layers, Ws};
+use super::tls::{self, Fingerprint, Tls};
+use super::ws::{self, HandshakeFault, Role};
+use crate::proxy::tcp::socket::Leg;
+use crate::rule::tunnel::{AcceptWs, ConnectTunnel};
+
+/// What is read at once.
+const PIECE: usize = 4096;
+/// The longest that a peer's half of a handshake may be: certificates and a head.
+const MOST: usize = 128 * 1024;
+/// How long a realm that comes to us must not get anything behind our answer, unless it has sent something: what comes in
+/// one piece with the answer is lost to it.
+const GRACE: Duration = Duration::from_millis(20);
+/// How long a peer that is turned away gets to take the reason.
+const PARTING: Duration = Duration::from_secs(1);
+
+/// Takes tunnels in, for all sessions of a rule.
+#[derive(Debug)]
+pub struct Acceptor {
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub ws: Option<AcceptWs>,
+    /// The certificate's that clients are shown.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+/// Opens tunnels to a rule's backends.
+#[derive(Debug)]
+pub struct Connector {
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    pub tunnel: Arc<ConnectTunnel>,
+}
+
+/// A tunnel that is open.
+#[derive(Debug)]
+pub struct Opening {
+    pub layers: Layers,
+    /// What has come of a record that is not whole.
+    pub undecoded: Vec<u8>,
+    /// Payload that came with the handshake.
+    pub payload: Vec<u8>,
+    /// Until when the peer must not be sent anything unless it has sent something.
+    pub grace: Option<Instant>,
+}
+
+/// One that was made anew is another one.
+impl PartialEq for Acceptor {
+    fn eq(&self, other: &Self) -> bool {
+        ptr::eq(self, other)
+    }
+}
+
+impl Eq for Acceptor {}
+
+impl PartialEq for Connector {
+    fn eq(&self, other: &Self) -> bool {
+        ptr::eq(self, other)
+    }
+}
+
+impl Eq for Connector {}
+
+impl Acceptor {
+    /// `data`: what the client has sent already.
+    pub(in crate::proxy) async fn accept(&self, leg: &Leg, data: Vec<u8>) -> Result<Opening, Fault> {
+        let tls = self.tls.as_ref().map(Tls::server).transpose()?.map(Box::new);
+        let mut wire = Wire { leg, tls, raw: data, plain: Vec::new(), heard: false };
+        wire.open().await?;
+        wire.finish_tls().await?;
+        let Some(settings) = &self.ws else { return Ok(wire.opening(None, None)) };
+        let asked = loop {
+            match ws::read_request(&wire.plain, settings) {
+                Ok(Some(asked)) => break asked,
+                Ok(None) => wire.more().await?,
+                Err(fault) => {
+                    if let Some(page) = fault.page() {
+                        wire.say(page).await?;
+                    }
+                    return Err(fault.into());
+                }
+            }
+        };
+        wire.say(&asked.response).await?;
+        wire.plain.drain(..asked.length);
+        let grace = asked.is_realm.then(|| Instant::now() + GRACE);
+        wire.decoded(Ws::new(Role::Server), grace).await
+    }
+}
+
+impl Connector {
+    /// `host`: the backend's, as the rule calls it. `header`: what the backend is sent ahead of all else.
+    pub(in crate::proxy) async fn connect(
+        &self,
+        leg: &Leg,
+        host: &str,
+        header: &[u8],
+    ) -> Result<Opening, Fault> {
+        let sni = self.tunnel.tls.as_ref().map(|tls| tls.sni.as_deref().unwrap_or(host));
+        let tls = match (&self.tls, sni) {
+            (Some(config), Some(sni)) => Some(Box::new(Tls::client(config, tls::server_name(sni)?)?)),
+            _ => None,
+        };
+        let mut wire = Wire { leg, tls, raw: Vec::new(), plain: Vec::new(), heard: false };
+        wire.write(header).await?;
+        wire.open().await?;
+        wire.finish_tls().await?;
+        let Some(settings) = &self.tunnel.ws else { return Ok(wire.opening(None, None)) };
+        let (request, expected) = ws::request(settings, settings.host.as_deref().or(sni).unwrap_or(host));
+        wire.say(&request).await?;
+        let length = loop {
+            match ws::read_response(&wire.plain, &expected)? {
+                Some(length) => break length,
+                None => wire.more().await.map_err(in_upgrade)?,
+            }
+        };
+        wire.plain.drain(..length);
+        wire.decoded(Ws::new(Role::Client(settings.mask.into())), None).await
+    }
+}
+
+/// realm turns who asks for another host or path away without a word.
+fn in_upgrade(fault: Fault) -> Fault {
+    if matches!(fault, Fault::Ended) { HandshakeFault::Closed.into() } else { fault }
+}
+
+/// A connection during its handshake.
+struct Wire<'a> {
+    leg: &'a Leg,
+    tls: Option<Box<Tls>>,
+    /// What has come and has not been decrypted.
+    raw: Vec<u8>,
+    /// What has been, and is for the layer within.
+    plain: Vec<u8>,
+    /// The peer has sent something.
+    heard: bool,
+}
+
+impl Wire<'_> {
+    /// Takes what there is apart, and answers it. A client begins with this, too.
+    async fn open(&mut self) -> Result<(), Fault> {
+        let Some(tls) = &mut self.tls else {
+            self.plain.append(&mut self.raw);
+            return Ok(());
+        };
+        let mut answers = Vec::new();
+        let received = tls.receive(&mut self.raw, &mut answers);
+        self.write(&answers).await?;
+        let received = received?;
+        self.plain.extend_from_slice(&self.raw[..received.payload]);
+        self.raw.drain(..received.rest);
+        Ok(())
+    }
+
+    async fn finish_tls(&mut self) -> Result<(), Fault> {
+        while self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
+            self.more().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for more, and takes it apart.
+    async fn more(&mut self) -> Result<(), Fault> {
+        loop {
+            self.leg.readable().await.map_err(|_gone| Fault::Ended)?;
+            self.raw.reserve(PIECE);
+            match self.leg.try_read_buf(&mut self.raw) {
+                Ok(0) if !self.heard => return Err(Fault::Silent),
+                Ok(0) => return Err(Fault::Ended),
+                Ok(_) => {
+                    self.heard = true;
+                    break;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_gone) => return Err(Fault::Ended),
+            }
+        }
+        if self.raw.len() + self.plain.len() > MOST {
+            return Err(Fault::TooMuch);
+        }
+        self.open().await
+    }
+
+    /// Sends a message of the layer within, in one piece.
+    async fn say(&mut self, message: &[u8]) -> Result<(), Fault> {
+        let Some(tls) = &mut self.tls else { return self.write(message).await };
+        let mut sealed = Vec::new();
+        tls.seal(message, &mut sealed)?;
+        self.write(&sealed).await
+    }
+
+    async fn write(&self, mut bytes: &[u8]) -> Result<(), Fault> {
+        while !bytes.is_empty() {
+            self.leg.writable().await.map_err(|_gone| Fault::Ended)?;
+            match self.leg.try_write(bytes) {
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_gone) => return Err(Fault::Ended),
+            }
+        }
+        Ok(())
+    }
+
+    /// The tunnel, with the frames that came right behind the head.
+    async fn decoded(mut self, mut ws: Ws, grace: Option<Instant>) -> Result<Opening, Fault> {
+        let mut answers = Vec::new();
+        let decoded = ws.decode(&mut self.plain, &mut answers)?;
+        self.plain.truncate(decoded.payload);
+        if !answers.is_empty() {
+            self.say(&answers).await?;
+        }
+        Ok(self.opening(Some(ws), grace))
+    }
+
+    fn opening(self, ws: Option<Ws>, grace: Option<Instant>) -> Opening {
+        let Self { tls, raw, plain, .. } = self;
+        Opening { layers: Layers::new(tls, ws), undecoded: raw, payload: plain, grace }
+    }
+}
+
+/// Ends the connection of a peer that has been turned away, so that what it was told last reaches it.
+pub async fn part(leg: Leg) {
+    // fails only for a connection that is gone already
+    _ = SockRef::from(&*leg).shutdown(Shutdown::Write);
+    _ = timeout(PARTING, drain(&leg)).await;
+    leg.close();
+}
+
+/// Reads to the end: what nobody has read turns the end of a connection into a reset.
+async fn drain(leg: &Leg) {
+    let mut piece = [0; PIECE];
+    let mut left = MOST;
+    while leg.readable().await.is_ok() {
+        match leg.try_read(&mut piece) {
+            Ok(0) => return,
+            Ok(length) => match left.checked_sub(length) {
+                Some(less) => left = less,
+                None => return,
+            },
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_gone) => return,
+        }
+    }
+}

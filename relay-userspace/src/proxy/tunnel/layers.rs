@@ -1,0 +1,117 @@
+//! What lies between a connection's bytes and their payload: TLS, WebSocket, both, or nothing.
+
+use std::fmt;
+
+use super::fault::Fault;
+use super::tls::Tls;
+use super::ws::{Decoded, Decoder, Encoder, Role, Violation};
+
+/// The layers of one connection, from the wire inwards. Their handshakes are over.
+#[derive(Default)]
+pub struct Layers {
+    tls: Option<Box<Tls>>,
+    ws: Option<Ws>,
+}
+
+#[derive(Debug)]
+pub struct Ws {
+    decoder: Decoder,
+    encoder: Encoder,
+}
+
+impl Ws {
+    pub const fn new(role: Role) -> Self {
+        Self { decoder: Decoder::new(role), encoder: Encoder::new(role) }
+    }
+
+    /// Takes apart what came right behind the handshake, as [`Layers::open`] does later.
+    pub fn decode(&mut self, data: &mut [u8], answers: &mut Vec<u8>) -> Result<Decoded, Violation> {
+        self.decoder.decode(data, answers)
+    }
+}
+
+impl fmt::Debug for Layers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // keys are nobody's business
+        f.debug_struct("Layers").field("tls", &self.tls.is_some()).field("ws", &self.ws).finish()
+    }
+}
+
+/// What bytes have turned out to be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Opened {
+    /// So much payload lies at the front.
+    pub payload: usize,
+    /// From here on lies the beginning of something that is not whole.
+    pub rest: usize,
+    /// The peer has ended its stream.
+    pub end: bool,
+}
+
+impl Layers {
+    pub const fn new(tls: Option<Box<Tls>>, ws: Option<Ws>) -> Self {
+        Self { tls, ws }
+    }
+
+    /// Takes apart what has come: what was left over before, and what is new. What must be answered is appended to
+    /// `answers`, also when this fails.
+    pub fn open(&mut self, data: &mut [u8], answers: &mut Vec<u8>) -> Result<Opened, Fault> {
+        let mut opened = Opened { payload: data.len(), rest: data.len(), end: false };
+        if let Some(tls) = &mut self.tls {
+            let received = tls.receive(data, answers)?;
+            opened = Opened { payload: received.payload, rest: received.rest, end: received.end };
+        }
+        let Some(ws) = &mut self.ws else { return Ok(opened) };
+        let mut replies = Vec::new();
+        let decoded = ws.decoder.decode(&mut data[..opened.payload], &mut replies);
+        if !replies.is_empty() {
+            self.seal(&replies, answers)?;
+        }
+        let decoded = decoded?;
+        Ok(Opened { payload: decoded.payload, end: opened.end || decoded.end, ..opened })
+    }
+
+    /// Wraps the payload `data[at..at + length]`, which has room before it. Returns what is to be sent, which lies in
+    /// `data` or in `sealed`, which must be empty.
+    pub fn wrap<'a>(
+        &mut self,
+        data: &'a mut [u8],
+        at: usize,
+        length: usize,
+        sealed: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], Fault> {
+        let begin = match &mut self.ws {
+            Some(ws) => ws.encoder.frame(data, at, length),
+            None => at,
+        };
+        let framed = &data[begin..at + length];
+        match &mut self.tls {
+            None => Ok(framed),
+            Some(tls) => {
+                tls.seal(framed, sealed)?;
+                Ok(sealed)
+            }
+        }
+    }
+
+    /// Says that the stream ends here.
+    pub fn end(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
+        if let Some(ws) = &mut self.ws {
+            let mut close = Vec::new();
+            ws.encoder.close(&mut close);
+            self.seal(&close, out)?;
+        }
+        if let Some(tls) = &mut self.tls {
+            tls.close(out);
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self, framed: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+        match &mut self.tls {
+            None => out.extend_from_slice(framed),
+            Some(tls) => tls.seal(framed, out)?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,346 @@
+//! Both directions of a session of which a leg is a tunnel.
+//!
+//! What arrives is opened and wrapped again at once, in the thread's buffers. Kept are only the beginning of a record
+//! that is not whole, and what the receiver has no room for; nothing more is read until that is out. How a session ends
+//! follows the same rules as between plain legs.
+
+use std::io;
+use std::net::Shutdown;
+use std::task::{Context, Poll, ready};
+
+use socket2::SockRef;
+
+use super::buffer::{self, Buffers, HEADROOM, PIECE};
+use super::fault::Fault;
+use super::layers::Layers;
+use crate::proxy::counters::Carried;
+use crate::proxy::ending::Ending;
+use crate::proxy::tcp::carry::Carry;
+use crate::proxy::tcp::remainder::{self, Remainder};
+use crate::proxy::tcp::socket::{Leg, is_delivered};
+use crate::proxy::tcp::transfer::{ended_before_reset, try_receive, try_send};
+
+/// Sides are numbered: the client is 0, the backend 1.
+const SIDES: [usize; 2] = [0, 1];
+/// How much a direction may carry before others get their turn.
+const TURN: usize = 1024 * 1024;
+
+/// One leg, what it is wrapped in, and what lies on its way in and out.
+#[derive(Debug)]
+pub struct Side<'a> {
+    leg: &'a Leg,
+    layers: Layers,
+    /// The beginning of a record.
+    undecoded: Vec<u8>,
+    /// What the peer has not taken yet.
+    unsent: Option<Remainder>,
+    sending: Sending,
+}
+
+/// What becomes of what is sent to a side.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Sending {
+    Open,
+    /// The end of the stream has been wrapped, too.
+    Ends,
+    /// All of it is out, and the stream is shut.
+    Shut,
+    /// The peer takes nothing any more.
+    Void,
+}
+
+impl<'a> Side<'a> {
+    /// `undecoded`: what has come of a record that is not whole.
+    pub const fn new(leg: &'a Leg, layers: Layers, undecoded: Vec<u8>) -> Self {
+        Self { leg, layers, undecoded, unsent: None, sending: Sending::Open }
+    }
+
+    /// Sends what goes at once, and keeps the rest.
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if matches!(self.sending, Sending::Shut | Sending::Void) {
+            return Ok(());
+        }
+        let rest = match &self.unsent {
+            Some(unsent) => [unsent.rest(), bytes].concat(),
+            None => bytes[try_send(self.leg, bytes)?..].to_vec(),
+        };
+        self.unsent = (!rest.is_empty()).then(|| Remainder::new(rest));
+        Ok(())
+    }
+
+    /// Sends what was kept, and then the end of the stream if it has come. Ready when all is out.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(unsent) = &mut self.unsent {
+            ready!(self.leg.poll_write_ready(cx))?;
+            let sent = try_send(self.leg, unsent.rest())?;
+            unsent.take(sent);
+            if unsent.rest().is_empty() {
+                self.unsent = None;
+            }
+        }
+        if self.sending == Sending::Ends {
+            self.sending = Sending::Shut;
+            // fails only if the peer is gone, which reading from it will tell
+            _ = SockRef::from(&**self.leg).shutdown(Shutdown::Write);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Wraps the end of the stream.
+    fn end(&mut self) -> Result<(), Stop> {
+        if self.sending != Sending::Open {
+            return Ok(());
+        }
+        let mut closing = Vec::new();
+        self.layers.end(&mut closing).map_err(Stop::Fault)?;
+        let sent = self.send(&closing);
+        self.sending = Sending::Ends;
+        sent.map_err(Stop::Send)
+    }
+
+    /// Nothing can be sent to it any more.
+    fn give_up(&mut self) {
+        if self.sending != Sending::Shut {
+            self.sending = Sending::Void;
+        }
+        self.unsent = None;
+    }
+}
+
+/// Why carrying stopped.
+enum Stop {
+    /// The sender is gone.
+    Receive,
+    /// The receiver is.
+    Send(io::Error),
+    /// What came, or what is to be sent, cannot be.
+    Fault(Fault),
+}
+
+/// What there was to read.
+enum Input {
+    Nothing,
+    End,
+    Some(usize),
+}
+
+#[derive(Debug)]
+pub struct TunnelPump<'a> {
+    sides: [Side<'a>; 2],
+    carried: [&'a Carried; 2],
+    /// The same of this session alone.
+    bytes: &'a mut [u64; 2],
+    /// The stream that comes from a side has ended.
+    ended: [bool; 2],
+    /// A side was reset before it ended its stream.
+    broken: bool,
+    fault: Option<(usize, Fault)>,
+}
+
+impl<'a> TunnelPump<'a> {
+    /// `carried`, `bytes`: where payload is counted.
+    pub const fn new(sides: [Side<'a>; 2], carried: [&'a Carried; 2], bytes: &'a mut [u64; 2]) -> Self {
+        Self { sides, carried, bytes, ended: [false; 2], broken: false, fault: None }
+    }
+
+    /// What the backend is sent ahead of everything, that is no client's.
+    pub fn announce(&mut self, header: &[u8]) {
+        if let Err(error) = self.sides[1].send(header) {
+            self.lost(1, Some(&error));
+        }
+    }
+
+    /// Payload of a side that came with its handshake.
+    pub fn begin_with(&mut self, from: usize, payload: &[u8]) {
+        for piece in payload.chunks(PIECE) {
+            let wrapped = buffer::with(|buffers| {
+                buffers.opened[HEADROOM..HEADROOM + piece.len()].copy_from_slice(piece);
+                self.pass_on(from, buffers, piece.len())
+            });
+            if let Err(stop) = wrapped {
+                // reading or flushing meets it again
+                _ = self.stop(from, stop);
+            }
+        }
+    }
+
+    /// Whose doing it was that the session broke, and what.
+    pub const fn fault(&self) -> Option<&(usize, Fault)> {
+        self.fault.as_ref()
+    }
+
+    fn poll_way(&mut self, cx: &mut Context<'_>, from: usize, moved: &mut bool) -> Result<(), Ending> {
+        let mut turn = 0;
+        while !self.ended[from] {
+            match self.sides[1 - from].poll_flush(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Err(error)) => self.lost(1 - from, Some(&error)),
+                Poll::Ready(Ok(())) => {}
+            }
+            if turn >= TURN {
+                cx.waker().wake_by_ref();
+                break;
+            }
+            match self.sides[from].leg.poll_read_ready(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Err(_gone)) => return self.stop(from, Stop::Receive),
+                Poll::Ready(Ok(())) => {}
+            }
+            match self.read(from) {
+                Ok(Input::Nothing) => {}
+                Ok(Input::Some(length)) => {
+                    turn += length;
+                    *moved = true;
+                }
+                Ok(Input::End) => *moved = true,
+                Err(stop) => self.stop(from, stop)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a piece, and hands on what is in it.
+    fn read(&mut self, from: usize) -> Result<Input, Stop> {
+        buffer::with(|buffers| {
+            let side = &mut self.sides[from];
+            let kept = side.undecoded.len();
+            let place = &mut buffers.opened[HEADROOM..];
+            place[..kept].copy_from_slice(&side.undecoded);
+            let room = kept + remainder::room(PIECE);
+            let length = match try_receive(side.leg, &mut place[kept..room]).map_err(|_gone| Stop::Receive)? {
+                None => return Ok(Input::Nothing),
+                Some(0) => {
+                    self.end(from)?;
+                    return Ok(Input::End);
+                }
+                Some(length) => length,
+            };
+            if self.sides[1 - from].sending == Sending::Void {
+                return Ok(Input::Some(length));
+            }
+            self.open(from, buffers, kept + length)?;
+            Ok(Input::Some(length))
+        })
+    }
+
+    fn open(&mut self, from: usize, buffers: &mut Buffers, length: usize) -> Result<(), Stop> {
+        let side = &mut self.sides[from];
+        let data = &mut buffers.opened[HEADROOM..HEADROOM + length];
+        let opened = side.layers.open(data, &mut buffers.answers);
+        if !buffers.answers.is_empty() {
+            // a peer that takes no answers may still have something to say
+            _ = side.send(&buffers.answers);
+        }
+        let opened = opened.map_err(Stop::Fault)?;
+        let rest = &data[opened.rest..];
+        if rest.is_empty() {
+            // an idle session keeps nothing
+            side.undecoded = Vec::new();
+        } else {
+            side.undecoded.clear();
+            side.undecoded.extend_from_slice(rest);
+        }
+        if opened.payload > 0 {
+            self.pass_on(from, buffers, opened.payload)?;
+        }
+        if opened.end { self.end(from) } else { Ok(()) }
+    }
+
+    /// Wraps the payload at [`HEADROOM`] for the other side, and sends it.
+    fn pass_on(&mut self, from: usize, buffers: &mut Buffers, length: usize) -> Result<(), Stop> {
+        let to = &mut self.sides[1 - from];
+        let Buffers { opened, sealed, .. } = buffers;
+        let wrapped = to.layers.wrap(opened, HEADROOM, length, sealed).map_err(Stop::Fault)?;
+        to.send(wrapped).map_err(Stop::Send)?;
+        self.carried[from].add_bytes(length as u64);
+        self.bytes[from] += length as u64;
+        Ok(())
+    }
+
+    /// A side has ended its stream.
+    fn end(&mut self, from: usize) -> Result<(), Stop> {
+        self.ended[from] = true;
+        self.sides[from].undecoded = Vec::new();
+        self.sides[1 - from].end()
+    }
+
+    /// Carrying from a side has stopped.
+    fn stop(&mut self, from: usize, stop: Stop) -> Result<(), Ending> {
+        match stop {
+            Stop::Receive => {
+                self.broken = true;
+                Err(Ending::Reset)
+            }
+            Stop::Send(error) => {
+                self.lost(1 - from, Some(&error));
+                Ok(())
+            }
+            Stop::Fault(fault) => {
+                let refusal = if from == 0 { fault.of_client() } else { fault.of_backend() };
+                self.fault = Some((from, fault));
+                Err(Ending::Refused(refusal))
+            }
+        }
+    }
+
+    /// Nothing can be sent to a side any more. What it sent itself may still lie in its socket.
+    fn lost(&mut self, side: usize, error: Option<&io::Error>) {
+        self.broken |= error.is_some_and(|error| !ended_before_reset(error));
+        self.sides[side].give_up();
+    }
+
+    /// Whether nothing more will be delivered of what a side sends.
+    fn is_over(&self, from: usize) -> bool {
+        let to = &self.sides[1 - from];
+        to.sending == Sending::Void || (self.ended[from] && to.sending == Sending::Shut)
+    }
+
+    fn poll_end(&self) -> Poll<Ending> {
+        if !self.is_lingering() {
+            return Poll::Pending;
+        }
+        if self.broken {
+            return Poll::Ready(Ending::Reset);
+        }
+        match SIDES.iter().find(|&&side| self.sides[1 - side].sending == Sending::Void) {
+            None => Poll::Ready(Ending::Closed),
+            // a reset now would throw away what this side has not received yet
+            Some(&side) if !is_delivered(&**self.sides[side].leg) => Poll::Pending,
+            Some(_) => Poll::Ready(Ending::Reset),
+        }
+    }
+}
+
+impl Carry for TunnelPump<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>, moved: &mut bool) -> Poll<Ending> {
+        for side in SIDES {
+            if let Err(end) = self.poll_way(cx, side, moved) {
+                return Poll::Ready(end);
+            }
+        }
+        for side in SIDES {
+            // answers, and the end of a stream
+            if let Poll::Ready(Err(error)) = self.sides[side].poll_flush(cx) {
+                self.lost(side, Some(&error));
+            }
+        }
+        self.poll_end()
+    }
+
+    fn is_lingering(&self) -> bool {
+        SIDES.iter().all(|&side| self.is_over(side))
+    }
+
+    fn is_half_closed(&self) -> bool {
+        SIDES.iter().any(|&side| self.is_over(side))
+    }
+
+    fn is_unwatched(&self, side: usize) -> bool {
+        self.ended[side] || self.sides[1 - side].unsent.is_some()
+    }
+
+    fn fail(&mut self, side: usize, error: Option<&io::Error>) -> Poll<Ending> {
+        self.lost(side, error);
+        if self.broken { Poll::Ready(Ending::Reset) } else { Poll::Pending }
+    }
+}

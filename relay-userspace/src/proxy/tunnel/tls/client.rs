@@ -1,0 +1,88 @@
+//! What a rule's backends have to be, and what they get to see of us.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+
+use super::files::{ConfigFault, Made};
+use super::fingerprint::Fingerprint;
+use super::identity::{self, Pair};
+use super::verify::Unsigned;
+use crate::rule::tunnel::{ConnectTls, Verify};
+
+/// Names that tickets are kept for.
+const RESUMED_NAMES: usize = 32;
+
+/// TLS towards a rule's backends.
+pub struct ClientTls {
+    made: Made<Arc<ClientConfig>>,
+}
+
+impl ClientTls {
+    pub fn open(settings: &ConnectTls) -> Result<Self, ConfigFault> {
+        // where certificates are looked at otherwise, there are no authorities
+        let ca = settings.ca.clone().filter(|_path| settings.verify == Verify::Ca);
+        let mut paths: Vec<PathBuf> = ca.iter().cloned().collect();
+        if let Some((cert, key)) = &settings.identity {
+            paths.extend([cert.clone(), key.clone()]);
+        }
+        let settings = settings.clone();
+        Ok(Self { made: Made::new(paths, move || connect(&settings, ca.as_deref()))? })
+    }
+
+    /// What new sessions get.
+    pub fn config(&self) -> Arc<ClientConfig> {
+        self.made.latest()
+    }
+
+    /// Looks whether the files have changed, and reads them if so. Whether new sessions get something new; an error is
+    /// returned once, and what was there stays.
+    pub fn refresh(&self) -> Result<bool, ConfigFault> {
+        self.made.refresh()
+    }
+}
+
+/// The name or address that a backend's certificate has to be for. An address is not sent as the name that is asked for.
+pub fn server_name(host: &str) -> Result<ServerName<'static>, ConfigFault> {
+    let name = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
+    // a name may end in the root's dot, a certificate's does not
+    let name = name.strip_suffix('.').unwrap_or(name).to_owned();
+    ServerName::try_from(name).map_err(|_form| ConfigFault::Name(host.into()))
+}
+
+fn connect(settings: &ConnectTls, ca: Option<&Path>) -> Result<Arc<ClientConfig>, ConfigFault> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let unsigned = |verifier| Arc::new(verifier) as Arc<Unsigned>;
+    let builder = match settings.verify {
+        Verify::Ca => builder.with_root_certificates(match ca {
+            Some(path) => identity::roots(path)?,
+            None => public_roots(),
+        }),
+        Verify::Insecure => builder.dangerous().with_custom_certificate_verifier(unsigned(Unsigned::any())),
+        Verify::Pin(pin) => {
+            builder.dangerous().with_custom_certificate_verifier(unsigned(Unsigned::pinned(Fingerprint(pin))))
+        }
+    };
+    let mut config = match &settings.identity {
+        None => builder.with_no_client_auth(),
+        Some((cert, key)) => {
+            let pair = Pair::read(cert, key)?;
+            let config = builder.with_client_auth_cert(pair.chain, pair.key);
+            config.map_err(|error| identity::refused(error, cert, key))?
+        }
+    };
+    config.alpn_protocols = settings.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    config.resumption = Resumption::in_memory_sessions(RESUMED_NAMES);
+    config.enable_secret_extraction = true;
+    Ok(config.into())
+}
+
+/// The authorities that browsers know.
+pub fn public_roots() -> RootCertStore {
+    RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }
+}
