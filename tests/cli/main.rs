@@ -13,3 +13,4 @@ mod ports;
 mod refusals;
 mod rights;
 mod saving;
+mod tunnels;

@@ -43,7 +43,7 @@ fn list_and_show_in_every_format() {
 
     let tsv = ctl.ok(&["-o", "tsv", "list"]);
     let rows: Vec<Vec<&str>> = tsv.lines().map(|line| line.split('\t').collect()).collect();
-    assert_eq!((rows.len(), rows.iter().all(|row| row.len() == 15)), (4, true), "{tsv}");
+    assert_eq!((rows.len(), rows.iter().all(|row| row.len() == 17)), (4, true), "{tsv}");
     let cell = |name: &str| rows[1][rows[0].iter().position(|head| *head == name).expect(name)];
     assert_eq!((cell("name"), cell("flows_total"), cell("note")), ("web", "1", "香港"));
     assert_eq!(cell("ingress_bytes"), ctl.counter("web", "/ingress/bytes").to_string());

@@ -205,9 +205,24 @@ const MISTAKES: &[Mistake] = &[
         &["the kernel plane cannot carry it: relayd writes the PROXY protocol header"],
     ),
     (
-        &["add", "90", "203.0.113.2", "--set", "connect.transport=wss"],
+        &["set", "web", "protocol=tcp+udp", "connect.transport=wss"],
         4,
-        &["connect: transport: \"wss\" is not built yet; leave `transport` out, or set it to plain"],
+        &["connect: transport: UDP does not go through tunnels yet", "say protocol = \"tcp\""],
+    ),
+    (
+        &["set", "web", "protocol=tcp", "connect.transport=tls", "connect.path=/ws"],
+        4,
+        &["connect: path: transport = \"tls\" has no `path`", "transport = \"ws\" or \"wss\""],
+    ),
+    (
+        &["set", "web", "protocol=tcp", "connect.transport=tls", "connect.pool=4"],
+        4,
+        &["connect: pool: \"4\" is not built yet; leave `pool` out"],
+    ),
+    (
+        &["add", "90", "203.0.113.2", "--plane", "kernel", "--set", "accept.transport=wss"],
+        1,
+        &["the kernel plane cannot carry it: relayd unwraps WebSocket in TLS (accept.transport = \"wss\")"],
     ),
     (
         &["set", "web", "accept.allow=198.51.100.7/24"],

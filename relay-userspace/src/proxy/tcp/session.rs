@@ -12,7 +12,6 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-use self::tunnelled::Farewell;
 use super::arrival::{Arrival, announced};
 use super::carry::carry;
 use super::failover::{self, Reached, Wanted};
@@ -47,7 +46,7 @@ pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc
         Err(refusal) => return logged.refuse(refusal),
     };
     let _active = service.counters.begin();
-    let Arrival { header, mut data } = arrival;
+    let Arrival { header, data } = arrival;
     let header = opening(&client, address, &target, header);
     let session = Session {
         client: &client,
@@ -57,40 +56,26 @@ pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc
         source: source.ip(),
         header: &header,
     };
-    if target.acceptor.is_some() || target.connector.is_some() {
+    let farewell = if target.acceptor.is_none() && target.connector.is_none() {
+        session.run(data, &mut logged, timer).await
+    } else {
         // boxed, so that sessions of other rules need no room for it
-        let farewell = Box::pin(tunnelled::run(&session, data, &mut logged, timer)).await;
-        return match farewell {
-            Farewell::Reset => {}
-            Farewell::Close => client.close(),
-            Farewell::Part => part(client).await,
-        };
-    }
-    let mut reached = match session.reach(Vec::new(), timer.as_mut()).await {
-        Ok(reached) => reached,
-        Err(ending) => return logged.record.ending = ending,
+        Box::pin(tunnelled::run(&session, data, &mut logged, timer)).await
     };
-    loop {
-        logged.record.backend = reached.leg.peer_addr().ok();
-        let leads_to = logged.record.backend.map(|backend| backend.ip());
-        let ending = tokio::select! {
-            biased;
-            ending = service.gate.ended(Protocol::Tcp, session.source, leads_to) => return logged.cut_off(ending),
-            ending = session.relay(&reached, &mut logged.record, &mut data, timer.as_mut()) => ending,
-        };
-        if let Some(ending) = ending {
-            logged.record.ending = ending;
-            break;
-        }
-        reached = match session.reach(reached.tried, timer.as_mut()).await {
-            Ok(reached) => reached,
-            Err(ending) => return logged.record.ending = ending,
-        };
+    match farewell {
+        Farewell::Reset => {}
+        Farewell::Close => client.close(),
+        Farewell::Part => part(client).await,
     }
-    if logged.record.ending == Ending::Closed {
-        client.close();
-        reached.leg.close();
-    }
+}
+
+/// What the client is owed at the end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Farewell {
+    Reset,
+    Close,
+    /// What was said last is to reach it.
+    Part,
 }
 
 /// A session that is logged when it is over, however that comes about.
@@ -137,6 +122,40 @@ impl Session<'_> {
     const fn wanted(&self) -> Wanted<'_> {
         let Self { service, target, port, source, header, .. } = *self;
         Wanted { service, target, port, client: source, header }
+    }
+
+    /// Carries between plain legs until it is over. `data`: what the client has sent already.
+    async fn run(&self, mut data: Vec<u8>, logged: &mut Logged<'_>, mut timer: Pin<&mut Sleep>) -> Farewell {
+        let mut tried = Vec::new();
+        loop {
+            let reached = match self.reach(tried, timer.as_mut()).await {
+                Ok(reached) => reached,
+                Err(ending) => {
+                    logged.record.ending = ending;
+                    return Farewell::Reset;
+                }
+            };
+            logged.record.backend = reached.leg.peer_addr().ok();
+            let leads_to = logged.record.backend.map(|backend| backend.ip());
+            let ending = tokio::select! {
+                biased;
+                ending = self.service.gate.ended(Protocol::Tcp, self.source, leads_to) => {
+                    logged.cut_off(ending);
+                    return Farewell::Reset;
+                }
+                ending = self.relay(&reached, &mut logged.record, &mut data, timer.as_mut()) => ending,
+            };
+            let Some(ending) = ending else {
+                tried = reached.tried;
+                continue;
+            };
+            logged.record.ending = ending;
+            if ending != Ending::Closed {
+                return Farewell::Reset;
+            }
+            reached.leg.close();
+            return Farewell::Close;
+        }
     }
 
     /// Connects to a backend that has not been tried, unless the session has to end before.

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use relay_common::net::Protocol;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Logged, Session};
+use super::{Farewell, Logged, Session};
 use crate::proxy::complaints::and_others;
 use crate::proxy::counters::Refusal;
 use crate::proxy::ending::{Ending, Record};
@@ -15,17 +15,8 @@ use crate::proxy::tcp::carry::carry;
 use crate::proxy::tcp::failover::Reached;
 use crate::proxy::tunnel::{Acceptor, Fault, Layers, Opening, Side, TunnelPump};
 
-/// What the client is owed at the end.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Farewell {
-    Reset,
-    Close,
-    /// What was said last is to reach it.
-    Part,
-}
-
 /// Carries a client that has been let in until it is over. `data`: what it has sent already.
-pub async fn run(
+pub(super) async fn run(
     session: &Session<'_>,
     data: Vec<u8>,
     logged: &mut Logged<'_>,
