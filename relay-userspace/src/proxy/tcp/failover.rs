@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use super::connect::connect;
-use super::socket::Leg;
+use super::socket::{Leg, round_trip};
 use crate::proxy::counters::Refusal;
 use crate::proxy::gate::Gate;
 use crate::proxy::pool::{Lease, Signal};
@@ -97,6 +97,9 @@ async fn reach_any(
 fn reached(stream: TcpStream, lease: Lease, tried: Vec<usize>) -> Reached {
     lease.begin();
     lease.answer();
+    if let Some(micros) = round_trip(&stream) {
+        lease.round_trips().backend.count(micros);
+    }
     Reached { leg: Leg::new(stream), lease, tried }
 }
 

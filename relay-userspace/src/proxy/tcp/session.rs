@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::arrival::{Arrival, announced};
 use super::failover::{self, Reached};
 use super::pump::{Preamble, Pump, SIDES};
-use super::socket::{Leg, probe};
+use super::socket::{Leg, probe, round_trip};
 use crate::proxy::counters::Refusal;
 use crate::proxy::ending::{Ending, Record};
 use crate::proxy::pool::Signal;
@@ -54,6 +54,9 @@ pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc
         Ok(reached) => reached,
         Err(ending) => return logged.record.ending = ending,
     };
+    if let Some(micros) = round_trip(&*client) {
+        reached.lease.round_trips().client.count(micros);
+    }
     let Arrival { header, mut data } = arrival;
     let header = opening(&client, address, &target, header);
     loop {
