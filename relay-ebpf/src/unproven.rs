@@ -47,6 +47,9 @@ fn tcp_client(packet: &Packet, flow: &mut FlowEntry) -> Action {
         }
         if !flags.has(FlowFlags::REPLIED) {
             signal::unanswered(flow);
+            if is_deserted(flow, Protocol::Tcp) {
+                return Action::Open;
+            }
         }
         return Action::Forward;
     }
@@ -93,10 +96,17 @@ fn udp_client(packet: &Packet, flow: &mut FlowEntry) -> Action {
     if flow.flags().has(FlowFlags::REPLIED) {
         return promote(packet, flow);
     }
-    if flow.seen != packet.now && !claim::hold(packet, flow) {
+    if flow.seen != packet.now && (is_deserted(flow, Protocol::Udp) || !claim::hold(packet, flow)) {
         return Action::Open;
     }
     Action::Forward
+}
+
+/// Whether a flow that was never answered waits for a backend that does not answer anybody, while others do.
+#[inline(always)]
+fn is_deserted(flow: &FlowEntry, protocol: Protocol) -> bool {
+    maps::endpoint(flow.endpoint())
+        .is_some_and(|endpoint| endpoint.rule == flow.rule() && endpoint.is_deserted(protocol))
 }
 
 #[inline(always)]
@@ -156,6 +166,7 @@ fn promote(packet: &Packet, flow: &FlowEntry) -> Action {
         let _gone = limit::leave(protocol, &key, &scratch.backend);
         return full(packet);
     }
+    signal::answered(flow, protocol);
     round_trip::proven(packet, backend);
     maps::forget_unproven(&packet.key);
     maps::forget_unproven(&key);

@@ -6,6 +6,7 @@ mod least;
 mod round_trips;
 mod tables;
 mod turns;
+mod unanswered;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;

@@ -147,6 +147,7 @@ impl Dataplane {
             let hop = path.and_then(|path| hops.get(&path.hop)).copied().unwrap_or(0);
             let entry = self.endpoint_entry(&content, hop)?;
             let old = self.shadow.endpoint_entries.get(&slot);
+            let entry = old.map_or(entry, |old| entry.deserted_like(old));
             if old != Some(&entry) {
                 *rerouted |= old
                     .is_some_and(|old| old.address() == entry.address() && old.hop_index != entry.hop_index);

@@ -1,6 +1,6 @@
 //! What a backend has had of a rule's sessions.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use relay_common::net::Protocol;
@@ -27,6 +27,7 @@ struct Counts {
     answered: AtomicU64,
     failed: AtomicU64,
     told: Told,
+    is_deserted: AtomicBool,
 }
 
 /// A backend's numbers at a moment.
@@ -86,6 +87,11 @@ impl Tally {
         self.counts[place(protocol)].active.load(Ordering::Relaxed)
     }
 
+    /// Whether sessions that it never answered are to choose anew.
+    pub fn desert(&self, protocol: Protocol, is_deserted: bool) {
+        self.counts[place(protocol)].is_deserted.store(is_deserted, Ordering::Relaxed);
+    }
+
     pub fn read(&self) -> Tallied {
         let [tcp, udp] = [Protocol::Tcp, Protocol::Udp].map(|protocol| self.counts[place(protocol)].read());
         Tallied { name: self.name.clone(), tcp, udp }
@@ -130,6 +136,11 @@ impl Lease {
     /// The backend is reached.
     pub fn begin(&self) {
         self.counts().total.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether the backend does not answer, and gets no new session for that.
+    pub fn is_deserted(&self) -> bool {
+        self.counts().is_deserted.load(Ordering::Relaxed)
     }
 
     /// Where round trips of its sessions are counted.
