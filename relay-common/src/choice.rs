@@ -114,7 +114,7 @@ pub struct EndpointUsage {
     opened: [Shared; 2],
     refused: [Shared; 2],
     unanswered: Shared,
-    _reserved: [u64; 2],
+    answered: [Shared; 2],
 }
 
 const _: () = assert!(size_of::<EndpointUsage>() == 64);
@@ -145,9 +145,16 @@ impl EndpointUsage {
         &self.unanswered
     }
 
+    /// Flows that were answered, and whose client has proven that it got the answer.
+    #[inline(always)]
+    pub const fn answered(&self, protocol: Protocol) -> &Shared {
+        of(&self.answered, protocol)
+    }
+
     /// Another endpoint begins. Flows of the one before may not all be over, so they go on counting.
     pub fn begin(&self) {
-        for count in self.opened.iter().chain(&self.refused).chain([&self.unanswered]) {
+        let counts = self.opened.iter().chain(&self.refused).chain(&self.answered);
+        for count in counts.chain([&self.unanswered]) {
             count.set(0);
         }
     }

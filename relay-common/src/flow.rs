@@ -54,7 +54,7 @@ pub struct FlowEntry {
     endpoint: u32,
     /// Client half: the interface its packets come in on. Backend half: 0, or part of an IPv6 client's address.
     pub interface: u32,
-    /// TCP: see [`FlowFlags::REPLIED`] and [`FlowFlags::FIN`]. Host order.
+    /// TCP: see [`FlowFlags::REPLIED`], [`FlowFlags::FIN`] and [`FlowFlags::TIMED`]. Host order.
     pub sequence: u32,
     /// IP bytes this half has carried; without a lock, so a flow spread over CPUs may lose some.
     pub bytes: u64,

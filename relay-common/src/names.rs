@@ -28,6 +28,8 @@ names! {
     ENDPOINTS,
     /// What is known of endpoints' flows; relayd maps it into its memory.
     ENDPOINT_USAGE,
+    /// How long the round trips of endpoints' handshakes take.
+    ROUND_TRIPS,
     /// Endpoints as new flows choose among them.
     PLACES,
     NEXT_HOPS,

@@ -30,6 +30,7 @@ pod! {
     crate::rule::RuleEntry: 72,
     crate::rule::EndpointEntry: 32,
     crate::rule::SourceKey: 20,
+    crate::round_trip::RoundTrips: 336,
     crate::route::NextHop: 32,
     crate::route::RouteKey: 20,
     crate::counters::RuleCounters: 64,

@@ -301,7 +301,8 @@ pub struct EndpointEntry {
     v6: u32,
     /// The slot of the rule that it belongs to.
     pub rule: u32,
-    pub _reserved: u32,
+    /// Protocols of which it gets no new flows since it does not answer, as bits.
+    deserted: u32,
 }
 
 impl EndpointEntry {
@@ -316,8 +317,25 @@ impl EndpointEntry {
             interface: 0,
             v6: 0,
             rule: 0,
-            _reserved: 0,
+            deserted: 0,
         }
+    }
+
+    /// As one that gets no new flows of these protocols since it does not answer.
+    pub fn deserted_for(self, protocols: impl Iterator<Item = Protocol>) -> Self {
+        let deserted = protocols.fold(0, |bits, protocol| bits | 1 << protocol.index());
+        Self { deserted, ..self }
+    }
+
+    /// The same for whom `other` is.
+    pub const fn deserted_like(self, other: &Self) -> Self {
+        Self { deserted: other.deserted, ..self }
+    }
+
+    /// Whether flows that it has never answered are to choose anew.
+    #[inline(always)]
+    pub const fn is_deserted(&self, protocol: Protocol) -> bool {
+        self.deserted & 1 << protocol.index() != 0
     }
 
     /// With numbers of IPv6 addresses in the addresses' places.

@@ -9,7 +9,7 @@ use relay_common::tick;
 
 use crate::maps::{self, Refused};
 use crate::slow::Packet;
-use crate::{half, unproven};
+use crate::{half, round_trip, unproven};
 
 /// In the last tries a half-open flow of somebody else's may be thrown out: in a flood it is most likely forged.
 const FORCED: u32 = TRIES - 8;
@@ -48,6 +48,9 @@ fn prepare(packet: &Packet, wanted: &Wanted, interface: u32) {
         packet.now,
     );
     scratch.client.interface = interface;
+    if packet.protocol == Protocol::Tcp {
+        round_trip::begin(&mut scratch.backend);
+    }
     let from_v6 = packet.key.is_v6();
     if (from_v6 || wanted.to_v6)
         && let Some(inside) = half::inside(wanted.source, wanted.endpoint, wanted.to_v6)
@@ -126,12 +129,14 @@ fn may_take(packet: &Packet, occupant: &FlowEntry, settings: &Settings, forced: 
         || (forced && !flags.has_any(FlowFlags::CLOSED.with(FlowFlags::REPLIED)))
 }
 
-/// Makes sure that a client half still owns its port: the table may have evicted the backend half.
+/// Makes sure that a client half, whose first packet has come again, still owns its port: the table may have evicted the
+/// backend half.
 #[inline(never)]
 pub(crate) fn hold(packet: &Packet, client: &FlowEntry) -> bool {
     let key = half::opposite(client, packet.protocol);
     if let Some(backend) = maps::unproven(&key) {
         backend.seen = packet.now;
+        round_trip::give_up(backend);
         return half::opposite(backend, packet.protocol) == packet.key;
     }
     let Some(scratch) = maps::scratch() else { return false };

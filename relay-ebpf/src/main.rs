@@ -29,6 +29,7 @@ mod neighbour;
 mod open;
 mod packet;
 mod rewrite;
+mod round_trip;
 mod route;
 mod scratch;
 mod signal;

@@ -13,6 +13,7 @@ use relay_common::counters::{DropKey, RuleCounters};
 use relay_common::ended::EndedFlow;
 use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use relay_common::net::Protocol;
+use relay_common::round_trip::RoundTrips;
 use relay_common::route::{NextHop, RouteKey};
 use relay_common::rule::{
     EndpointEntry, ListenerEntry, ListenerKey, Numbered, OwnAddress, PORT_TABLE, PortEntry, RuleEntry,
@@ -62,6 +63,8 @@ static RULE_NAMES: HashMap<u32, [u8; 72], RULE_SLOTS, NO_PREALLOC> = HashMap::ne
 static ENDPOINTS: Array<EndpointEntry, ENDPOINT_SLOTS> = Array::new();
 #[btf_map]
 static ENDPOINT_USAGE: Array<EndpointUsage, ENDPOINT_SLOTS, MMAPABLE> = Array::new();
+#[btf_map]
+static ROUND_TRIPS: HashMap<u32, RoundTrips<Shared>, ENDPOINT_SLOTS, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 static PLACES: Array<u64, { Place::ROOM as usize / 2 }, MMAPABLE> = Array::new();
 #[btf_map]
@@ -269,6 +272,12 @@ pub(crate) fn endpoint(slot: u32) -> Option<&'static EndpointEntry> {
 #[inline(always)]
 pub(crate) fn endpoint_usage(slot: u32) -> Option<&'static EndpointUsage> {
     ENDPOINT_USAGE.get(slot)
+}
+
+/// Only of an endpoint that is some rule's.
+#[inline(always)]
+pub(crate) fn round_trips(endpoint: u32) -> Option<&'static RoundTrips<Shared>> {
+    entry(ROUND_TRIPS.get_ptr_mut(endpoint)).map(|trips| &*trips)
 }
 
 #[inline(always)]

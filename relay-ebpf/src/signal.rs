@@ -1,4 +1,4 @@
-//! What packets tell of a backend's health: who does not answer, and who refuses. relayd probes sooner for it.
+//! What packets tell of a backend's health: who answers, who does not, and who refuses. relayd probes sooner for it.
 
 use relay_common::flow::{FlowEntry, FlowFlags};
 use relay_common::net::Protocol;
@@ -11,6 +11,14 @@ use crate::packet::{icmp, icmpv6};
 pub(crate) fn unanswered(client: &FlowEntry) {
     if let Some(usage) = maps::endpoint_usage(client.endpoint()) {
         usage.unanswered().add(1);
+    }
+}
+
+/// The backend has answered, and the client has proven that it got the answer.
+#[inline(always)]
+pub(crate) fn answered(flow: &FlowEntry, protocol: Protocol) {
+    if let Some(usage) = maps::endpoint_usage(flow.endpoint()) {
+        usage.answered(protocol).add(1);
     }
 }
 

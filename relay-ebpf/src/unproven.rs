@@ -10,7 +10,7 @@ use relay_common::net::Protocol;
 use crate::maps::{self, Refused};
 use crate::packet::tcp;
 use crate::slow::{self, Action, Packet};
-use crate::{claim, ended, half, limit, route, signal, track};
+use crate::{claim, ended, half, limit, round_trip, route, signal, track};
 
 /// An acknowledgment this far above the backend's first sequence number counts as proof: data may ride on the SYN-ACK.
 const PROOF_WINDOW: u32 = 65_536;
@@ -47,6 +47,9 @@ fn tcp_client(packet: &Packet, flow: &mut FlowEntry) -> Action {
         }
         if !flags.has(FlowFlags::REPLIED) {
             signal::unanswered(flow);
+            if is_deserted(flow, Protocol::Tcp) {
+                return Action::Open;
+            }
         }
         return Action::Forward;
     }
@@ -79,6 +82,7 @@ fn tcp_backend(packet: &Packet, flow: &mut FlowEntry) -> Action {
         if let Some(client) = maps::unproven(&half::opposite(flow, Protocol::Tcp)) {
             client.sequence = packet.sequence;
         }
+        round_trip::answered(flow);
         mark(packet, flow, FlowFlags::REPLIED);
     }
     Action::Forward
@@ -92,10 +96,17 @@ fn udp_client(packet: &Packet, flow: &mut FlowEntry) -> Action {
     if flow.flags().has(FlowFlags::REPLIED) {
         return promote(packet, flow);
     }
-    if flow.seen != packet.now && !claim::hold(packet, flow) {
+    if flow.seen != packet.now && (is_deserted(flow, Protocol::Udp) || !claim::hold(packet, flow)) {
         return Action::Open;
     }
     Action::Forward
+}
+
+/// Whether a flow that was never answered waits for a backend that does not answer anybody, while others do.
+#[inline(always)]
+fn is_deserted(flow: &FlowEntry, protocol: Protocol) -> bool {
+    maps::endpoint(flow.endpoint())
+        .is_some_and(|endpoint| endpoint.rule == flow.rule() && endpoint.is_deserted(protocol))
 }
 
 #[inline(always)]
@@ -155,6 +166,8 @@ fn promote(packet: &Packet, flow: &FlowEntry) -> Action {
         let _gone = limit::leave(protocol, &key, &scratch.backend);
         return full(packet);
     }
+    signal::answered(flow, protocol);
+    round_trip::proven(packet, backend);
     maps::forget_unproven(&packet.key);
     maps::forget_unproven(&key);
     Action::Forward
@@ -164,7 +177,7 @@ fn promote(packet: &Packet, flow: &FlowEntry) -> Action {
 fn fill(to: &mut FlowEntry, from: &FlowEntry, now: u32) {
     *to = *from;
     to.seen = now;
-    to.set_flags(from.flags().with(FlowFlags::PROVEN).without(FlowFlags::SLOW));
+    to.set_flags(from.flags().with(FlowFlags::PROVEN).without(FlowFlags::SLOW.with(FlowFlags::TIMED)));
 }
 
 /// The claim was lost to a flood; the client's next SYN or datagram makes another.

@@ -5,6 +5,7 @@ pub mod extract;
 pub mod metrics;
 mod order;
 pub mod problem;
+pub mod round_trips;
 pub mod routes;
 pub mod server;
 pub mod view;

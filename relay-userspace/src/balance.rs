@@ -20,6 +20,9 @@ pub struct Weights {
     pub udp: Box<[u16]>,
     /// Who gets none even if all others fail, by order or without a weight of its own.
     pub barred: Box<[usize]>,
+    /// Whether it gets none since it does not answer, of TCP and of UDP; flows that it never answered choose anew. Empty:
+    /// there is no such one.
+    pub deserted: [Box<[bool]>; 2],
 }
 
 impl Weights {
@@ -30,7 +33,7 @@ impl Weights {
     }
 
     fn both(weights: &[u16]) -> Self {
-        Self { tcp: weights.into(), udp: weights.into(), barred: Box::default() }
+        Self { tcp: weights.into(), udp: weights.into(), ..Self::default() }
     }
 
     pub const fn of(&self, protocol: Protocol) -> &[u16] {
@@ -38,6 +41,11 @@ impl Weights {
             Protocol::Tcp => &self.tcp,
             Protocol::Udp => &self.udp,
         }
+    }
+
+    /// Whether flows that a backend never answered choose anew.
+    pub fn is_deserted(&self, protocol: Protocol, index: usize) -> bool {
+        self.deserted[protocol.index() as usize].get(index).copied().unwrap_or(false)
     }
 
     pub fn set(&mut self, protocol: Protocol, weights: Vec<u16>) {

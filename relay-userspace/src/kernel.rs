@@ -30,6 +30,7 @@ pub mod places;
 pub mod ports;
 pub mod preflight;
 mod recount;
+pub mod round_trips;
 pub mod shadow;
 pub mod shortage;
 pub mod slots;

@@ -21,8 +21,13 @@ fn address() -> SocketAddr {
 /// Samples by name and labels as written.
 struct Metrics(BTreeMap<String, f64>);
 
-/// Kinds of this exposition, and what a sample of one is called beyond the name.
-const SUFFIXES: &[(&str, &str)] = &[("counter", "_total"), ("gauge", ""), ("info", "_info")];
+/// Kinds of this exposition, and what samples of one are called beyond the name.
+const SUFFIXES: &[(&str, &[&str])] = &[
+    ("counter", &["_total"]),
+    ("gauge", &[""]),
+    ("info", &["_info"]),
+    ("histogram", &["_bucket", "_count", "_sum"]),
+];
 
 impl Metrics {
     /// Reads the text by the rules of OpenMetrics 1.0, as far as this exposition uses them.
@@ -50,8 +55,10 @@ impl Metrics {
             }
             let (series, value) = line.rsplit_once(' ').expect("a value");
             let name = series.split('{').next().expect("name");
-            let (_, suffix) = SUFFIXES.iter().find(|(known, _)| *known == kind).expect("a known kind");
-            assert_eq!(name, format!("{family}{suffix}"), "a {kind} stands with its family: {line}");
+            let (_, suffixes) = SUFFIXES.iter().find(|(known, _)| *known == kind).expect("a known kind");
+            let suffix =
+                name.strip_prefix(&family).unwrap_or_else(|| panic!("it stands with its family: {line}"));
+            assert!(suffixes.contains(&suffix), "of a {kind}: {line}");
             check_labels(series.get(name.len()..).expect("labels"), line);
             let value: f64 = value.parse().unwrap_or_else(|error| panic!("{line}: {error}"));
             assert!(samples.insert(series.to_owned(), value).is_none(), "{series} comes twice");

@@ -51,7 +51,8 @@ fn list_and_show_in_every_format() {
     let list = ctl.json(&["list"]);
     assert_eq!(list[0], ctl.rule("web"));
     let backend = json!({ "addr": "203.0.113.2:80", "weight": 1, "priority": 0, "state": "unknown",
-        "flows": list[0]["counters"]["flows"], "failed": 0 });
+        "flows": list[0]["counters"]["flows"], "failed": 0, "rtt": list[0]["to"][0]["rtt"] });
+    assert_eq!(backend["rtt"]["backend"]["count"], 1, "{backend}");
     assert_eq!((&list[0]["to"], &list[0]["balance"]), (&json!([backend]), &json!("roundrobin")));
     assert_eq!(list[0]["plane"]["ipv4"], json!({ "plane": "kernel", "hook": "tc" }));
     assert_eq!((&list[2]["enabled"], &list[2]["state"]), (&json!(false), &json!("disabled")));

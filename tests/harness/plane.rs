@@ -23,6 +23,7 @@ use relay::config::settings::Hook;
 use relay::config::{Config, Problems};
 use relay::host::{ClaimRange, LinkKind};
 use relay::kernel::attach::Target;
+use relay::kernel::round_trips::RoundTripsByEnd;
 use relay::kernel::sweep::{Census, Sweeper};
 use relay::kernel::{Dataplane, Desired, Options};
 use relay::plan::{self, Facts, PlannedRule};
@@ -194,6 +195,11 @@ impl Plane {
     /// What is counted, and who is in the tables.
     pub fn counts(&self) -> Counts {
         self.tables.read(&self.rules)
+    }
+
+    /// Round trips that handshakes with backends have taken.
+    pub fn round_trips(&self) -> RoundTripsByEnd {
+        self.tables.round_trips()
     }
 
     /// What is counted, without the tables.

@@ -6,6 +6,7 @@ mod failover;
 mod load;
 mod resets;
 mod restart;
+mod round_trips;
 mod tiers;
 
 use std::net::{IpAddr, SocketAddr};

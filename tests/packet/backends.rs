@@ -3,15 +3,17 @@
 mod counts;
 mod hash;
 mod least;
+mod round_trips;
 mod tables;
 mod turns;
+mod unanswered;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use harness::packet::{Packet, PacketV6, SYN, Segment};
 use harness::plane::{Plane, Ran, Verdict};
-use harness::world::{CLIENT_V6, RELAY, RELAY_V6};
+use harness::world::{BACKEND_V6, CLIENT_V6, RELAY, RELAY_V6};
 use relay::balance::Weights;
 use relay::kernel::{Desired, DesiredRule};
 use relay::rule::{Backend, Balance, Rule};

@@ -31,6 +31,8 @@ impl FlowFlags {
     pub const SOURCE_COUNTED: Self = Self(1 << 10);
     /// What this half sends out is IPv6.
     pub const TO_V6: Self = Self(1 << 11);
+    /// Unproven backend half: `sequence` is when the handshake's last packet went on, in microseconds, and that went once.
+    pub const TIMED: Self = Self(1 << 12);
 
     #[inline(always)]
     pub const fn has(self, other: Self) -> bool {

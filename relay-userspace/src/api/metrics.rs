@@ -41,6 +41,7 @@ impl Collector for Views {
         self.backends(&mut encoder)?;
         self.backend_flows(&mut encoder)?;
         self.probes(&mut encoder)?;
+        self.round_trips(&mut encoder)?;
         self.backend_failures(&mut encoder)?;
         self.daemon(&mut encoder)
     }
@@ -146,6 +147,21 @@ impl Views {
         })
     }
 
+    fn round_trips(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "How long round trips take by the handshakes of TCP flows: SYN to SYN-ACK at the backend, SYN-ACK to ACK at the client";
+        let unit = Some(&Unit::Seconds);
+        let mut metric = encoder.encode_descriptor("relay_backend_rtt", help, unit, MetricType::Histogram)?;
+        self.each_backend(|&[rule, backend], view| {
+            for (name, leg) in view.legs() {
+                let labels = &[rule, backend, ("leg", name)];
+                let (sum, buckets) = (leg.sum_ms / 1000.0, leg.in_seconds());
+                let mut metric = metric.encode_family(labels)?;
+                metric.encode_histogram::<NoLabelSet>(sum, leg.count, &buckets, None)?;
+            }
+            Ok(())
+        })
+    }
+
     fn backend_failures(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
         let help = "What a backend has failed: checks (with check.kind = passive, flows that count as such), or sessions of relayd";
         let mut metric =
@@ -209,7 +225,9 @@ mod tests {
             "to": [
                 { "addr": "10.0.0.9:80", "weight": 1, "state": "draining", "order": "drain", "failed": 2,
                   "flows": { "active": 1, "total": 3 },
-                  "tcp": { "state": "up", "since_seconds": 9, "latency_ms": 1.5, "successes": 8, "failures": 5 } },
+                  "tcp": { "state": "up", "since_seconds": 9, "latency_ms": 1.5, "successes": 8, "failures": 5 },
+                  "rtt": { "client": { "count": 3, "sum_ms": 40.5, "p50_ms": 1.0, "p90_ms": 1.0, "p99_ms": 1.0,
+                      "buckets": [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1] } } },
                 { "addr": "10.0.0.8:80", "weight": 1, "state": "down", "order": "down" },
             ],
             "plane": { "ipv4": { "plane": "kernel", "hook": "tc" }, "ipv6": { "plane": "none" } },
@@ -232,6 +250,11 @@ mod tests {
             "relay_backend_flows_total{rule=\"tokyo\",backend=\"10.0.0.9:80\"} 3",
             "relay_backend_active_flows{rule=\"tokyo\",backend=\"10.0.0.9:80\"} 1",
             "relay_backend_probe_seconds{rule=\"tokyo\",backend=\"10.0.0.9:80\",protocol=\"tcp\"} 0.0015",
+            "relay_backend_rtt_seconds_sum{rule=\"tokyo\",backend=\"10.0.0.9:80\",leg=\"client\"} 0.0405",
+            "relay_backend_rtt_seconds_count{rule=\"tokyo\",backend=\"10.0.0.9:80\",leg=\"client\"} 3",
+            "relay_backend_rtt_seconds_bucket{le=\"0.000016\",rule=\"tokyo\",backend=\"10.0.0.9:80\",leg=\"client\"} 1",
+            "relay_backend_rtt_seconds_bucket{le=\"4.194304\",rule=\"tokyo\",backend=\"10.0.0.9:80\",leg=\"client\"} 2",
+            "relay_backend_rtt_seconds_bucket{le=\"+Inf\",rule=\"tokyo\",backend=\"10.0.0.9:80\",leg=\"client\"} 3",
             "relay_backend_failures_total{rule=\"tokyo\",backend=\"10.0.0.9:80\",source=\"check\"} 5",
             "relay_backend_failures_total{rule=\"tokyo\",backend=\"10.0.0.9:80\",source=\"session\"} 2",
             "relay_config_last_reload_success 0",

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use serde_json::{Map, Value};
 
+use super::round_trips::{LegView, RoundTripsView};
 use crate::health::saved::BackendOrder;
 use crate::rule::Transport;
 
@@ -117,9 +118,19 @@ pub struct BackendView {
     /// Sessions that it has failed.
     #[serde(default)]
     pub failed: u64,
+    /// How long round trips take, to it and to the clients that it got.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt: Option<RoundTripsView>,
 }
 
 impl BackendView {
+    /// How long round trips take, for each leg of which that is known.
+    pub fn legs(&self) -> impl Iterator<Item = (&'static str, &LegView)> {
+        let rtt = self.rtt.as_ref();
+        let both = rtt.map(|rtt| [("backend", &rtt.backend), ("client", &rtt.client)]).into_iter().flatten();
+        both.filter_map(|(leg, taken)| Some((leg, taken.as_ref()?)))
+    }
+
     /// How it is judged, for each protocol that it is judged for.
     pub fn judged(&self) -> impl Iterator<Item = (&'static str, &JudgedView)> {
         let both = [("tcp", &self.tcp), ("udp", &self.udp)].into_iter();

@@ -3,6 +3,7 @@
 use comfy_table::CellAlignment;
 
 use super::print::{lines, plain_table};
+use crate::api::round_trips::LegView;
 use crate::api::view::{BackendView, JudgedView, RuleView, age};
 use crate::health::saved::BackendOrder;
 
@@ -66,12 +67,32 @@ fn facts_of(rule: &RuleView, backend: &BackendView) -> Vec<(&'static str, String
     }
     let mut facts = vec![("to", text)];
     facts.extend(backend.lookup.as_ref().map(|lookup| ("name", lookup.sentence())));
+    facts.extend(round_trips(backend).map(|sentence| ("rtt", sentence)));
     facts.extend(
         backend
             .judged()
             .filter_map(|(protocol, judged)| Some(("error", failure(backend, protocol, judged)?))),
     );
     facts
+}
+
+/// `backend 0.4 ms (p90 0.6, p99 1.2), client 21 ms (p90 34, p99 80)`: medians.
+fn round_trips(backend: &BackendView) -> Option<String> {
+    let leg = |(name, leg): (&str, &LegView)| {
+        let [median, p90, p99] = [leg.p50_ms, leg.p90_ms, leg.p99_ms].map(milliseconds);
+        format!("{name} {median} ms (p90 {p90}, p99 {p99})")
+    };
+    let legs: Vec<String> = backend.legs().map(leg).collect();
+    (!legs.is_empty()).then(|| legs.join(", "))
+}
+
+/// With as many digits as buckets are good for.
+fn milliseconds(number: f64) -> String {
+    match number {
+        ..0.995 => format!("{number:.2}"),
+        ..9.95 => format!("{number:.1}"),
+        _ => format!("{number:.0}"),
+    }
 }
 
 /// `up for 3 min, probed in 0.4 ms`; each protocol by itself if they are not in the same state.

@@ -21,6 +21,13 @@ pub struct RuleHealth {
 }
 
 impl RuleHealth {
+    /// Whether a backend does not answer, or is to be taken for one that does not: it is down or was never up.
+    fn is_failing(&self, protocol: Protocol, backend: &Backend) -> bool {
+        let verdict = self.endpoints.get(&(protocol, backend.to_string().into()));
+        let is_unfit = verdict.is_some_and(|verdict| verdict.state.fitness() < Fitness::Good);
+        is_unfit || self.is_down(protocol, backend)
+    }
+
     /// Whether a backend is down for a protocol, by what judges say or by order.
     pub fn is_down(&self, protocol: Protocol, backend: &Backend) -> bool {
         let key: Box<str> = backend.to_string().into();
@@ -76,7 +83,12 @@ pub fn weigh(
 ) -> Weighing {
     let nothing = || vec![0; rule.to.len()].into();
     let mut weighing = Weighing {
-        weights: Weights { tcp: nothing(), udp: nothing(), barred: barred(rule, health) },
+        weights: Weights {
+            tcp: nothing(),
+            udp: nothing(),
+            barred: barred(rule, health),
+            ..Weights::default()
+        },
         outlook: Outlook::default(),
     };
     for protocol in rule.protocols.iter() {
@@ -89,6 +101,12 @@ pub fn weigh(
         let mut weights = vec![0; rule.to.len()];
         for index in choice.members {
             weights[index] = rule.to[index].weight;
+        }
+        if let Some(health) = health {
+            let is_deserted =
+                |(weight, to): (&u16, &Backend)| *weight == 0 && health.is_failing(protocol, to);
+            let deserted = weights.iter().zip(&rule.to).map(is_deserted).collect();
+            weighing.weights.deserted[protocol.index() as usize] = deserted;
         }
         weighing.weights.set(protocol, weights);
         let outlook = &mut weighing.outlook;
@@ -127,3 +145,6 @@ fn candidate(
     let up_since = verdict.filter(|verdict| verdict.state == State::Up).map(|verdict| verdict.since);
     Candidate { key, priority: to.priority, fitness, up_since }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,16 +2,18 @@
 //! leads there, and only then are the old places given back: no packet sees half a table. Where there are no such places, it
 //! takes the old one's, if it fits: who sees half of that finds backends of the rule none the less.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::time::Instant;
 
 use relay_common::balance::Method;
 use relay_common::choice::{Choice, Place};
+use relay_common::names;
 use relay_common::net::Protocol;
 use relay_common::rule::RuleEntry;
 
-use super::apply::Applied;
+use super::apply::{Applied, map_error};
 use super::load::Dataplane;
 use super::ways::rule_ends;
 use super::{Carried, DesiredRule, KernelError};
@@ -84,7 +86,32 @@ impl Dataplane {
             self.shadow.short.remove(&slot);
         }
         self.shortage.tables = self.shadow.short.len();
+        self.desert(slot, rule)?;
         Ok(is_short)
+    }
+
+    /// Has flows choose anew that wait in vain for a backend which gets no others. By now they find somebody else.
+    fn desert(&mut self, slot: u32, rule: &DesiredRule) -> Result<(), KernelError> {
+        let Some(carried) = &rule.carried else { return Ok(()) };
+        let mut deserted = BTreeMap::<u32, [bool; 2]>::new();
+        for (index, end) in self.endpoints_of(slot, carried).into_iter().enumerate() {
+            let Some(end) = end else { continue };
+            // backends that are the same endpoint are so together
+            for (all, protocol) in deserted.entry(end).or_insert([true; 2]).iter_mut().zip(Protocol::ALL) {
+                *all &= rule.weights.is_deserted(protocol, index);
+            }
+        }
+        for (end, deserted) in deserted {
+            let Some(&old) = self.shadow.endpoint_entries.get(&end) else { continue };
+            let of = Protocol::ALL.into_iter().zip(deserted);
+            let entry =
+                old.deserted_for(of.filter(|(_, is_deserted)| *is_deserted).map(|(protocol, _)| protocol));
+            if entry != old {
+                self.maps.endpoints.set(end, entry, 0).map_err(map_error(names::ENDPOINTS))?;
+                self.shadow.endpoint_entries.insert(end, entry);
+            }
+        }
+        Ok(())
     }
 
     /// Writes an entry, and gives back the places that nothing leads to any more.

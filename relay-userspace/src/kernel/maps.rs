@@ -8,6 +8,7 @@ use aya::maps::xdp::DevMap;
 use aya::maps::{Array, HashMap, Map, MapData, MapType, PerCpuArray, PerCpuHashMap};
 use relay_common::counters::{DropKey, RuleCounters};
 use relay_common::names;
+use relay_common::round_trip::RoundTrips;
 use relay_common::route::{NextHop, RouteKey};
 use relay_common::rule::{
     EndpointEntry, ListenerEntry, ListenerKey, Numbered, OwnAddress, PortEntry, RuleEntry, SourceKey,
@@ -27,6 +28,7 @@ pub struct Maps {
     pub rules: Array<MapData, RuleEntry>,
     pub rule_names: HashMap<MapData, u32, NameBytes>,
     pub endpoints: Array<MapData, EndpointEntry>,
+    pub round_trips: HashMap<MapData, u32, RoundTrips>,
     pub next_hops: Array<MapData, NextHop>,
     pub routes: LpmTrie<MapData, RouteKey, u32>,
     pub addresses: HashMap<MapData, u32, u32>,
@@ -61,6 +63,7 @@ impl Maps {
             rules: open(pins, names::RULES)?,
             rule_names: open(pins, names::RULE_NAMES)?,
             endpoints: open(pins, names::ENDPOINTS)?,
+            round_trips: open(pins, names::ROUND_TRIPS)?,
             next_hops: open(pins, names::NEXT_HOPS)?,
             routes: open(pins, names::ROUTES)?,
             addresses: open(pins, names::ADDRESSES)?,
@@ -137,6 +140,7 @@ pub fn shapes() -> Vec<Shape> {
         shape::<u32, NameBytes>(names::RULE_NAMES, MapType::Hash, None),
         shape::<u32, EndpointEntry>(names::ENDPOINTS, MapType::Array, Some(ENDPOINT_SLOTS)),
         shared::<EndpointUsage>(names::ENDPOINT_USAGE, ENDPOINT_SLOTS),
+        shape::<u32, RoundTrips>(names::ROUND_TRIPS, MapType::Hash, Some(ENDPOINT_SLOTS)),
         shared::<u64>(names::PLACES, Place::ROOM / 2),
         shape::<u32, NextHop>(names::NEXT_HOPS, MapType::Array, Some(HOP_SLOTS)),
         Shape { name: names::ROUTES, kind: MapType::LpmTrie, key: 24, value: 4, entries: None },

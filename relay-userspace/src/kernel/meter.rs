@@ -7,11 +7,13 @@ use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use relay_common::counters::{DropKey, DropReason, NO_RULE, RuleCounters};
 use relay_common::names;
 
+use super::round_trips::{RoundTripTable, RoundTripsByEnd};
 use super::{Unavailable, maps};
 
 pub struct Meter {
     counters: PerCpuArray<MapData, RuleCounters>,
     drops: PerCpuHashMap<MapData, DropKey, u64>,
+    round_trips: RoundTripTable,
 }
 
 /// Totals of one rule over all CPUs.
@@ -34,7 +36,11 @@ pub type Drops = BTreeMap<u32, BTreeMap<DropReason, u64>>;
 
 impl Meter {
     pub fn open(pins: &Path) -> Result<Self, Unavailable> {
-        Ok(Self { counters: maps::open(pins, names::COUNTERS)?, drops: maps::open(pins, names::DROPS)? })
+        Ok(Self {
+            counters: maps::open(pins, names::COUNTERS)?,
+            drops: maps::open(pins, names::DROPS)?,
+            round_trips: RoundTripTable::open(pins)?,
+        })
     }
 
     /// All drops, in one walk.
@@ -48,6 +54,11 @@ impl Meter {
             }
         }
         found
+    }
+
+    /// Round trips of all rules' backends, in one walk.
+    pub fn round_trips(&self) -> RoundTripsByEnd {
+        self.round_trips.read()
     }
 
     /// Totals of the rule in a slot, its drops taken from [`Meter::drops`].

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use aya::maps::lpm_trie::Key;
 use relay_common::names;
 use relay_common::net::{Address, MAPPED_BITS, ipv6_to_wire, mapped};
+use relay_common::round_trip::RoundTrips;
 use relay_common::route::{Gateway, NextHop as KernelHop, RouteKey};
 use relay_common::rule::EndpointEntry;
 
@@ -146,6 +147,7 @@ impl Dataplane {
             let hop = path.and_then(|path| hops.get(&path.hop)).copied().unwrap_or(0);
             let entry = self.endpoint_entry(&content, hop)?;
             let old = self.shadow.endpoint_entries.get(&slot);
+            let entry = old.map_or(entry, |old| entry.deserted_like(old));
             if old != Some(&entry) {
                 *rerouted |= old
                     .is_some_and(|old| old.address() == entry.address() && old.hop_index != entry.hop_index);
@@ -153,6 +155,8 @@ impl Dataplane {
                 self.shadow.endpoint_entries.insert(slot, entry);
             }
             if new {
+                let nothing = self.maps.round_trips.insert(slot, RoundTrips::default(), 0);
+                nothing.map_err(map_error(names::ROUND_TRIPS))?;
                 self.endpoint_usage.endpoints()[slot as usize].begin();
             }
         }
@@ -189,6 +193,7 @@ impl Dataplane {
         for slot in self.shadow.endpoints.retain(|content| wanted.contains(content)) {
             let nothing = EndpointEntry::new(Address::UNSPECIFIED, Address::UNSPECIFIED, 0, 0, 0);
             self.maps.endpoints.set(slot, nothing, 0).map_err(map_error(names::ENDPOINTS))?;
+            absent_is_fine(self.maps.round_trips.remove(&slot)).map_err(map_error(names::ROUND_TRIPS))?;
             self.shadow.endpoint_entries.remove(&slot);
         }
         let used: HashSet<KernelHop> = hops.keys().map(|hop| kernel_hop(hop, desired)).collect();

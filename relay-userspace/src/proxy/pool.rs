@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use relay_common::net::Protocol;
+use relay_common::round_trip::RoundTrips;
 use tokio::sync::mpsc::UnboundedSender;
 
 pub use self::choose::Candidates;
@@ -109,6 +110,13 @@ impl Pool {
     /// The backends of the latest plan.
     pub fn ends(&self) -> Arc<Ends> {
         self.ends.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How long round trips of a backend's sessions have taken. `name`: its text in the rule.
+    pub fn round_trips(&self, name: &str) -> Option<RoundTrips> {
+        let ends = self.ends();
+        let tally = ends.chooser.tallies().iter().find(|tally| tally.name() == name);
+        tally.map(|tally| tally.round_trips())
     }
 
     /// What each backend has had of sessions, in the order of the rule.

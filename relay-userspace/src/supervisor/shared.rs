@@ -24,6 +24,7 @@ use crate::health::prober::Board;
 use crate::health::saved::BackendOrder;
 use crate::health::{ProbeId, Standing};
 use crate::kernel::meter::{Drops, Meter};
+use crate::kernel::round_trips::RoundTripsByEnd;
 use crate::plan::{Carriage, PlannedRule, Resolved};
 use crate::proxy::counters::{Carried, Counters, Refusal};
 use crate::rule::{Host, RuleName};
@@ -72,6 +73,13 @@ pub struct Shared {
     pub commands: mpsc::Sender<Command>,
     pub events: broadcast::Sender<EventView>,
     started: Instant,
+}
+
+/// What one walk reads for all rules at once.
+#[derive(Default)]
+struct Walked {
+    drops: Drops,
+    round_trips: RoundTripsByEnd,
 }
 
 /// Events that a slow reader may fall behind by.
@@ -166,8 +174,8 @@ impl Shared {
     pub async fn rules(&self) -> Vec<RuleView> {
         self.census.refresh(FRESH).await;
         let snapshot = self.snapshot();
-        let drops = self.drops();
-        snapshot.rules.iter().map(|rule| self.view(&snapshot, rule, &drops)).collect()
+        let walked = self.walk();
+        snapshot.rules.iter().map(|rule| self.view(&snapshot, rule, &walked)).collect()
     }
 
     pub async fn rule(&self, name: &RuleName) -> Result<(Arc<PlannedRule>, RuleView), ApiProblem> {
@@ -178,7 +186,7 @@ impl Shared {
         let rule = snapshot.by_name.get(name).and_then(|&index| snapshot.rules.get(index));
         let Some(rule) = rule.cloned() else { return Err(not_found(name)) };
         let rule = respread.unwrap_or(rule);
-        let view = self.view(&snapshot, &rule, &self.drops());
+        let view = self.view(&snapshot, &rule, &self.walk());
         Ok((rule, view))
     }
 
@@ -187,10 +195,16 @@ impl Shared {
         meter.as_ref().map(Meter::drops).unwrap_or_default()
     }
 
-    fn view(&self, snapshot: &Snapshot, planned: &PlannedRule, drops: &Drops) -> RuleView {
+    fn walk(&self) -> Walked {
+        let meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        let walked = |meter: &Meter| Walked { drops: meter.drops(), round_trips: meter.round_trips() };
+        meter.as_ref().map(walked).unwrap_or_default()
+    }
+
+    fn view(&self, snapshot: &Snapshot, planned: &PlannedRule, walked: &Walked) -> RuleView {
         let rule = &planned.rule;
-        let counters = self.counters(snapshot, &rule.name, drops);
-        let mut to = self.backend_views(snapshot, planned);
+        let counters = self.counters(snapshot, &rule.name, &walked.drops);
+        let mut to = self.backend_views(snapshot, planned, &walked.round_trips);
         if let [only] = &mut to[..] {
             only.flows = counters.flows;
         }

@@ -7,6 +7,7 @@ use std::path::Path;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
 use relay::kernel::maps;
 use relay::kernel::meter::{Meter, Totals};
+use relay::kernel::round_trips::RoundTripsByEnd;
 use relay_common::counters::{DropReason, NO_RULE};
 use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use relay_common::names;
@@ -87,6 +88,10 @@ impl Tables {
             fragments.map(|key| fragment_bytes(&key.source, &key.destination, key.identification));
         counts.tables.insert(Table::FragmentsV6, fragments.collect());
         counts
+    }
+
+    pub(super) fn round_trips(&self) -> RoundTripsByEnd {
+        self.meter.round_trips()
     }
 
     /// Counters alone.

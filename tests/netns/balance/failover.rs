@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
 
 use harness::dns::{NameServer, Says};
-use harness::farm::{Farm, Visit, address, name};
+use harness::farm::{Caller, Farm, Visit, address, name};
 use harness::http::Http;
 use harness::world::{BACKEND, CLIENT, CLIENT_V6};
 use harness::{World, eventually, patience, within};
@@ -256,6 +256,51 @@ fn who_comes_again_from_the_same_port_is_not_led_to_who_is_gone() {
     for (port, is_v6) in refused {
         assert_eq!(come(port, is_v6).expect("a connection").host, 0);
     }
+}
+
+/// Flows that were never answered are not left to a backend that is down, though `on_down` keeps old ones.
+#[test]
+fn who_waits_in_vain_is_led_to_who_is_there() {
+    let world = World::new();
+    let farm = Farm::new(&world.backend, 2);
+    let first = |kind: &str| {
+        let times = "interval = \"200ms\", timeout = \"1s\", fall = 2, rise = 2, cooldown = \"1h\"";
+        format!("balance = \"first\"\ncheck = {{ {kind}, {times} }}")
+    };
+    let tcp = on_both_planes("tcp", 8001, &to(&[0, 1]), &first("kind = \"tcp\""));
+    let udp = on_both_planes("udp", 8002, &to(&[0, 1]), &first("kind = \"udp\", send = \"ping\""));
+    let daemon = world.start(&[tcp, udp].concat());
+    let ctl = &daemon.ctl;
+    for (name, protocol) in [("tcp", "tcp"), ("udp", "udp")] {
+        for rule in planes(name) {
+            within(LIMIT, "they are up", &mut || judged(ctl, &rule, 0, protocol)["state"] == "up");
+        }
+    }
+    let callers = |port: u16| ways_in(port).map(|to| Caller::new(&world.client, None, to));
+    let [kernels, users] = [callers(8002), callers(9002)];
+    let all = || kernels.iter().chain(&users);
+    let answered = ways_in(8002).map(|to| Caller::new(&world.client, None, to));
+    answered.iter().for_each(|caller| assert_eq!(caller.settle().expect("an answer"), 0));
+    farm.freeze(0);
+    all().chain(&answered).for_each(|caller| {
+        caller.0.set_read_timeout(Some(Duration::from_millis(200))).expect("timeout");
+        caller.0.send(b"who?").expect("sent");
+    });
+    // nobody knows yet, so the first SYN goes to who says nothing
+    for to in [ways_in(8001), ways_in(9001)].concat() {
+        let visit = Visit::pay_within(&world.client, None, to, LIMIT).expect("a connection");
+        assert_eq!(visit.host, 1, "{to}");
+    }
+    planes("udp").iter().for_each(|rule| await_only(ctl, rule, "udp", &[1]));
+    for caller in all() {
+        within(LIMIT, "somebody answers", &mut || caller.ask().is_ok_and(|host| host == 1));
+    }
+    answered.iter().for_each(|caller| assert!(caller.ask().is_err(), "who was answered waits for its own"));
+    farm.thaw(0);
+    for caller in answered {
+        within(LIMIT, "its own is back", &mut || caller.ask().is_ok_and(|host| host == 0));
+    }
+    assert!(all().all(|caller| caller.ask().is_ok_and(|host| host == 1)), "they stay where they are");
 }
 
 #[test]

@@ -8,6 +8,13 @@ use crate::conversation::{BACKEND_ISN, CLIENT_ISN};
 use crate::table::Gives::Sends;
 use crate::table::row;
 
+/// Flows of TCP and of UDP that a backend has answered.
+fn answered(plane: &Plane, rule: &DesiredRule, backend: usize) -> [u64; 2] {
+    let usage = plane.dataplane.backend_usage(rule).expect("a carried rule");
+    let usage = usage.of(backend).expect("an endpoint");
+    Protocol::ALL.map(|protocol| usage.answered(protocol).get())
+}
+
 /// The plane with one backend that gets everything of two that there are.
 fn first_of_two() -> (Held, Desired) {
     plane(Balance::First, &[1, 1])
@@ -27,6 +34,7 @@ fn flows_are_counted_where_they_go() {
     with(0, 27_001).prove(&plane, plane.client, plane.backend);
     first(&plane, (client(5), 27_002), Protocol::Udp).expect("a backend");
     assert_eq!(known(&plane, &desired.rules[0], 0), (2, [1, 2], [0, 0], 0));
+    assert_eq!(answered(&plane, &desired.rules[0], 0), [1, 1], "not the one that was not proven");
     assert_eq!(known(&plane, &desired.rules[0], 1), (0, [0, 0], [0, 0], 0));
     swap(&mut plane, &mut desired, &[0, 1], &[0, 1]);
     with(1, 27_003).prove(&plane, plane.client, plane.backend);

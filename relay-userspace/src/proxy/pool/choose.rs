@@ -42,6 +42,7 @@ struct Lane {
 impl Chooser {
     pub fn new(balance: Balance, tallies: Box<[Arc<Tally>]>, weights: &Arc<Weights>) -> Self {
         let lanes = RwLock::new(Lanes::new(balance, &tallies, weights));
+        desert(&tallies, weights);
         Self { balance, tallies, lanes, turns: Default::default() }
     }
 
@@ -60,6 +61,7 @@ impl Chooser {
             // made outside of the lock, where workers wait
             let lanes = Lanes::new(self.balance, &self.tallies, weights);
             *self.lanes.write().unwrap_or_else(PoisonError::into_inner) = lanes;
+            desert(&self.tallies, weights);
         }
     }
 
@@ -107,6 +109,15 @@ impl Chooser {
         };
         let untried = places.filter(|index| !tried.contains(index));
         untried.map(|index| (index, load(index))).reduce(lighter).map(|(index, _)| index)
+    }
+}
+
+/// Has sessions choose anew that wait in vain, now that they would find somebody else.
+fn desert(tallies: &[Arc<Tally>], weights: &Weights) {
+    for (index, tally) in tallies.iter().enumerate() {
+        for protocol in Protocol::ALL {
+            tally.desert(protocol, weights.is_deserted(protocol, index));
+        }
     }
 }
 

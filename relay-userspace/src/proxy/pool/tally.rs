@@ -1,9 +1,11 @@
 //! What a backend has had of a rule's sessions.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use relay_common::net::Protocol;
+use relay_common::round_trip::RoundTrips;
+use relay_common::shared::Shared;
 
 use super::place;
 use super::signal::{Alarm, Failure, Signal, Told};
@@ -14,6 +16,8 @@ pub(super) struct Tally {
     name: Arc<str>,
     alarm: Arc<Alarm>,
     counts: [Counts; 2],
+    /// Made for the first TCP session: many rules never have one.
+    round_trips: OnceLock<Box<RoundTrips<Shared>>>,
 }
 
 #[derive(Debug, Default)]
@@ -23,6 +27,7 @@ struct Counts {
     answered: AtomicU64,
     failed: AtomicU64,
     told: Told,
+    is_deserted: AtomicBool,
 }
 
 /// A backend's numbers at a moment.
@@ -70,7 +75,7 @@ pub struct Numbers {
 
 impl Tally {
     pub fn new(name: Arc<str>, alarm: Arc<Alarm>) -> Self {
-        Self { name, alarm, counts: Default::default() }
+        Self { name, alarm, counts: Default::default(), round_trips: OnceLock::new() }
     }
 
     pub fn name(&self) -> &str {
@@ -82,9 +87,19 @@ impl Tally {
         self.counts[place(protocol)].active.load(Ordering::Relaxed)
     }
 
+    /// Whether sessions that it never answered are to choose anew.
+    pub fn desert(&self, protocol: Protocol, is_deserted: bool) {
+        self.counts[place(protocol)].is_deserted.store(is_deserted, Ordering::Relaxed);
+    }
+
     pub fn read(&self) -> Tallied {
         let [tcp, udp] = [Protocol::Tcp, Protocol::Udp].map(|protocol| self.counts[place(protocol)].read());
         Tallied { name: self.name.clone(), tcp, udp }
+    }
+
+    /// How long its sessions' round trips have taken.
+    pub fn round_trips(&self) -> RoundTrips {
+        self.round_trips.get().map(|trips| trips.read()).unwrap_or_default()
     }
 }
 
@@ -121,6 +136,16 @@ impl Lease {
     /// The backend is reached.
     pub fn begin(&self) {
         self.counts().total.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether the backend does not answer, and gets no new session for that.
+    pub fn is_deserted(&self) -> bool {
+        self.counts().is_deserted.load(Ordering::Relaxed)
+    }
+
+    /// Where round trips of its sessions are counted.
+    pub fn round_trips(&self) -> &RoundTrips<Shared> {
+        self.tally.round_trips.get_or_init(Box::default)
     }
 
     /// The backend answers.

@@ -11,7 +11,7 @@ use relay_common::net::Protocol;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::connect::connect;
-use super::socket::Leg;
+use super::socket::{Leg, round_trip};
 use crate::proxy::counters::Refusal;
 use crate::proxy::pool::{Lease, Signal};
 use crate::proxy::service::{Service, Target};
@@ -101,15 +101,20 @@ async fn reach_any(wanted: Wanted<'_>, tried: Vec<usize>) -> Result<Reached, Ref
     }
 }
 
-fn reached(Dialled { leg, tunnel }: Dialled, lease: Lease, tried: Vec<usize>) -> Reached {
+fn reached(Dialled { leg, round_trip, tunnel }: Dialled, lease: Lease, tried: Vec<usize>) -> Reached {
     lease.begin();
     lease.answer();
+    if let Some(micros) = round_trip {
+        lease.round_trips().backend.count(micros);
+    }
     Reached { leg, tunnel, lease, tried }
 }
 
 /// A connection, with the tunnel on it.
 struct Dialled {
     leg: Leg,
+    /// Of its handshake, in microseconds.
+    round_trip: Option<u32>,
     tunnel: Option<Box<Opening>>,
 }
 
@@ -118,13 +123,14 @@ async fn dial(wanted: Wanted<'_>, index: usize, mut limit: Pin<&mut Sleep>) -> R
     let end = target.ends.end(index).ok_or(Refusal::NoBackend)?;
     let (port, each) = (end.port(target.first_port, port), target.timeouts.connect);
     let stream = connect(&end.addresses, port, &target.connect, each, limit.as_mut()).await?;
+    let round_trip = round_trip(&stream);
     let leg = Leg::new(stream);
     let tunnel = match &target.connector {
         None => None,
         // boxed, so that sessions of other rules need no room for it
         Some(connector) => Some(Box::pin(wrap(wanted, connector, &leg, &end.name, limit)).await?),
     };
-    Ok(Dialled { leg, tunnel })
+    Ok(Dialled { leg, round_trip, tunnel })
 }
 
 /// Opens the tunnel on a connection to a backend.

@@ -16,7 +16,7 @@ use super::arrival::{Arrival, announced};
 use super::carry::carry;
 use super::failover::{self, Reached, Wanted};
 use super::pump::{Preamble, Pump};
-use super::socket::Leg;
+use super::socket::{Leg, round_trip};
 use crate::proxy::counters::Refusal;
 use crate::proxy::ending::{Ending, Record};
 use crate::proxy::pool::Signal;
@@ -31,6 +31,7 @@ pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc
     let mut logged = Logged { service: &service, record: Record::new(address) };
     // one timer for everything that may take too long: it is cheap as long as it is left alone
     let mut timer = pin!(sleep(target.timeouts.connect));
+    let round_trip = round_trip(&*client);
     let arrival = match arrive(&client, address, &target, timer.as_mut()).await {
         Ok(arrival) => arrival,
         Err(None) => return logged.record.ending = Ending::ClientGone,
@@ -55,6 +56,7 @@ pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc
         port,
         source: source.ip(),
         header: &header,
+        round_trip,
     };
     let farewell = if target.acceptor.is_none() && target.connector.is_none() {
         session.run(data, &mut logged, timer).await
@@ -116,6 +118,8 @@ struct Session<'a> {
     source: IpAddr,
     /// The header of ours that the backend is sent first.
     header: &'a [u8],
+    /// Of the handshake with the client, in microseconds.
+    round_trip: Option<u32>,
 }
 
 impl Session<'_> {
@@ -127,6 +131,7 @@ impl Session<'_> {
     /// Carries between plain legs until it is over. `data`: what the client has sent already.
     async fn run(&self, mut data: Vec<u8>, logged: &mut Logged<'_>, mut timer: Pin<&mut Sleep>) -> Farewell {
         let mut tried = Vec::new();
+        let mut round_trip = self.round_trip;
         loop {
             let reached = match self.reach(tried, timer.as_mut()).await {
                 Ok(reached) => reached,
@@ -135,6 +140,7 @@ impl Session<'_> {
                     return Farewell::Reset;
                 }
             };
+            count_client(&reached, round_trip.take());
             logged.record.backend = reached.leg.peer_addr().ok();
             let leads_to = logged.record.backend.map(|backend| backend.ip());
             let ending = tokio::select! {
@@ -199,6 +205,13 @@ impl Session<'_> {
             }
             _ => Some(ending),
         }
+    }
+}
+
+/// Counts a client's round trip with those of the backend that it has got.
+fn count_client(reached: &Reached, round_trip: Option<u32>) {
+    if let Some(micros) = round_trip {
+        reached.lease.round_trips().client.count(micros);
     }
 }
 

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::libc::{IPPROTO_TCP, TCP_INFO, getsockopt, socklen_t, tcp_info};
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::{Domain, SockRef, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
@@ -55,6 +56,18 @@ impl Drop for Leg {
             _ = self.stream.set_zero_linger();
         }
     }
+}
+
+/// How many microseconds the handshake's round trip took, of a connection that has sent nothing since; `None`: the kernel
+/// does not know, such as of a packet that it sent twice.
+pub fn round_trip(socket: &impl AsRawFd) -> Option<u32> {
+    // SAFETY: all of its fields are integers.
+    let mut info: tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<tcp_info>() as socklen_t;
+    let (place, socket) = ((&raw mut info).cast(), socket.as_raw_fd());
+    // SAFETY: the kernel writes `length` bytes at most, to where `info` is, and how many to where `length` is.
+    let asked = unsafe { getsockopt(socket, IPPROTO_TCP, TCP_INFO, place, &raw mut length) };
+    (asked == 0 && info.tcpi_rtt > 0).then_some(info.tcpi_rtt)
 }
 
 /// Whether the peer has everything that was sent to it.

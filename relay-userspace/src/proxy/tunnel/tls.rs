@@ -73,12 +73,6 @@ pub struct Agreed {
     pub certificate: Option<Fingerprint>,
 }
 
-impl Agreed {
-    fn is_tls13(&self) -> bool {
-        self.version == ProtocolVersion::TLSv1_3
-    }
-}
-
 impl Tls {
     /// The longest record, head and all: with as much room a record that has begun can always be finished, once the
     /// handshake is over.
@@ -145,7 +139,8 @@ impl Tls {
         Err(self.fail(cause, out))
     }
 
-    /// Appends the word that nothing more comes from us, once. There is none for a handshake that is given up.
+    /// Appends the word that nothing more comes from us, once. Peers ignore what is sealed behind it. There is none for a
+    /// handshake that is given up.
     pub fn close(&mut self, out: &mut Vec<u8>) {
         if let State::Traffic(traffic) = &mut self.state {
             traffic.close(out);

@@ -177,7 +177,7 @@ impl Relay {
             let key = Key { client, local: inbox.control(slot).local() };
             let known = match last {
                 Some((same, id)) if same == key => Some(id),
-                _ => self.clients.find(&key).or_else(|| self.admit(key, replies, now)),
+                _ => self.find(&key).or_else(|| self.admit(key, replies, now)),
             };
             last = known.map(|id| (key, id));
             if let Some(id) = known {
@@ -185,6 +185,17 @@ impl Relay {
             }
         }
         order.sort_unstable();
+    }
+
+    /// A client that is known, unless its session is in vain: then that ends, and another one begins.
+    fn find(&mut self, key: &Key) -> Option<Id> {
+        let id = self.clients.find(key)?;
+        let (_, session) = self.clients.get_mut(id)?;
+        if self.accepts && session.is_in_vain() {
+            drop(self.clients.remove(id));
+            return None;
+        }
+        Some(id)
     }
 
     fn forward(&mut self, buffers: &mut Buffers) {

@@ -125,6 +125,11 @@ impl Session {
         self.lease.fail(signal);
     }
 
+    /// Whether nobody has answered, and nobody will: the backend is down, and others are not.
+    pub fn is_in_vain(&self) -> bool {
+        !self.answered && self.lease.is_deserted()
+    }
+
     /// Where it goes.
     pub fn leads_to(&self) -> Option<SocketAddr> {
         self.backend.or_else(|| SockRef::from(&self.socket).peer_addr().ok()?.as_socket())

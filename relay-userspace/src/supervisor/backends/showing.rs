@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use relay_common::net::Protocol;
+use relay_common::round_trip::RoundTrips;
 
+use crate::api::round_trips::RoundTripsView;
 use crate::api::view::{BackendView, FlowsView, JudgedView, LookupView};
 use crate::health::saved::BackendOrder;
 use crate::health::{ProbeId, Standing};
+use crate::kernel::round_trips::RoundTripsByEnd;
 use crate::plan::PlannedRule;
 use crate::rule::{Backend, CheckKind, Host};
 use crate::supervisor::names::Kept;
@@ -21,10 +24,16 @@ impl Shared {
         &self,
         snapshot: &Snapshot,
         planned: &PlannedRule,
+        round_trips: &RoundTripsByEnd,
     ) -> Vec<BackendView> {
         let name = &planned.rule.name;
         let known = snapshot.roll.get(name);
-        let tallies = snapshot.pools.get(name).map(|pool| pool.tallies()).unwrap_or_default();
+        let pool = snapshot.pools.get(name);
+        let tallies = pool.map(|pool| pool.tallies()).unwrap_or_default();
+        let of_kernel = |place: usize| {
+            let end = planned.kernel.as_ref()?.ends.get(place)?.as_ref()?;
+            round_trips.of(*snapshot.slots.get(name)?, end)
+        };
         let flows = known.and_then(|known| known.flows.as_ref());
         let view = |(place, to): (usize, &Backend)| {
             let mut view = plain_view(snapshot, to);
@@ -46,6 +55,9 @@ impl Shared {
                 view.flows.total +=
                     Protocol::ALL.map(|protocol| counted.opened(protocol).get()).iter().sum::<u64>();
             }
+            let mut taken = pool.and_then(|pool| pool.round_trips(&view.addr)).unwrap_or_default();
+            taken.add(of_kernel(place).unwrap_or(&RoundTrips::default()));
+            view.rtt = RoundTripsView::new(&taken);
             view
         };
         planned.rule.to.iter().enumerate().map(view).collect()

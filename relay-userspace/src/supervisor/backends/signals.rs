@@ -18,16 +18,11 @@ use crate::supervisor::state::State;
 /// How often what has been counted is looked at.
 pub(super) const LOOK: Duration = Duration::from_millis(250);
 
-/// How many looks after a flow was opened it may still be the one that is proven: a second.
-const AWAITED: u8 = 4;
-
 /// What has been seen of an endpoint so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Seen {
     /// At the last look; `None`: there is nothing yet that later counts follow from.
     counts: Option<Counts>,
-    /// Looks left in which a flow that is proven may be one that was opened.
-    awaited: u8,
     /// An answer has been told since the last failure. What an earlier relayd was told is not known.
     is_settled: bool,
 }
@@ -36,10 +31,7 @@ pub(super) struct Seen {
 struct Counts {
     refused: u64,
     unanswered: u64,
-    opened: u64,
-    /// Proven flows, of both protocols.
-    active: i64,
-    /// Sessions of the user plane that it has answered.
+    /// Flows that were proven, and sessions of the user plane.
     answered: u64,
 }
 
@@ -59,15 +51,12 @@ impl Seen {
     /// Takes note of what is counted now. Returns what is new; nothing is if there is nothing to compare with.
     fn look(&mut self, now: Counts) -> Outcome {
         let Some(before) = self.counts.replace(now) else { return Outcome::default() };
-        self.awaited = if now.opened > before.opened { AWAITED } else { self.awaited.saturating_sub(1) };
         let failed = if now.refused > before.refused {
             Some(Signal::Refused)
         } else {
             (now.unanswered > before.unanswered).then_some(Signal::SynUnanswered)
         };
-        // a flow that was proven long ago says nothing of those that are opened now
-        let is_proven = self.awaited > 0 && now.active > before.active;
-        Outcome { failed, answered: is_proven || now.answered > before.answered }
+        Outcome { failed, answered: now.answered > before.answered }
     }
 }
 
@@ -138,9 +127,7 @@ fn counts(protocol: Protocol, flows: Option<&EndpointUsage>, sessions: Option<&T
     Counts {
         refused: flows.refused(protocol).get(),
         unanswered: if protocol == Protocol::Tcp { flows.unanswered().get() } else { 0 },
-        opened: flows.opened(protocol).get(),
-        active: flows.active().get(),
-        answered,
+        answered: answered.wrapping_add(flows.answered(protocol).get()),
     }
 }
 
@@ -163,16 +150,11 @@ mod tests {
     use super::*;
 
     const NOTHING: Outcome = Outcome { failed: None, answered: false };
-    const ANSWERED: Outcome = Outcome { failed: None, answered: true };
-
-    fn seen(counts: Counts) -> Seen {
-        Seen { counts: Some(counts), ..Seen::default() }
-    }
 
     #[test]
     fn the_first_look_only_records() {
         let mut seen = Seen::default();
-        let now = Counts { refused: 7, unanswered: 5, opened: 9, active: 3, answered: 4 };
+        let now = Counts { refused: 7, unanswered: 5, answered: 4 };
         assert_eq!([seen.look(now), seen.look(now)], [NOTHING; 2]);
         let refused = Outcome { failed: Some(Signal::Refused), answered: false };
         assert_eq!(seen.look(Counts { refused: 8, ..now }), refused);
@@ -182,20 +164,10 @@ mod tests {
     fn one_look_may_have_a_failure_and_an_answer() {
         let counts = Counts { unanswered: 1, answered: 1, ..Counts::default() };
         let both = Outcome { failed: Some(Signal::SynUnanswered), answered: true };
-        assert_eq!(seen(Counts::default()).look(counts), both);
-    }
-
-    #[test]
-    fn flows_are_answered_that_are_proven_soon_after_they_were_opened() {
-        let counts = |opened, active| Counts { opened, active, ..Counts::default() };
-        let mut case = seen(counts(1, 1));
-        assert_eq!(case.look(counts(2, 1)), NOTHING, "the one that is open is another one");
-        assert_eq!(case.look(counts(2, 2)), ANSWERED, "proven in the next look");
-        assert_eq!(case.look(counts(3, 3)), ANSWERED, "proven in the same look");
-        assert_eq!(case.look(counts(4, 2)), NOTHING);
-        for _ in 0..AWAITED {
-            assert_eq!(case.look(counts(4, 2)), NOTHING);
-        }
-        assert_eq!(case.look(counts(4, 3)), NOTHING, "one of the other protocol");
+        let mut seen = Seen::default();
+        assert_eq!(
+            [seen.look(Counts::default()), seen.look(counts), seen.look(counts)],
+            [NOTHING, both, NOTHING]
+        );
     }
 }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use relay_common::net::Protocol;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Farewell, Logged, Session};
+use super::{Farewell, Logged, Session, count_client};
 use crate::proxy::complaints::and_others;
 use crate::proxy::counters::Refusal;
 use crate::proxy::ending::{Ending, Record};
@@ -36,6 +36,7 @@ pub(super) async fn run(
             return Farewell::Reset;
         }
     };
+    count_client(&reached, session.round_trip);
     if let Some(grace) = client.grace {
         let mut byte = [0];
         tokio::select! {

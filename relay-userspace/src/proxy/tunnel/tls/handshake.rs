@@ -5,11 +5,11 @@
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
-use rustls::{AlertDescription, CommonState, ContentType};
+use rustls::{AlertDescription, CommonState, ContentType, ProtocolVersion, Side};
 
 use super::fault::Cause;
 use super::record::{self, Keys};
-use super::traffic::{Tickets, Traffic};
+use super::traffic::{Schedule, Traffic};
 use super::{Agreed, MOST_HELD};
 
 pub enum Connection {
@@ -46,6 +46,9 @@ impl Handshake {
 
     pub fn advance(&mut self, data: &mut [u8], answers: &mut Vec<u8>) -> Result<Progress, Cause> {
         self.hear(data)?;
+        if data.len() < self.held {
+            return Err(Cause::Internal("what was left over is not presented again".into()));
+        }
         let (mut rest, mut seen) = (0, self.held);
         let is_over = loop {
             let (discard, turn) = match &mut self.connection {
@@ -59,7 +62,9 @@ impl Handshake {
             rest += discard;
             match turn? {
                 Turn::Again => {}
-                Turn::Over => break true,
+                Turn::Over if rest == seen => break true,
+                // a message that began under the handshake's keys would go on under others
+                Turn::Over => return Err(Cause::Unexpected),
                 Turn::Blocked if seen - rest > MOST_HELD => return Err(Cause::TooLongHandshake),
                 Turn::Blocked => match record::length(&data[seen..])? {
                     Some(length) => seen += length,
@@ -122,18 +127,19 @@ impl Handshake {
     /// Takes the keys out of a handshake that is over.
     pub fn into_traffic(self) -> Result<Traffic, Cause> {
         let agreed = self.agreed()?;
-        let (secrets, tickets) = match self.connection {
+        let is_tls13 = agreed.version == ProtocolVersion::TLSv1_3;
+        let (secrets, schedule) = match self.connection {
             Connection::Client(client) => {
                 let (secrets, kernel) = client.dangerous_into_kernel_connection()?;
-                (secrets, Tickets::Client(kernel))
+                (secrets, if is_tls13 { Schedule::Client(kernel) } else { Schedule::Tls12(Side::Client) })
             }
             Connection::Server(server) => {
                 let (secrets, kernel) = server.dangerous_into_kernel_connection()?;
-                (secrets, Tickets::Server(kernel))
+                (secrets, if is_tls13 { Schedule::Server(kernel) } else { Schedule::Tls12(Side::Server) })
             }
         };
         let (read, write) = (Keys::new(agreed.version, secrets.rx)?, Keys::new(agreed.version, secrets.tx)?);
-        Ok(Traffic::new(agreed, read, write, tickets))
+        Ok(Traffic::new(agreed, read, write, schedule))
     }
 
     fn agreed(&self) -> Result<Agreed, Cause> {

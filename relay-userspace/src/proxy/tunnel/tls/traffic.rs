@@ -4,7 +4,7 @@ use rustls::client::ClientConnectionData;
 use rustls::kernel::KernelConnection;
 use rustls::server::ServerConnectionData;
 use rustls::{
-    AlertDescription, ConnectionTrafficSecrets, ContentType, Error, HandshakeType, ProtocolVersion,
+    AlertDescription, ConnectionTrafficSecrets, ContentType, HandshakeType, ProtocolVersion, Side,
     SupportedCipherSuite,
 };
 
@@ -16,27 +16,31 @@ use super::{Agreed, MOST_HELD, Received};
 const RESERVE: u64 = 8;
 const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
 
-/// What is left of rustls: who makes the next keys, and keeps tickets.
-pub enum Tickets {
+/// What is left of rustls: it makes the next keys, and keeps tickets.
+pub enum Schedule {
     Client(KernelConnection<ClientConnectionData>),
     Server(KernelConnection<ServerConnectionData>),
+    /// Whose keys stay. The side is ours.
+    Tls12(Side),
 }
 
 type Secrets = (u64, ConnectionTrafficSecrets);
 
-impl Tickets {
-    fn next_read(&mut self) -> Result<Secrets, Error> {
-        match self {
-            Self::Client(kernel) => kernel.update_rx_secret(),
-            Self::Server(kernel) => kernel.update_rx_secret(),
-        }
+impl Schedule {
+    fn next_read(&mut self) -> Result<Secrets, Cause> {
+        Ok(match self {
+            Self::Client(kernel) => kernel.update_rx_secret()?,
+            Self::Server(kernel) => kernel.update_rx_secret()?,
+            Self::Tls12(_) => return Err(Cause::Unexpected),
+        })
     }
 
-    fn next_write(&mut self) -> Result<Secrets, Error> {
-        match self {
-            Self::Client(kernel) => kernel.update_tx_secret(),
-            Self::Server(kernel) => kernel.update_tx_secret(),
-        }
+    fn next_write(&mut self) -> Result<Secrets, Cause> {
+        Ok(match self {
+            Self::Client(kernel) => kernel.update_tx_secret()?,
+            Self::Server(kernel) => kernel.update_tx_secret()?,
+            Self::Tls12(_) => return Err(Cause::Exhausted),
+        })
     }
 }
 
@@ -46,7 +50,7 @@ pub struct Traffic {
     write: Keys,
     /// Records that one key may protect.
     pub(super) limit: u64,
-    tickets: Tickets,
+    schedule: Schedule,
     /// A handshake message that is not whole.
     message: Vec<u8>,
     patience: Patience,
@@ -78,7 +82,7 @@ fn take(left: &mut u8, what: &str) -> Result<(), Cause> {
 }
 
 impl Traffic {
-    pub fn new(agreed: Agreed, read: Keys, write: Keys, tickets: Tickets) -> Self {
+    pub fn new(agreed: Agreed, read: Keys, write: Keys, schedule: Schedule) -> Self {
         let limit = match agreed.suite {
             SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit,
             SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,
@@ -88,7 +92,7 @@ impl Traffic {
             read,
             write,
             limit: limit.saturating_sub(RESERVE),
-            tickets,
+            schedule,
             message: Vec::new(),
             patience: Patience::NEW,
             has_closed: false,
@@ -147,7 +151,9 @@ impl Traffic {
                 Ok(())
             }
             (1, AlertDescription::UserCanceled) => take(&mut self.patience.warnings, "warnings"),
-            (1, _) if !self.agreed.is_tls13() => take(&mut self.patience.warnings, "warnings"),
+            (1, _) if matches!(self.schedule, Schedule::Tls12(_)) => {
+                take(&mut self.patience.warnings, "warnings")
+            }
             (_, alert) => Err(Cause::Alert(alert)),
         }
     }
@@ -179,17 +185,17 @@ impl Traffic {
         is_last: bool,
         answers: &mut Vec<u8>,
     ) -> Result<(), Cause> {
-        match (kind, &mut self.tickets) {
-            (HandshakeType::NewSessionTicket, Tickets::Client(kernel)) if self.agreed.is_tls13() => {
+        match (kind, &mut self.schedule) {
+            (HandshakeType::NewSessionTicket, Schedule::Client(kernel)) => {
                 Ok(kernel.handle_new_session_ticket(body)?)
             }
-            (HandshakeType::KeyUpdate, _) if self.agreed.is_tls13() => {
+            (HandshakeType::KeyUpdate, Schedule::Client(_) | Schedule::Server(_)) => {
                 // what follows in the record was sealed with the key that has just ended
                 if !is_last {
                     return Err(Cause::Unexpected);
                 }
                 take(&mut self.patience.key_updates, "key updates")?;
-                let secrets = self.tickets.next_read()?;
+                let secrets = self.schedule.next_read()?;
                 self.read = Keys::new(ProtocolVersion::TLSv1_3, secrets)?;
                 match body {
                     [0] => Ok(()),
@@ -198,10 +204,8 @@ impl Traffic {
                     _ => Err(Cause::Malformed),
                 }
             }
-            (HandshakeType::HelloRequest, Tickets::Client(_))
-            | (HandshakeType::ClientHello, Tickets::Server(_))
-                if !self.agreed.is_tls13() =>
-            {
+            (HandshakeType::HelloRequest, Schedule::Tls12(Side::Client))
+            | (HandshakeType::ClientHello, Schedule::Tls12(Side::Server)) => {
                 take(&mut self.patience.renegotiations, "renegotiations")?;
                 self.alert(1, AlertDescription::NoRenegotiation, answers)
             }
@@ -211,8 +215,8 @@ impl Traffic {
 
     /// Tells the peer that our key ends, and takes the next.
     fn update(&mut self, out: &mut Vec<u8>) -> Result<(), Cause> {
+        let secrets = self.schedule.next_write()?;
         self.write.seal(ContentType::Handshake, &KEY_UPDATE, out)?;
-        let secrets = self.tickets.next_write()?;
         self.write = Keys::new(ProtocolVersion::TLSv1_3, secrets)?;
         Ok(())
     }
@@ -220,9 +224,6 @@ impl Traffic {
     pub fn seal(&mut self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), Cause> {
         for piece in payload.chunks(MOST) {
             if self.write.used() >= self.limit {
-                if !self.agreed.is_tls13() {
-                    return Err(Cause::Exhausted);
-                }
                 self.update(out)?;
             }
             self.write.seal(ContentType::ApplicationData, piece, out)?;

@@ -100,3 +100,30 @@ fn clients_of_a_backend_that_goes_choose_anew_and_others_stay() {
     assert_eq!((rig.service.counters.take_lost(), rig.service.counters.total()), (1, 3));
     rig.end();
 }
+
+/// With `on_down = "keep"`.
+#[test]
+fn who_was_never_answered_by_a_backend_that_is_down_chooses_anew() {
+    let backends = [socket(V4), socket(V4)];
+    let pool = Pool::new(RuleName::parse("test").unwrap());
+    let weights = |list: [u16; 2], deserted: &[bool]| {
+        let deserted = [[].into(), deserted.into()];
+        Arc::new(Weights { tcp: list.into(), udp: list.into(), deserted, ..Weights::default() })
+    };
+    let list = [to(&backends[0]), to(&backends[1])];
+    let ends = pool.follow(&list, Balance::First, &weights([1, 1], &[]));
+    let rig = Rig::with(V4, V4, 1, |target| target.ends = ends);
+    let [answered, waits] = [rig.client(), rig.client()];
+    assert_eq!(asked(&answered, &backends), 0);
+    waits.send(b"anybody?").unwrap();
+    wait("it gets there", || takes(&backends[0]).is_some());
+    pool.reweigh(&weights([0, 1], &[]));
+    waits.send(b"anybody?").unwrap();
+    wait("it goes on getting there", || takes(&backends[0]).is_some());
+    pool.reweigh(&weights([0, 1], &[true, false]));
+    assert_eq!([&waits, &answered].map(|client| asked(client, &backends)), [1, 0]);
+    pool.reweigh(&weights([1, 1], &[]));
+    assert_eq!([&waits, &answered].map(|client| asked(client, &backends)), [1, 0]);
+    assert_eq!((pool.tallies()[0].udp.active, pool.tallies()[1].udp.active), (1, 1));
+    rig.end();
+}
