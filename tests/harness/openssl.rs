@@ -77,7 +77,8 @@ pub fn fingerprint(ns: &NetNs, certificate: &str) -> String {
 fn run(ns: &NetNs, args: &[&str], input: &[u8]) -> Vec<u8> {
     let mut command = Command::new("openssl");
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = ns.run(|| command.spawn()).unwrap_or_else(|error| panic!("openssl: {error} (apt install openssl)"));
+    let mut child =
+        ns.run(|| command.spawn()).unwrap_or_else(|error| panic!("openssl: {error} (apt install openssl)"));
     let mut stdin = child.stdin.take().expect("stdin");
     // it may have ended before it has read everything
     let _unread = stdin.write_all(input);

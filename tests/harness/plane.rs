@@ -342,7 +342,8 @@ pub fn desired(
     let devices = [("uplink", 0), ("inside", 1), ("narrow", 2)].map(|(name, at)| (relay.index(name), at));
     relay.netlink(async move |handle| {
         let folder = world::folder();
-        let (names, tunnels) = (Names::open(folder.path(), &Dns::default()), Tunnels::new(folder.path().into()));
+        let (names, tunnels) =
+            (Names::open(folder.path(), &Dns::default()), Tunnels::new(folder.path().into()));
         let mut book = FactBook::new(handle, names, tunnels).await.expect("facts");
         let rules: Vec<_> = config.rules.iter().map(|(rule, _)| rule.clone()).collect();
         book.find_paths(&rules).await;

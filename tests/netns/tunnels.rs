@@ -110,6 +110,13 @@ fn carries(what: &str, connect: &(dyn Fn() -> Client + Sync)) {
     });
 }
 
+/// Checks that nothing gets through a port of the relay.
+fn fails(world: &World, port: u16, why: &str) {
+    // a reset may be quicker, even than connect(2)
+    let tried = Client::connect(&world.client, (RELAY, port)).and_then(|client| client.upload(1));
+    tried.expect_err(why);
+}
+
 /// A server that answers whoever comes in its own way, on a thread for each.
 fn serve(ns: &NetNs, port: u16, answer: impl Fn(Client) -> io::Result<()> + Clone + Send + 'static) {
     let listener = ns.run(|| TcpListener::bind(("::", port))).expect("bind");

@@ -4,8 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::sync::mpsc;
 
-use harness::traffic::{Client, tcp_server, text};
 use harness::eventually;
+use harness::traffic::{Client, tcp_server, text};
 
 use super::{
     BACKEND, TRANSPORTS, accept, carries, connect, dial, entry, exit, is_clean, rule, serve, ways_in, world,
@@ -35,12 +35,8 @@ fn a_hop_in_the_middle() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
     for (from, to) in [("wss", "tls"), ("tls", "ws"), ("ws", "wss"), ("wss", "wss")] {
-        let middle = rule(
-            "middle",
-            443,
-            "\"198.51.100.1:444\"",
-            &[accept(from, ""), connect(to, "")].concat(),
-        );
+        let middle =
+            rule("middle", 443, "\"198.51.100.1:444\"", &[accept(from, ""), connect(to, "")].concat());
         let out = rule("out", 444, BACKEND, &accept(to, ""));
         let daemon = world.start(&[entry(from), middle, out].concat());
         carries(&format!("{from} to {to}"), &|| dial(&world, 80));
@@ -91,7 +87,8 @@ fn each_direction_ends_by_itself() {
         assert!(got == text(300_000), "{transport}: {} bytes arrived", got.len());
         for name in ["in", "out", "in-other", "out-other"] {
             eventually("the session is over", || {
-                daemon.ctl.counter(name, "/flows/active") == 0 && daemon.ctl.counter(name, "/flows/total") == 1
+                daemon.ctl.counter(name, "/flows/active") == 0
+                    && daemon.ctl.counter(name, "/flows/total") == 1
             });
             is_clean(&daemon.ctl, name);
         }
@@ -149,8 +146,8 @@ fn rules_change_under_a_tunnel() {
         (&["accept.path=/other"][..], &["connect.path=/other"][..]),
         (&["accept.token=secret"], &["connect.token=secret"]),
         (
-            &["accept={ transport = \"tls\", cert = \"server.pem\", key = \"server.key\" }"],
-            &["connect={ transport = \"tls\", sni = \"relay.test\", ca = \"ca.pem\" }"],
+            &["accept.transport=wss", "accept.cert=server.pem", "accept.key=server.key"],
+            &["connect.transport=wss", "connect.sni=relay.test", "connect.ca=ca.pem"],
         ),
     ] {
         daemon.ctl.ok(&[&["set", "out"], out].concat());

@@ -9,7 +9,8 @@ use harness::traffic::{Client, PATIENCE, tcp_server};
 
 use super::{BACKEND, accept, connect, dial, is_clean, is_counted, rule, serve, world};
 
-const REQUEST: &[u8] = b"GET /tunnel HTTP/1.1\r\nhost: relay.test\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+const REQUEST: &[u8] =
+    b"GET /tunnel HTTP/1.1\r\nhost: relay.test\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
                          sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n";
 
 /// Frames of a client that are none: how they are called, what they are, the reason in the log.
@@ -105,7 +106,7 @@ fn servers_frames_that_are_none() {
         let mut answer = Vec::new();
         let _reset = dial(&world, port).0.read_to_end(&mut answer);
         assert_eq!(answer, b"", "{name}");
-        is_counted(&mut daemon, name, "ws_frames", &[reason, "the backend"]);
+        is_counted(&mut daemon, name, "ws_frames", &[reason, "backend 203.0.113.2:"]);
     }
 }
 
@@ -186,7 +187,8 @@ fn ends_without_a_close() {
         stream.write_all(bytes).expect("send");
         stream.shutdown(Shutdown::Write).expect("shutdown");
         let ended = heard.recv_timeout(PATIENCE).expect("the backend hears of it");
-        let expected = if port == 8000 { Ok(b"hi".to_vec()) } else { Err(std::io::ErrorKind::ConnectionReset) };
+        let expected =
+            if port == 8000 { Ok(b"hi".to_vec()) } else { Err(std::io::ErrorKind::ConnectionReset) };
         assert_eq!(ended, expected, "{bytes:02x?}");
     }
     is_clean(&daemon.ctl, "whole");

@@ -42,7 +42,7 @@ fn a_front_that_answers_for_somebody_else() {
     let rules = [rule("lost", 80, FRONT, &lost), rule("gone", 81, FRONT, &connect("wss", ""))];
     let mut daemon = world.start(&rules.concat());
     for (port, name, said) in [(80, "lost", ["404", "connect.path"]), (81, "gone", ["502", "proxy"])] {
-        dial(&world, port).upload(1).expect_err(name);
+        super::fails(&world, port, name);
         is_counted(&mut daemon, name, "backend_ws", &said);
     }
 }
@@ -52,10 +52,8 @@ fn a_front_that_answers_for_somebody_else() {
 fn a_front_between_kaminari_and_relay() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
-    let servers = [
-        websocket_proxy(443, FILES, "203.0.113.1:8443"),
-        websocket_proxy(444, FILES, "127.0.0.1:8444"),
-    ];
+    let servers =
+        [websocket_proxy(443, FILES, "203.0.113.1:8443"), websocket_proxy(444, FILES, "127.0.0.1:8444")];
     let _nginx = Nginx::start(&world.backend, world.folder(), 443, &servers.concat());
     let options = "ws;host=relay.test;path=/tunnel";
     let _server_side = Kaminari::server(&world.backend, 8444, ([127, 0, 0, 1], 80).into(), options);

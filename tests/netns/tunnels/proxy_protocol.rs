@@ -30,7 +30,11 @@ fn the_header_is_first_and_in_clear() {
         let client = dial(&world, 80);
         let own = client.0.local_addr().expect("address");
         let (line, begins) = heard.recv_timeout(PATIENCE).expect("a connection");
-        assert_eq!(line, format!("PROXY TCP4 198.51.100.2 198.51.100.1 {} 80\r\n", own.port()), "{transport}");
+        assert_eq!(
+            line,
+            format!("PROXY TCP4 198.51.100.2 198.51.100.1 {} 80\r\n", own.port()),
+            "{transport}"
+        );
         assert_eq!(&begins, next, "{transport}");
     }
 }
@@ -91,7 +95,7 @@ fn a_tunnel_without_a_header() {
     for transport in TRANSPORTS {
         let out = rule("out", 443, BACKEND, &accept(transport, TRUSTING));
         let daemon = world.start(&[super::entry(transport), out].concat());
-        dial(&world, 80).upload(1).expect_err("no header");
+        super::fails(&world, 80, "no header");
         super::within(super::LIMIT, "it is counted", &mut || drops(&daemon.ctl, "out", "proxy_missing") == 1);
         assert_eq!(daemon.ctl.counter("out", "/flows/total"), 0, "{transport}, by {RELAY}");
     }

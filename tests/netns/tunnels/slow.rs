@@ -19,7 +19,9 @@ fn many_slow_clients_keep_nobody_out() {
     let (world, _authority) = world();
     let server = tcp_server(&world.backend, 80);
     let to = "\"198.51.100.1:443\"";
-    for (transport, beginning) in [("tls", HELLO), ("ws", b"GET /tunnel HTTP/1.1\r\nhost: relay.test\r\n"), ("wss", HELLO)] {
+    for (transport, beginning) in
+        [("tls", HELLO), ("ws", b"GET /tunnel HTTP/1.1\r\nhost: relay.test\r\n"), ("wss", HELLO)]
+    {
         let leg = [accept(transport, "").as_str(), TIMEOUT].concat();
         let out = rule("out", 443, BACKEND, &leg);
         let mut daemon = world.start(&[rule("in", 80, to, &connect(transport, "")), out].concat());
@@ -70,7 +72,7 @@ fn a_silent_backend_has_its_time_too() {
     for transport in super::TRANSPORTS {
         let leg = [connect(transport, "").as_str(), "timeout = { handshake = \"500ms\" }\n"].concat();
         let mut daemon = world.start(&rule("in", 80, "\"203.0.113.2:443\"", &leg));
-        dial(&world, 80).upload(1).expect_err("nobody answers");
+        super::fails(&world, 80, "nobody answers");
         is_counted(&mut daemon, "in", "backend_timeout", &["203.0.113.2:443", "handshake"]);
     }
     drop(silent);

@@ -11,7 +11,8 @@ use super::{BACKEND, accept, dial, drops, exchange, is_clean, is_counted, rule, 
 /// A request for a WebSocket, as realm has it.
 const REQUEST: &str = "GET /tunnel HTTP/1.1\r\nhost: relay.test\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
                        sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n";
-const BROWSER: &str = "GET /tunnel HTTP/1.1\r\nhost: relay.test\r\nuser-agent: curl/8.5.0\r\naccept: */*\r\n\r\n";
+const BROWSER: &str =
+    "GET /tunnel HTTP/1.1\r\nhost: relay.test\r\nuser-agent: curl/8.5.0\r\naccept: */*\r\n\r\n";
 /// How a TLS client's hello begins, and how far.
 const HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 /// The version of TLS that its alerts are sent with, and what they are.
@@ -54,14 +55,25 @@ fn on_a_websocket_port() {
         let header = format!("authorization: Bearer {token}\r\n\r\n");
         REQUEST.replace("\r\n\r\n", &format!("\r\n{header}")).into_bytes()
     };
-    let changed = |from: &str, to: &str| String::from_utf8(with_token("secret")).expect("text").replace(from, to);
+    let changed =
+        |from: &str, to: &str| String::from_utf8(with_token("secret")).expect("text").replace(from, to);
     let long = changed("\r\n\r\n", &format!("\r\nx: {}\r\n\r\n", "y".repeat(8192)));
     let many = changed("\r\n\r\n", &format!("\r\n{}\r\n", "x: y\r\n".repeat(64)));
     let strangers: [Stranger<'_>; 11] = [
         ("browser", BROWSER.into(), "client_ws", &["ws_not_websocket", "upgrade"]),
-        ("path", changed("/tunnel", "/other").into(), "client_ws", &["ws_wrong_path", "connect.path", "/other"]),
+        (
+            "path",
+            changed("/tunnel", "/other").into(),
+            "client_ws",
+            &["ws_wrong_path", "connect.path", "/other"],
+        ),
         ("query", changed("/tunnel", "/tunnel?x").into(), "client_ws", &["ws_wrong_path", "connect.path"]),
-        ("host", changed("relay.test", "example.org").into(), "client_ws", &["ws_wrong_host", "connect.host"]),
+        (
+            "host",
+            changed("relay.test", "example.org").into(),
+            "client_ws",
+            &["ws_wrong_host", "connect.host"],
+        ),
         ("no-token", REQUEST.into(), "client_ws", &["ws_wrong_token", "connect.token"]),
         ("token", with_token("secreT"), "client_ws", &["ws_wrong_token", "connect.token"]),
         ("version", changed(": 13", ": 8").into(), "client_ws", &["ws_not_websocket"]),
@@ -78,7 +90,10 @@ fn on_a_websocket_port() {
         } else {
             // a page as of any web server that has nothing there, and the same for all of them
             assert!(answer.starts_with("HTTP/1.1 404 Not Found\r\n"), "{name}: {answer}");
-            assert!(answer.contains("connection: close\r\n") && answer.ends_with("</html>\r\n"), "{name}: {answer}");
+            assert!(
+                answer.contains("connection: close\r\n") && answer.ends_with("</html>\r\n"),
+                "{name}: {answer}"
+            );
             assert!(!answer.to_lowercase().contains("relay"), "{name}: {answer}");
         }
         is_counted(&mut daemon, name, reason, said);
@@ -92,8 +107,10 @@ fn on_a_websocket_port() {
 fn who_goes_early() {
     let (world, _authority) = world();
     let server = tcp_server(&world.backend, 80);
-    let rules: String =
-        (8000..).zip(["tls", "ws", "wss"]).map(|(port, name)| rule(name, port, BACKEND, &accept(name, ""))).collect();
+    let rules: String = (8000..)
+        .zip(["tls", "ws", "wss"])
+        .map(|(port, name)| rule(name, port, BACKEND, &accept(name, "")))
+        .collect();
     let mut daemon = world.start(&rules);
     for (port, transport) in (8000..).zip(["tls", "ws", "wss"]) {
         drop(dial(&world, port));
@@ -119,7 +136,8 @@ fn requests_of_other_clients() {
     let daemon = world.start(&rule("out", 443, BACKEND, &accept("ws", "")));
     // an order to tell who is there, masked with zeros
     let frame = b"\x82\x89\0\0\0\0W\0\0\0\0\0\0\0\0";
-    let lists = REQUEST.replace("connection: upgrade", "Connection: keep-alive, Upgrade").replace("host:", "HOST:");
+    let lists =
+        REQUEST.replace("connection: upgrade", "Connection: keep-alive, Upgrade").replace("host:", "HOST:");
     let port = REQUEST.replace("relay.test", "Relay.test:443");
     for (name, request) in [("realm's", REQUEST), ("a browser's", &lists), ("with a port", &port)] {
         for piece in [1, 7, usize::MAX] {
@@ -131,10 +149,16 @@ fn requests_of_other_clients() {
             std::io::Read::read_to_end(&mut stream, &mut answer).expect("an answer");
             let text = String::from_utf8_lossy(&answer);
             assert!(text.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{name}, {piece}: {text}");
-            assert!(text.contains("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{name}: {text}");
+            assert!(
+                text.contains("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"),
+                "{name}: {text}"
+            );
             assert!(text.contains("203.0.113.1:"), "{name}, {piece}: {text}");
             // an empty close frame is the last that comes
-            assert!(answer.ends_with(b"\x88\0") || answer.ends_with(b"\x88\x02\x03\xe8"), "{name}: {answer:02x?}");
+            assert!(
+                answer.ends_with(b"\x88\0") || answer.ends_with(b"\x88\x02\x03\xe8"),
+                "{name}: {answer:02x?}"
+            );
         }
     }
     assert_eq!(server.count(), 9);
