@@ -8,15 +8,15 @@ use serde::{Deserialize, Serialize};
 pub struct RoundTripsView {
     /// SYN-ACK to ACK, of the clients whose flows it got.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client: Option<LegView>,
+    pub client: Option<RoundTripView>,
     /// SYN to SYN-ACK.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub backend: Option<LegView>,
+    pub backend: Option<RoundTripView>,
 }
 
 /// One leg's.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct LegView {
+pub struct RoundTripView {
     /// Handshakes that tell: not those of which a packet was sent twice.
     pub count: u64,
     pub sum_ms: f64,
@@ -33,12 +33,13 @@ const MICROS_OF_MILLI: f64 = 1000.0;
 impl RoundTripsView {
     /// `None`: nothing is known of either leg.
     pub fn new(trips: &RoundTrips) -> Option<Self> {
-        let view = Self { client: LegView::new(&trips.client), backend: LegView::new(&trips.backend) };
+        let view =
+            Self { client: RoundTripView::new(&trips.client), backend: RoundTripView::new(&trips.backend) };
         (view != Self::default()).then_some(view)
     }
 }
 
-impl LegView {
+impl RoundTripView {
     fn new(trips: &Histogram) -> Option<Self> {
         let count = trips.total();
         let percentile = |share| quantile(trips, share) / MICROS_OF_MILLI;
@@ -87,7 +88,7 @@ mod tests {
 
     use super::*;
 
-    fn of(micros: impl IntoIterator<Item = u32>) -> LegView {
+    fn of(micros: impl IntoIterator<Item = u32>) -> RoundTripView {
         let trips = RoundTrips::<Shared>::default();
         micros.into_iter().for_each(|micros| trips.backend.count(micros));
         RoundTripsView::new(&trips.read()).and_then(|view| view.backend).expect("a leg")

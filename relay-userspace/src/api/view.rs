@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use serde_json::{Map, Value};
 
-use super::round_trips::{LegView, RoundTripsView};
+use super::round_trips::{RoundTripView, RoundTripsView};
 use crate::health::saved::BackendOrder;
 use crate::rule::Transport;
 
@@ -125,7 +125,7 @@ pub struct BackendView {
 
 impl BackendView {
     /// How long round trips take, for each leg of which that is known.
-    pub fn legs(&self) -> impl Iterator<Item = (&'static str, &LegView)> {
+    pub fn legs(&self) -> impl Iterator<Item = (&'static str, &RoundTripView)> {
         let rtt = self.rtt.as_ref();
         let both = rtt.map(|rtt| [("backend", &rtt.backend), ("client", &rtt.client)]).into_iter().flatten();
         both.filter_map(|(leg, taken)| Some((leg, taken.as_ref()?)))

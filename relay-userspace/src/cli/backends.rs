@@ -3,7 +3,7 @@
 use comfy_table::CellAlignment;
 
 use super::print::{lines, plain_table};
-use crate::api::round_trips::LegView;
+use crate::api::round_trips::RoundTripView;
 use crate::api::view::{BackendView, JudgedView, RuleView, age};
 use crate::health::saved::BackendOrder;
 
@@ -78,7 +78,7 @@ fn facts_of(rule: &RuleView, backend: &BackendView) -> Vec<(&'static str, String
 
 /// `backend 0.4 ms (p90 0.6, p99 1.2), client 21 ms (p90 34, p99 80)`: medians.
 fn round_trips(backend: &BackendView) -> Option<String> {
-    let leg = |(name, leg): (&str, &LegView)| {
+    let leg = |(name, leg): (&str, &RoundTripView)| {
         let [median, p90, p99] = [leg.p50_ms, leg.p90_ms, leg.p99_ms].map(milliseconds);
         format!("{name} {median} ms (p90 {p90}, p99 {p99})")
     };
