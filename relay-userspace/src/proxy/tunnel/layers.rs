@@ -69,7 +69,7 @@ impl Layers {
         }
         let decoded = decoded?;
         if opened.end {
-            ws.decoder.end_of_stream()?;
+            self.end_of_stream(0)?;
         }
         Ok(Opened { payload: decoded.payload, end: opened.end || decoded.end, ..opened })
     }
