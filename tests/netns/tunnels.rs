@@ -66,22 +66,56 @@ fn leg(leg: &str, transport: &str, tls: &str, more: &str) -> String {
 }
 
 const BACKEND: &str = "\"203.0.113.2:80\"";
-/// Where [`entry`]'s backend is: the relay itself.
+/// The relay's own port 443.
 const EXIT: &str = "\"198.51.100.1:443\"";
 
-/// A rule, `in`, that wraps what comes in on port 80 and sends it to the relay's own port 443.
-fn entry(transport: &str) -> String {
-    rule("in", 80, EXIT, &connect(transport, ""))
+/// Where a transport's tunnel begins and where it ends, both on the relay: starting a relayd takes longer than most tests,
+/// so that one has a pair of rules for each.
+fn ports(transport: &str) -> (u16, u16) {
+    match transport {
+        "tls" => (81, 4431),
+        "ws" => (82, 4432),
+        _ => (83, 4433),
+    }
 }
 
-/// A rule, `out`, that unwraps what comes in on port 443 and sends it to the backend.
-fn exit(transport: &str) -> String {
-    rule("out", 443, BACKEND, &accept(transport, ""))
+/// Rules that wrap what comes in and send it to the relay itself: `in-tls` and so on. `more`: further keys and lines.
+fn entries(more: &str, lines: &str) -> String {
+    let entry = |transport| {
+        let (port, to) = ports(transport);
+        let leg = connect(transport, more);
+        rule(&format!("in-{transport}"), port, &own(to), &[leg.as_str(), lines].concat())
+    };
+    TRANSPORTS.map(entry).concat()
+}
+
+/// Rules that unwrap what comes in and send it to the backend: `out-tls` and so on.
+fn exits(more: &str, lines: &str) -> String {
+    let exit = |transport| {
+        let leg = accept(transport, more);
+        rule(&format!("out-{transport}"), ports(transport).1, BACKEND, &[leg.as_str(), lines].concat())
+    };
+    TRANSPORTS.map(exit).concat()
+}
+
+/// Both ends of a tunnel by each transport.
+fn both_ends() -> String {
+    [entries("", ""), exits("", "")].concat()
+}
+
+/// A port of the relay's own as a backend.
+fn own(port: u16) -> String {
+    format!("\"198.51.100.1:{port}\"")
 }
 
 /// Where clients reach a port of the relay, over IPv4 and IPv6.
 fn ways_in(port: u16) -> [SocketAddr; 2] {
     [(RELAY, port).into(), (RELAY_V6, port).into()]
+}
+
+/// A connection by a transport's tunnel.
+fn enter(world: &World, transport: &str) -> Client {
+    dial(world, ports(transport).0)
 }
 
 /// A connection by a port of the relay.
@@ -160,6 +194,14 @@ fn is_counted(daemon: &mut Daemon, rule: &str, reason: &str, said: &[&str]) {
         last = log;
         found
     });
+}
+
+/// Nothing was refused at either end of any tunnel.
+fn are_clean(ctl: &Ctl) {
+    for transport in TRANSPORTS {
+        is_clean(ctl, &format!("in-{transport}"));
+        is_clean(ctl, &format!("out-{transport}"));
+    }
 }
 
 /// Nothing was refused.

@@ -8,7 +8,8 @@ use harness::traffic::{Client, tcp_server};
 use harness::within;
 
 use super::{
-    BACKEND, EXIT, LIMIT, TRANSPORTS, accept, connect, dial, drops, entry, exit, is_clean, rule, world,
+    BACKEND, LIMIT, TRANSPORTS, accept, connect, dial, drops, enter, entries, exits, is_clean, own, ports,
+    rule, world,
 };
 
 /// Whatever is wrong with the first backend, sessions get the second: nobody listens, it is closed at once, it speaks
@@ -21,29 +22,31 @@ fn another_backend_when_a_tunnel_fails() {
     // hangs up on an order that it does not know
     let _other = tcp_server(&world.backend, 81);
     super::serve(&world.backend, 82, |Client(mut stream)| stream.read_to_end(&mut Vec::new()).map(drop));
-    for transport in TRANSPORTS {
-        let mut rules = exit(transport);
-        rules += &rule(
-            "wrong",
-            444,
-            BACKEND,
-            &accept(transport, "").replace("server.", "named.").replace("/tunnel", "/x"),
+    let mut rules = exits("", "");
+    let dead = ["203.0.113.2:9", "203.0.113.2:81", "203.0.113.2:82", "198.51.100.1:WRONG"];
+    let tunnels = TRANSPORTS.into_iter().flat_map(|transport| dead.map(|dead| (transport, dead)));
+    for (port, (transport, dead)) in (8000..).zip(tunnels.clone()) {
+        let to = format!(
+            "[\"{}\", {}]",
+            dead.replace("WRONG", &(port + 1000).to_string()),
+            own(ports(transport).1)
         );
-        let dead = ["203.0.113.2:9", "203.0.113.2:81", "203.0.113.2:82", "198.51.100.1:444"];
-        for (port, dead) in (8000..).zip(dead) {
-            let to = format!("[\"{dead}\", {EXIT}]");
-            let more =
-                [connect(transport, "").as_str(), "balance = \"first\"\ncheck = \"passive\"\n"].concat();
-            rules += &rule(&format!("in-{port}"), port, &to, &more);
+        let more = [connect(transport, "").as_str(), "balance = \"first\"\ncheck = \"passive\"\n"].concat();
+        rules += &rule(&format!("in-{port}"), port, &to, &more);
+        let wrong = accept(transport, "").replace("server.", "named.").replace("/tunnel", "/other");
+        rules += &rule(&format!("wrong-{port}"), port + 1000, BACKEND, &wrong);
+    }
+    let daemon = world.start(&rules);
+    for (port, (transport, dead)) in (8000..).zip(tunnels) {
+        for _ in 0..3 {
+            let failed = |error| panic!("{transport}, {dead}: {error}");
+            dial(&world, port).upload(10_000).unwrap_or_else(failed);
         }
-        let daemon = world.start(&rules);
-        for (port, dead) in (8000..).zip(dead) {
-            for _ in 0..3 {
-                let failed = |error| panic!("{transport}, {dead}: {error}");
-                dial(&world, port).upload(10_000).unwrap_or_else(failed);
-            }
-            assert_eq!(daemon.ctl.counter(&format!("in-{port}"), "/flows/active"), 0, "{transport}, {dead}");
-        }
+        assert_eq!(
+            daemon.ctl.counter(&format!("out-{transport}"), "/drops/client_tls"),
+            0,
+            "{transport}, {dead}"
+        );
     }
 }
 
@@ -80,17 +83,17 @@ fn balanced_between_two_exits() {
 fn limits_hold() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
+    let daemon = world.start(&[entries("", ""), exits("", "limit = { connections_per_ip = 2 }\n")].concat());
     for transport in TRANSPORTS {
-        let limited = [accept(transport, "").as_str(), "limit = { connections_per_ip = 2 }\n"].concat();
-        let out = rule("out", 443, BACKEND, &limited);
-        let daemon = world.start(&[entry(transport), out].concat());
-        let open = || dial(&world, 80).start_echo();
+        let rule = format!("out-{transport}");
+        let open = || enter(&world, transport).start_echo();
         let (mut one, two) = (open().expect("the first"), open().expect("the second"));
         open().expect_err("one too many");
-        within(LIMIT, "it is counted", &mut || drops(&daemon.ctl, "out", "limit_connections_per_ip") == 1);
+        let is_counted = || drops(&daemon.ctl, &rule, "limit_connections_per_ip") == 1;
+        within(LIMIT, "it is counted", &mut { is_counted });
         one.echo(b"still here").expect("those who are in");
         drop(two);
-        within(LIMIT, "a place is free", &mut || daemon.ctl.counter("out", "/flows/active") == 1);
+        within(LIMIT, "a place is free", &mut || daemon.ctl.counter(&rule, "/flows/active") == 1);
         open().expect("another");
     }
 }
@@ -100,14 +103,14 @@ fn limits_hold() {
 fn sessions_and_bytes_are_counted() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
-    let daemon = world.start(&exit("wss"));
+    let daemon = world.start(&exits("", ""));
     let options = "ws;host=relay.test;path=/tunnel;tls;sni=relay.test;insecure";
-    let _kaminari = Kaminari::client(&world.client, 8080, super::ways_in(443)[0], options);
+    let _kaminari = Kaminari::client(&world.client, 8080, super::ways_in(ports("wss").1)[0], options);
     let local = || Client::connect(&world.client, ([127, 0, 0, 1], 8080)).expect("connect");
     local().upload(1 << 20).expect("upload");
     local().download(1 << 20).expect("download");
     within(LIMIT, "all is counted", &mut || {
-        let of = |pointer: &str| daemon.ctl.counter("out", pointer);
+        let of = |pointer: &str| daemon.ctl.counter("out-wss", pointer);
         let is_right = |bytes: u64| ((1 << 20)..(1 << 20) + (256 << 10)).contains(&bytes);
         let (ingress, egress) = (of("/ingress/bytes"), of("/egress/bytes"));
         of("/flows/total") == 2 && of("/flows/active") == 0 && is_right(ingress) && is_right(egress)

@@ -1,32 +1,33 @@
 //! Both ends are Relays: what goes in comes out, whatever the pieces, and each direction ends by itself.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
 use std::sync::mpsc;
 
 use harness::eventually;
-use harness::traffic::{Client, tcp_server, text};
+use harness::traffic::{Client, PATIENCE, tcp_server, text};
 
 use super::{
-    BACKEND, TRANSPORTS, accept, carries, connect, dial, entry, exit, is_clean, rule, serve, ways_in, world,
+    BACKEND, TRANSPORTS, accept, are_clean, both_ends, carries, connect, dial, enter, is_clean, own, ports,
+    rule, serve, ways_in, world,
 };
 
 #[test]
 fn bulk_both_ways() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
+    let daemon = world.start(&both_ends());
     for transport in TRANSPORTS {
-        let daemon = world.start(&[entry(transport), exit(transport)].concat());
-        for to in ways_in(80) {
+        for to in ways_in(ports(transport).0) {
             carries(transport, &|| Client::connect(&world.client, to).expect("connect"));
         }
-        for name in ["in", "out"] {
-            is_clean(&daemon.ctl, name);
-            let shown = daemon.ctl.rule(name);
+        for end in ["in", "out"] {
+            let shown = daemon.ctl.rule(&format!("{end}-{transport}"));
             assert_eq!(shown["plane"]["ipv4"]["plane"], "user", "{shown}");
             assert_eq!(shown["counters"]["flows"]["total"], 22, "{shown}");
         }
     }
+    are_clean(&daemon.ctl);
 }
 
 /// A hop between two others, which unwraps one thing and wraps another.
@@ -34,14 +35,25 @@ fn bulk_both_ways() {
 fn a_hop_in_the_middle() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
-    for (from, to) in [("wss", "tls"), ("tls", "ws"), ("ws", "wss"), ("wss", "wss")] {
-        let middle =
-            rule("middle", 443, "\"198.51.100.1:444\"", &[accept(from, ""), connect(to, "")].concat());
-        let out = rule("out", 444, BACKEND, &accept(to, ""));
-        let daemon = world.start(&[entry(from), middle, out].concat());
-        carries(&format!("{from} to {to}"), &|| dial(&world, 80));
-        ["in", "middle", "out"].iter().for_each(|name| is_clean(&daemon.ctl, name));
+    let hops = [("wss", "tls"), ("tls", "ws"), ("ws", "wss"), ("wss", "wss")];
+    let mut rules = String::new();
+    for (port, (from, to)) in (8000..).zip(hops) {
+        let legs = [accept(from, ""), connect(to, "")].concat();
+        rules += &rule(&format!("in-{port}"), port, &own(port + 100), &connect(from, ""));
+        rules += &rule(&format!("middle-{port}"), port + 100, &own(port + 200), &legs);
+        rules += &rule(&format!("out-{port}"), port + 200, BACKEND, &accept(to, ""));
     }
+    let daemon = world.start(&rules);
+    for (port, (from, to)) in (8000..).zip(hops) {
+        carries(&format!("{from} to {to}"), &|| dial(&world, port));
+        ["in", "middle", "out"].iter().for_each(|name| is_clean(&daemon.ctl, &format!("{name}-{port}")));
+    }
+}
+
+/// Of a second pair of rules.
+fn other_ports(transport: &str) -> (u16, u16) {
+    let (port, exit) = ports(transport);
+    (port + 10, exit + 10)
 }
 
 /// Each direction ends when its sender says so, and the other one goes on.
@@ -63,34 +75,34 @@ fn each_direction_ends_by_itself() {
         stream.read_to_end(&mut all)?;
         stream.write_all(&all)
     });
+    let mut rules = both_ends();
     for transport in TRANSPORTS {
-        let legs = [
-            entry(transport),
-            exit(transport),
-            rule("in-other", 81, "\"198.51.100.1:444\"", &connect(transport, "")),
-            rule("out-other", 444, "\"203.0.113.2:81\"", &accept(transport, "")),
-        ];
-        let daemon = world.start(&legs.concat());
+        let (port, exit) = other_ports(transport);
+        rules += &rule(&format!("other-in-{transport}"), port, &own(exit), &connect(transport, ""));
+        rules += &rule(&format!("other-out-{transport}"), exit, "\"203.0.113.2:81\"", &accept(transport, ""));
+    }
+    let daemon = world.start(&rules);
+    for transport in TRANSPORTS {
         let mut answer = Vec::new();
-        let Client(mut stream) = dial(&world, 80);
+        let Client(mut stream) = enter(&world, transport);
         stream.write_all(&text(200_000)).expect("send");
         stream.shutdown(Shutdown::Write).expect("shutdown");
         stream.read_to_end(&mut answer).expect("an answer");
         assert!(answer == text(200_000), "{transport}: {} bytes came back", answer.len());
         answer.clear();
-        let Client(mut stream) = dial(&world, 81);
+        let Client(mut stream) = dial(&world, other_ports(transport).0);
         stream.read_to_end(&mut answer).expect("the server's");
         assert!(answer == text(100_000), "{transport}: {} bytes came", answer.len());
         stream.write_all(&text(300_000)).expect("send after the other end has ended");
         stream.shutdown(Shutdown::Write).expect("shutdown");
-        let got = heard.recv_timeout(harness::traffic::PATIENCE).expect("the server hears the end");
+        let got = heard.recv_timeout(PATIENCE).expect("the server hears the end");
         assert!(got == text(300_000), "{transport}: {} bytes arrived", got.len());
-        for name in ["in", "out", "in-other", "out-other"] {
+        for rule in ["in", "out", "other-in", "other-out"].map(|end| format!("{end}-{transport}")) {
             eventually("the session is over", || {
-                daemon.ctl.counter(name, "/flows/active") == 0
-                    && daemon.ctl.counter(name, "/flows/total") == 1
+                let of = |counter: &str| daemon.ctl.counter(&rule, &format!("/flows/{counter}"));
+                of("active") == 0 && of("total") == 1
             });
-            is_clean(&daemon.ctl, name);
+            is_clean(&daemon.ctl, &rule);
         }
     }
 }
@@ -105,13 +117,13 @@ fn a_reset_goes_through() {
         let ended = stream.read(&mut [0; 8]).map_err(|error| error.kind());
         told.send(ended).map_err(std::io::Error::other)
     });
+    let _daemon = world.start(&both_ends());
     for transport in TRANSPORTS {
-        let _daemon = world.start(&[entry(transport), exit(transport)].concat());
-        let mut client = dial(&world, 80);
+        let mut client = enter(&world, transport);
         client.0.read_exact(&mut [0; 5]).expect("hello");
         client.reset();
-        let ended = heard.recv_timeout(harness::traffic::PATIENCE).expect("the backend hears of it");
-        assert_eq!(ended, Err(std::io::ErrorKind::ConnectionReset), "{transport}");
+        let ended = heard.recv_timeout(PATIENCE).expect("the backend hears of it");
+        assert_eq!(ended, Err(ErrorKind::ConnectionReset), "{transport}");
     }
 }
 
@@ -123,16 +135,16 @@ fn servers_may_speak_first() {
         stream.write_all(b"220 ready\r\n")?;
         stream.read(&mut [0; 1]).map(drop)
     });
+    let daemon = world.start(&both_ends());
     for transport in TRANSPORTS {
-        let daemon = world.start(&[entry(transport), exit(transport)].concat());
         for turn in 0..50 {
             let mut banner = [0; 11];
-            let read = dial(&world, 80).0.read_exact(&mut banner);
+            let read = enter(&world, transport).0.read_exact(&mut banner);
             read.unwrap_or_else(|error| panic!("{transport}, {turn}: {error}"));
             assert_eq!(&banner, b"220 ready\r\n");
         }
-        is_clean(&daemon.ctl, "in");
     }
+    are_clean(&daemon.ctl);
 }
 
 /// Old tunnels go on while the rules change, and new ones go by the new rules.
@@ -140,8 +152,8 @@ fn servers_may_speak_first() {
 fn rules_change_under_a_tunnel() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
-    let daemon = world.start(&[entry("ws"), exit("ws")].concat());
-    let mut old = dial(&world, 80).start_echo().expect("echo");
+    let daemon = world.start(&both_ends());
+    let mut old = enter(&world, "ws").start_echo().expect("echo");
     for (out, into) in [
         (&["accept.path=/other"][..], &["connect.path=/other"][..]),
         (&["accept.token=secret"], &["connect.token=secret"]),
@@ -150,11 +162,10 @@ fn rules_change_under_a_tunnel() {
             &["connect.transport=wss", "connect.sni=relay.test", "connect.ca=ca.pem"],
         ),
     ] {
-        daemon.ctl.ok(&[&["set", "out"], out].concat());
-        daemon.ctl.ok(&[&["set", "in"], into].concat());
+        daemon.ctl.ok(&[&["set", "out-ws"], out].concat());
+        daemon.ctl.ok(&[&["set", "in-ws"], into].concat());
         old.echo(b"as before").expect("an old tunnel");
-        dial(&world, 80).upload(100_000).expect("a new one");
+        enter(&world, "ws").upload(100_000).expect("a new one");
     }
-    is_clean(&daemon.ctl, "in");
-    is_clean(&daemon.ctl, "out");
+    are_clean(&daemon.ctl);
 }

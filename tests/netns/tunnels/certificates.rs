@@ -9,7 +9,7 @@ use harness::world::RELAY;
 use harness::{World, within};
 
 use super::{
-    BACKEND, HOST, LIMIT, accept, connect, dial, drops, entry, exit, is_clean, is_counted, rule, world,
+    BACKEND, EXIT, HOST, LIMIT, accept, connect, dial, drops, fails, is_clean, is_counted, own, rule, world,
 };
 
 /// The subject of the certificate that clients are shown now.
@@ -34,21 +34,20 @@ fn certificates_that_are_not_good() {
         ("foreign", "verify = \"ca\"", "tls_unknown_ca", "connect.ca"),
         ("server", &format!("verify = \"{pin}\""), "tls_wrong_pin", "connect.verify"),
     ];
-    for transport in ["tls", "wss"] {
-        let mut rules = String::new();
-        for (index, (file, verify, ..)) in (0..).zip(&cases) {
-            let accept = accept(transport, "").replace("server.", &format!("{file}."));
-            let connect = connect(transport, "").replace("ca = \"ca.pem\"", verify);
-            let to = format!("\"198.51.100.1:{}\"", 9000 + index);
-            rules += &rule(&format!("in-{index}"), 8000 + index, &to, &connect);
-            rules += &rule(&format!("out-{index}"), 9000 + index, BACKEND, &accept);
-        }
-        let mut daemon = world.start(&rules);
-        for (index, (_, _, reason, said)) in (0..).zip(&cases) {
-            super::fails(&world, 8000 + index, "a tunnel");
-            is_counted(&mut daemon, &format!("in-{index}"), "backend_tls", &[reason, said]);
-            is_counted(&mut daemon, &format!("out-{index}"), "client_tls", &["certificate"]);
-        }
+    let tunnels =
+        ["tls", "wss"].into_iter().flat_map(|transport| cases.iter().map(move |case| (transport, case)));
+    let mut rules = String::new();
+    for (port, (transport, (file, verify, ..))) in (8000..).zip(tunnels.clone()) {
+        let accept = accept(transport, "").replace("server.", &format!("{file}."));
+        let connect = connect(transport, "").replace("ca = \"ca.pem\"", verify);
+        rules += &rule(&format!("in-{port}"), port, &own(port + 1000), &connect);
+        rules += &rule(&format!("out-{port}"), port + 1000, BACKEND, &accept);
+    }
+    let mut daemon = world.start(&rules);
+    for (port, (_, (_, _, reason, said))) in (8000..).zip(tunnels) {
+        fails(&world, port, "a tunnel");
+        is_counted(&mut daemon, &format!("in-{port}"), "backend_tls", &[reason, said]);
+        is_counted(&mut daemon, &format!("out-{port}"), "client_tls", &["certificate"]);
     }
 }
 
@@ -64,7 +63,7 @@ fn certificates_that_are_good() {
     authority.issue_expired("expired", HOST);
     authority.issue("address", "198.51.100.1");
     let pin_of = |name: &str| format!("pin:sha256/{}", fingerprint(&world.client, &read(&world, name)));
-    for (file, verify) in [
+    let cases = [
         ("server", "ca = \"ca.pem\"".to_owned()),
         ("expired", "verify = \"insecure\"".to_owned()),
         ("expired", format!("verify = \"{}\"", pin_of("expired.pem"))),
@@ -72,13 +71,19 @@ fn certificates_that_are_good() {
         ("address", "sni = \"198.51.100.1\", ca = \"ca.pem\"".to_owned()),
         // the backend's own address is what is asked for where nothing is said
         ("address", "ca = \"ca.pem\"".to_owned()),
-    ] {
-        let out = exit("tls").replace("server.", &format!("{file}."));
-        let sni = if file == "address" { String::new() } else { format!("sni = \"{HOST}\", ") };
-        let said = format!("connect = {{ transport = \"tls\", {sni}{verify} }}");
-        let daemon = world.start(&[rule("in", 80, super::EXIT, &said), out].concat());
-        dial(&world, 80).upload(1000).unwrap_or_else(|error| panic!("{file}, {verify}: {error}"));
-        is_clean(&daemon.ctl, "in");
+    ];
+    let mut rules = String::new();
+    for (port, (file, verify)) in (8000..).zip(&cases) {
+        let sni = if *file == "address" { String::new() } else { format!("sni = \"{HOST}\", ") };
+        let connect = format!("connect = {{ transport = \"tls\", {sni}{verify} }}");
+        rules += &rule(&format!("in-{port}"), port, &own(port + 1000), &connect);
+        let accept = accept("tls", "").replace("server.", &format!("{file}."));
+        rules += &rule(&format!("out-{port}"), port + 1000, BACKEND, &accept);
+    }
+    let daemon = world.start(&rules);
+    for (port, (file, verify)) in (8000..).zip(&cases) {
+        dial(&world, port).upload(1000).unwrap_or_else(|error| panic!("{file}, {verify}: {error}"));
+        is_clean(&daemon.ctl, &format!("in-{port}"));
     }
 }
 
@@ -93,15 +98,15 @@ fn clients_may_need_one_too() {
     for (port, name, leg) in
         [(80, "good", of("client")), (81, "none", connect("wss", "")), (82, "bad", of("foreign"))]
     {
-        rules += &rule(name, port, super::EXIT, &leg);
+        rules += &rule(name, port, EXIT, &leg);
     }
     let mut daemon = world.start(&rules);
     dial(&world, 80).upload(100_000).expect("a client with the right one");
     is_clean(&daemon.ctl, "out");
-    super::fails(&world, 81, "one without");
+    fails(&world, 81, "one without");
     is_counted(&mut daemon, "none", "backend_tls", &["tls_no_client_certificate", "connect.cert"]);
     is_counted(&mut daemon, "out", "client_tls", &["tls_no_client_certificate", "accept.client_ca"]);
-    super::fails(&world, 82, "one with another's");
+    fails(&world, 82, "one with another's");
     within(LIMIT, "it is counted", &mut || drops(&daemon.ctl, "out", "client_tls") == 2);
     is_counted(&mut daemon, "bad", "backend_tls", &["connect.cert"]);
 }
@@ -111,7 +116,9 @@ fn clients_may_need_one_too() {
 fn renewed_under_way() {
     let (world, authority) = world();
     let _server = tcp_server(&world.backend, 80);
-    let mut daemon = world.start(&[entry("wss"), exit("wss")].concat());
+    let mut daemon = world.start(
+        &[rule("in", 80, EXIT, &connect("wss", "")), rule("out", 443, BACKEND, &accept("wss", ""))].concat(),
+    );
     let mut old = dial(&world, 80).start_echo().expect("echo");
     assert_eq!(shown(&world).as_deref(), Some("server"));
     authority.issue("renewed", HOST);
@@ -151,7 +158,7 @@ fn self_signed_and_pinned() {
     assert!(said.contains(&print), "{print}: {said}");
     let pinned = format!("connect = {{ transport = \"tls\", verify = \"pin:{print}\" }}");
     drop(daemon);
-    let daemon = world.start(&[out, rule("in", 80, super::EXIT, &pinned)].concat());
+    let daemon = world.start(&[out, rule("in", 80, EXIT, &pinned)].concat());
     dial(&world, 80).upload(100_000).expect("a tunnel to the same certificate");
     is_clean(&daemon.ctl, "in");
     let again = certificate(&world.client, (RELAY, 443).into(), HOST).expect("a certificate");

@@ -4,13 +4,14 @@ use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::thread;
 
-use harness::World;
 use harness::kaminari::Kaminari;
 use harness::traffic::{Client, tcp_server, text};
-use harness::world::{BACKEND, RELAY_INSIDE};
+use harness::world::{BACKEND, RELAY};
+use harness::{Daemon, World};
 
 use super::{
-    BACKEND as TO_BACKEND, TRANSPORTS, accept, carries, connect, dial, is_clean, rule, serve, world,
+    BACKEND as TO_BACKEND, TRANSPORTS, accept, carries, connect, enter, entries, exits, is_clean, ports,
+    rule, serve, world,
 };
 
 /// What kaminari is told of a transport.
@@ -23,44 +24,52 @@ fn options(transport: &str, tls: &str) -> String {
     }
 }
 
-/// A relayd that wraps, and a kaminari behind it that unwraps.
-fn before_kaminari(world: &World, transport: &str) -> (harness::Daemon, Kaminari) {
+/// A relayd that wraps, and a kaminari behind it for each transport that unwraps.
+fn before_kaminari(world: &World) -> (Daemon, [Kaminari; 3]) {
     let file = |name| world.folder().join(name).display().to_string();
     let tls = format!("tls;cert={};key={}", file("server.pem"), file("server.key"));
-    let server =
-        Kaminari::server(&world.backend, 443, ([127, 0, 0, 1], 80).into(), &options(transport, &tls));
-    (world.start(&rule("in", 80, "\"203.0.113.2:443\"", &connect(transport, ""))), server)
+    let servers = TRANSPORTS.map(|transport| {
+        let to = ([127, 0, 0, 1], 80).into();
+        Kaminari::server(&world.backend, ports(transport).1, to, &options(transport, &tls))
+    });
+    (world.start(&entries("", "").replace("198.51.100.1", "203.0.113.2")), servers)
 }
 
-/// A kaminari on the client's host that wraps, and a relayd that unwraps.
-fn behind_kaminari(world: &World, transport: &str) -> (harness::Daemon, Kaminari) {
-    let daemon = world.start(&rule("out", 443, TO_BACKEND, &accept(transport, "")));
-    let options = options(transport, "tls;sni=relay.test;insecure");
-    let client = Kaminari::client(&world.client, 80, ([198, 51, 100, 1], 443).into(), &options);
-    (daemon, client)
+/// A kaminari on the client's host for each transport that wraps, and a relayd that unwraps.
+fn behind_kaminari(world: &World) -> (Daemon, [Kaminari; 3]) {
+    let daemon = world.start(&exits("", ""));
+    let clients = TRANSPORTS.map(|transport| {
+        let (port, to) = ports(transport);
+        let options = options(transport, "tls;sni=relay.test;insecure");
+        Kaminari::client(&world.client, port, (RELAY, to).into(), &options)
+    });
+    (daemon, clients)
+}
+
+/// A connection by the kaminari on the client's host.
+fn wrapped(world: &World, transport: &str) -> Client {
+    Client::connect(&world.client, ([127, 0, 0, 1], ports(transport).0)).expect("connect")
 }
 
 #[test]
 fn bulk_to_kaminaris() {
+    let (world, _authority) = world();
+    let _server = tcp_server(&world.backend, 80);
+    let (daemon, _kaminaris) = before_kaminari(&world);
     for transport in TRANSPORTS {
-        let (world, _authority) = world();
-        let _server = tcp_server(&world.backend, 80);
-        let (daemon, _kaminari) = before_kaminari(&world, transport);
-        carries(transport, &|| dial(&world, 80));
-        is_clean(&daemon.ctl, "in");
+        carries(transport, &|| enter(&world, transport));
+        is_clean(&daemon.ctl, &format!("in-{transport}"));
     }
 }
 
 #[test]
 fn bulk_from_kaminaric() {
+    let (world, _authority) = world();
+    let _server = tcp_server(&world.backend, 80);
+    let (daemon, _kaminaris) = behind_kaminari(&world);
     for transport in TRANSPORTS {
-        let (world, _authority) = world();
-        let _server = tcp_server(&world.backend, 80);
-        let (daemon, _kaminari) = behind_kaminari(&world, transport);
-        let local = || Client::connect(&world.client, ([127, 0, 0, 1], 80)).expect("connect");
-        carries(transport, &local);
-        assert_eq!(local().seen_as().expect("who").ip(), RELAY_INSIDE, "{transport}");
-        is_clean(&daemon.ctl, "out");
+        carries(transport, &|| wrapped(&world, transport));
+        is_clean(&daemon.ctl, &format!("out-{transport}"));
     }
 }
 
@@ -86,27 +95,29 @@ fn masked_frames_of_kaminaric() {
 /// Each direction ends by itself.
 #[test]
 fn half_closes() {
+    let (world, _authority) = world();
+    serve(&world.backend, 80, |Client(mut stream)| {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all)?;
+        stream.write_all(&all)
+    });
+    let ends = |transport: &str, Client(mut stream): Client| {
+        let mut answer = Vec::new();
+        stream.write_all(&text(200_000)).expect("send");
+        stream.shutdown(Shutdown::Write).expect("shutdown");
+        stream.read_to_end(&mut answer).unwrap_or_else(|error| panic!("{transport}: {error}"));
+        assert!(answer == text(200_000), "{transport}: {} bytes came back", answer.len());
+    };
+    let (daemon, _kaminaris) = before_kaminari(&world);
     for transport in TRANSPORTS {
-        let (world, _authority) = world();
-        serve(&world.backend, 80, |Client(mut stream)| {
-            let mut all = Vec::new();
-            stream.read_to_end(&mut all)?;
-            stream.write_all(&all)
-        });
-        let ends = |Client(mut stream): Client| {
-            let mut answer = Vec::new();
-            stream.write_all(&text(200_000)).expect("send");
-            stream.shutdown(Shutdown::Write).expect("shutdown");
-            stream.read_to_end(&mut answer).unwrap_or_else(|error| panic!("{transport}: {error}"));
-            assert!(answer == text(200_000), "{transport}: {} bytes came back", answer.len());
-        };
-        let (daemon, _kaminari) = before_kaminari(&world, transport);
-        ends(dial(&world, 80));
-        is_clean(&daemon.ctl, "in");
-        drop(daemon);
-        let (daemon, _kaminari) = behind_kaminari(&world, transport);
-        ends(Client::connect(&world.client, ([127, 0, 0, 1], 80)).expect("connect"));
-        is_clean(&daemon.ctl, "out");
+        ends(transport, enter(&world, transport));
+        is_clean(&daemon.ctl, &format!("in-{transport}"));
+    }
+    drop(daemon);
+    let (daemon, _kaminaris) = behind_kaminari(&world);
+    for transport in TRANSPORTS {
+        ends(transport, wrapped(&world, transport));
+        is_clean(&daemon.ctl, &format!("out-{transport}"));
     }
 }
 
@@ -140,9 +151,9 @@ fn banners(connect: &(dyn Fn() -> Client + Sync)) -> usize {
 fn banners_of_servers_behind_kaminaris_arrive() {
     let (world, _authority) = world();
     greet(&world, 80);
-    let (daemon, _kaminari) = before_kaminari(&world, "ws");
-    assert_eq!(banners(&|| dial(&world, 80)), 300);
-    is_clean(&daemon.ctl, "in");
+    let (daemon, _kaminaris) = before_kaminari(&world);
+    assert_eq!(banners(&|| enter(&world, "ws")), 300);
+    is_clean(&daemon.ctl, "in-ws");
 }
 
 /// It loses what comes in one piece with the answer to its handshake, so nothing may.
@@ -150,9 +161,9 @@ fn banners_of_servers_behind_kaminaris_arrive() {
 fn banners_of_servers_reach_kaminarics_clients() {
     let (world, _authority) = world();
     greet(&world, 80);
-    let (daemon, _kaminari) = behind_kaminari(&world, "ws");
-    assert_eq!(banners(&|| Client::connect(&world.client, ([127, 0, 0, 1], 80)).expect("connect")), 300);
-    is_clean(&daemon.ctl, "out");
+    let (daemon, _kaminaris) = behind_kaminari(&world);
+    assert_eq!(banners(&|| wrapped(&world, "ws")), 300);
+    is_clean(&daemon.ctl, "out-ws");
 }
 
 /// kaminari says nothing to whom it does not want: what does not match is named.

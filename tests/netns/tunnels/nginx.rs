@@ -6,7 +6,7 @@ use harness::nginx::{Nginx, websocket_proxy};
 use harness::traffic::{Client, tcp_server};
 use harness::world::RELAY;
 
-use super::{BACKEND, accept, carries, connect, dial, is_clean, is_counted, rule, world};
+use super::{BACKEND, accept, carries, connect, dial, fails, is_clean, is_counted, rule, world};
 
 const FILES: (&str, &str) = ("server.pem", "server.key");
 /// Where nginx is.
@@ -19,17 +19,18 @@ fn a_front_between_two_relays() {
     let _server = tcp_server(&world.backend, 80);
     let proxy = websocket_proxy(443, FILES, "203.0.113.1:8443");
     let _nginx = Nginx::start(&world.backend, world.folder(), 443, &proxy);
-    for mask in ["auto", "random"] {
-        let legs = [
-            rule("in", 80, FRONT, &connect("wss", &format!("mask = \"{mask}\""))),
-            rule("out", 8443, BACKEND, &accept("ws", "token = \"secret\"")),
-        ];
-        let daemon = world.start(&legs.concat());
-        daemon.ctl.ok(&["set", "in", "connect.token=secret"]);
-        carries(mask, &|| dial(&world, 80));
-        is_clean(&daemon.ctl, "in");
-        is_clean(&daemon.ctl, "out");
+    let masking = |mask: &str| connect("wss", &format!("mask = \"{mask}\", token = \"secret\""));
+    let rules = [
+        rule("zeros", 80, FRONT, &masking("auto")),
+        rule("random", 81, FRONT, &masking("random")),
+        rule("out", 8443, BACKEND, &accept("ws", "token = \"secret\"")),
+    ];
+    let daemon = world.start(&rules.concat());
+    for (port, name) in [(80, "zeros"), (81, "random")] {
+        carries(name, &|| dial(&world, port));
+        is_clean(&daemon.ctl, name);
     }
+    is_clean(&daemon.ctl, "out");
 }
 
 /// What nginx answers for a tunnel that it does not know, or that is not behind it any more.
@@ -42,7 +43,7 @@ fn a_front_that_answers_for_somebody_else() {
     let rules = [rule("lost", 80, FRONT, &lost), rule("gone", 81, FRONT, &connect("wss", ""))];
     let mut daemon = world.start(&rules.concat());
     for (port, name, said) in [(80, "lost", ["404", "connect.path"]), (81, "gone", ["502", "proxy"])] {
-        super::fails(&world, port, name);
+        fails(&world, port, name);
         is_counted(&mut daemon, name, "backend_ws", &said);
     }
 }

@@ -6,9 +6,13 @@ use std::sync::mpsc;
 
 use harness::haproxy::{Haproxy, WHO, who};
 use harness::traffic::{Client, PATIENCE};
-use harness::world::{CLIENT, RELAY};
+use harness::within;
+use harness::world::CLIENT;
 
-use super::{BACKEND, EXIT, TRANSPORTS, accept, connect, dial, drops, is_clean, rule, serve, world};
+use super::{
+    LIMIT, TRANSPORTS, accept, are_clean, connect, dial, drops, entries, exits, fails, is_clean, own, ports,
+    rule, serve, ways_in, world,
+};
 
 const TRUSTING: &str = "proxy_protocol = true, trusted = \"198.51.100.0/24\"";
 
@@ -24,17 +28,19 @@ fn the_header_is_first_and_in_clear() {
         reader.read_exact(&mut next)?;
         told.send((line, next)).map_err(std::io::Error::other)
     });
-    for (transport, next) in [("tls", b"\x16\x03\x01"), ("ws", b"GET"), ("wss", b"\x16\x03\x01")] {
-        let leg = connect(transport, "proxy_protocol = 1");
-        let _daemon = world.start(&rule("in", 80, "\"203.0.113.2:443\"", &leg));
-        let client = dial(&world, 80);
-        let own = client.0.local_addr().expect("address");
+    let begins = [("tls", b"\x16\x03\x01"), ("ws", b"GET"), ("wss", b"\x16\x03\x01")];
+    let rules = entries("proxy_protocol = 1", "");
+    // the same backend for all
+    let rules = TRANSPORTS
+        .iter()
+        .fold(rules, |rules, transport| rules.replace(&own(ports(transport).1), "\"203.0.113.2:443\""));
+    let _daemon = world.start(&rules);
+    for (transport, next) in begins {
+        let port = ports(transport).0;
+        let client = dial(&world, port);
+        let from = client.0.local_addr().expect("address").port();
         let (line, begins) = heard.recv_timeout(PATIENCE).expect("a connection");
-        assert_eq!(
-            line,
-            format!("PROXY TCP4 198.51.100.2 198.51.100.1 {} 80\r\n", own.port()),
-            "{transport}"
-        );
+        assert_eq!(line, format!("PROXY TCP4 198.51.100.2 198.51.100.1 {from} {port}\r\n"), "{transport}");
         assert_eq!(&begins, next, "{transport}");
     }
 }
@@ -45,21 +51,17 @@ fn through_two_relays_to_haproxy() {
     let (world, _authority) = world();
     let front = format!("frontend who\n  bind :::80 v4v6 accept-proxy\n  {WHO}");
     let _haproxy = Haproxy::start(&world.backend, world.folder(), 80, &front);
+    let out = exits(TRUSTING, "connect = { proxy_protocol = 2 }\n");
+    let daemon = world.start(&[entries("proxy_protocol = 2", ""), out].concat());
     for transport in TRANSPORTS {
-        let legs = [accept(transport, TRUSTING).as_str(), "connect = { proxy_protocol = 2 }\n"].concat();
-        let rules = [
-            rule("in", 80, EXIT, &connect(transport, "proxy_protocol = 2")),
-            rule("out", 443, BACKEND, &legs),
-        ];
-        let daemon = world.start(&rules.concat());
-        for to in super::ways_in(80) {
+        for to in ways_in(ports(transport).0) {
             let client = Client::connect(&world.client, to).expect("connect");
             let own = client.0.local_addr().expect("address");
-            let expected = format!("{} {} {} 80", own.ip(), own.port(), to.ip());
+            let expected = format!("{} {} {} {}", own.ip(), own.port(), to.ip(), to.port());
             assert_eq!(who(&client.0).unwrap_or_else(|error| panic!("{transport}: {error}")), expected);
         }
-        is_clean(&daemon.ctl, "out");
     }
+    are_clean(&daemon.ctl);
 }
 
 /// HAProxy's own TLS at either end, with the header before it.
@@ -92,11 +94,11 @@ fn haproxys_tls() {
 #[test]
 fn a_tunnel_without_a_header() {
     let (world, _authority) = world();
+    let daemon = world.start(&[entries("", ""), exits(TRUSTING, "")].concat());
     for transport in TRANSPORTS {
-        let out = rule("out", 443, BACKEND, &accept(transport, TRUSTING));
-        let daemon = world.start(&[super::entry(transport), out].concat());
-        super::fails(&world, 80, "no header");
-        super::within(super::LIMIT, "it is counted", &mut || drops(&daemon.ctl, "out", "proxy_missing") == 1);
-        assert_eq!(daemon.ctl.counter("out", "/flows/total"), 0, "{transport}, by {RELAY}");
+        let rule = format!("out-{transport}");
+        fails(&world, ports(transport).0, "no header");
+        within(LIMIT, "it is counted", &mut || drops(&daemon.ctl, &rule, "proxy_missing") == 1);
+        assert_eq!(daemon.ctl.counter(&rule, "/flows/total"), 0, "{transport}");
     }
 }

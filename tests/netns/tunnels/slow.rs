@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use harness::traffic::{Client, tcp_server};
 use harness::within;
 
-use super::{BACKEND, LIMIT, accept, connect, dial, drops, is_clean, is_counted, rule, world};
+use super::{
+    LIMIT, TRANSPORTS, dial, drops, enter, entries, exits, fails, is_clean, is_counted, own, ports, world,
+};
 
 /// So many at once.
 const SLOW: usize = 200;
@@ -18,50 +20,50 @@ const HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 fn many_slow_clients_keep_nobody_out() {
     let (world, _authority) = world();
     let server = tcp_server(&world.backend, 80);
-    let to = "\"198.51.100.1:443\"";
-    for (transport, beginning) in
-        [("tls", HELLO), ("ws", b"GET /tunnel HTTP/1.1\r\nhost: relay.test\r\n"), ("wss", HELLO)]
-    {
-        let leg = [accept(transport, "").as_str(), TIMEOUT].concat();
-        let out = rule("out", 443, BACKEND, &leg);
-        let mut daemon = world.start(&[rule("in", 80, to, &connect(transport, "")), out].concat());
-        let begun = Instant::now();
-        let mut slow: Vec<Client> = (0..SLOW).map(|_| dial(&world, 443)).collect();
-        let served = server.count();
-        // a byte now and then, as long as anybody takes it
-        for bytes in beginning.chunks(1) {
-            for Client(stream) in &mut slow {
-                let _gone = stream.write_all(bytes);
-            }
-            dial(&world, 80).upload(1000).unwrap_or_else(|error| panic!("{transport}: {error}"));
-            if begun.elapsed() > Duration::from_secs(1) {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        assert!(server.count() > served, "{transport}: others are served");
-        within(LIMIT, "the slow ones have had their time", &mut || {
-            drops(&daemon.ctl, "out", "handshake_timeout") == SLOW as u64
-        });
-        assert!(begun.elapsed() >= Duration::from_secs(3), "{transport}: {:?}", begun.elapsed());
-        for Client(mut stream) in slow {
-            let mut rest = Vec::new();
-            // a reset, or an end
-            let _reset = stream.read_to_end(&mut rest);
-            assert_eq!(rest, b"", "{transport}");
-        }
-        is_clean(&daemon.ctl, "in");
-        is_counted_many(&mut daemon);
+    let mut daemon = world.start(&[entries("", ""), exits("", TIMEOUT)].concat());
+    let begun = Instant::now();
+    let beginnings = [HELLO, b"GET /tunnel HTTP/1.1\r\nhost: relay.test\r\n", HELLO];
+    let mut slow: Vec<(&[u8], Client)> = Vec::new();
+    for (transport, beginning) in TRANSPORTS.into_iter().zip(beginnings) {
+        slow.extend((0..SLOW).map(|_| (beginning, dial(&world, ports(transport).1))));
     }
-}
-
-/// It is said in the log, not for each.
-fn is_counted_many(daemon: &mut harness::Daemon) {
-    within(LIMIT, "a line about the slow ones", &mut || {
-        daemon.log().lines().any(|line| line.contains("rule out: ") && line.contains("timeout.handshake"))
-    });
-    let lines = daemon.log().lines().filter(|line| line.contains("rule out: ")).count();
-    assert!(lines < 10, "{lines} lines");
+    // a byte now and then
+    for turn in 0..HELLO.len() {
+        for (beginning, Client(stream)) in &mut slow {
+            let _gone = stream.write_all(&beginning[turn..=turn]);
+        }
+        for transport in TRANSPORTS {
+            let tried = enter(&world, transport).upload(1000);
+            tried.unwrap_or_else(|error| panic!("{transport}: {error}"));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(
+        server.count(),
+        (HELLO.len() * TRANSPORTS.len()) as u64,
+        "others are served, and nobody else is"
+    );
+    for transport in TRANSPORTS {
+        let rule = format!("out-{transport}");
+        within(LIMIT, "the slow ones have had their time", &mut || {
+            drops(&daemon.ctl, &rule, "handshake_timeout") == SLOW as u64
+        });
+        is_clean(&daemon.ctl, &format!("in-{transport}"));
+        // one line for many
+        let is_about_it = |line: &&str| line.contains(&format!("rule {rule}: "));
+        within(LIMIT, "a line about the slow ones", &mut || {
+            daemon.log().lines().filter(is_about_it).any(|line| line.contains("timeout.handshake"))
+        });
+        let lines = daemon.log().lines().filter(is_about_it).count();
+        assert!(lines < 10, "{rule}: {lines} lines");
+    }
+    assert!(begun.elapsed() >= Duration::from_secs(3), "{:?}", begun.elapsed());
+    for (_, Client(mut stream)) in slow {
+        let mut rest = Vec::new();
+        // a reset, or an end
+        let _reset = stream.read_to_end(&mut rest);
+        assert_eq!(rest, b"");
+    }
 }
 
 /// A backend that takes the connection, and says nothing.
@@ -69,11 +71,16 @@ fn is_counted_many(daemon: &mut harness::Daemon) {
 fn a_silent_backend_has_its_time_too() {
     let (world, _authority) = world();
     let silent = world.backend.run(|| TcpListener::bind("203.0.113.2:443")).expect("bind");
-    for transport in super::TRANSPORTS {
-        let leg = [connect(transport, "").as_str(), "timeout = { handshake = \"500ms\" }\n"].concat();
-        let mut daemon = world.start(&rule("in", 80, "\"203.0.113.2:443\"", &leg));
-        super::fails(&world, 80, "nobody answers");
-        is_counted(&mut daemon, "in", "backend_timeout", &["203.0.113.2:443", "handshake"]);
+    let rules = entries("", "timeout = { handshake = \"500ms\" }\n");
+    // the same backend for all
+    let rules = TRANSPORTS
+        .iter()
+        .fold(rules, |rules, transport| rules.replace(&own(ports(transport).1), "\"203.0.113.2:443\""));
+    let mut daemon = world.start(&rules);
+    for transport in TRANSPORTS {
+        fails(&world, ports(transport).0, "nobody answers");
+        let said = ["203.0.113.2:443", "timeout.handshake"];
+        is_counted(&mut daemon, &format!("in-{transport}"), "backend_timeout", &said);
     }
     drop(silent);
 }

@@ -21,9 +21,13 @@ const ALERT: &[u8] = b"\x15\x03";
 /// A stranger: its name, what it sends, what it is counted under, what the log has to say.
 type Stranger<'a> = (&'a str, Vec<u8>, &'a str, &'a [&'a str]);
 
-fn rules(strangers: &[Stranger<'_>], accept: &str) -> String {
-    let rule_of = |(port, (name, ..)): (u16, &Stranger<'_>)| rule(name, port, BACKEND, accept);
-    (8000..).zip(strangers).map(rule_of).collect()
+/// A rule for each: its name begins with the transport.
+fn rules(strangers: &[Stranger<'_>], begin: u16, transport: &str) -> String {
+    let token = if transport == "ws" { "token = \"secret\"" } else { "" };
+    let rule_of = |(port, (name, ..)): (u16, &Stranger<'_>)| {
+        rule(&format!("{transport}-{name}"), port, BACKEND, &accept(transport, token))
+    };
+    (begin..).zip(strangers).map(rule_of).collect()
 }
 
 #[test]
@@ -36,12 +40,12 @@ fn on_a_tls_port() {
         ("garbage", vec![0x80; 4000], "client_tls", &["tls_not_tls"]),
         ("zeros", vec![0; 64], "client_tls", &["tls_not_tls"]),
     ];
-    for transport in ["tls", "wss"] {
-        let mut daemon = world.start(&rules(&strangers, &accept(transport, "")));
-        for (port, (name, bytes, reason, said)) in (8000..).zip(&strangers) {
+    let mut daemon = world.start(&[rules(&strangers, 8000, "tls"), rules(&strangers, 9000, "wss")].concat());
+    for (begin, transport) in [(8000, "tls"), (9000, "wss")] {
+        for (port, (name, bytes, reason, said)) in (begin..).zip(&strangers) {
             let answer = exchange(&world, port, bytes);
             assert!(answer.starts_with(ALERT), "{name}: {answer:02x?}");
-            is_counted(&mut daemon, name, reason, said);
+            is_counted(&mut daemon, &format!("{transport}-{name}"), reason, said);
         }
     }
     assert_eq!(server.count(), 0, "no backend has heard of them");
@@ -82,7 +86,7 @@ fn on_a_websocket_port() {
         ("tls", HELLO.into(), "client_ws", &["ws_tls", "transport"]),
         ("garbage", b"\x00\x01\x02\x03\r\n\r\n".into(), "client_ws", &["ws_not_http", "transport"]),
     ];
-    let mut daemon = world.start(&rules(&strangers, &accept("ws", "token = \"secret\"")));
+    let mut daemon = world.start(&rules(&strangers, 8000, "ws"));
     for (port, (name, bytes, reason, said)) in (8000..).zip(&strangers) {
         let answer = String::from_utf8(exchange(&world, port, bytes)).expect("text");
         if matches!(*name, "tls" | "garbage") {
@@ -96,7 +100,7 @@ fn on_a_websocket_port() {
             );
             assert!(!answer.to_lowercase().contains("relay"), "{name}: {answer}");
         }
-        is_counted(&mut daemon, name, reason, said);
+        is_counted(&mut daemon, &format!("ws-{name}"), reason, said);
     }
     assert_eq!(server.count(), 0, "no backend has heard of them");
     assert!(!daemon.log().contains("secret"), "a token is nobody's business");
