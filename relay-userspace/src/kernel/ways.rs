@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use aya::maps::lpm_trie::Key;
+use relay_common::choice::EndpointUsage;
 use relay_common::names;
 use relay_common::net::{Address, MAPPED_BITS, ipv6_to_wire, mapped};
 use relay_common::route::{Gateway, NextHop as KernelHop, RouteKey};
@@ -152,9 +153,9 @@ impl Dataplane {
                 self.maps.endpoints.set(slot, entry, 0).map_err(map_error(names::ENDPOINTS))?;
                 self.shadow.endpoint_entries.insert(slot, entry);
             }
-            if new {
-                self.endpoint_usage.endpoints()[slot as usize].begin();
-            }
+            // from now on its flows are counted anew now and then
+            let usage = self.endpoint_usage.endpoint(slot);
+            usage.filter(|_| new).into_iter().for_each(EndpointUsage::begin);
         }
         Ok(())
     }
