@@ -119,16 +119,16 @@ mod tests {
     use super::*;
     use crate::proxy::pool::Pool;
     use crate::proxy::service::Target;
-    use crate::rule::{Accept, Connect, RuleName, Timeouts, UdpNat};
+    use crate::rule::{RuleName, UdpNat, Usual};
 
     fn stretch(name: &str, address: &str, first: u16, last: u16) -> Stretch {
         let target = Target {
             ends: Pool::new(RuleName::parse(name).expect("name")).ends(),
             first_port: first,
-            timeouts: Timeouts::default(),
+            timeouts: Usual::default(),
             udp_nat: UdpNat::default(),
-            accept: Accept::default(),
-            connect: Connect::default(),
+            accept: Usual::default(),
+            connect: Usual::default(),
         };
         let service = Service::new(
             RuleName::parse(name).expect("name"),

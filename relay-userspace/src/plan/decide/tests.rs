@@ -108,7 +108,7 @@ fn the_user_plane_carries_the_rest_and_says_why() {
 #[test]
 fn the_proxy_protocol_takes_tcp_to_relayd_and_leaves_udp_in_the_kernel() {
     let rule = |protocols, plane| {
-        let connect = Connect { proxy_protocol: Some(ProxyVersion::V2), ..Connect::default() };
+        let connect = Connect { proxy_protocol: Some(ProxyVersion::V2), ..Connect::default() }.into();
         let rule = (*planned(":80", "203.0.113.10:80").rule).clone();
         planned_rule(Rule { protocols, plane, connect, ..rule }, Ok(Hook::Tc))
     };

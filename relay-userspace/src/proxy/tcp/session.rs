@@ -147,7 +147,7 @@ impl Session<'_> {
         let legs = [self.client, &reached.leg];
         let preamble = Preamble::new(header, mem::take(data));
         let mut pump = Pump::new(legs, self.service.payload(), &mut record.bytes, preamble);
-        let ending = carry(legs, &mut pump, self.target.timeouts, timer).await;
+        let ending = carry(legs, &mut pump, &self.target.timeouts, timer).await;
         if pump.has_broken_off() {
             reached.lease.fail(Signal::Reset);
         }
@@ -197,7 +197,7 @@ fn opening(client: &Leg, address: SocketAddr, target: &Target, header: Option<He
 async fn carry(
     legs: [&Leg; 2],
     pump: &mut Pump<'_>,
-    timeouts: Timeouts,
+    timeouts: &Timeouts,
     mut timer: Pin<&mut Sleep>,
 ) -> Ending {
     let mut failures = [pin!(legs[0].ready(Interest::ERROR)), pin!(legs[1].ready(Interest::ERROR))];

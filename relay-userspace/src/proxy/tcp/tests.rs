@@ -56,7 +56,8 @@ impl Relay {
         let pool = Pool::new(name.clone());
         let ends = pool.follow(ends, balance, &weights(ends));
         let (udp_nat, accept, connect) = Default::default();
-        let target = Target { ends, first_port: address.port(), timeouts, udp_nat, accept, connect };
+        let target =
+            Target { ends, first_port: address.port(), timeouts: timeouts.into(), udp_nat, accept, connect };
         let service = Arc::new(Service::new(name, Arc::default(), Arc::default(), Arc::default(), target));
         let (phase, receiver) = watch::channel(Phase::Serve);
         let shared = service.clone();
