@@ -31,6 +31,7 @@ use crate::connections::ConnectionLog;
 use crate::kernel::meter::Meter;
 use crate::kernel::sweep::Sweeper;
 use crate::kernel::{Dataplane, Desired, Options, Unavailable};
+use crate::memory;
 use crate::net::hold::Holder;
 use crate::net::monitor::Monitor;
 use crate::net::stock::Stock;
@@ -145,6 +146,7 @@ async fn start_state(
         resting: Vec::new(),
         sweeps: 0,
         full: BTreeSet::new(),
+        slack: None,
     };
     if state.kernel.is_ok() {
         state.prepare_host();
@@ -349,6 +351,10 @@ impl Events {
                 told = state.backends.told() => state.backends_told(told),
                 () = at(starting.map(Into::into)) => {}
                 () = at(lapse.map(Into::into)) => state.lapse().await,
+                () = at(state.slack.map(Into::into)) => {
+                    state.slack = None;
+                    memory::give_back();
+                }
                 _ = mend.tick() => {
                     service.alive();
                     state.facts.names.follow_files();
