@@ -113,7 +113,7 @@ fn the_user_plane_carries_the_rest_and_says_why() {
 #[test]
 fn the_proxy_protocol_takes_tcp_to_relayd_and_leaves_udp_in_the_kernel() {
     let rule = |protocols, plane| {
-        let connect = Connect { proxy_protocol: Some(ProxyVersion::V2), ..Connect::default() };
+        let connect = Connect { proxy_protocol: Some(ProxyVersion::V2), ..Connect::default() }.into();
         let rule = (*planned(":80", "203.0.113.10:80").rule).clone();
         planned_rule(Rule { protocols, plane, connect, ..rule }, Ok(Hook::Tc))
     };
@@ -145,7 +145,7 @@ fn tunnels_are_relayds_and_their_files_lie_beside_the_rules() {
     let connect =
         Connect { tunnel: Some(Arc::new(ConnectTunnel { tls: Some(tls), ws: None })), ..Connect::default() };
     let plain = (*planned(":80", "203.0.113.10:80").rule).clone();
-    let rule = Rule { protocols: Protocols::Tcp, connect, ..plain };
+    let rule = Rule { protocols: Protocols::Tcp, connect: connect.into(), ..plain };
     let planned = planned_rule(rule.clone(), Ok(Hook::Tc));
     let why = "relayd wraps it in TLS (connect.transport = \"tls\")";
     assert_eq!((&planned.ipv4, &planned.ipv6), (&Carriage::User(why.into()), &Carriage::User(why.into())));
