@@ -19,24 +19,31 @@ use crate::netns::NetNs;
 use crate::patience;
 use crate::store::{self, Store};
 
-/// Where the built programs are.
+/// Where a built program is.
 pub fn binary(name: &str) -> PathBuf {
-    let folder = match std::env::var_os("RELAY_BIN_DIR") {
-        Some(folder) => PathBuf::from(folder),
-        None => {
-            // target/PROFILE/deps/test or target/PROFILE/program
-            let own = std::env::current_exe().expect("own path");
-            let folder = own.parent().expect("folder");
-            if folder.ends_with("deps") {
-                folder.parent().expect("folder").to_owned()
-            } else {
-                folder.to_owned()
-            }
-        }
-    };
-    let path = folder.join(name);
+    let path = chosen_folder().unwrap_or_else(built_folder).join(name);
     assert!(path.exists(), "{} is not built; cargo xtask run and cargo xtask test build it", path.display());
     path
+}
+
+/// Where the programs of a tool are that `cargo xtask test` builds for the tests.
+pub fn tool_folder(tool: &str) -> PathBuf {
+    chosen_folder().unwrap_or_else(|| {
+        let target = built_folder().parent().map(PathBuf::from).expect("the target folder");
+        target.join("tools").join(tool).join("bin")
+    })
+}
+
+/// Where all of them are, if somebody says so.
+fn chosen_folder() -> Option<PathBuf> {
+    std::env::var_os("RELAY_BIN_DIR").map(PathBuf::from)
+}
+
+/// Ours: a test is target/PROFILE/deps/test, a program target/PROFILE/program.
+fn built_folder() -> PathBuf {
+    let own = std::env::current_exe().expect("own path");
+    let folder = own.parent().expect("folder");
+    if folder.ends_with("deps") { folder.parent().expect("folder").to_owned() } else { folder.to_owned() }
 }
 
 /// A running relayd. Ends with its value.

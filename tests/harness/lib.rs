@@ -1,8 +1,9 @@
 //! A world to test in: network namespaces with real links, real relayd, real relayctl, real traffic.
 //!
-//! Everything is a value that cleans up after itself. Nothing here needs a program beyond Relay's own, so the same
-//! tests run in a bare virtual machine.
+//! Everything is a value that cleans up after itself. Nothing here but the peers of [`haproxy`], [`kaminari`], [`nginx`]
+//! and [`openssl`] needs a program beyond Relay's own, so the same tests run in a bare virtual machine.
 
+pub mod certificates;
 pub mod daemon;
 pub mod datagrams;
 pub mod dns;
@@ -10,9 +11,12 @@ pub mod farm;
 pub mod haproxy;
 pub mod hooks;
 pub mod http;
+pub mod kaminari;
 pub mod lab;
 pub mod load;
 pub mod netns;
+pub mod nginx;
+pub mod openssl;
 pub mod packet;
 pub mod panics;
 pub mod plane;

@@ -27,6 +27,7 @@ use relay::kernel::round_trips::RoundTripsByEnd;
 use relay::kernel::sweep::{Census, Sweeper};
 use relay::kernel::{Dataplane, Desired, Options};
 use relay::plan::{self, Facts, PlannedRule};
+use relay::proxy::tunnel::Tunnels;
 use relay::rule::Rule;
 use relay::supervisor::desire;
 use relay::supervisor::facts::FactBook;
@@ -340,8 +341,10 @@ pub fn desired(
     }
     let devices = [("uplink", 0), ("inside", 1), ("narrow", 2)].map(|(name, at)| (relay.index(name), at));
     relay.netlink(async move |handle| {
-        let mut book =
-            FactBook::new(handle, Names::open(world::folder().path(), &Dns::default())).await.expect("facts");
+        let folder = world::folder();
+        let (names, tunnels) =
+            (Names::open(folder.path(), &Dns::default()), Tunnels::new(folder.path().into()));
+        let mut book = FactBook::new(handle, names, tunnels).await.expect("facts");
         let rules: Vec<_> = config.rules.iter().map(|(rule, _)| rule.clone()).collect();
         book.find_paths(&rules).await;
         let facts = Facts {
@@ -350,6 +353,7 @@ pub fn desired(
             paths: &book.paths,
             resolved: book.names.known(),
             taken: &book.taken,
+            tunnels: &book.tunnels,
             lacks: book.holder.lacks(),
             down: false,
             health: &HashMap::new(),

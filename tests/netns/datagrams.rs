@@ -42,6 +42,8 @@ impl Worker {
             udp_nat: UdpNat::Restricted,
             accept: Usual::default(),
             connect: Usual::default(),
+            acceptor: None,
+            connector: None,
         };
         let service = Arc::new(Service::new(name, Arc::default(), Arc::default(), Arc::default(), target));
         let (phase, phases) = watch::channel(Phase::Serve);

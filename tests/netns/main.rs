@@ -26,6 +26,7 @@ mod stopping;
 mod tables;
 mod trace;
 mod translate;
+mod tunnels;
 mod unprivileged;
 mod user;
 mod ways_out;

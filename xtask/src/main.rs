@@ -6,6 +6,7 @@ mod cargo;
 mod ebpf;
 mod install;
 mod lint;
+mod peers;
 mod quickstart;
 mod test;
 mod tidy;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 
 use crate::cargo::{cargo, target_dir};
 use crate::tools::{run as run_program, say};
-use crate::{ebpf, root};
+use crate::{ebpf, peers, root};
 
 /// Rings that need root.
 const RINGS: [&str; 3] = ["packet", "cli", "netns"];
@@ -27,6 +27,9 @@ pub fn run(quick: bool, filter: Option<&str>) -> anyhow::Result<()> {
     build_programs()?;
     let rings: &[&str] = if quick { &RINGS[..1] } else { &RINGS };
     let programs = built_rings(rings)?;
+    if !quick {
+        peers::build()?;
+    }
     if !nix::unistd::geteuid().is_root() {
         return not_root(rings, &programs);
     }

@@ -15,7 +15,7 @@ use super::socket::{Leg, round_trip};
 use crate::proxy::counters::Refusal;
 use crate::proxy::pool::{Lease, Signal};
 use crate::proxy::service::{Service, Target};
-use crate::proxy::tunnel::{Connector, Opening};
+use crate::proxy::tunnel::{Connector, Fault, Opening};
 use crate::rule::Backend;
 
 /// How long a backend may be silent before the next one is tried beside it: as long as its first SYN, which may be lost,
@@ -146,10 +146,7 @@ async fn wrap(
     let opened = tokio::select! {
         biased;
         opened = connector.connect(leg, &host, wanted.header) => opened,
-        () = limit => {
-            wanted.service.complain(format_args!("backend {backend}: no handshake in time"));
-            return Err(Refusal::BackendTimeout);
-        }
+        () = limit => Err(Fault::Late),
     };
     opened.map(Box::new).map_err(|fault| {
         let reason = fault.as_str();

@@ -25,6 +25,11 @@ pub enum Fault {
     Ended,
     #[error("it sends more than a handshake needs")]
     TooMuch,
+    #[error(
+        "its half of the handshake did not come within timeout.handshake: \
+         a slow line, or its transport is not what ours is"
+    )]
+    Late,
 }
 
 impl Fault {
@@ -38,6 +43,7 @@ impl Fault {
             Self::Silent => "tunnel_silent",
             Self::Ended => "tunnel_ended",
             Self::TooMuch => "tunnel_too_much",
+            Self::Late => "tunnel_late",
         }
     }
 
@@ -52,6 +58,7 @@ impl Fault {
             Self::Handshake(_) => Refusal::ClientWs,
             Self::Frame(_) => Refusal::WsFrames,
             Self::Silent | Self::Ended | Self::TooMuch => Refusal::HandshakeBroken,
+            Self::Late => Refusal::HandshakeTimeout,
         }
     }
 
@@ -62,6 +69,7 @@ impl Fault {
             Self::Handshake(_) => Refusal::BackendWs,
             Self::Frame(_) => Refusal::WsFrames,
             Self::Silent | Self::Ended | Self::TooMuch => Refusal::BackendTunnel,
+            Self::Late => Refusal::BackendTimeout,
         }
     }
 }

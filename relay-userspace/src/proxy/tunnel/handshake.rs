@@ -131,7 +131,7 @@ impl Connector {
 
 /// realm turns who asks for another host or path away without a word.
 fn in_upgrade(fault: Fault) -> Fault {
-    if matches!(fault, Fault::Ended) { HandshakeFault::Closed.into() } else { fault }
+    if matches!(fault, Fault::Silent | Fault::Ended) { HandshakeFault::Closed.into() } else { fault }
 }
 
 /// A connection during its handshake.

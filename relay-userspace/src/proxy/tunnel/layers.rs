@@ -68,7 +68,19 @@ impl Layers {
             self.seal(&replies, answers)?;
         }
         let decoded = decoded?;
+        if opened.end {
+            self.end_of_stream(0)?;
+        }
         Ok(Opened { payload: decoded.payload, end: opened.end || decoded.end, ..opened })
+    }
+
+    /// What the end of the peer's connection means: the end of its stream, also without a leave-taking, unless it comes
+    /// in the middle of something. `left_over`: bytes of a record that is not whole.
+    pub fn end_of_stream(&self, left_over: usize) -> Result<(), Fault> {
+        if let Some(tls) = &self.tls {
+            tls.end_of_stream(left_over)?;
+        }
+        self.ws.as_ref().map_or(Ok(()), |ws| ws.decoder.end_of_stream().map_err(Fault::from))
     }
 
     /// Wraps the payload `data[at..at + length]`, which has room before it. Returns what is to be sent, which lies in

@@ -210,6 +210,7 @@ impl<'a> TunnelPump<'a> {
             let length = match try_receive(side.leg, &mut place[kept..room]).map_err(|_gone| Stop::Receive)? {
                 None => return Ok(Input::Nothing),
                 Some(0) => {
+                    side.layers.end_of_stream(kept).map_err(Stop::Fault)?;
                     self.end(from)?;
                     return Ok(Input::End);
                 }

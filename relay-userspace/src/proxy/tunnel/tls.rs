@@ -148,10 +148,11 @@ impl Tls {
     }
 
     /// What the end of the peer's stream means: a fault during the handshake. Afterwards it is an end like another, since
-    /// not everybody takes leave.
-    pub fn end_of_stream(&self) -> Result<(), TlsFault> {
+    /// not everybody takes leave, unless a record is not whole: `left_over` bytes of one have come.
+    pub fn end_of_stream(&self, left_over: usize) -> Result<(), TlsFault> {
         match &self.state {
             State::Handshake(_) => Err(TlsFault { side: self.side, cause: Cause::Closed }),
+            State::Traffic(_) if left_over > 0 => Err(TlsFault { side: self.side, cause: Cause::Truncated }),
             State::Traffic(_) => Ok(()),
             State::Failed(fault) => Err(fault.clone()),
         }

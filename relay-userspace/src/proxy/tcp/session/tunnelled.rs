@@ -86,10 +86,7 @@ impl Session<'_> {
         let accepted = tokio::select! {
             biased;
             accepted = acceptor.accept(self.client, data) => accepted,
-            () = timer.as_mut() => {
-                logged.refuse(Refusal::HandshakeTimeout);
-                return Err(Farewell::Reset);
-            }
+            () = timer.as_mut() => Err(Fault::Late),
         };
         timer.reset(Instant::now() + timeouts.connect);
         accepted.map_err(|fault| {
@@ -100,7 +97,8 @@ impl Session<'_> {
             }
             blame_client(self.service, logged.record.client, &fault);
             logged.refuse(fault.of_client());
-            Farewell::Part
+            // it has had its time
+            if matches!(fault, Fault::Late) { Farewell::Reset } else { Farewell::Part }
         })
     }
 

@@ -20,6 +20,8 @@ pub enum Cause {
     NotTls,
     /// The stream ended before the handshake did.
     Closed,
+    /// The stream ended in the middle of a record.
+    Truncated,
     NoCommonVersion,
     NoCommonCipher,
     NoCommonAlpn,
@@ -72,6 +74,7 @@ impl Cause {
         match self {
             Self::NotTls => "tls_not_tls",
             Self::Closed => "tls_closed",
+            Self::Truncated => "tls_truncated",
             Self::NoCommonVersion | Self::Alert(AlertDescription::ProtocolVersion) => "tls_no_common_version",
             Self::NoCommonCipher => "tls_no_common_cipher",
             Self::NoCommonAlpn | Self::Alert(AlertDescription::NoApplicationProtocol) => "tls_no_common_alpn",
@@ -270,6 +273,12 @@ fn towards_client(cause: &Cause, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 fn either(cause: &Cause, who: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match cause {
         Cause::BadRecord => write!(f, "a TLS record from {who} was changed on its way, or is none"),
+        Cause::Truncated => {
+            write!(
+                f,
+                "{who} ended the connection in the middle of a TLS record: it, or something between, broke down"
+            )
+        }
         Cause::TooLongRecord => write!(f, "{who} sent a longer TLS record than there may be"),
         Cause::TooLongHandshake => {
             write!(f, "{who} sent a longer handshake than is read: fewer certificates in its chain?")

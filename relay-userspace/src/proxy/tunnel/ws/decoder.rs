@@ -109,6 +109,19 @@ impl Decoder {
             }
         }
     }
+
+    /// What the end of the peer's connection means: the end of its stream, since realm sends no close frame, unless a
+    /// frame is not whole.
+    ///
+    /// # Errors
+    /// It is not, or there was a violation before.
+    pub const fn end_of_stream(&self) -> Result<(), Violation> {
+        match &self.state {
+            State::Head(Beginning { length: 0, .. }) | State::Ended => Ok(()),
+            State::Head(_) | State::Data { .. } | State::Control(_) => Err(Violation::Truncated),
+            State::Broken(violation) => Err(*violation),
+        }
+    }
 }
 
 /// Of `left` bytes as many as have come.
@@ -236,6 +249,22 @@ mod tests {
                 Ok(true)
             );
         }
+    }
+
+    #[test]
+    fn an_end_within_a_frame_is_none() {
+        let ended = |stream: &[u8]| {
+            let mut decoder = Decoder::new(CLIENT);
+            let _payload = decoder.decode(&mut stream.to_vec(), &mut Vec::new());
+            decoder.end_of_stream()
+        };
+        for whole in [&b""[..], b"\x82\0", b"\x82\x02hi", b"\x02\x02hi", b"\x88\0\x82"] {
+            assert_eq!(ended(whole), Ok(()), "{whole:x?}");
+        }
+        for cut in [&b"\x82"[..], b"\x82\x02", b"\x82\x02h", b"\x82\x02hi\x82\x7e", b"\x89\x02p"] {
+            assert_eq!(ended(cut), Err(Violation::Truncated), "{cut:x?}");
+        }
+        assert_eq!(ended(b"\x81\0"), Err(Violation::Text));
     }
 
     #[test]

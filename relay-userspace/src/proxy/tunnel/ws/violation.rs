@@ -26,6 +26,10 @@ pub enum Violation {
     LongControl,
     #[error("a frame of 2^63 bytes or more, against RFC 6455 section 5.2; the stream is damaged")]
     Length,
+    #[error(
+        "the end of the connection in the middle of a frame: the other end, or something between, broke down"
+    )]
+    Truncated,
 }
 
 impl Violation {
@@ -40,6 +44,7 @@ impl Violation {
             Self::FragmentedControl => "ws_fragmented_control",
             Self::LongControl => "ws_long_control",
             Self::Length => "ws_length",
+            Self::Truncated => "ws_truncated",
         }
     }
 }

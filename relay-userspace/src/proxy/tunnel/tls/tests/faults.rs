@@ -114,7 +114,7 @@ fn what_is_no_tls() {
     let mut peer = Peer::new(Tls::server(&server));
     assert_eq!(peer.take(&[22, 3, 1, 0xff, 0xff]).expect_err("too long").as_str(), "tls_too_long_record");
     assert_eq!(
-        Peer::new(Tls::server(&server)).tls.end_of_stream().expect_err("closed").as_str(),
+        Peer::new(Tls::server(&server)).tls.end_of_stream(0).expect_err("closed").as_str(),
         "tls_closed"
     );
 }

@@ -37,7 +37,7 @@ fn carry(peer: &mut Peer, stream: &mut TcpStream, is_enough: impl Fn(&Peer) -> b
         }
         let length = stream.read(&mut piece).expect("read");
         if length == 0 {
-            return peer.tls.end_of_stream();
+            return peer.tls.end_of_stream(peer.left.len());
         }
         let taken = peer.take(&piece[..length]);
         if taken.is_err() {

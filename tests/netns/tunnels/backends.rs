@@ -1,0 +1,115 @@
+//! Several backends behind tunnels, some of them dead in one way or another; limits; and who is let in.
+
+use std::io::Read as _;
+
+use harness::farm::{Farm, Visit, address};
+use harness::kaminari::Kaminari;
+use harness::traffic::{Client, tcp_server};
+use harness::within;
+
+use super::{
+    BACKEND, EXIT, LIMIT, TRANSPORTS, accept, connect, dial, drops, entry, exit, is_clean, rule, world,
+};
+
+/// Whatever is wrong with the first backend, sessions get the second: nobody listens, it is closed at once, it speaks
+/// something else, it is silent, its certificate is wrong.
+#[test]
+fn another_backend_when_a_tunnel_fails() {
+    let (world, authority) = world();
+    let _server = tcp_server(&world.backend, 80);
+    authority.issue("named", "example.org");
+    // hangs up on an order that it does not know
+    let _other = tcp_server(&world.backend, 81);
+    super::serve(&world.backend, 82, |Client(mut stream)| stream.read_to_end(&mut Vec::new()).map(drop));
+    for transport in TRANSPORTS {
+        let mut rules = exit(transport);
+        rules += &rule(
+            "wrong",
+            444,
+            BACKEND,
+            &accept(transport, "").replace("server.", "named.").replace("/tunnel", "/x"),
+        );
+        let dead = ["203.0.113.2:9", "203.0.113.2:81", "203.0.113.2:82", "198.51.100.1:444"];
+        for (port, dead) in (8000..).zip(dead) {
+            let to = format!("[\"{dead}\", {EXIT}]");
+            let more =
+                [connect(transport, "").as_str(), "balance = \"first\"\ncheck = \"passive\"\n"].concat();
+            rules += &rule(&format!("in-{port}"), port, &to, &more);
+        }
+        let daemon = world.start(&rules);
+        for (port, dead) in (8000..).zip(dead) {
+            for _ in 0..3 {
+                let failed = |error| panic!("{transport}, {dead}: {error}");
+                dial(&world, port).upload(10_000).unwrap_or_else(failed);
+            }
+            assert_eq!(daemon.ctl.counter(&format!("in-{port}"), "/flows/active"), 0, "{transport}, {dead}");
+        }
+    }
+}
+
+/// Choice and health look through tunnels: both ends of two of them.
+#[test]
+fn balanced_between_two_exits() {
+    let (world, _authority) = world();
+    let mut farm = Farm::new(&world.backend, 2);
+    let to = "[\"198.51.100.1:4430\", \"198.51.100.1:4431\"]";
+    let check = "check = { kind = \"tcp\", interval = \"200ms\", timeout = \"1s\", fall = 2, rise = 2 }\n";
+    let mut rules = rule("in", 80, to, &[connect("wss", "").as_str(), check].concat());
+    for index in 0..2 {
+        let to = format!("\"{}:80\"", address(index));
+        rules += &rule(&format!("out-{index}"), 4430 + index as u16, &to, &accept("wss", ""));
+    }
+    let daemon = world.start(&rules);
+    within(LIMIT, "both exits are up", &mut || {
+        let shown = daemon.ctl.rule("in");
+        (0..2).all(|index| shown["to"][index]["tcp"]["state"] == "up")
+    });
+    let visit = || Visit::pay(&world.client, None, super::ways_in(80)[0]).expect("a visit");
+    let mut hosts: Vec<usize> = (0..8).map(|_| visit().host).collect();
+    hosts.sort_unstable();
+    assert_eq!(hosts, [0, 0, 0, 0, 1, 1, 1, 1]);
+    is_clean(&daemon.ctl, "in");
+    daemon.ctl.ok(&["disable", "out-0"]);
+    within(LIMIT, "one exit is down", &mut || daemon.ctl.rule("in")["to"][0]["tcp"]["state"] == "down");
+    assert!((0..4).all(|_| visit().host == 1));
+    farm.refuse(1);
+}
+
+/// Limits count clients of tunnels as any others.
+#[test]
+fn limits_hold() {
+    let (world, _authority) = world();
+    let _server = tcp_server(&world.backend, 80);
+    for transport in TRANSPORTS {
+        let limited = [accept(transport, "").as_str(), "limit = { connections_per_ip = 2 }\n"].concat();
+        let out = rule("out", 443, BACKEND, &limited);
+        let daemon = world.start(&[entry(transport), out].concat());
+        let open = || dial(&world, 80).start_echo();
+        let (mut one, two) = (open().expect("the first"), open().expect("the second"));
+        open().expect_err("one too many");
+        within(LIMIT, "it is counted", &mut || drops(&daemon.ctl, "out", "limit_connections_per_ip") == 1);
+        one.echo(b"still here").expect("those who are in");
+        drop(two);
+        within(LIMIT, "a place is free", &mut || daemon.ctl.counter("out", "/flows/active") == 1);
+        open().expect("another");
+    }
+}
+
+/// Sessions and bytes are counted on the client's leg, as they are on the wire.
+#[test]
+fn sessions_and_bytes_are_counted() {
+    let (world, _authority) = world();
+    let _server = tcp_server(&world.backend, 80);
+    let daemon = world.start(&exit("wss"));
+    let options = "ws;host=relay.test;path=/tunnel;tls;sni=relay.test;insecure";
+    let _kaminari = Kaminari::client(&world.client, 8080, super::ways_in(443)[0], options);
+    let local = || Client::connect(&world.client, ([127, 0, 0, 1], 8080)).expect("connect");
+    local().upload(1 << 20).expect("upload");
+    local().download(1 << 20).expect("download");
+    within(LIMIT, "all is counted", &mut || {
+        let of = |pointer: &str| daemon.ctl.counter("out", pointer);
+        let is_right = |bytes: u64| ((1 << 20)..(1 << 20) + (256 << 10)).contains(&bytes);
+        let (ingress, egress) = (of("/ingress/bytes"), of("/egress/bytes"));
+        of("/flows/total") == 2 && of("/flows/active") == 0 && is_right(ingress) && is_right(egress)
+    });
+}
