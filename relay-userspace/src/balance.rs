@@ -66,6 +66,11 @@ pub struct Table {
 }
 
 impl Table {
+    /// Where there is nobody but the first backend.
+    pub fn of_one() -> Self {
+        Self { method: Method::One, places: vec![0] }
+    }
+
     /// `names`: what a backend is known by, so that it keeps its clients wherever it stands in the list.
     pub fn new(balance: Balance, weights: &[u16], names: impl Fn(usize) -> String) -> Self {
         let chosen: Vec<u16> =

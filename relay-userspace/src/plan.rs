@@ -19,7 +19,8 @@ use crate::proxy::pool::{End, Ends};
 use crate::proxy::service::Target;
 use crate::proxy::tunnel::{Acceptor, Connector, Tunnels};
 use crate::rule::{
-    Accept, Balance, Connect, Host, Listener, PortRange, Protocols, Rule, RuleName, Staying, Timeouts, UdpNat,
+    Accept, Balance, Connect, Host, Listener, PortRange, Protocols, Rule, RuleName, Staying, Timeouts,
+    UdpNat, Usual,
 };
 
 /// A name's addresses in the order to try them, never none; or why it has none.
@@ -127,15 +128,15 @@ impl Fault {
 pub struct KernelRule {
     /// Not TCP where that needs relayd.
     pub protocols: Protocols,
-    pub listeners: Vec<KernelListener>,
+    pub listeners: Arc<[KernelListener]>,
     /// For IPv6 clients, which are translated.
-    pub listeners_v6: Vec<KernelListener<Ipv6Addr>>,
+    pub listeners_v6: Arc<[KernelListener<Ipv6Addr>]>,
     /// One for each backend of the rule; `None`: it has no address yet.
-    pub ends: Vec<Option<KernelEnd>>,
+    pub ends: Box<[Option<KernelEnd>]>,
     /// What each backend is known by where clients are to keep theirs ([`crate::balance::Table::new`]).
-    pub names: Vec<Box<str>>,
+    pub names: Box<[Arc<str>]>,
     pub balance: Balance,
-    pub timeouts: Timeouts,
+    pub timeouts: Usual<Timeouts>,
 }
 
 /// A backend as the kernel plane reaches it.
@@ -164,18 +165,18 @@ pub struct UserRule {
     pub ipv4: bool,
     pub ipv6: bool,
     /// One for each backend of the rule.
-    pub ends: Vec<End>,
+    pub ends: Box<[End]>,
     pub balance: Balance,
-    pub timeouts: Timeouts,
+    pub timeouts: Usual<Timeouts>,
     pub udp_nat: UdpNat,
-    pub accept: Accept,
-    pub connect: Connect,
+    pub accept: Usual<Accept>,
+    pub connect: Usual<Connect>,
     /// What its legs are wrapped in.
     pub acceptor: Option<Arc<Acceptor>>,
     pub connector: Option<Arc<Connector>>,
     /// Where its clients' packets come in, loopback left out.
-    pub heard_v4: Vec<KernelListener>,
-    pub heard_v6: Vec<KernelListener<Ipv6Addr>>,
+    pub heard_v4: Arc<[KernelListener]>,
+    pub heard_v6: Arc<[KernelListener<Ipv6Addr>]>,
 }
 
 impl UserRule {
@@ -189,7 +190,7 @@ impl UserRule {
         Target {
             ends: ends.clone(),
             first_port: listener.ports.first(),
-            timeouts: self.timeouts,
+            timeouts: self.timeouts.clone(),
             udp_nat: self.udp_nat,
             accept: self.accept.clone(),
             connect: self.connect.clone(),

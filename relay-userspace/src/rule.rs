@@ -13,6 +13,7 @@ pub mod listen;
 pub mod overlap;
 pub mod staying;
 pub mod tunnel;
+pub mod usual;
 
 use std::fmt;
 use std::sync::Arc;
@@ -33,29 +34,30 @@ pub use self::tunnel::{
     AcceptTls, AcceptTunnel, AcceptWs, ConnectTls, ConnectTunnel, ConnectWs, Identity, MaskChoice, Transport,
     Verify,
 };
+pub use self::usual::Usual;
 
 /// A rule as configured.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Rule {
     pub name: RuleName,
-    pub note: Option<String>,
+    pub note: Option<Box<str>>,
     pub enabled: bool,
     /// Never empty.
-    pub listen: Vec<Listener>,
+    pub listen: Box<[Listener]>,
     pub protocols: Protocols,
     /// Never empty.
-    pub to: Vec<Backend>,
+    pub to: Box<[Backend]>,
     pub balance: Balance,
     /// `None`: what [`Rule::check`] says.
-    pub check: Option<Check>,
+    pub check: Option<Box<Check>>,
     pub plane: PlaneChoice,
     pub udp_nat: UdpNat,
     pub on_down: OnDown,
     /// Take ports that other programs listen on.
     pub force: bool,
-    pub timeouts: Timeouts,
-    pub accept: Accept,
-    pub connect: Connect,
+    pub timeouts: Usual<Timeouts>,
+    pub accept: Usual<Accept>,
+    pub connect: Usual<Connect>,
     pub limits: Limits,
 }
 
@@ -66,18 +68,18 @@ impl Rule {
             name,
             note: None,
             enabled: true,
-            listen,
+            listen: listen.into(),
             protocols: Protocols::default(),
-            to,
+            to: to.into(),
             balance: Balance::default(),
             check: None,
             plane: PlaneChoice::default(),
             udp_nat: UdpNat::default(),
             on_down: OnDown::default(),
             force: false,
-            timeouts: Timeouts::default(),
-            accept: Accept::default(),
-            connect: Connect::default(),
+            timeouts: Usual::default(),
+            accept: Usual::default(),
+            connect: Usual::default(),
             limits: Limits::default(),
         }
     }
@@ -96,7 +98,7 @@ impl Rule {
     }
 
     /// Whether a leg of it is more than plain TCP.
-    pub const fn has_tunnel(&self) -> bool {
+    pub fn has_tunnel(&self) -> bool {
         self.accept.tunnel.is_some() || self.connect.tunnel.is_some()
     }
 
@@ -105,7 +107,7 @@ impl Rule {
     pub fn check(&self) -> Check {
         let is_asked = self.to.len() > 1 && self.protocols.has(Protocol::Tcp);
         let kind = if is_asked { CheckKind::Tcp } else { CheckKind::Passive };
-        self.check.clone().unwrap_or_else(|| Check { kind, ..Check::default() })
+        self.check.as_deref().cloned().unwrap_or_else(|| Check { kind, ..Check::default() })
     }
 
     /// How many ports the rule takes, per protocol and family.
@@ -316,7 +318,7 @@ mod tests {
         assert_eq!(rule(&["10.0.0.1", "10.0.0.2"], Protocols::Both).check(), Check::default());
         assert_eq!(rule(&["10.0.0.1", "10.0.0.2"], Protocols::Udp).check().kind, CheckKind::Passive);
         let given = Check { rise: 5, ..Check::default() };
-        let rule = Rule { check: Some(given.clone()), ..rule(&["10.0.0.1"], Protocols::Udp) };
+        let rule = Rule { check: Some(given.clone().into()), ..rule(&["10.0.0.1"], Protocols::Udp) };
         assert_eq!(rule.check(), given);
     }
 

@@ -77,18 +77,18 @@ pub fn rule(
         name,
         note,
         enabled,
-        listen,
+        listen: listen.into(),
         protocols,
-        to: to.list,
+        to: to.list.into(),
         balance,
-        check,
+        check: check.map(Box::new),
         plane,
         udp_nat,
         on_down,
         force,
-        timeouts,
-        accept,
-        connect,
+        timeouts: timeouts.into(),
+        accept: accept.into(),
+        connect: connect.into(),
         limits,
     })
 }
@@ -108,7 +108,7 @@ fn name(fields: &mut Fields<'_>, optional: bool, problems: &mut Problems) -> Opt
     name
 }
 
-fn note(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<String> {
+fn note(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<Box<str>> {
     let (text, node) = fields.text("note", problems)?;
     if text.chars().count() > NOTE_LENGTH || text.chars().any(char::is_control) {
         let message = format!("{} is not a note", node.shown());
@@ -116,7 +116,7 @@ fn note(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<String> {
         problems.at(node, &fields.subject_of("note"), message, Some(help));
         return None;
     }
-    (!text.is_empty()).then(|| text.to_owned())
+    (!text.is_empty()).then(|| text.into())
 }
 
 /// A switch of TCP's.

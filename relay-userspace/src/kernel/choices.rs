@@ -175,8 +175,9 @@ impl Dataplane {
             (None, []) => true,
             (None, [place, ..]) => choice.first() == place.endpoint(),
             (Some((first, _)), places) => {
-                let words = self.words(first, places.len());
-                words.iter().zip(places).all(|(word, place)| word.load(Ordering::Relaxed) == place.to_word())
+                let is_there =
+                    |(word, place): (&AtomicU32, &Place)| word.load(Ordering::Relaxed) == place.to_word();
+                self.words(first, places.len()).is_some_and(|words| words.iter().zip(places).all(is_there))
             }
         }
     }
@@ -189,8 +190,11 @@ impl Dataplane {
             (method, places) => {
                 let count = u16::try_from(places.len()).ok()?;
                 let first = self.shadow.places.take(count.into(), Instant::now())?;
-                self.write_places(first, places);
-                Some(Choice::among(method, first, count))
+                let written = self.write_places(first, places);
+                if written.is_none() {
+                    self.shadow.places.give_back(first, count.into(), Instant::now());
+                }
+                written.map(|()| Choice::among(method, first, count))
             }
         }
     }
@@ -202,19 +206,20 @@ impl Dataplane {
         if filled.method != old.method() || u32::from(count) > room {
             return None;
         }
-        self.write_places(first, &filled.places);
+        self.write_places(first, &filled.places)?;
         Some(Choice::among(filled.method, first, count))
     }
 
-    fn write_places(&self, first: u32, places: &[Place]) {
-        for (word, place) in self.words(first, places.len()).iter().zip(places) {
+    /// `None`: there is no memory to map them.
+    fn write_places(&self, first: u32, places: &[Place]) -> Option<()> {
+        for (word, place) in self.words(first, places.len())?.iter().zip(places) {
             word.store(place.to_word(), Ordering::Relaxed);
         }
+        Some(())
     }
 
-    fn words(&self, first: u32, count: usize) -> &[AtomicU32] {
-        let first = first as usize;
-        self.places.entries().get(first..first + count).unwrap_or_default()
+    fn words(&self, first: u32, count: usize) -> Option<&[AtomicU32]> {
+        self.places.stretch(first as usize, count)
     }
 
     /// Gives back the places of choices, but for those that others have.

@@ -5,12 +5,15 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
+use std::ops::Range;
 
 /// Hands out slots by content. Slots whose content is no longer wanted are used again, longest unused first.
 #[derive(Clone, Debug)]
 pub struct Interner<T> {
     slots: HashMap<T, u32>,
-    /// Free slots by the round in which they became free.
+    /// Slots from here on have never been used.
+    fresh: Range<u32>,
+    /// Other free slots by the round in which they became free.
     free: BTreeSet<(u64, u32)>,
     round: u64,
 }
@@ -18,14 +21,18 @@ pub struct Interner<T> {
 impl<T: Clone + Eq + Hash> Interner<T> {
     /// Slots `first..count` to hand out.
     pub fn new(first: u32, count: u32) -> Self {
-        Self { slots: HashMap::new(), free: (first..count).map(|slot| (0, slot)).collect(), round: 0 }
+        Self { slots: HashMap::new(), fresh: first..count, free: BTreeSet::new(), round: 0 }
     }
 
     /// Takes note of what a slot already holds. Of several with one content the last is as good as any.
     pub fn adopt(&mut self, slot: u32, content: T) {
-        if self.free.remove(&(0, slot))
-            && let Some(other) = self.slots.insert(content, slot)
-        {
+        if self.fresh.contains(&slot) {
+            self.free.extend((self.fresh.start..slot).map(|slot| (0, slot)));
+            self.fresh.start = slot + 1;
+        } else if !self.free.remove(&(0, slot)) {
+            return;
+        }
+        if let Some(other) = self.slots.insert(content, slot) {
             self.free.insert((0, other));
         }
     }
@@ -39,9 +46,16 @@ impl<T: Clone + Eq + Hash> Interner<T> {
         if let Some(slot) = self.get(content) {
             return Some((slot, false));
         }
-        let (_, slot) = self.free.pop_first()?;
+        let slot = self.take()?;
         self.slots.insert(content.clone(), slot);
         Some((slot, true))
+    }
+
+    fn take(&mut self) -> Option<u32> {
+        // what lies between adopted ones has never been used either
+        let is_fresh_first = self.free.first().is_none_or(|(round, _)| *round > 0);
+        let fresh = if is_fresh_first { self.fresh.next() } else { None };
+        fresh.or_else(|| self.free.pop_first().map(|(_, slot)| slot))
     }
 
     /// Frees every slot whose content is not wanted any more; returns them.
@@ -96,6 +110,17 @@ mod tests {
         interner.adopt(0, "a");
         assert_eq!(interner.slot(&"b"), Some((1, true)));
         assert_eq!(interner.slot(&"a"), Some((0, false)));
+    }
+
+    #[test]
+    fn slots_between_adopted_ones_come_before_those_that_were_freed() {
+        let mut interner = Interner::new(0, 5);
+        interner.adopt(3, "d");
+        interner.adopt(1, "b");
+        interner.adopt(9, "there is no such slot");
+        assert_eq!(interner.retain(|content| *content != "b"), [1]);
+        let slots: Vec<_> = ["a", "c", "e", "f", "g"].map(|content| interner.slot(&content)).into();
+        assert_eq!(slots, [Some((0, true)), Some((2, true)), Some((4, true)), Some((1, true)), None]);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Loading the programs and taking over what a relayd before us has left pinned.
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::thread;
 
 use aya::maps::{Map, MapError, MapInfo};
-use aya::programs::{ProgramError, SchedClassifier, Xdp};
+use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use relay_common::choice::Place;
@@ -223,14 +225,25 @@ fn unproven_entries(max_flows: u32) -> u32 {
     max_flows.next_power_of_two().clamp(16_384, 262_144)
 }
 
+/// Each on a thread of its own: the kernel checks programs for most of the time that relayd takes to start.
 fn load_programs(ebpf: &mut Ebpf, options: &Options) -> Result<(), ProgramError> {
-    for name in [names::TC, names::EGRESS, names::SWEEP] {
-        classifier(ebpf, name)?.load()?;
+    let wanted = |name: &str| match name {
+        names::XDP => options.xdp,
+        name => [names::TC, names::EGRESS, names::SWEEP].contains(&name),
+    };
+    let programs = ebpf.programs_mut().filter(|(name, _)| wanted(name)).map(|(_, program)| program);
+    thread::scope(|scope| {
+        let loads: Vec<_> = programs.map(|program| scope.spawn(|| load(program))).collect();
+        loads.into_iter().try_for_each(|load| load.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
+}
+
+fn load(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
     }
-    if options.xdp {
-        xdp(ebpf)?.load()?;
-    }
-    Ok(())
 }
 
 fn refused(error: &ProgramError) -> Unavailable {

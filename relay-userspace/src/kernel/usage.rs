@@ -18,11 +18,14 @@ pub struct UsageTable(Mapped<Usage>);
 
 impl UsageTable {
     pub fn open(pins: &Path) -> Result<Self, Unavailable> {
-        Mapped::open(pins, names::USAGE, maps::RULE_SLOTS).map(Self)
+        let table = Mapped::open(pins, names::USAGE, maps::RULE_SLOTS)?;
+        // every rule asks for its own, at any time
+        let all = table.stretch(0, maps::RULE_SLOTS as usize).map(<[Usage]>::len);
+        all.map(|_all| Self(table)).ok_or_else(|| Unavailable(format!("map {}: no memory", names::USAGE)))
     }
 
     /// All slots in order.
-    pub const fn slots(&self) -> &[Usage] {
+    pub fn slots(&self) -> &[Usage] {
         self.0.entries()
     }
 }
@@ -49,9 +52,14 @@ impl EndpointTable {
         Mapped::open(pins, names::ENDPOINT_USAGE, maps::ENDPOINT_SLOTS).map(Self)
     }
 
-    /// All endpoints in the order of their numbers.
-    pub const fn endpoints(&self) -> &[EndpointUsage] {
+    /// All endpoints that somebody has asked for, and some beyond, in the order of their numbers.
+    pub fn endpoints(&self) -> &[EndpointUsage] {
         self.0.entries()
+    }
+
+    /// One of them. `None`: there is none, or no memory to look at it.
+    pub fn endpoint(&self, number: u32) -> Option<&EndpointUsage> {
+        self.0.stretch(number as usize, 1)?.first()
     }
 }
 
@@ -68,7 +76,7 @@ impl BackendUsage {
     /// same endpoint share it.
     pub fn of(&self, backend: usize) -> Option<&EndpointUsage> {
         let endpoint = (*self.endpoints.get(backend)?)?;
-        self.table.endpoints().get(endpoint as usize)
+        self.table.endpoint(endpoint)
     }
 }
 

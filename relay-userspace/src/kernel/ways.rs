@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use aya::maps::lpm_trie::Key;
+use relay_common::choice::EndpointUsage;
 use relay_common::names;
 use relay_common::net::{Address, MAPPED_BITS, ipv6_to_wire, mapped};
 use relay_common::round_trip::RoundTrips;
@@ -157,7 +158,8 @@ impl Dataplane {
             if new {
                 let nothing = self.maps.round_trips.insert(slot, RoundTrips::default(), 0);
                 nothing.map_err(map_error(names::ROUND_TRIPS))?;
-                self.endpoint_usage.endpoints()[slot as usize].begin();
+                // from now on its flows are counted anew now and then
+                self.endpoint_usage.endpoint(slot).into_iter().for_each(EndpointUsage::begin);
             }
         }
         Ok(())

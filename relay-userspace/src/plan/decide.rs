@@ -41,30 +41,32 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
         (None, None)
     });
     let mut planned = PlannedRule { draining, faults, ..undecided(rule, origin, &backends) };
-    let user = user_plane(&planned, &backends, tunnels, facts);
+    let names: Box<[Arc<str>]> = rule.to.iter().map(|to| to.to_string().into()).collect();
+    let user = user_plane(&planned, &backends, &names, tunnels, facts);
     let lacks = facts.lacks.get(&rule.name).cloned().unwrap_or_default();
     let user_v4 = user_for(&user, lacks.ipv4);
     let user_v6 = user_for(&user, lacks.ipv6);
     let (hears_itself, hears_itself_v6) = (user_v4.is_ok(), user_v6.is_ok());
     let ends = kernel_plane(rule, &backends, facts);
-    let (mut carried_v4, mut carried_v6) = (listeners_v4(rule, facts.host), listeners_v6(rule, facts.host));
+    let heard = (listeners_v4(rule, facts.host), listeners_v6(rule, facts.host));
+    let (mut carried_v4, mut carried_v6) = heard.clone();
     let why = deaf(rule, facts.host, "IPv4", ListenOn::takes_ipv4);
     let hook = hook_for(&planned, &ends, why, !carried_v4.is_empty());
     planned.ipv4 = carriage(rule, &hook, user_v4);
     if hook.is_err() {
-        carried_v4.clear();
+        carried_v4 = Arc::default();
     }
     let why = deaf(rule, facts.host, "IPv6", ListenOn::takes_ipv6);
     // XDP leaves IPv6 to the program at tc behind it
     let hook = hook_for(&planned, &ends, why, !carried_v6.is_empty()).map(|_| Hook::Tc);
     planned.ipv6 = carriage(rule, &hook, user_v6);
     if hook.is_err() {
-        carried_v6.clear();
+        carried_v6 = Arc::default();
     }
     if let Ok((_, ends)) = ends
         && !(carried_v4.is_empty() && carried_v6.is_empty())
     {
-        carry(&mut planned, ends, (carried_v4, carried_v6), facts);
+        carry(&mut planned, ends, names, (carried_v4, carried_v6), facts);
     }
     if rule.plane == PlaneChoice::Kernel
         && let (Carriage::None(ipv4), Carriage::None(ipv6)) = (&planned.ipv4, &planned.ipv6)
@@ -78,7 +80,7 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
         // of IPv4 clients that the kernel carries, those on this host itself
         let ipv4 = hears_itself && !matches!(planned.ipv4, Carriage::None(_));
         let ipv6 = hears_itself_v6 && !matches!(planned.ipv6, Carriage::None(_));
-        planned.user = hearing(rule, user, (ipv4, ipv6), facts.host);
+        planned.user = hearing(user, (ipv4, ipv6), heard);
     }
     if backends.iter().all(|addresses| addresses.is_empty()) {
         planned.ipv4 = turned_away(planned.ipv4);
@@ -106,14 +108,9 @@ fn undecided(rule: &Arc<Rule>, origin: &Origin, backends: &[Arc<[IpAddr]>]) -> P
 }
 
 /// The user plane's part, with who listens of the families that it hears.
-fn hearing(
-    rule: &Rule,
-    user: UserRule,
-    (ipv4, ipv6): (bool, bool),
-    host: &HostView,
-) -> Option<Arc<UserRule>> {
-    let heard_v4 = if ipv4 { listeners_v4(rule, host) } else { Vec::new() };
-    let heard_v6 = if ipv6 { listeners_v6(rule, host) } else { Vec::new() };
+fn hearing(user: UserRule, (ipv4, ipv6): (bool, bool), heard: Listeners) -> Option<Arc<UserRule>> {
+    let heard_v4 = if ipv4 { heard.0 } else { Arc::default() };
+    let heard_v6 = if ipv6 { heard.1 } else { Arc::default() };
     let user = UserRule { ipv4, ipv6, heard_v4, heard_v6, ..user };
     (ipv4 || ipv6).then(|| Arc::new(user))
 }
@@ -174,7 +171,8 @@ fn carriage(rule: &Rule, hook: &Result<Hook, NotCarried>, user: Result<(), Strin
 fn carry(
     planned: &mut PlannedRule,
     ends: Ends,
-    (listeners, listeners_v6): (Vec<KernelListener>, Vec<KernelListener<Ipv6Addr>>),
+    names: Box<[Arc<str>]>,
+    (listeners, listeners_v6): Listeners,
     facts: &Facts<'_>,
 ) {
     let rule = &planned.rule;
@@ -183,9 +181,9 @@ fn carry(
         listeners,
         listeners_v6,
         ends,
-        names: rule.to.iter().map(|to| to.to_string().into()).collect(),
+        names,
         balance: rule.balance,
-        timeouts: rule.timeouts,
+        timeouts: rule.timeouts.clone(),
     }));
     let Some(kernel) = &planned.kernel else { return };
     let ways = kernel.ends.iter().flatten().map(|end| end.way);
@@ -194,7 +192,10 @@ fn carry(
 }
 
 /// A rule's backends as the kernel plane reaches them.
-type Ends = Vec<Option<KernelEnd>>;
+type Ends = Box<[Option<KernelEnd>]>;
+
+/// Where a rule listens, of each family.
+type Listeners = (Arc<[KernelListener]>, Arc<[KernelListener<Ipv6Addr>]>);
 
 /// Every address of every backend.
 fn addresses<'a>(
@@ -311,8 +312,8 @@ fn tunnels(rule: &Rule, origin: &Origin, facts: &Facts<'_>) -> Result<Wrapping, 
         return Ok((None, None));
     }
     let folder = origin.folder();
-    let accept = rule.accept.clone().in_folder(folder).tunnel;
-    let connect = rule.connect.clone().in_folder(folder).tunnel;
+    let accept = rule.accept.tunnel.as_deref().map(|tunnel| Arc::new(tunnel.clone().in_folder(folder)));
+    let connect = rule.connect.tunnel.as_deref().map(|tunnel| Arc::new(tunnel.clone().in_folder(folder)));
     let fault = |leg: &str, fault: ConfigFault| Fault::Tunnel(format!("{leg}: {fault}"));
     let acceptor = accept.map(|tunnel| facts.tunnels.acceptor(&tunnel)).transpose();
     let connector = connect.map(|tunnel| facts.tunnels.connector(&tunnel)).transpose();
@@ -326,6 +327,7 @@ fn tunnels(rule: &Rule, origin: &Origin, facts: &Facts<'_>) -> Result<Wrapping, 
 fn user_plane(
     planned: &PlannedRule,
     backends: &[Arc<[IpAddr]>],
+    names: &[Arc<str>],
     (acceptor, connector): Wrapping,
     facts: &Facts<'_>,
 ) -> Result<UserRule, String> {
@@ -342,8 +344,8 @@ fn user_plane(
     if is_blocked(&planned.faults) {
         return Err("see the fault".into());
     }
-    let end = |(to, addresses): (&Backend, &Arc<[IpAddr]>)| End {
-        name: to.to_string().into(),
+    let end = |((to, addresses), name): ((&Backend, &Arc<[IpAddr]>), &Arc<str>)| End {
+        name: name.clone(),
         addresses: addresses.clone(),
         first_port: to.first_port(),
         weight: to.weight,
@@ -353,16 +355,16 @@ fn user_plane(
         protocols: rule.protocols,
         ipv4: false,
         ipv6: false,
-        ends: rule.to.iter().zip(backends).map(end).collect(),
+        ends: rule.to.iter().zip(backends).zip(names).map(end).collect(),
         balance: rule.balance,
-        timeouts: rule.timeouts,
+        timeouts: rule.timeouts.clone(),
         udp_nat: rule.udp_nat,
         accept: rule.accept.clone(),
         connect: rule.connect.clone(),
         acceptor,
         connector,
-        heard_v4: Vec::new(),
-        heard_v6: Vec::new(),
+        heard_v4: Arc::default(),
+        heard_v6: Arc::default(),
     })
 }
 

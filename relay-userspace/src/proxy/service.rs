@@ -14,7 +14,7 @@ use super::pool::Ends;
 use super::tunnel::{Acceptor, Connector};
 use crate::connections::ConnectionLog;
 pub use crate::rule::UdpNat;
-use crate::rule::{Accept, Connect, RuleName, Timeouts};
+use crate::rule::{Accept, Connect, RuleName, Timeouts, Usual};
 
 /// A listener of a rule, as far as it can change while it is served.
 #[derive(Debug)]
@@ -61,11 +61,11 @@ pub struct Target {
     pub ends: Arc<Ends>,
     /// Where the listener begins.
     pub first_port: u16,
-    pub timeouts: Timeouts,
+    pub timeouts: Usual<Timeouts>,
     /// Who may answer a UDP client.
     pub udp_nat: UdpNat,
-    pub accept: Accept,
-    pub connect: Connect,
+    pub accept: Usual<Accept>,
+    pub connect: Usual<Connect>,
     /// What clients' connections are wrapped in.
     pub acceptor: Option<Arc<Acceptor>>,
     /// What the backends' are.

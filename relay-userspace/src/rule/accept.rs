@@ -1,7 +1,6 @@
 //! How a rule takes its clients in.
 
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::{AcceptTunnel, AllowList, Transport};
@@ -24,12 +23,6 @@ pub struct Accept {
 impl Accept {
     pub fn transport(&self) -> Transport {
         self.tunnel.as_ref().map_or(Transport::Plain, |tunnel| tunnel.transport())
-    }
-
-    /// The same with the paths in it below a folder.
-    pub fn in_folder(self, folder: &Path) -> Self {
-        let tunnel = self.tunnel.map(|tunnel| Arc::new(Arc::unwrap_or_clone(tunnel).in_folder(folder)));
-        Self { tunnel, ..self }
     }
 
     /// Whether a PROXY protocol header from this address is believed.

@@ -1,7 +1,6 @@
 //! How a rule goes to its backend.
 
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::{ConnectTunnel, Transport};
@@ -42,12 +41,6 @@ impl ProxyVersion {
 impl Connect {
     pub fn transport(&self) -> Transport {
         self.tunnel.as_ref().map_or(Transport::Plain, |tunnel| tunnel.transport())
-    }
-
-    /// The same with the paths in it below a folder.
-    pub fn in_folder(self, folder: &Path) -> Self {
-        let tunnel = self.tunnel.map(|tunnel| Arc::new(Arc::unwrap_or_clone(tunnel).in_folder(folder)));
-        Self { tunnel, ..self }
     }
 
     /// Why relayd itself must carry TCP to the backend, if it must.

@@ -31,7 +31,7 @@ use crate::rule::RuleName;
 #[derive(Debug)]
 pub struct Serving {
     workers: Workers,
-    rules: HashMap<RuleName, Served>,
+    rules: HashMap<RuleName, Box<Served>>,
     counters: Arc<CountersByRule>,
     pools: Arc<PoolsByRule>,
     /// Where failures at backends are told.
@@ -137,7 +137,7 @@ impl Serving {
             }
             changed |= !self.rules.contains_key(name);
             let (log, kept, failures) = (&self.log, &self.kept, &self.failures);
-            let new = || Served::new(name, log.clone(), kept.clone(), failures.clone());
+            let new = || Box::new(Served::new(name, log.clone(), kept.clone(), failures.clone()));
             let served = self.rules.entry(name.clone()).or_insert_with(new);
             let is_done = served.planned.as_ref().is_some_and(|done| Arc::ptr_eq(done, planned));
             if !is_done {

@@ -210,7 +210,7 @@ impl Shared {
         }
         RuleView {
             name: rule.name.to_string(),
-            note: rule.note.clone(),
+            note: rule.note.as_deref().map(ToOwned::to_owned),
             listen: rule.listen.iter().map(ToString::to_string).collect(),
             protocol: rule.protocols.to_string(),
             accept: legs::accept(planned),

@@ -1,7 +1,7 @@
 //! Rules whose ports come to shared sockets: the table that tells whose a port is, and what the lookup program takes.
 
-use std::collections::HashMap;
 use std::io;
+use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -57,7 +57,7 @@ impl Sharing {
     /// away is the next one's client.
     pub fn begin(&mut self, workers: &Workers, lasts: bool) {
         self.lasts = lasts;
-        for group in std::mem::take(&mut self.idle) {
+        for group in mem::take(&mut self.idle) {
             for (worker, socket) in group.sockets.into_iter().enumerate() {
                 let (socket, phase) = match group.protocol {
                     Protocol::Tcp => (Listening::Tcp(TcpListener::from(socket)), &self.tcp),
@@ -114,7 +114,6 @@ impl Sharing {
 #[derive(Debug)]
 pub struct Branch {
     entry: Arc<Entry>,
-    phase: watch::Sender<Phase>,
     protocols: Protocols,
     ipv4: bool,
     ipv6: bool,
@@ -124,7 +123,7 @@ pub struct Branch {
 /// The listeners of one rule.
 #[derive(Debug, Default)]
 pub struct Branches {
-    open: HashMap<Listener, Branch>,
+    open: Vec<(Listener, Branch)>,
 }
 
 impl Branches {
@@ -137,24 +136,25 @@ impl Branches {
         ends: &Arc<Ends>,
         service: impl Fn(Target) -> Service,
     ) -> bool {
-        let wanted = wanted(planned, holder, ends);
         let before = self.shape();
-        for (listener, branch) in &self.open {
-            if !wanted.contains_key(listener) {
-                branch.phase.send_replace(Phase::Drain);
-            }
-        }
+        let mut known = mem::take(&mut self.open);
+        let wanted = wanted(planned, holder, ends);
+        // a rule without shared sockets has no memory for them, and one with a single listener no more than for that
+        self.open.reserve_exact(wanted.len().max(known.len()));
         for (listener, target) in wanted {
-            let branch = match self.open.remove(listener) {
-                Some(branch) => {
+            let branch = match known.iter().position(|(other, _)| other == listener) {
+                Some(place) => {
+                    let (_, branch) = known.swap_remove(place);
                     branch.entry.service.retarget(target);
-                    branch.phase.send_replace(Phase::Serve);
+                    branch.entry.turn(Phase::Serve);
                     branch.with(planned)
                 }
                 None => Branch::new(planned, service(target)),
             };
-            self.open.insert(listener.clone(), branch);
+            self.open.push((listener.clone(), branch));
         }
+        known.iter().for_each(|(_, branch)| branch.entry.turn(Phase::Drain));
+        self.open.extend(known);
         before != self.shape()
     }
 
@@ -162,8 +162,8 @@ impl Branches {
     pub fn tend(&mut self, ending: &mut Vec<watch::Sender<Phase>>) -> bool {
         let drained = |branch: &Branch| branch.drains() && branch.entry.service.clients() == 0;
         let before = self.open.len();
-        let over = self.open.extract_if(|_, branch| drained(branch));
-        ending.extend(over.map(|(_, branch)| branch.phase));
+        let over = self.open.extract_if(.., |(_, branch)| drained(branch));
+        ending.extend(over.map(|(_, branch)| branch.entry.orders().clone()));
         self.open.len() != before
     }
 
@@ -177,7 +177,7 @@ impl Branches {
     }
 
     pub fn phases(&self) -> impl Iterator<Item = &watch::Sender<Phase>> {
-        self.open.values().map(|branch| &branch.phase)
+        self.open.iter().map(|(_, branch)| branch.entry.orders())
     }
 
     /// What leads to the rule, for the workers and for the lookup program.
@@ -197,11 +197,11 @@ impl Branches {
 
     /// All that the tables depend on.
     fn shape(&self) -> Vec<(usize, bool, Protocols, bool, bool, bool)> {
-        let shape = |branch: &Branch| {
+        let shape = |(_, branch): &(Listener, Branch)| {
             let entry = Arc::as_ptr(&branch.entry).addr();
             (entry, branch.drains(), branch.protocols, branch.ipv4, branch.ipv6, branch.forced)
         };
-        let mut shapes: Vec<_> = self.open.values().map(shape).collect();
+        let mut shapes: Vec<_> = self.open.iter().map(shape).collect();
         shapes.sort_unstable_by_key(|(entry, ..)| *entry);
         shapes
     }
@@ -217,10 +217,9 @@ pub struct Layout {
 
 impl Branch {
     fn new(planned: &PlannedRule, service: Service) -> Self {
-        let (phase, watched) = watch::channel(Phase::Serve);
-        let entry = Arc::new(Entry { service: Arc::new(service), phase: watched });
+        let entry = Arc::new(Entry::new(Arc::new(service)));
         let (protocols, forced) = (planned.rule.protocols, planned.rule.force);
-        Self { entry, phase, protocols, ipv4: false, ipv6: false, forced }.with(planned)
+        Self { entry, protocols, ipv4: false, ipv6: false, forced }.with(planned)
     }
 
     /// As the plan has it.
@@ -231,7 +230,7 @@ impl Branch {
     }
 
     fn drains(&self) -> bool {
-        *self.phase.borrow() == Phase::Drain
+        self.entry.phase() == Phase::Drain
     }
 
     /// Protocols and addresses that lead here.
@@ -254,9 +253,9 @@ impl Branch {
 }
 
 /// The listeners of a rule whose ports come to the shared sockets, with where their clients go.
-fn wanted<'a>(planned: &'a PlannedRule, holder: &Holder, ends: &Arc<Ends>) -> HashMap<&'a Listener, Target> {
+fn wanted<'a>(planned: &'a PlannedRule, holder: &Holder, ends: &Arc<Ends>) -> Vec<(&'a Listener, Target)> {
     let rule = &planned.rule;
     let user = planned.user.as_ref().filter(|_| !planned.draining && holder.shares(&rule.name));
-    let Some(user) = user else { return HashMap::new() };
+    let Some(user) = user else { return Vec::new() };
     rule.listen.iter().map(|listener| (listener, user.target(listener, ends))).collect()
 }

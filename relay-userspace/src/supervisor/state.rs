@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::backends::Backends;
 use super::command::Command;
@@ -69,7 +69,12 @@ pub struct State {
     pub sweeps: u64,
     /// Tables that were last told to be full.
     pub full: BTreeSet<&'static str>,
+    /// When the memory that a change needed for a moment is given back.
+    pub slack: Option<Instant>,
 }
+
+/// By then whoever asked for a change has the answer, which takes memory too.
+const ANSWERED: Duration = Duration::from_millis(500);
 
 /// An apply that waits for its confirmation.
 pub struct Pending {
@@ -160,6 +165,7 @@ impl State {
         self.share();
         self.backends.follow(planned);
         self.backends.count_by(self.kernel.as_ref().ok(), &desired.rules);
+        self.slack.get_or_insert_with(|| Instant::now() + ANSWERED);
         Ok(desired)
     }
 

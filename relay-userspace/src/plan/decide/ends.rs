@@ -53,21 +53,21 @@ pub(super) fn missing(rule: &Rule, host: &HostView) -> Vec<Fault> {
         _ => None,
     };
     let mut faults: Vec<Fault> = rule.listen.iter().filter_map(fault).collect();
-    let Connect { source, interface, .. } = &rule.connect;
+    let Connect { source, interface, .. } = &*rule.connect;
     faults.extend(source.filter(|source| !host.is_own(*source)).map(Fault::SourceNotHere));
     let gone = interface.as_deref().filter(|name| host.link_by_name(name).is_none());
     faults.extend(gone.map(|name| Fault::NoWayOut(name.into())));
     faults
 }
 
-pub(super) fn listeners_v4(rule: &Rule, host: &HostView) -> Vec<KernelListener> {
+pub(super) fn listeners_v4(rule: &Rule, host: &HostView) -> Arc<[KernelListener]> {
     listeners(rule, host, ListenOn::takes_ipv4, |address| match address {
         IpAddr::V4(address) => Some(address),
         IpAddr::V6(_) => None,
     })
 }
 
-pub(super) fn listeners_v6(rule: &Rule, host: &HostView) -> Vec<KernelListener<Ipv6Addr>> {
+pub(super) fn listeners_v6(rule: &Rule, host: &HostView) -> Arc<[KernelListener<Ipv6Addr>]> {
     listeners(rule, host, ListenOn::takes_ipv6, |address| match address {
         IpAddr::V4(_) => None,
         IpAddr::V6(address) => Some(address),
@@ -80,7 +80,7 @@ pub(super) fn listeners<A>(
     host: &HostView,
     takes: impl Fn(&ListenOn) -> bool,
     of_family: impl Fn(IpAddr) -> Option<A>,
-) -> Vec<KernelListener<A>> {
+) -> Arc<[KernelListener<A>]> {
     let listener = |Listener { on, ports }: &Listener| {
         let on = match on {
             ListenOn::Everywhere | ListenOn::EverywhereV4 | ListenOn::EverywhereV6 => KernelOn::Everywhere,

@@ -113,7 +113,7 @@ fn the_user_plane_carries_the_rest_and_says_why() {
 #[test]
 fn the_proxy_protocol_takes_tcp_to_relayd_and_leaves_udp_in_the_kernel() {
     let rule = |protocols, plane| {
-        let connect = Connect { proxy_protocol: Some(ProxyVersion::V2), ..Connect::default() };
+        let connect = Connect { proxy_protocol: Some(ProxyVersion::V2), ..Connect::default() }.into();
         let rule = (*planned(":80", "203.0.113.10:80").rule).clone();
         planned_rule(Rule { protocols, plane, connect, ..rule }, Ok(Hook::Tc))
     };
@@ -135,27 +135,28 @@ fn the_proxy_protocol_takes_tcp_to_relayd_and_leaves_udp_in_the_kernel() {
 
 #[test]
 fn tunnels_are_relayds_and_their_files_lie_beside_the_rules() {
-    let tls = ConnectTls {
-        sni: None,
-        verify: Verify::Ca,
-        ca: Some("ca.pem".into()),
-        identity: None,
-        alpn: Vec::new(),
+    let tls = ConnectTls { sni: None, verify: Verify::Ca, ca: None, identity: None, alpn: Vec::new() };
+    let connect = |tls| Connect {
+        tunnel: Some(Arc::new(ConnectTunnel { tls: Some(tls), ws: None })),
+        ..Connect::default()
     };
-    let connect =
-        Connect { tunnel: Some(Arc::new(ConnectTunnel { tls: Some(tls), ws: None })), ..Connect::default() };
     let plain = (*planned(":80", "203.0.113.10:80").rule).clone();
-    let rule = Rule { protocols: Protocols::Tcp, connect, ..plain };
+    let rule = Rule { protocols: Protocols::Tcp, connect: connect(tls.clone()).into(), ..plain };
     let planned = planned_rule(rule.clone(), Ok(Hook::Tc));
     let why = "relayd wraps it in TLS (connect.transport = \"tls\")";
     assert_eq!((&planned.ipv4, &planned.ipv6), (&Carriage::User(why.into()), &Carriage::User(why.into())));
     assert_eq!((&planned.kernel, planned.state()), (&None, RuleState::Active));
-    let forced = planned_rule(Rule { plane: PlaneChoice::Kernel, ..rule }, Ok(Hook::Tc));
+    let forced_rule = Rule { plane: PlaneChoice::Kernel, ..rule };
+    let forced = planned_rule(forced_rule.clone(), Ok(Hook::Tc));
     assert!(matches!(&forced.faults[..], [Fault::KernelImpossible(reason)] if reason == why));
-    let user = planned.user.expect("a user plane");
-    let ca =
-        user.connect.tunnel.as_ref().and_then(|tunnel| tunnel.tls.as_ref()).and_then(|tls| tls.ca.clone());
-    assert_eq!(ca, Some("/etc/relay/ca.pem".into()));
+    let tls = ConnectTls { ca: Some("ca.pem".into()), ..tls };
+    let lacking = planned_rule(
+        Rule { connect: connect(tls).into(), plane: PlaneChoice::Auto, ..forced_rule },
+        Ok(Hook::Tc),
+    );
+    let missing = "connect: cannot read /etc/relay/ca.pem: ";
+    assert!(matches!(&lacking.faults[..], [Fault::Tunnel(why)] if why.starts_with(missing)), "{lacking:?}");
+    assert_eq!((lacking.user, lacking.state()), (None, RuleState::Error));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::cmp::Ordering::Less;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 use relay_common::balance::{Method, place_of};
 use relay_common::net::{Protocol, ipv6_to_wire, mapped};
@@ -30,7 +30,7 @@ struct Lanes {
 }
 
 /// One protocol's.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Lane {
     /// As many as there are backends.
     weights: Box<[u16]>,
@@ -121,6 +121,10 @@ fn desert(tallies: &[Arc<Tally>], weights: &Weights) {
     }
 }
 
+/// That of all rules with one backend.
+static USUAL: LazyLock<Arc<Lane>> =
+    LazyLock::new(|| Arc::new(Lane { weights: [1].into(), table: Table::of_one(), ..Lane::default() }));
+
 type Load = (usize, (u128, u128));
 
 /// The first one unless the other has less to do for its weight.
@@ -131,7 +135,10 @@ fn lighter(one: Load, other: Load) -> Load {
 
 impl Lanes {
     fn new(balance: Balance, tallies: &[Arc<Tally>], weights: &Arc<Weights>) -> Self {
-        let lane = |of: &[u16]| Arc::new(Lane::new(balance, tallies, of, &weights.barred));
+        let lane = |of: &[u16]| match (of, &*weights.barred) {
+            ([1], []) if tallies.len() == 1 => USUAL.clone(),
+            (of, barred) => Arc::new(Lane::new(balance, tallies, of, barred)),
+        };
         let tcp = lane(&weights.tcp);
         let udp = if weights.udp == weights.tcp { tcp.clone() } else { lane(&weights.udp) };
         Self { weights: weights.clone(), of: [tcp, udp] }

@@ -39,7 +39,7 @@ pub trait Carry {
 pub async fn carry(
     legs: [&Leg; 2],
     pump: &mut impl Carry,
-    timeouts: Timeouts,
+    timeouts: &Timeouts,
     mut timer: Pin<&mut Sleep>,
 ) -> Ending {
     let mut failures = [pin!(legs[0].ready(Interest::ERROR)), pin!(legs[1].ready(Interest::ERROR))];

@@ -192,7 +192,7 @@ impl Session<'_> {
         let legs = [self.client, &reached.leg];
         let preamble = Preamble::new(self.header, mem::take(data));
         let mut pump = Pump::new(legs, self.service.payload(), &mut record.bytes, preamble);
-        let ending = carry(legs, &mut pump, self.target.timeouts, timer).await;
+        let ending = carry(legs, &mut pump, &self.target.timeouts, timer).await;
         if pump.has_broken_off() {
             reached.lease.fail(Signal::Reset);
         }

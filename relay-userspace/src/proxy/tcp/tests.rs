@@ -59,7 +59,7 @@ impl Relay {
         let target = Target {
             ends,
             first_port: address.port(),
-            timeouts,
+            timeouts: timeouts.into(),
             udp_nat,
             accept,
             connect,

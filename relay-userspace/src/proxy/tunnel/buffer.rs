@@ -9,8 +9,8 @@ use super::ws::Encoder;
 pub const HEADROOM: usize = Encoder::HEADROOM.next_multiple_of(16);
 /// What is read at once.
 pub const PIECE: usize = 64 * 1024;
-/// A record, of which all but a byte may be left over.
-const RECORD: usize = Tls::MOST_RECORD;
+/// What may be left over of what came before.
+const REST: usize = Tls::MOST_REST;
 /// Room for a piece that is sealed.
 const SEALED: usize = PIECE + 1024;
 
@@ -26,7 +26,7 @@ pub struct Buffers {
 
 thread_local! {
     static SHARED: RefCell<Buffers> = RefCell::new(Buffers {
-        opened: vec![0; HEADROOM + RECORD + PIECE].into(),
+        opened: vec![0; HEADROOM + REST + PIECE].into(),
         sealed: Vec::with_capacity(SEALED),
         answers: Vec::new(),
     });

@@ -17,7 +17,7 @@ use super::serve;
 use crate::balance::Weights;
 use crate::proxy::pool::{End, Ends, Pool};
 use crate::proxy::service::{Phase, Service, Target, UdpNat};
-use crate::rule::{Accept, Balance, Connect, RuleName, Timeouts};
+use crate::rule::{Balance, RuleName, Usual};
 
 const V4: &str = "127.0.0.1:0";
 const V6: &str = "[::1]:0";
@@ -109,10 +109,10 @@ fn target(to: SocketAddr, from: u16) -> Target {
     Target {
         ends: ends(&[end(to)], Balance::RoundRobin),
         first_port: from,
-        timeouts: Timeouts::default(),
+        timeouts: Usual::default(),
         udp_nat: UdpNat::Restricted,
-        accept: Accept::default(),
-        connect: Connect::default(),
+        accept: Usual::default(),
+        connect: Usual::default(),
         acceptor: None,
         connector: None,
     }

@@ -8,7 +8,7 @@ use relay_common::net::Protocol;
 use super::EndName;
 use crate::health::Probe;
 use crate::plan::PlannedRule;
-use crate::rule::{Backend, Check, CheckKind, Host, Rule};
+use crate::rule::{Backend, Check, CheckKind, Connect, Host, Rule};
 
 /// Whether there is anything to judge backends for: there are several, or somebody wants to know.
 pub(super) fn is_judged(rule: &Rule) -> bool {
@@ -21,7 +21,7 @@ pub(super) fn endpoints(planned: &PlannedRule) -> Vec<(EndName, usize, Probe)> {
     if !rule.enabled || !is_judged(rule) {
         return Vec::new();
     }
-    let connect = Arc::new(rule.connect.clone());
+    let connect = Arc::new(Connect::clone(&rule.connect));
     let checks = rule.protocols.iter().map(|protocol| (protocol, Arc::new(check(rule, protocol))));
     let checks: Vec<(Protocol, Arc<Check>)> = checks.collect();
     let mut endpoints = Vec::new();

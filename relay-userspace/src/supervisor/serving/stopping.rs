@@ -32,13 +32,13 @@ impl Serving {
         self.sharing.iter_mut().for_each(|sharing| sharing.let_go());
         let (rules, sharing) = (&self.rules, &self.sharing);
         let is_over = || {
-            rules.values().all(Served::has_no_connections)
+            rules.values().all(|served| served.has_no_connections())
                 && sharing.as_ref().is_none_or(|sharing| sharing.has_no_connections())
         };
         self.workers.stop(within, is_over, || {
             let phases =
                 |served: &Served| served.phases().for_each(|phase| _ = phase.send_replace(Phase::End));
-            rules.values().for_each(phases);
+            rules.values().for_each(|served| phases(served));
             sharing.iter().for_each(|sharing| sharing.end());
         });
     }

@@ -19,7 +19,7 @@ fn rule(text: &str) -> Rule {
 #[test]
 fn little_needs_to_be_said() {
     let plain = rule("accept = { transport = \"plain\" }");
-    assert_eq!((plain.accept.tunnel, plain.protocols), (None, Protocols::Both));
+    assert_eq!((plain.accept.tunnel.clone(), plain.protocols), (None, Protocols::Both));
 
     let front = rule("accept.transport = \"wss\"");
     let tunnel = front.accept.tunnel.clone().expect("a tunnel");
@@ -28,7 +28,7 @@ fn little_needs_to_be_said() {
     assert_eq!(tls.identity, Identity::SelfSigned { name: "relay".into() });
     assert_eq!((tls.client_ca, ws.host, &*ws.path, ws.token), (None, None, "/", None));
 
-    let back = rule("connect.transport = \"wss\"").connect.tunnel.expect("a tunnel");
+    let back = rule("connect.transport = \"wss\"").connect.tunnel.clone().expect("a tunnel");
     let (tls, ws) = (back.tls.clone().expect("TLS"), back.ws.clone().expect("WebSocket"));
     assert_eq!((tls.sni, tls.verify, ws.host, &*ws.path), (None, Verify::Ca, None, "/"));
 }
@@ -41,7 +41,7 @@ fn a_self_signed_certificate_is_its_hosts() {
         ("accept = { transport = \"wss\", host = \"[2001:db8::1]:8443\" }", "2001:db8::1"),
         ("accept = { transport = \"tls\" }", "relay"),
     ] {
-        let tls = rule(text).accept.tunnel.and_then(|tunnel| tunnel.tls.clone()).expect("TLS");
+        let tls = rule(text).accept.tunnel.clone().and_then(|tunnel| tunnel.tls.clone()).expect("TLS");
         assert_eq!(tls.identity, Identity::SelfSigned { name: name.into() }, "{text}");
     }
 }

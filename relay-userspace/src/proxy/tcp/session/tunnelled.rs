@@ -77,7 +77,7 @@ impl Session<'_> {
         logged: &mut Logged<'_>,
         mut timer: Pin<&mut Sleep>,
     ) -> Result<Opening, Farewell> {
-        let timeouts = self.target.timeouts;
+        let timeouts = &self.target.timeouts;
         let Some(_under_way) = self.service.shake_hands() else {
             logged.refuse(Refusal::HandshakesFull);
             return Err(Farewell::Reset);
@@ -124,7 +124,7 @@ impl Session<'_> {
         }
         pump.begin_with(0, &client.payload);
         pump.begin_with(1, &backend.payload);
-        let ending = carry(legs, &mut pump, self.target.timeouts, timer).await;
+        let ending = carry(legs, &mut pump, &self.target.timeouts, timer).await;
         match pump.fault() {
             Some((0, fault)) => blame_client(self.service, address, fault),
             Some((_, fault)) => {

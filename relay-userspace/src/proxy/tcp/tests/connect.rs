@@ -73,7 +73,9 @@ fn a_source_that_the_host_has_not_is_no_way() {
     let relay = Relay::to(host, backend.local_addr().unwrap());
     let target = relay.service.target();
     let source = Some(IpAddr::from([192, 0, 2, 1]));
-    relay.service.retarget(Target { connect: Connect { source, ..Connect::default() }, ..(*target).clone() });
+    relay
+        .service
+        .retarget(Target { connect: Connect { source, ..Connect::default() }.into(), ..(*target).clone() });
     refused(&relay, Refusal::NoRoute);
     relay.service.retarget((*target).clone());
     let _client = relay.client();

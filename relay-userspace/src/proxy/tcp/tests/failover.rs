@@ -110,7 +110,7 @@ fn the_client_that_a_proxy_names_is_the_one_that_counts() {
     let [a, b] = [b'a', b'b'].map(Named::new);
     let relay = relay(&[a.end(1, 0), b.end(1, 0)], Balance::IpHash);
     let target = relay.service.target();
-    let accept = Accept { proxy_protocol: true, ..target.accept.clone() };
+    let accept = Accept { proxy_protocol: true, ..Accept::clone(&target.accept) }.into();
     relay.service.retarget(Target { accept, ..(*target).clone() });
     for number in 1..20 {
         let client = relay.client();
@@ -210,7 +210,7 @@ fn one_that_breaks_off_at_once_is_left_for_the_next() {
     let relay = relay(&[resetting(0), up.end(1, 0)], Balance::First);
     let connect = Connect { proxy_protocol: Some(ProxyVersion::V1), ..Connect::default() };
     for connect in [Connect::default(), connect] {
-        relay.service.retarget(Target { connect, ..(*relay.service.target()).clone() });
+        relay.service.retarget(Target { connect: connect.into(), ..(*relay.service.target()).clone() });
         assert!((0..20).all(|_| name(&relay) == b'u'));
     }
     nobody_was_refused(&relay);

@@ -9,7 +9,7 @@ use crate::rule::{Accept, AllowList, Connect, Network, ProxyVersion};
 fn told(host: IpAddr, version: ProxyVersion) -> (Relay, TcpStream, TcpStream) {
     let backend = listen(host);
     let relay = Relay::to(host, backend.local_addr().unwrap());
-    let connect = Connect { proxy_protocol: Some(version), ..Connect::default() };
+    let connect = Connect { proxy_protocol: Some(version), ..Connect::default() }.into();
     relay.service.retarget(Target { connect, ..(*relay.service.target()).clone() });
     let client = relay.client();
     (relay, client, patient(backend.accept().unwrap().0))
@@ -54,8 +54,8 @@ fn a_client_that_says_nothing_at_all_is_announced_too() {
 fn expecting(host: IpAddr) -> (Relay, TcpStream, TcpListener) {
     let backend = listen(host);
     let relay = Relay::to(host, backend.local_addr().unwrap());
-    let accept = Accept { proxy_protocol: true, ..Accept::default() };
-    let connect = Connect { proxy_protocol: Some(ProxyVersion::V2), ..Connect::default() };
+    let accept = Accept { proxy_protocol: true, ..Accept::default() }.into();
+    let connect = Connect { proxy_protocol: Some(ProxyVersion::V2), ..Connect::default() }.into();
     relay.service.retarget(Target { accept, connect, ..(*relay.service.target()).clone() });
     let client = relay.client();
     (relay, client, backend)
