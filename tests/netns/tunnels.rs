@@ -37,6 +37,11 @@ fn world() -> (World, Authority) {
     (world, authority)
 }
 
+/// Starts relayd without its programs: they are nothing to tunnels, and take longer to load than most tests do.
+fn start(world: &World, rules: &str) -> Daemon {
+    world.start_with("hook = \"off\"\n", rules)
+}
+
 /// A rule's text. `more`: further lines.
 fn rule(name: &str, port: u16, to: &str, more: &str) -> String {
     format!("[[rule]]\nname = \"{name}\"\nlisten = \":{port}\"\nto = {to}\nprotocol = \"tcp\"\n{more}\n")
@@ -69,8 +74,7 @@ const BACKEND: &str = "\"203.0.113.2:80\"";
 /// The relay's own port 443.
 const EXIT: &str = "\"198.51.100.1:443\"";
 
-/// Where a transport's tunnel begins and where it ends, both on the relay: starting a relayd takes longer than most tests,
-/// so that one has a pair of rules for each.
+/// Where a transport's tunnel begins and where it ends, both on the relay: one relayd has a pair of rules for each.
 fn ports(transport: &str) -> (u16, u16) {
     match transport {
         "tls" => (81, 4431),

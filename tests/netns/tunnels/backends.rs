@@ -9,7 +9,7 @@ use harness::within;
 
 use super::{
     BACKEND, LIMIT, TRANSPORTS, accept, connect, dial, drops, enter, entries, exits, is_clean, own, ports,
-    rule, world,
+    rule, start, world,
 };
 
 /// Whatever is wrong with the first backend, sessions get the second: nobody listens, it is closed at once, it speaks
@@ -36,7 +36,7 @@ fn another_backend_when_a_tunnel_fails() {
         let wrong = accept(transport, "").replace("server.", "named.").replace("/tunnel", "/other");
         rules += &rule(&format!("wrong-{port}"), port + 1000, BACKEND, &wrong);
     }
-    let daemon = world.start(&rules);
+    let daemon = start(&world, &rules);
     for (port, (transport, dead)) in (8000..).zip(tunnels) {
         for _ in 0..3 {
             let failed = |error| panic!("{transport}, {dead}: {error}");
@@ -62,7 +62,7 @@ fn balanced_between_two_exits() {
         let to = format!("\"{}:80\"", address(index));
         rules += &rule(&format!("out-{index}"), 4430 + index as u16, &to, &accept("wss", ""));
     }
-    let daemon = world.start(&rules);
+    let daemon = start(&world, &rules);
     within(LIMIT, "both exits are up", &mut || {
         let shown = daemon.ctl.rule("in");
         (0..2).all(|index| shown["to"][index]["tcp"]["state"] == "up")
@@ -83,7 +83,8 @@ fn balanced_between_two_exits() {
 fn limits_hold() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
-    let daemon = world.start(&[entries("", ""), exits("", "limit = { connections_per_ip = 2 }\n")].concat());
+    let daemon =
+        start(&world, &[entries("", ""), exits("", "limit = { connections_per_ip = 2 }\n")].concat());
     for transport in TRANSPORTS {
         let rule = format!("out-{transport}");
         let open = || enter(&world, transport).start_echo();

@@ -9,14 +9,14 @@ use harness::traffic::{Client, PATIENCE, tcp_server, text};
 
 use super::{
     BACKEND, TRANSPORTS, accept, are_clean, both_ends, carries, connect, dial, enter, is_clean, own, ports,
-    rule, serve, ways_in, world,
+    rule, serve, start, ways_in, world,
 };
 
 #[test]
 fn bulk_both_ways() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
-    let daemon = world.start(&both_ends());
+    let daemon = start(&world, &both_ends());
     for transport in TRANSPORTS {
         for to in ways_in(ports(transport).0) {
             carries(transport, &|| Client::connect(&world.client, to).expect("connect"));
@@ -43,7 +43,7 @@ fn a_hop_in_the_middle() {
         rules += &rule(&format!("middle-{port}"), port + 100, &own(port + 200), &legs);
         rules += &rule(&format!("out-{port}"), port + 200, BACKEND, &accept(to, ""));
     }
-    let daemon = world.start(&rules);
+    let daemon = start(&world, &rules);
     for (port, (from, to)) in (8000..).zip(hops) {
         carries(&format!("{from} to {to}"), &|| dial(&world, port));
         ["in", "middle", "out"].iter().for_each(|name| is_clean(&daemon.ctl, &format!("{name}-{port}")));
@@ -81,7 +81,7 @@ fn each_direction_ends_by_itself() {
         rules += &rule(&format!("other-in-{transport}"), port, &own(exit), &connect(transport, ""));
         rules += &rule(&format!("other-out-{transport}"), exit, "\"203.0.113.2:81\"", &accept(transport, ""));
     }
-    let daemon = world.start(&rules);
+    let daemon = start(&world, &rules);
     for transport in TRANSPORTS {
         let mut answer = Vec::new();
         let Client(mut stream) = enter(&world, transport);
@@ -117,7 +117,7 @@ fn a_reset_goes_through() {
         let ended = stream.read(&mut [0; 8]).map_err(|error| error.kind());
         told.send(ended).map_err(std::io::Error::other)
     });
-    let _daemon = world.start(&both_ends());
+    let _daemon = start(&world, &both_ends());
     for transport in TRANSPORTS {
         let mut client = enter(&world, transport);
         client.0.read_exact(&mut [0; 5]).expect("hello");
@@ -135,7 +135,7 @@ fn servers_may_speak_first() {
         stream.write_all(b"220 ready\r\n")?;
         stream.read(&mut [0; 1]).map(drop)
     });
-    let daemon = world.start(&both_ends());
+    let daemon = start(&world, &both_ends());
     for transport in TRANSPORTS {
         for turn in 0..50 {
             let mut banner = [0; 11];
@@ -152,7 +152,7 @@ fn servers_may_speak_first() {
 fn rules_change_under_a_tunnel() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
-    let daemon = world.start(&both_ends());
+    let daemon = start(&world, &both_ends());
     let mut old = enter(&world, "ws").start_echo().expect("echo");
     for (out, into) in [
         (&["accept.path=/other"][..], &["connect.path=/other"][..]),

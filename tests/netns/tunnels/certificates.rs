@@ -9,7 +9,8 @@ use harness::world::RELAY;
 use harness::{World, within};
 
 use super::{
-    BACKEND, EXIT, HOST, LIMIT, accept, connect, dial, drops, fails, is_clean, is_counted, own, rule, world,
+    BACKEND, EXIT, HOST, LIMIT, accept, connect, dial, drops, fails, is_clean, is_counted, own, rule, start,
+    world,
 };
 
 /// The subject of the certificate that clients are shown now.
@@ -43,7 +44,7 @@ fn certificates_that_are_not_good() {
         rules += &rule(&format!("in-{port}"), port, &own(port + 1000), &connect);
         rules += &rule(&format!("out-{port}"), port + 1000, BACKEND, &accept);
     }
-    let mut daemon = world.start(&rules);
+    let mut daemon = start(&world, &rules);
     for (port, (_, (_, _, reason, said))) in (8000..).zip(tunnels) {
         fails(&world, port, "a tunnel");
         is_counted(&mut daemon, &format!("in-{port}"), "backend_tls", &[reason, said]);
@@ -80,7 +81,7 @@ fn certificates_that_are_good() {
         let accept = accept("tls", "").replace("server.", &format!("{file}."));
         rules += &rule(&format!("out-{port}"), port + 1000, BACKEND, &accept);
     }
-    let daemon = world.start(&rules);
+    let daemon = start(&world, &rules);
     for (port, (file, verify)) in (8000..).zip(&cases) {
         dial(&world, port).upload(1000).unwrap_or_else(|error| panic!("{file}, {verify}: {error}"));
         is_clean(&daemon.ctl, &format!("in-{port}"));
@@ -100,7 +101,7 @@ fn clients_may_need_one_too() {
     {
         rules += &rule(name, port, EXIT, &leg);
     }
-    let mut daemon = world.start(&rules);
+    let mut daemon = start(&world, &rules);
     dial(&world, 80).upload(100_000).expect("a client with the right one");
     is_clean(&daemon.ctl, "out");
     fails(&world, 81, "one without");
@@ -116,7 +117,8 @@ fn clients_may_need_one_too() {
 fn renewed_under_way() {
     let (world, authority) = world();
     let _server = tcp_server(&world.backend, 80);
-    let mut daemon = world.start(
+    let mut daemon = start(
+        &world,
         &[rule("in", 80, EXIT, &connect("wss", "")), rule("out", 443, BACKEND, &accept("wss", ""))].concat(),
     );
     let mut old = dial(&world, 80).start_echo().expect("echo");
@@ -151,14 +153,14 @@ fn self_signed_and_pinned() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
     let out = rule("out", 443, BACKEND, "accept = { transport = \"tls\" }");
-    let daemon = world.start(&out);
+    let daemon = start(&world, &out);
     let served = certificate(&world.client, (RELAY, 443).into(), HOST).expect("a certificate");
     let print = format!("sha256/{}", fingerprint(&world.client, &served));
     let said = daemon.ctl.ok(&["show", "out"]);
     assert!(said.contains(&print), "{print}: {said}");
     let pinned = format!("connect = {{ transport = \"tls\", verify = \"pin:{print}\" }}");
     drop(daemon);
-    let daemon = world.start(&[out, rule("in", 80, EXIT, &pinned)].concat());
+    let daemon = start(&world, &[out, rule("in", 80, EXIT, &pinned)].concat());
     dial(&world, 80).upload(100_000).expect("a tunnel to the same certificate");
     is_clean(&daemon.ctl, "in");
     let again = certificate(&world.client, (RELAY, 443).into(), HOST).expect("a certificate");
@@ -178,7 +180,7 @@ fn files_that_are_none() {
         rule("other", 8003, BACKEND, &of("ca.pem")),
         rule("good", 8004, BACKEND, &of("server.pem")),
     ];
-    let daemon = world.start(&rules.concat());
+    let daemon = start(&world, &rules.concat());
     for (name, file) in [("missing", "missing.pem"), ("empty", "empty.pem"), ("other", "ca.pem")] {
         let rule = daemon.ctl.rule(name);
         assert_ne!(rule["state"], "active", "{rule}");

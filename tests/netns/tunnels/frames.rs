@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use harness::World;
 use harness::traffic::{Client, PATIENCE, tcp_server};
 
-use super::{BACKEND, accept, connect, dial, is_clean, is_counted, rule, serve, world};
+use super::{BACKEND, accept, connect, dial, is_clean, is_counted, rule, serve, start, world};
 
 const REQUEST: &[u8] =
     b"GET /tunnel HTTP/1.1\r\nhost: relay.test\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
@@ -65,7 +65,7 @@ fn clients_frames_that_are_none() {
         .zip(OF_CLIENTS)
         .map(|(port, (name, ..))| rule(name, port, BACKEND, &accept("ws", "")))
         .collect();
-    let mut daemon = world.start(&rules);
+    let mut daemon = start(&world, &rules);
     for (port, (name, bytes, reason)) in (8000..).zip(OF_CLIENTS) {
         let mut stream = upgraded(&world, port);
         stream.write_all(bytes).expect("send");
@@ -101,7 +101,7 @@ fn servers_frames_that_are_none() {
         answering(&world, port, frames);
         rules += &rule(name, port, &format!("\"203.0.113.2:{port}\""), &connect("ws", ""));
     }
-    let mut daemon = world.start(&rules);
+    let mut daemon = start(&world, &rules);
     for (port, (name, _, reason)) in (8000..).zip(OF_SERVERS) {
         let mut answer = Vec::new();
         let _reset = dial(&world, port).0.read_to_end(&mut answer);
@@ -115,7 +115,7 @@ fn servers_frames_that_are_none() {
 fn frames_in_every_form() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
-    let daemon = world.start(&rule("out", 443, BACKEND, &accept("ws", "")));
+    let daemon = start(&world, &rule("out", 443, BACKEND, &accept("ws", "")));
     let masked = |begin: &[u8], payload: &[u8]| {
         let key = [0x37, 0xfa, 0x21, 0x3d];
         let masked = payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key);
@@ -180,7 +180,7 @@ fn ends_without_a_close() {
         .zip(["whole", "payload", "head"])
         .map(|(port, name)| rule(name, port, BACKEND, &accept("ws", "")))
         .collect();
-    let mut daemon = world.start(&rules);
+    let mut daemon = start(&world, &rules);
     let cases: [&[u8]; 3] = [b"\x82\x82\0\0\0\0hi", b"\x82\x84\0\0\0\0hi", b"\x82\x82\0\0\0\0hi\x82\x84"];
     for (port, bytes) in (8000..).zip(cases) {
         let mut stream = upgraded(&world, port);

@@ -11,7 +11,7 @@ use harness::{Daemon, World};
 
 use super::{
     BACKEND as TO_BACKEND, TRANSPORTS, accept, carries, connect, enter, entries, exits, is_clean, ports,
-    rule, serve, world,
+    rule, serve, start, world,
 };
 
 /// What kaminari is told of a transport.
@@ -32,12 +32,12 @@ fn before_kaminari(world: &World) -> (Daemon, [Kaminari; 3]) {
         let to = ([127, 0, 0, 1], 80).into();
         Kaminari::server(&world.backend, ports(transport).1, to, &options(transport, &tls))
     });
-    (world.start(&entries("", "").replace("198.51.100.1", "203.0.113.2")), servers)
+    (start(world, &entries("", "").replace("198.51.100.1", "203.0.113.2")), servers)
 }
 
 /// A kaminari on the client's host for each transport that wraps, and a relayd that unwraps.
 fn behind_kaminari(world: &World) -> (Daemon, [Kaminari; 3]) {
-    let daemon = world.start(&exits("", ""));
+    let daemon = start(world, &exits("", ""));
     let clients = TRANSPORTS.map(|transport| {
         let (port, to) = ports(transport);
         let options = options(transport, "tls;sni=relay.test;insecure");
@@ -79,7 +79,7 @@ fn bulk_from_kaminaric() {
 fn masked_frames_of_kaminaric() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
-    let daemon = world.start(&rule("out", 443, TO_BACKEND, &accept("ws", "")));
+    let daemon = start(&world, &rule("out", 443, TO_BACKEND, &accept("ws", "")));
     for (port, mask) in [(80, "standard"), (81, "fixed")] {
         let options = format!("ws;host=relay.test;path=/tunnel;mask={mask}");
         let _kaminari = Kaminari::client(&world.client, port, ([198, 51, 100, 1], 443).into(), &options);
@@ -173,7 +173,7 @@ fn what_kaminaris_refuses() {
     let _server = tcp_server(&world.backend, 80);
     let options = "ws;host=relay.test;path=/other";
     let _kaminari = Kaminari::server(&world.backend, 443, (BACKEND, 80).into(), options);
-    let mut daemon = world.start(&rule("in", 80, "\"203.0.113.2:443\"", &connect("ws", "")));
+    let mut daemon = start(&world, &rule("in", 80, "\"203.0.113.2:443\"", &connect("ws", "")));
     super::fails(&world, 80, "nobody is there");
     super::is_counted(&mut daemon, "in", "backend_ws", &["203.0.113.2:443", "connect.path"]);
 }

@@ -6,7 +6,7 @@ use harness::nginx::{Nginx, websocket_proxy};
 use harness::traffic::{Client, tcp_server};
 use harness::world::RELAY;
 
-use super::{BACKEND, accept, carries, connect, dial, fails, is_clean, is_counted, rule, world};
+use super::{BACKEND, accept, carries, connect, dial, fails, is_clean, is_counted, rule, start, world};
 
 const FILES: (&str, &str) = ("server.pem", "server.key");
 /// Where nginx is.
@@ -25,7 +25,7 @@ fn a_front_between_two_relays() {
         rule("random", 81, FRONT, &masking("random")),
         rule("out", 8443, BACKEND, &accept("ws", "token = \"secret\"")),
     ];
-    let daemon = world.start(&rules.concat());
+    let daemon = start(&world, &rules.concat());
     for (port, name) in [(80, "zeros"), (81, "random")] {
         carries(name, &|| dial(&world, port));
         is_clean(&daemon.ctl, name);
@@ -41,7 +41,7 @@ fn a_front_that_answers_for_somebody_else() {
     let _nginx = Nginx::start(&world.backend, world.folder(), 443, &proxy);
     let lost = connect("wss", "").replace("/tunnel", "/elsewhere");
     let rules = [rule("lost", 80, FRONT, &lost), rule("gone", 81, FRONT, &connect("wss", ""))];
-    let mut daemon = world.start(&rules.concat());
+    let mut daemon = start(&world, &rules.concat());
     for (port, name, said) in [(80, "lost", ["404", "connect.path"]), (81, "gone", ["502", "proxy"])] {
         fails(&world, port, name);
         is_counted(&mut daemon, name, "backend_ws", &said);
@@ -58,7 +58,8 @@ fn a_front_between_kaminari_and_relay() {
     let _nginx = Nginx::start(&world.backend, world.folder(), 443, &servers.concat());
     let options = "ws;host=relay.test;path=/tunnel";
     let _server_side = Kaminari::server(&world.backend, 8444, ([127, 0, 0, 1], 80).into(), options);
-    let daemon = world.start(
+    let daemon = start(
+        &world,
         &[
             rule("in", 80, "\"203.0.113.2:444\"", &connect("wss", "")),
             rule("out", 8443, BACKEND, &accept("ws", "")),
@@ -85,7 +86,7 @@ fn web_servers_and_clients() {
                   location / { return 200 \"sealed\"; } }\n";
     let _web = Nginx::start(&world.backend, world.folder(), 80, &[plain, sealed].concat());
     let rules = [rule("in", 80, FRONT, &connect("tls", "")), rule("out", 443, BACKEND, &accept("tls", ""))];
-    let daemon = world.start(&rules.concat());
+    let daemon = start(&world, &rules.concat());
     assert_eq!(Http::tcp(&world.client, (RELAY, 80).into()).get("/").body, "sealed");
     let front = "server { listen 8080; location / { proxy_pass https://198.51.100.1:443;\n\
                  proxy_ssl_verify on; proxy_ssl_trusted_certificate ca.pem; proxy_ssl_name relay.test;\n\

@@ -4,7 +4,7 @@ use harness::openssl::Openssl;
 use harness::traffic::{tcp_server, text};
 use harness::world::RELAY;
 
-use super::{BACKEND, accept, connect, dial, drops, is_clean, is_counted, rule, world};
+use super::{BACKEND, accept, connect, dial, drops, is_clean, is_counted, rule, start, world};
 
 const VERSIONS: [&str; 2] = ["-tls1_2", "-tls1_3"];
 const VERIFYING: [&str; 5] = ["-CAfile", "ca.pem", "-verify_return_error", "-servername", "relay.test"];
@@ -13,7 +13,7 @@ const VERIFYING: [&str; 5] = ["-CAfile", "ca.pem", "-verify_return_error", "-ser
 fn s_client_to_a_rule() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
-    let daemon = world.start(&rule("out", 443, BACKEND, &accept("tls", "")));
+    let daemon = start(&world, &rule("out", 443, BACKEND, &accept("tls", "")));
     for version in VERSIONS {
         let dial = || {
             let args = [&VERIFYING[..], &[version]].concat();
@@ -34,7 +34,7 @@ fn s_client_to_a_rule() {
 fn a_rule_to_s_server() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
-    let daemon = world.start(&rule("in", 80, "\"203.0.113.2:443\"", &connect("tls", "")));
+    let daemon = start(&world, &rule("in", 80, "\"203.0.113.2:443\"", &connect("tls", "")));
     let files = ["-cert", "server.pem", "-key", "server.key"];
     for version in VERSIONS {
         let serve = || {
@@ -57,7 +57,8 @@ fn a_rule_to_s_server() {
 fn application_protocols_are_agreed_on() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
-    let daemon = world.start(&rule("out", 443, BACKEND, &accept("tls", "alpn = [\"relay\", \"http/1.1\"]")));
+    let daemon =
+        start(&world, &rule("out", 443, BACKEND, &accept("tls", "alpn = [\"relay\", \"http/1.1\"]")));
     for offered in ["http/1.1", "h2,relay"] {
         let args = [&VERIFYING[..], &["-alpn", offered]].concat();
         let (_openssl, client) = Openssl::client(&world.client, world.folder(), (RELAY, 443).into(), &args);
@@ -74,7 +75,7 @@ fn application_protocols_are_agreed_on() {
 #[test]
 fn old_versions_are_refused() {
     let (world, _authority) = world();
-    let mut daemon = world.start(&rule("out", 443, BACKEND, &accept("tls", "")));
+    let mut daemon = start(&world, &rule("out", 443, BACKEND, &accept("tls", "")));
     let args = ["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"];
     let (_openssl, client) = Openssl::client(&world.client, world.folder(), (RELAY, 443).into(), &args);
     client.upload(1000).expect_err("an old version");

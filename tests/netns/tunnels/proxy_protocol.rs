@@ -11,7 +11,7 @@ use harness::world::CLIENT;
 
 use super::{
     LIMIT, TRANSPORTS, accept, are_clean, connect, dial, drops, entries, exits, fails, is_clean, own, ports,
-    rule, serve, ways_in, world,
+    rule, serve, start, ways_in, world,
 };
 
 const TRUSTING: &str = "proxy_protocol = true, trusted = \"198.51.100.0/24\"";
@@ -34,7 +34,7 @@ fn the_header_is_first_and_in_clear() {
     let rules = TRANSPORTS
         .iter()
         .fold(rules, |rules, transport| rules.replace(&own(ports(transport).1), "\"203.0.113.2:443\""));
-    let _daemon = world.start(&rules);
+    let _daemon = start(&world, &rules);
     for (transport, next) in begins {
         let port = ports(transport).0;
         let client = dial(&world, port);
@@ -52,7 +52,7 @@ fn through_two_relays_to_haproxy() {
     let front = format!("frontend who\n  bind :::80 v4v6 accept-proxy\n  {WHO}");
     let _haproxy = Haproxy::start(&world.backend, world.folder(), 80, &front);
     let out = exits(TRUSTING, "connect = { proxy_protocol = 2 }\n");
-    let daemon = world.start(&[entries("proxy_protocol = 2", ""), out].concat());
+    let daemon = start(&world, &[entries("proxy_protocol = 2", ""), out].concat());
     for transport in TRANSPORTS {
         for to in ways_in(ports(transport).0) {
             let client = Client::connect(&world.client, to).expect("connect");
@@ -82,7 +82,7 @@ fn haproxys_tls() {
     );
     let _before = Haproxy::start(&world.client, world.folder(), 90, &before);
     let legs = [accept("tls", TRUSTING), connect("tls", "proxy_protocol = 2")].concat();
-    let daemon = world.start(&rule("hop", 8443, "\"203.0.113.2:443\"", &legs));
+    let daemon = start(&world, &rule("hop", 8443, "\"203.0.113.2:443\"", &legs));
     let to = SocketAddr::from((CLIENT, 90));
     let client = Client::connect(&world.client, to).expect("connect");
     let own = client.0.local_addr().expect("address");
@@ -94,7 +94,7 @@ fn haproxys_tls() {
 #[test]
 fn a_tunnel_without_a_header() {
     let (world, _authority) = world();
-    let daemon = world.start(&[entries("", ""), exits(TRUSTING, "")].concat());
+    let daemon = start(&world, &[entries("", ""), exits(TRUSTING, "")].concat());
     for transport in TRANSPORTS {
         let rule = format!("out-{transport}");
         fails(&world, ports(transport).0, "no header");

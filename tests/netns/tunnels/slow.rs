@@ -8,7 +8,8 @@ use harness::traffic::{Client, tcp_server};
 use harness::within;
 
 use super::{
-    LIMIT, TRANSPORTS, dial, drops, enter, entries, exits, fails, is_clean, is_counted, own, ports, world,
+    LIMIT, TRANSPORTS, dial, drops, enter, entries, exits, fails, is_clean, is_counted, own, ports, start,
+    world,
 };
 
 /// So many at once.
@@ -20,7 +21,7 @@ const HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 fn many_slow_clients_keep_nobody_out() {
     let (world, _authority) = world();
     let server = tcp_server(&world.backend, 80);
-    let mut daemon = world.start(&[entries("", ""), exits("", TIMEOUT)].concat());
+    let mut daemon = start(&world, &[entries("", ""), exits("", TIMEOUT)].concat());
     let begun = Instant::now();
     let beginnings = [HELLO, b"GET /tunnel HTTP/1.1\r\nhost: relay.test\r\n", HELLO];
     let mut slow: Vec<(&[u8], Client)> = Vec::new();
@@ -76,7 +77,7 @@ fn a_silent_backend_has_its_time_too() {
     let rules = TRANSPORTS
         .iter()
         .fold(rules, |rules, transport| rules.replace(&own(ports(transport).1), "\"203.0.113.2:443\""));
-    let mut daemon = world.start(&rules);
+    let mut daemon = start(&world, &rules);
     for transport in TRANSPORTS {
         fails(&world, ports(transport).0, "nobody answers");
         let said = ["203.0.113.2:443", "timeout.handshake"];

@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use harness::eventually;
 use harness::traffic::tcp_server;
 
-use super::{BACKEND, accept, dial, drops, exchange, is_clean, is_counted, rule, world};
+use super::{BACKEND, accept, dial, drops, exchange, is_clean, is_counted, rule, start, world};
 
 /// A request for a WebSocket, as realm has it.
 const REQUEST: &str = "GET /tunnel HTTP/1.1\r\nhost: relay.test\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
@@ -40,7 +40,8 @@ fn on_a_tls_port() {
         ("garbage", vec![0x80; 4000], "client_tls", &["tls_not_tls"]),
         ("zeros", vec![0; 64], "client_tls", &["tls_not_tls"]),
     ];
-    let mut daemon = world.start(&[rules(&strangers, 8000, "tls"), rules(&strangers, 9000, "wss")].concat());
+    let mut daemon =
+        start(&world, &[rules(&strangers, 8000, "tls"), rules(&strangers, 9000, "wss")].concat());
     for (begin, transport) in [(8000, "tls"), (9000, "wss")] {
         for (port, (name, bytes, reason, said)) in (begin..).zip(&strangers) {
             let answer = exchange(&world, port, bytes);
@@ -86,7 +87,7 @@ fn on_a_websocket_port() {
         ("tls", HELLO.into(), "client_ws", &["ws_tls", "transport"]),
         ("garbage", b"\x00\x01\x02\x03\r\n\r\n".into(), "client_ws", &["ws_not_http", "transport"]),
     ];
-    let mut daemon = world.start(&rules(&strangers, 8000, "ws"));
+    let mut daemon = start(&world, &rules(&strangers, 8000, "ws"));
     for (port, (name, bytes, reason, said)) in (8000..).zip(&strangers) {
         let answer = String::from_utf8(exchange(&world, port, bytes)).expect("text");
         if matches!(*name, "tls" | "garbage") {
@@ -115,7 +116,7 @@ fn who_goes_early() {
         .zip(["tls", "ws", "wss"])
         .map(|(port, name)| rule(name, port, BACKEND, &accept(name, "")))
         .collect();
-    let mut daemon = world.start(&rules);
+    let mut daemon = start(&world, &rules);
     for (port, transport) in (8000..).zip(["tls", "ws", "wss"]) {
         drop(dial(&world, port));
         let looked = dial(&world, port);
@@ -137,7 +138,7 @@ fn who_goes_early() {
 fn requests_of_other_clients() {
     let (world, _authority) = world();
     let server = tcp_server(&world.backend, 80);
-    let daemon = world.start(&rule("out", 443, BACKEND, &accept("ws", "")));
+    let daemon = start(&world, &rule("out", 443, BACKEND, &accept("ws", "")));
     // an order to tell who is there, masked with zeros
     let frame = b"\x82\x89\0\0\0\0W\0\0\0\0\0\0\0\0";
     let lists =
