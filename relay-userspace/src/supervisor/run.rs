@@ -31,7 +31,6 @@ use crate::connections::ConnectionLog;
 use crate::kernel::meter::Meter;
 use crate::kernel::sweep::Sweeper;
 use crate::kernel::{Dataplane, Desired, Options, Unavailable};
-use crate::memory;
 use crate::net::hold::Holder;
 use crate::net::monitor::Monitor;
 use crate::net::stock::Stock;
@@ -354,7 +353,7 @@ impl Events {
                 told = state.backends.told() => state.backends_told(told),
                 () = at(starting.map(Into::into)) => {}
                 () = at(lapse.map(Into::into)) => state.lapse().await,
-                () = at(state.slack.map(Into::into)) => state.give_slack_back(),
+                () = at(state.slack.map(Into::into)) => state.give_back(),
                 _ = mend.tick() => {
                     service.alive();
                     state.facts.names.follow_files();
@@ -392,12 +391,6 @@ async fn next_round(rounds: &mut Option<watch::Receiver<u64>>) -> Option<u64> {
 }
 
 impl State {
-    /// What the last change needed for a moment goes back to the system.
-    fn give_slack_back(&mut self) {
-        self.slack = None;
-        memory::give_back();
-    }
-
     /// Attaches at start.
     fn attach_first(&mut self) {
         self.attach();

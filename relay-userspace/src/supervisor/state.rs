@@ -23,6 +23,7 @@ use crate::connections::ConnectionLog;
 use crate::host::ClaimRange;
 use crate::kernel::apply::Applied;
 use crate::kernel::{Dataplane, Desired, KernelError, Unavailable};
+use crate::memory;
 use crate::net::sysctl::Ledger;
 use crate::plan::{self, Fault, PlannedRule};
 use crate::proxy::gate::Gauge;
@@ -219,6 +220,12 @@ impl State {
             }
             rests
         });
+    }
+
+    /// Changes need memory for a moment only.
+    pub fn give_back(&mut self) {
+        self.slack = None;
+        memory::give_back();
     }
 
     /// Whether no rule waits for the first answer about its name.

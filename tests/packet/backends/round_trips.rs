@@ -137,7 +137,7 @@ fn between_the_families_too() {
     let mut plane = crate::plane("");
     let desired = plane.desired_with(WEB, |rule| {
         let backend = SocketAddr::from((BACKEND_V6, 80)).to_string();
-        rule.to = vec![Backend::parse(&backend).expect("a backend")];
+        rule.to = [Backend::parse(&backend).expect("a backend")].into();
     });
     plane.take(&desired);
     let (client, listener) = ((CLIENT_V6, 28_300), (RELAY_V6, 8080));

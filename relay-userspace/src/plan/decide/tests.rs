@@ -156,7 +156,7 @@ fn tunnels_are_relayds_and_their_files_lie_beside_the_rules() {
     );
     let missing = "connect: cannot read /etc/relay/ca.pem: ";
     assert!(matches!(&lacking.faults[..], [Fault::Tunnel(why)] if why.starts_with(missing)), "{lacking:?}");
-    assert_eq!((lacking.user, lacking.state()), (None, RuleState::Error));
+    assert_eq!((&lacking.user, lacking.state()), (&None, RuleState::Error));
 }
 
 #[test]
