@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use harness::World;
 use harness::traffic::{Client, PATIENCE, tcp_server};
@@ -164,6 +165,34 @@ fn frame(stream: &mut TcpStream) -> (u8, Vec<u8>) {
     let mut payload = vec![0; head[1].into()];
     stream.read_exact(&mut payload).expect("its payload");
     (head[0] & 0xf, payload)
+}
+
+/// realm loses what it reads together with the answer to its request, so that nothing follows at once; others need not
+/// wait.
+#[test]
+fn realms_have_time_to_read_the_answer() {
+    let (world, _authority) = world();
+    serve(&world.backend, 80, |Client(mut stream)| {
+        stream.write_all(b"220 ready\r\n")?;
+        stream.read(&mut [0; 1]).map(drop)
+    });
+    let _daemon = start(&world, &rule("out", 443, BACKEND, &accept("ws", "")));
+    let request = str::from_utf8(REQUEST).expect("text");
+    let others = request.replace("upgrade: websocket", "Upgrade: websocket");
+    let gaps = |request: &str| {
+        [(); 10].map(|()| {
+            let mut stream = dial(&world, 443).0;
+            stream.write_all(request.as_bytes()).expect("send");
+            head(&mut stream);
+            let answered = Instant::now();
+            assert_eq!(frame(&mut stream), (2, b"220 ready\r\n".to_vec()));
+            answered.elapsed()
+        })
+    };
+    // on a busy machine some of them are longer or shorter than they should be
+    let [realms, others] = [request, &others].map(gaps);
+    assert!(realms.iter().max() >= Some(&Duration::from_millis(15)), "{realms:?}");
+    assert!(others.iter().min() < Some(&Duration::from_millis(15)), "{others:?}");
 }
 
 /// A stream that ends without a close frame has ended; one that ends within a frame has not, it is broken.
