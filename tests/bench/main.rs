@@ -1,6 +1,7 @@
 //! The benchmark: Relay beside what users run today, in one lab, in one run, taking turns.
 
 mod bulk;
+mod choice;
 mod contender;
 mod cost;
 mod families;
@@ -31,6 +32,9 @@ fn main() {
     }
     if wants("programs") {
         cost::programs(&options);
+    }
+    if wants("choice") {
+        choice::run(&options);
     }
     if wants("cost") {
         cost::run(&options);
