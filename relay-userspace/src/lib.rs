@@ -26,6 +26,7 @@ pub mod connections;
 pub mod health;
 pub mod host;
 pub mod kernel;
+pub mod memory;
 pub mod net;
 pub mod plan;
 pub mod proxy;

@@ -8,7 +8,7 @@ use clap::Parser as _;
 use relay::cli::Exit;
 use relay::cli::relayd::{Args, dump};
 use relay::config::Config;
-use relay::{supervisor, telemetry};
+use relay::{memory, supervisor, telemetry};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -26,6 +26,7 @@ fn start(args: &Args) -> anyhow::Result<()> {
     if args.check || args.dump {
         return show(args, &launch.config);
     }
+    memory::keep_apart();
     telemetry::start(launch.config.settings.log_level, launch.config.settings.log_format)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;

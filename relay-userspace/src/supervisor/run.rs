@@ -145,6 +145,7 @@ async fn start_state(
         resting: Vec::new(),
         sweeps: 0,
         full: BTreeSet::new(),
+        slack: None,
     };
     if state.kernel.is_ok() {
         state.prepare_host();
@@ -349,6 +350,7 @@ impl Events {
                 told = state.backends.told() => state.backends_told(told),
                 () = at(starting.map(Into::into)) => {}
                 () = at(lapse.map(Into::into)) => state.lapse().await,
+                () = at(state.slack.map(Into::into)) => state.give_back(),
                 _ = mend.tick() => {
                     service.alive();
                     state.facts.names.follow_files();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::backends::Backends;
 use super::command::Command;
@@ -23,6 +23,7 @@ use crate::connections::ConnectionLog;
 use crate::host::ClaimRange;
 use crate::kernel::apply::Applied;
 use crate::kernel::{Dataplane, Desired, KernelError, Unavailable};
+use crate::memory;
 use crate::net::sysctl::Ledger;
 use crate::plan::{self, Fault, PlannedRule};
 use crate::proxy::gate::Gauge;
@@ -69,7 +70,12 @@ pub struct State {
     pub sweeps: u64,
     /// Tables that were last told to be full.
     pub full: BTreeSet<&'static str>,
+    /// When the memory that a change needed for a moment is given back.
+    pub slack: Option<Instant>,
 }
+
+/// By then whoever asked for a change has the answer, which takes memory too.
+const ANSWERED: Duration = Duration::from_millis(100);
 
 /// An apply that waits for its confirmation.
 pub struct Pending {
@@ -159,6 +165,7 @@ impl State {
         self.share();
         self.backends.follow(planned);
         self.backends.count_by(self.kernel.as_ref().ok(), &desired.rules);
+        self.slack.get_or_insert_with(|| Instant::now() + ANSWERED);
         Ok(desired)
     }
 
@@ -212,6 +219,12 @@ impl State {
             }
             rests
         });
+    }
+
+    /// Changes need memory for a moment only.
+    pub fn give_back(&mut self) {
+        self.slack = None;
+        memory::give_back();
     }
 
     /// Whether no rule waits for the first answer about its name.
