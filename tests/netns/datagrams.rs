@@ -12,7 +12,7 @@ use relay::balance::Weights;
 use relay::proxy::pool::{End, Pool};
 use relay::proxy::service::{Phase, Service, Target, UdpNat};
 use relay::proxy::udp::serve;
-use relay::rule::{Accept, Balance, Connect, RuleName, Timeouts};
+use relay::rule::{Balance, RuleName, Usual};
 use tokio::sync::watch;
 
 const PORT: u16 = 8080;
@@ -38,10 +38,10 @@ impl Worker {
         let target = Target {
             ends: Pool::new(name.clone()).follow(&[end], Balance::default(), &weights),
             first_port: PORT,
-            timeouts: Timeouts::default(),
+            timeouts: Usual::default(),
             udp_nat: UdpNat::Restricted,
-            accept: Accept::default(),
-            connect: Connect::default(),
+            accept: Usual::default(),
+            connect: Usual::default(),
         };
         let service = Arc::new(Service::new(name, Arc::default(), Arc::default(), Arc::default(), target));
         let (phase, phases) = watch::channel(Phase::Serve);

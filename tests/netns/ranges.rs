@@ -244,7 +244,7 @@ fn ten_thousand_rules_on_both_families() {
     let daemon = world.start(&rules);
     let (_tcp, _udp) = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
     assert!(descriptors(&daemon) < 8000, "{} descriptors", descriptors(&daemon));
-    assert!(daemon.memory_kib() < 120 << 10, "{} KiB", daemon.memory_kib());
+    assert!(daemon.memory_kib() < 90 << 10, "{} KiB", daemon.memory_kib());
     for port in [10_000, 10_001, 15_000, 19_999] {
         let name = format!("r{port}");
         let plane = daemon.ctl.rule(&name)["plane"].clone();

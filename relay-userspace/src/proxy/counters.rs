@@ -1,5 +1,6 @@
 //! What the user plane counts for a rule: shared by all its workers, read by the API.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Why a session was refused or cut short. The names are the API's and the metrics'.
@@ -143,7 +144,8 @@ pub struct Counters {
     pub egress: Carried,
     active: AtomicU64,
     total: AtomicU64,
-    refused: [AtomicU64; Refusal::ALL.len()],
+    /// From the first one on: most rules never refuse anybody.
+    refused: OnceLock<Box<[AtomicU64; Refusal::ALL.len()]>>,
     /// Sessions whose backend's address was the rule's no more, and that nobody has been told of.
     lost: AtomicU64,
 }
@@ -165,7 +167,7 @@ impl Counters {
     }
 
     pub fn refused(&self, reason: Refusal) -> u64 {
-        self.refused[reason as usize].load(Ordering::Relaxed)
+        self.refused.get().map_or(0, |refused| refused[reason as usize].load(Ordering::Relaxed))
     }
 
     pub fn refuse(&self, reason: Refusal) {
@@ -173,7 +175,7 @@ impl Counters {
     }
 
     pub fn refuse_many(&self, reason: Refusal, count: u64) {
-        self.refused[reason as usize].fetch_add(count, Ordering::Relaxed);
+        self.refused.get_or_init(Box::default)[reason as usize].fetch_add(count, Ordering::Relaxed);
     }
 
     /// A session has ended because its backend's address is the rule's no more.

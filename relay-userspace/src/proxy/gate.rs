@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use nix::time::{ClockId, clock_gettime};
 use relay_common::net::Protocol;
@@ -22,7 +22,8 @@ pub struct Gate {
     /// Grows with every change of the policy.
     revision: AtomicU64,
     changed: Notify,
-    sources: Mutex<Sources>,
+    /// From the first client on that a limit of its own concerns.
+    sources: OnceLock<Box<Mutex<Sources>>>,
 }
 
 /// What a rule asks of its clients.
@@ -170,7 +171,7 @@ impl Gate {
     }
 
     fn sources(&self) -> std::sync::MutexGuard<'_, Sources> {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sources.get_or_init(Box::default).lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use relay_common::net::Protocol;
 use socket2::{SockAddr, Socket};
@@ -25,7 +25,36 @@ pub type Bind = dyn Fn(&Socket, &SockAddr) -> io::Result<()> + Send + Sync;
 #[derive(Debug)]
 pub struct Entry {
     pub service: Arc<Service>,
-    pub phase: watch::Receiver<Phase>,
+    /// From the first session on, or the first phase but to serve: most of many rules never have either.
+    phase: OnceLock<watch::Sender<Phase>>,
+}
+
+impl Entry {
+    pub const fn new(service: Arc<Service>) -> Self {
+        Self { service, phase: OnceLock::new() }
+    }
+
+    /// What its sessions should be doing.
+    pub fn phase(&self) -> Phase {
+        self.phase.get().map_or(Phase::Serve, |phase| *phase.borrow())
+    }
+
+    /// For a session, which follows it.
+    pub fn follow(&self) -> watch::Receiver<Phase> {
+        self.orders().subscribe()
+    }
+
+    /// Tells its sessions what to do.
+    pub fn turn(&self, phase: Phase) {
+        if phase != Phase::Serve || self.phase.get().is_some() {
+            self.orders().send_replace(phase);
+        }
+    }
+
+    /// Where its sessions are told, and whether there are any.
+    pub fn orders(&self) -> &watch::Sender<Phase> {
+        self.phase.get_or_init(|| watch::Sender::new(Phase::Serve))
+    }
 }
 
 /// Ports of a protocol that lead to an entry.
@@ -137,8 +166,7 @@ mod tests {
             Arc::default(),
             target,
         );
-        let (_, phase) = watch::channel(Phase::Serve);
-        let entry = Arc::new(Entry { service: Arc::new(service), phase });
+        let entry = Arc::new(Entry::new(Arc::new(service)));
         let (address, ports) = (address.parse().expect("address"), PortRange::new(first, last));
         Stretch { protocol: Protocol::Udp, address, ports: ports.expect("range"), entry }
     }

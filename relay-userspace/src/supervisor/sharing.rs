@@ -114,7 +114,6 @@ impl Sharing {
 #[derive(Debug)]
 pub struct Branch {
     entry: Arc<Entry>,
-    phase: watch::Sender<Phase>,
     protocols: Protocols,
     ipv4: bool,
     ipv6: bool,
@@ -147,14 +146,14 @@ impl Branches {
                 Some(place) => {
                     let (_, branch) = known.swap_remove(place);
                     branch.entry.service.retarget(target);
-                    branch.phase.send_replace(Phase::Serve);
+                    branch.entry.turn(Phase::Serve);
                     branch.with(planned)
                 }
                 None => Branch::new(planned, service(target)),
             };
             self.open.push((listener.clone(), branch));
         }
-        known.iter().for_each(|(_, branch)| _ = branch.phase.send_replace(Phase::Drain));
+        known.iter().for_each(|(_, branch)| branch.entry.turn(Phase::Drain));
         self.open.extend(known);
         before != self.shape()
     }
@@ -164,7 +163,7 @@ impl Branches {
         let drained = |branch: &Branch| branch.drains() && branch.entry.service.clients() == 0;
         let before = self.open.len();
         let over = self.open.extract_if(.., |(_, branch)| drained(branch));
-        ending.extend(over.map(|(_, branch)| branch.phase));
+        ending.extend(over.map(|(_, branch)| branch.entry.orders().clone()));
         self.open.len() != before
     }
 
@@ -178,7 +177,7 @@ impl Branches {
     }
 
     pub fn phases(&self) -> impl Iterator<Item = &watch::Sender<Phase>> {
-        self.open.iter().map(|(_, branch)| &branch.phase)
+        self.open.iter().map(|(_, branch)| branch.entry.orders())
     }
 
     /// What leads to the rule, for the workers and for the lookup program.
@@ -218,10 +217,9 @@ pub struct Layout {
 
 impl Branch {
     fn new(planned: &PlannedRule, service: Service) -> Self {
-        let (phase, watched) = watch::channel(Phase::Serve);
-        let entry = Arc::new(Entry { service: Arc::new(service), phase: watched });
+        let entry = Arc::new(Entry::new(Arc::new(service)));
         let (protocols, forced) = (planned.rule.protocols, planned.rule.force);
-        Self { entry, phase, protocols, ipv4: false, ipv6: false, forced }.with(planned)
+        Self { entry, protocols, ipv4: false, ipv6: false, forced }.with(planned)
     }
 
     /// As the plan has it.
@@ -232,7 +230,7 @@ impl Branch {
     }
 
     fn drains(&self) -> bool {
-        *self.phase.borrow() == Phase::Drain
+        self.entry.phase() == Phase::Drain
     }
 
     /// Protocols and addresses that lead here.

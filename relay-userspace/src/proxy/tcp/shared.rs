@@ -62,7 +62,7 @@ fn begin(
     };
     probe_anew(&client, inherited, entry.service.target().timeouts.keepalive);
     let session = session::run(client, address, port, entry.service.clone());
-    sessions.spawn(until_the_end(session, entry.phase.clone()));
+    sessions.spawn(until_the_end(session, entry.follow()));
 }
 
 async fn until_the_end(session: impl Future<Output = ()>, mut phase: watch::Receiver<Phase>) {

@@ -120,12 +120,12 @@ impl Sorter {
             return Some(number);
         }
         let mut relay = Relay::shared(entry.service.clone(), self.shared.clone());
-        relay.accept(*entry.phase.borrow() == Phase::Serve);
+        relay.accept(entry.phase() == Phase::Serve);
         match Branch::new(relay) {
             Ok(branch) => {
                 let branch = Arc::new(branch);
                 self.branches.insert(number, branch.clone());
-                self.tasks.spawn(branch.tend(entry.phase.clone()));
+                self.tasks.spawn(branch.tend(entry.follow()));
                 Some(number)
             }
             Err(error) => {
