@@ -17,6 +17,9 @@ const FIRST_PORT: u16 = 10_000;
 /// Where the rules that are added listen.
 const ADDED: u16 = 30_000;
 
+/// What changes need for a moment is given back by then.
+const SETTLES: Duration = Duration::from_millis(500);
+
 pub fn run(options: &Options) {
     let mut figures = Figures::default();
     for _ in 0..options.rounds {
@@ -83,6 +86,7 @@ fn measure(adds: usize, figures: &mut Figures) {
         add(&world, &daemon, ADDED + index as u16, figures);
     }
     figures.removed.0.push(timed(&daemon, &["rm", &format!("added-{ADDED}")]));
+    thread::sleep(SETTLES);
     figures.memory.0.push(daemon.memory_kib() as f64 / 1024.0);
     daemon.stop();
     let start = Instant::now();

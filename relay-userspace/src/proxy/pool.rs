@@ -81,9 +81,8 @@ impl Pool {
         let names = || list.iter().map(|end| &end.name);
         if current.chooser.chooses(balance, names()) {
             current.chooser.reweigh(weights);
-            if *current.list != *list {
-                *current = Arc::new(Ends { list: list.into(), chooser: current.chooser.clone() });
-            }
+            // even if it is equal: what is left of an old plan keeps others' memory from being given back
+            *current = Arc::new(Ends { list: list.into(), chooser: current.chooser.clone() });
         } else {
             let tallies = self.tallies_of(&current, names());
             let chooser = Arc::new(Chooser::new(balance, tallies, weights));
@@ -97,7 +96,8 @@ impl Pool {
         names
             .map(|name| match kept.iter().position(|tally| tally.name() == &**name) {
                 Some(place) => kept.swap_remove(place),
-                None => Arc::new(Tally::new(name.clone(), self.alarm.clone())),
+                // its own copy, since it outlives the plan
+                None => Arc::new(Tally::new((**name).into(), self.alarm.clone())),
             })
             .collect()
     }

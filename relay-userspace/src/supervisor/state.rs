@@ -75,7 +75,7 @@ pub struct State {
 }
 
 /// By then whoever asked for a change has the answer, which takes memory too.
-const ANSWERED: Duration = Duration::from_millis(500);
+const ANSWERED: Duration = Duration::from_millis(100);
 
 /// An apply that waits for its confirmation.
 pub struct Pending {
