@@ -22,6 +22,8 @@ use crate::proxy::tcp::transfer::{ended_before_reset, try_receive, try_send};
 
 /// Sides are numbered: the client is 0, the backend 1.
 const SIDES: [usize; 2] = [0, 1];
+/// Who does not take so much of what it has asked for is not heard until it does.
+const MOST_OWED: usize = 16 * 1024;
 /// How much a direction may carry before others get their turn.
 const TURN: usize = 1024 * 1024;
 
@@ -34,6 +36,8 @@ pub struct Side<'a> {
     undecoded: Vec<u8>,
     /// What the peer has not taken yet.
     unsent: Option<Remainder>,
+    /// How much of that are answers that only it has asked for.
+    owed: usize,
     sending: Sending,
 }
 
@@ -52,7 +56,7 @@ enum Sending {
 impl<'a> Side<'a> {
     /// `undecoded`: what has come of a record that is not whole.
     pub const fn new(leg: &'a Leg, layers: Layers, undecoded: Vec<u8>) -> Self {
-        Self { leg, layers, undecoded, unsent: None, sending: Sending::Open }
+        Self { leg, layers, undecoded, unsent: None, owed: 0, sending: Sending::Open }
     }
 
     /// Sends what goes at once, and keeps the rest.
@@ -68,6 +72,20 @@ impl<'a> Side<'a> {
         Ok(())
     }
 
+    /// Sends what a codec answers by itself.
+    fn answer(&mut self, answers: &[u8]) {
+        // a peer that takes no answers may still have something to say
+        _ = self.send(answers);
+        if self.unsent.is_some() {
+            self.owed += answers.len();
+        }
+    }
+
+    /// Whether it asks for answers and does not take them.
+    const fn is_greedy(&self) -> bool {
+        self.owed > MOST_OWED
+    }
+
     /// Sends what was kept, and then the end of the stream if it has come. Ready when all is out.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(unsent) = &mut self.unsent {
@@ -76,6 +94,7 @@ impl<'a> Side<'a> {
             unsent.take(sent);
             if unsent.rest().is_empty() {
                 self.unsent = None;
+                self.owed = 0;
             }
         }
         if self.sending == Sending::Ends {
@@ -177,6 +196,9 @@ impl<'a> TunnelPump<'a> {
                 Poll::Ready(Err(error)) => self.lost(1 - from, Some(&error)),
                 Poll::Ready(Ok(())) => {}
             }
+            if self.sides[from].is_greedy() {
+                break;
+            }
             if turn >= TURN {
                 cx.waker().wake_by_ref();
                 break;
@@ -229,8 +251,7 @@ impl<'a> TunnelPump<'a> {
         let data = &mut buffers.opened[HEADROOM..HEADROOM + length];
         let opened = side.layers.open(data, &mut buffers.answers);
         if !buffers.answers.is_empty() {
-            // a peer that takes no answers may still have something to say
-            _ = side.send(&buffers.answers);
+            side.answer(&buffers.answers);
         }
         let opened = opened.map_err(Stop::Fault)?;
         let rest = &data[opened.rest..];
@@ -345,3 +366,6 @@ impl Carry for TunnelPump<'_> {
         if self.broken { Poll::Ready(Ending::Reset) } else { Poll::Pending }
     }
 }
+
+#[cfg(test)]
+mod tests;

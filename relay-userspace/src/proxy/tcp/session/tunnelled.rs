@@ -47,20 +47,16 @@ pub(super) async fn run(
     logged.record.backend = reached.leg.peer_addr().ok();
     let leads_to = logged.record.backend.map(|backend| backend.ip());
     let gate = &session.service.gate;
-    let ending = tokio::select! {
+    let (ending, farewell) = tokio::select! {
         biased;
         ending = gate.ended(Protocol::Tcp, session.source, leads_to) => {
             logged.cut_off(ending);
             return Farewell::Reset;
         }
-        ending = session.relay_tunnel(client, reached, &mut logged.record, timer) => ending,
+        over = session.relay_tunnel(client, reached, &mut logged.record, timer) => over,
     };
     logged.record.ending = ending;
-    match ending {
-        Ending::Closed => Farewell::Close,
-        Ending::Refused(_) => Farewell::Part,
-        _ => Farewell::Reset,
-    }
+    farewell
 }
 
 /// A leg that is no tunnel.
@@ -108,7 +104,7 @@ impl Session<'_> {
         mut reached: Reached,
         record: &mut Record,
         timer: Pin<&mut Sleep>,
-    ) -> Ending {
+    ) -> (Ending, Farewell) {
         let tunnel = reached.tunnel.take();
         let is_plain = tunnel.is_none();
         let backend = tunnel.map_or_else(|| plain(Vec::new()), |opening| *opening);
@@ -125,21 +121,27 @@ impl Session<'_> {
         pump.begin_with(0, &client.payload);
         pump.begin_with(1, &backend.payload);
         let ending = carry(legs, &mut pump, &self.target.timeouts, timer).await;
-        match pump.fault() {
-            Some((0, fault)) => blame_client(self.service, address, fault),
-            Some((_, fault)) => {
-                self.service.complain(format_args!("the backend: {fault} ({})", fault.as_str()))
+        let farewell = match pump.fault() {
+            Some((0, fault)) => {
+                blame_client(self.service, address, fault);
+                Farewell::Part
             }
-            None => {}
-        }
+            Some((_, fault)) => {
+                self.service.complain(format_args!("the backend: {fault} ({})", fault.as_str()));
+                // what it has got is not all that there was to be
+                Farewell::Reset
+            }
+            None if ending == Ending::Closed => Farewell::Close,
+            None => Farewell::Reset,
+        };
         if let Ending::Refused(refusal) = ending {
             self.service.counters.refuse(refusal);
         }
         drop(pump);
-        if ending == Ending::Closed {
+        if farewell == Farewell::Close {
             reached.leg.close();
         }
-        ending
+        (ending, farewell)
     }
 }
 
