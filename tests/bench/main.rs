@@ -4,6 +4,7 @@ mod bulk;
 mod choice;
 mod contender;
 mod cost;
+mod failover;
 mod families;
 mod figures;
 mod health;
@@ -50,6 +51,9 @@ fn main() {
     }
     if wants("families") {
         families::run(&options);
+    }
+    if wants("failover") {
+        failover::run(&options);
     }
     if wants("health") {
         health::run(&options);
