@@ -1,3 +1,5 @@
+//! A leg whose peer takes nothing.
+
 use std::future::poll_fn;
 use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
