@@ -21,6 +21,8 @@ use crate::rule::Backend;
 /// How long a backend may be silent before the next one is tried beside it: as long as its first SYN, which may be lost,
 /// waits to be sent again.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The same where a tunnel's handshake is part of the answer, of several round trips.
+const PATIENCE_WITH_TUNNELS: Duration = Duration::from_secs(3);
 
 /// A backend that has accepted a session.
 #[derive(Debug)]
@@ -74,6 +76,7 @@ async fn reach_any(wanted: Wanted<'_>, tried: Vec<usize>) -> Result<Reached, Ref
     let mut waiting = Some(target.ends.candidates(Protocol::Tcp, client, &service.gate).without(tried));
     let mut attempts: Vec<Attempt<'_>> = Vec::new();
     let mut failure = Refusal::NoBackend;
+    let patience = if target.connector.is_some() { PATIENCE_WITH_TUNNELS } else { PATIENCE };
     loop {
         let next = waiting.as_mut().and_then(Iterator::next);
         attempts.extend(next.map(|index| Attempt::new(wanted, index)));
@@ -96,7 +99,7 @@ async fn reach_any(wanted: Wanted<'_>, tried: Vec<usize>) -> Result<Reached, Ref
                     }
                 }
             },
-            () = sleep(PATIENCE), if next.is_some() => attempts.iter_mut().for_each(Attempt::is_silent),
+            () = sleep(patience), if next.is_some() => attempts.iter_mut().for_each(Attempt::is_silent),
         }
     }
 }

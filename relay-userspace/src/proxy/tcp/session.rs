@@ -67,7 +67,8 @@ pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc
     match farewell {
         Farewell::Reset => {}
         Farewell::Close => client.close(),
-        Farewell::Part => part(client).await,
+        // boxed, so that sessions that end otherwise need no room for it
+        Farewell::Part => Box::pin(part(client)).await,
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Opening {
     pub undecoded: Vec<u8>,
     /// Payload that came with the handshake.
     pub payload: Vec<u8>,
+    /// The peer's stream has ended with it.
+    pub end: bool,
     /// Until when the peer must not be sent anything unless it has sent something.
     pub grace: Option<Instant>,
 }
@@ -75,7 +77,7 @@ impl Acceptor {
     /// `data`: what the client has sent already.
     pub(in crate::proxy) async fn accept(&self, leg: &Leg, data: Vec<u8>) -> Result<Opening, Fault> {
         let tls = self.tls.as_ref().map(Tls::server).transpose()?.map(Box::new);
-        let mut wire = Wire { leg, tls, raw: data, plain: Vec::new(), heard: false };
+        let mut wire = Wire { leg, tls, raw: data, plain: Vec::new(), heard: false, ended: false };
         wire.open().await?;
         wire.finish_tls().await?;
         let Some(settings) = &self.ws else { return Ok(wire.opening(None, None)) };
@@ -111,7 +113,7 @@ impl Connector {
             (Some(config), Some(sni)) => Some(Box::new(Tls::client(config, tls::server_name(sni)?)?)),
             _ => None,
         };
-        let mut wire = Wire { leg, tls, raw: Vec::new(), plain: Vec::new(), heard: false };
+        let mut wire = Wire { leg, tls, raw: Vec::new(), plain: Vec::new(), heard: false, ended: false };
         wire.write(header).await?;
         wire.open().await?;
         wire.finish_tls().await?;
@@ -144,6 +146,8 @@ struct Wire<'a> {
     plain: Vec<u8>,
     /// The peer has sent something.
     heard: bool,
+    /// It has ended its stream.
+    ended: bool,
 }
 
 impl Wire<'_> {
@@ -157,6 +161,7 @@ impl Wire<'_> {
         let received = tls.receive(&mut self.raw, &mut answers);
         self.write(&answers).await?;
         let received = received?;
+        self.ended |= received.end;
         self.plain.extend_from_slice(&self.raw[..received.payload]);
         self.raw.drain(..received.rest);
         Ok(())
@@ -216,6 +221,7 @@ impl Wire<'_> {
         let mut answers = Vec::new();
         let decoded = ws.decode(&mut self.plain, &mut answers)?;
         self.plain.truncate(decoded.payload);
+        self.ended |= decoded.end;
         if !answers.is_empty() {
             self.say(&answers).await?;
         }
@@ -223,8 +229,8 @@ impl Wire<'_> {
     }
 
     fn opening(self, ws: Option<Ws>, grace: Option<Instant>) -> Opening {
-        let Self { tls, raw, plain, .. } = self;
-        Opening { layers: Layers::new(tls, ws), undecoded: raw, payload: plain, grace }
+        let Self { tls, raw, plain, ended, .. } = self;
+        Opening { layers: Layers::new(tls, ws), undecoded: raw, payload: plain, end: ended, grace }
     }
 }
 

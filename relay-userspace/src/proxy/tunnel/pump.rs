@@ -5,6 +5,7 @@
 //! follows the same rules as between plain legs.
 
 use std::io;
+use std::mem;
 use std::net::Shutdown;
 use std::task::{Context, Poll, ready};
 
@@ -38,6 +39,8 @@ pub struct Side<'a> {
     unsent: Option<Remainder>,
     /// How much of that are answers that only it has asked for.
     owed: usize,
+    /// The peer has taken something of it.
+    moved: bool,
     sending: Sending,
 }
 
@@ -56,7 +59,7 @@ enum Sending {
 impl<'a> Side<'a> {
     /// `undecoded`: what has come of a record that is not whole.
     pub const fn new(leg: &'a Leg, layers: Layers, undecoded: Vec<u8>) -> Self {
-        Self { leg, layers, undecoded, unsent: None, owed: 0, sending: Sending::Open }
+        Self { leg, layers, undecoded, unsent: None, owed: 0, moved: false, sending: Sending::Open }
     }
 
     /// Sends what goes at once, and keeps the rest.
@@ -73,12 +76,12 @@ impl<'a> Side<'a> {
     }
 
     /// Sends what a codec answers by itself.
-    fn answer(&mut self, answers: &[u8]) {
-        // a peer that takes no answers may still have something to say
-        _ = self.send(answers);
+    fn answer(&mut self, answers: &[u8]) -> io::Result<()> {
+        self.send(answers)?;
         if self.unsent.is_some() {
             self.owed += answers.len();
         }
+        Ok(())
     }
 
     /// Whether it asks for answers and does not take them.
@@ -92,6 +95,7 @@ impl<'a> Side<'a> {
             ready!(self.leg.poll_write_ready(cx))?;
             let sent = try_send(self.leg, unsent.rest())?;
             unsent.take(sent);
+            self.moved |= sent > 0;
             if unsent.rest().is_empty() {
                 self.unsent = None;
                 self.owed = 0;
@@ -106,15 +110,15 @@ impl<'a> Side<'a> {
     }
 
     /// Wraps the end of the stream.
-    fn end(&mut self) -> Result<(), Stop> {
+    fn end(&mut self) -> Result<io::Result<()>, Fault> {
         if self.sending != Sending::Open {
-            return Ok(());
+            return Ok(Ok(()));
         }
         let mut closing = Vec::new();
-        self.layers.end(&mut closing).map_err(Stop::Fault)?;
+        self.layers.end(&mut closing)?;
         let sent = self.send(&closing);
         self.sending = Sending::Ends;
-        sent.map_err(Stop::Send)
+        Ok(sent)
     }
 
     /// Nothing can be sent to it any more.
@@ -123,6 +127,7 @@ impl<'a> Side<'a> {
             self.sending = Sending::Void;
         }
         self.unsent = None;
+        self.owed = 0;
     }
 }
 
@@ -132,8 +137,8 @@ enum Stop {
     Receive,
     /// The receiver is.
     Send(io::Error),
-    /// What came, or what is to be sent, cannot be.
-    Fault(Fault),
+    /// What came from a side, or is to be sent to it, cannot be.
+    Fault(usize, Fault),
 }
 
 /// What there was to read.
@@ -151,15 +156,28 @@ pub struct TunnelPump<'a> {
     bytes: &'a mut [u64; 2],
     /// The stream that comes from a side has ended.
     ended: [bool; 2],
+    /// So has the connection: nothing more can come.
+    closed: [bool; 2],
     /// A side was reset before it ended its stream.
     broken: bool,
+    /// It was the backend's, before anything had come from there.
+    broken_off: bool,
     fault: Option<(usize, Fault)>,
 }
 
 impl<'a> TunnelPump<'a> {
     /// `carried`, `bytes`: where payload is counted.
     pub const fn new(sides: [Side<'a>; 2], carried: [&'a Carried; 2], bytes: &'a mut [u64; 2]) -> Self {
-        Self { sides, carried, bytes, ended: [false; 2], broken: false, fault: None }
+        Self {
+            sides,
+            carried,
+            bytes,
+            ended: [false; 2],
+            closed: [false; 2],
+            broken: false,
+            broken_off: false,
+            fault: None,
+        }
     }
 
     /// What the backend is sent ahead of everything, that is no client's.
@@ -169,8 +187,8 @@ impl<'a> TunnelPump<'a> {
         }
     }
 
-    /// Payload of a side that came with its handshake.
-    pub fn begin_with(&mut self, from: usize, payload: &[u8]) {
+    /// Payload of a side that came with its handshake. `end`: and the end of its stream.
+    pub fn begin_with(&mut self, from: usize, payload: &[u8], end: bool) {
         for piece in payload.chunks(PIECE) {
             let wrapped = buffer::with(|buffers| {
                 buffers.opened[HEADROOM..HEADROOM + piece.len()].copy_from_slice(piece);
@@ -181,6 +199,14 @@ impl<'a> TunnelPump<'a> {
                 _ = self.stop(from, stop);
             }
         }
+        if end && let Err(stop) = self.end(from) {
+            _ = self.stop(from, stop);
+        }
+    }
+
+    /// Whether the backend was reset before it had sent anything.
+    pub const fn has_broken_off(&self) -> bool {
+        self.broken_off
     }
 
     /// Whose doing it was that the session broke, and what.
@@ -197,7 +223,11 @@ impl<'a> TunnelPump<'a> {
                 Poll::Ready(Ok(())) => {}
             }
             if self.sides[from].is_greedy() {
-                break;
+                match self.sides[from].poll_flush(cx) {
+                    Poll::Pending => break,
+                    Poll::Ready(Err(error)) => self.lost(from, Some(&error)),
+                    Poll::Ready(Ok(())) => {}
+                }
             }
             if turn >= TURN {
                 cx.waker().wake_by_ref();
@@ -218,7 +248,16 @@ impl<'a> TunnelPump<'a> {
                 Err(stop) => self.stop(from, stop)?,
             }
         }
+        self.discard(cx, from);
         Ok(())
+    }
+
+    /// Reads what comes behind the end of a stream, and forgets it: what nobody has read makes a reset of a close.
+    fn discard(&mut self, cx: &mut Context<'_>, from: usize) {
+        while self.ended[from] && !self.closed[from] && self.sides[from].leg.poll_read_ready(cx).is_ready() {
+            let read = buffer::with(|buffers| try_receive(self.sides[from].leg, &mut buffers.opened));
+            self.closed[from] = !matches!(read, Ok(None | Some(1..)));
+        }
     }
 
     /// Reads a piece, and hands on what is in it.
@@ -232,7 +271,12 @@ impl<'a> TunnelPump<'a> {
             let length = match try_receive(side.leg, &mut place[kept..room]).map_err(|_gone| Stop::Receive)? {
                 None => return Ok(Input::Nothing),
                 Some(0) => {
-                    side.layers.end_of_stream(kept).map_err(Stop::Fault)?;
+                    self.closed[from] = true;
+                    // what is thrown away is not taken apart
+                    if self.sides[1 - from].sending != Sending::Void {
+                        let whole = self.sides[from].layers.end_of_stream(kept);
+                        whole.map_err(|fault| Stop::Fault(from, fault))?;
+                    }
                     self.end(from)?;
                     return Ok(Input::End);
                 }
@@ -250,10 +294,14 @@ impl<'a> TunnelPump<'a> {
         let side = &mut self.sides[from];
         let data = &mut buffers.opened[HEADROOM..HEADROOM + length];
         let opened = side.layers.open(data, &mut buffers.answers);
-        if !buffers.answers.is_empty() {
-            side.answer(&buffers.answers);
+        let answered = if buffers.answers.is_empty() { Ok(()) } else { side.answer(&buffers.answers) };
+        if let Err(error) = answered {
+            // it may still have something to say
+            self.lost(from, Some(&error));
         }
-        let opened = opened.map_err(Stop::Fault)?;
+        let side = &mut self.sides[from];
+        let data = &buffers.opened[HEADROOM..HEADROOM + length];
+        let opened = opened.map_err(|fault| Stop::Fault(from, fault))?;
         let rest = &data[opened.rest..];
         if rest.is_empty() {
             // an idle session keeps nothing
@@ -272,7 +320,8 @@ impl<'a> TunnelPump<'a> {
     fn pass_on(&mut self, from: usize, buffers: &mut Buffers, length: usize) -> Result<(), Stop> {
         let to = &mut self.sides[1 - from];
         let Buffers { opened, sealed, .. } = buffers;
-        let wrapped = to.layers.wrap(opened, HEADROOM, length, sealed).map_err(Stop::Fault)?;
+        let wrapped = to.layers.wrap(opened, HEADROOM, length, sealed);
+        let wrapped = wrapped.map_err(|fault| Stop::Fault(1 - from, fault))?;
         to.send(wrapped).map_err(Stop::Send)?;
         self.carried[from].add_bytes(length as u64);
         self.bytes[from] += length as u64;
@@ -281,15 +330,21 @@ impl<'a> TunnelPump<'a> {
 
     /// A side has ended its stream.
     fn end(&mut self, from: usize) -> Result<(), Stop> {
+        if self.broken {
+            // after a failed send the kernel tells of the reset no more, and of an end in its place
+            return Err(Stop::Receive);
+        }
         self.ended[from] = true;
         self.sides[from].undecoded = Vec::new();
-        self.sides[1 - from].end()
+        let told = self.sides[1 - from].end().map_err(|fault| Stop::Fault(1 - from, fault))?;
+        told.map_err(Stop::Send)
     }
 
     /// Carrying from a side has stopped.
     fn stop(&mut self, from: usize, stop: Stop) -> Result<(), Ending> {
         match stop {
             Stop::Receive => {
+                self.broken_off |= from == 1 && !self.broken && self.bytes[1] == 0;
                 self.broken = true;
                 Err(Ending::Reset)
             }
@@ -297,9 +352,9 @@ impl<'a> TunnelPump<'a> {
                 self.lost(1 - from, Some(&error));
                 Ok(())
             }
-            Stop::Fault(fault) => {
-                let refusal = if from == 0 { fault.of_client() } else { fault.of_backend() };
-                self.fault = Some((from, fault));
+            Stop::Fault(side, fault) => {
+                let refusal = if side == 0 { fault.of_client() } else { fault.of_backend() };
+                self.fault = Some((side, fault));
                 Err(Ending::Refused(refusal))
             }
         }
@@ -307,7 +362,9 @@ impl<'a> TunnelPump<'a> {
 
     /// Nothing can be sent to a side any more. What it sent itself may still lie in its socket.
     fn lost(&mut self, side: usize, error: Option<&io::Error>) {
-        self.broken |= error.is_some_and(|error| !ended_before_reset(error));
+        let is_reset = error.is_some_and(|error| !ended_before_reset(error));
+        self.broken_off |= is_reset && side == 1 && !self.broken && self.bytes[1] == 0;
+        self.broken |= is_reset;
         self.sides[side].give_up();
     }
 
@@ -345,6 +402,7 @@ impl Carry for TunnelPump<'_> {
             if let Poll::Ready(Err(error)) = self.sides[side].poll_flush(cx) {
                 self.lost(side, Some(&error));
             }
+            *moved |= mem::take(&mut self.sides[side].moved);
         }
         self.poll_end()
     }

@@ -10,6 +10,7 @@ use super::{Farewell, Logged, Session, count_client};
 use crate::proxy::complaints::and_others;
 use crate::proxy::counters::Refusal;
 use crate::proxy::ending::{Ending, Record};
+use crate::proxy::pool::Signal;
 use crate::proxy::service::Service;
 use crate::proxy::tcp::carry::carry;
 use crate::proxy::tcp::failover::Reached;
@@ -61,7 +62,7 @@ pub(super) async fn run(
 
 /// A leg that is no tunnel.
 const fn plain(payload: Vec<u8>) -> Opening {
-    Opening { layers: Layers::new(None, None), undecoded: Vec::new(), payload, grace: None }
+    Opening { layers: Layers::new(None, None), undecoded: Vec::new(), payload, end: false, grace: None }
 }
 
 impl Session<'_> {
@@ -81,6 +82,10 @@ impl Session<'_> {
         timer.as_mut().reset(Instant::now() + timeouts.handshake);
         let accepted = tokio::select! {
             biased;
+            ending = self.service.gate.ended(Protocol::Tcp, self.source, None) => {
+                logged.cut_off(ending);
+                return Err(Farewell::Reset);
+            }
             accepted = acceptor.accept(self.client, data) => accepted,
             () = timer.as_mut() => Err(Fault::Late),
         };
@@ -118,8 +123,8 @@ impl Session<'_> {
         if is_plain {
             pump.announce(self.header);
         }
-        pump.begin_with(0, &client.payload);
-        pump.begin_with(1, &backend.payload);
+        pump.begin_with(0, &client.payload, client.end);
+        pump.begin_with(1, &backend.payload, backend.end);
         let ending = carry(legs, &mut pump, &self.target.timeouts, timer).await;
         let farewell = match pump.fault() {
             Some((0, fault)) => {
@@ -134,6 +139,9 @@ impl Session<'_> {
             None if ending == Ending::Closed => Farewell::Close,
             None => Farewell::Reset,
         };
+        if pump.has_broken_off() {
+            reached.lease.fail(Signal::Reset);
+        }
         if let Ending::Refused(refusal) = ending {
             self.service.counters.refuse(refusal);
         }
