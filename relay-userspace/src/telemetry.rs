@@ -36,15 +36,16 @@ pub fn start(level: Level, format: LogFormat) -> anyhow::Result<()> {
         LogFormat::Auto => journal().map(|journal| journal.with_field_prefix(None).boxed()),
         LogFormat::Text => None,
     };
-    let layer = match layer {
-        Some(layer) => layer.with_filter(targets.with_target(connections::TARGET, connections)).boxed(),
+    // a list, whose layers each keep their own level; one put upon another would hold both to the higher
+    let layers = match layer {
+        Some(layer) => vec![layer.with_filter(targets.with_target(connections::TARGET, connections)).boxed()],
         None => {
             let others = targets.with_target(connections::TARGET, LevelFilter::OFF);
             let only = Targets::new().with_target(connections::TARGET, connections);
-            text().boxed().with_filter(others).and_then(message().with_filter(only)).boxed()
+            vec![text().with_filter(others).boxed(), message().with_filter(only).boxed()]
         }
     };
-    registry().with(layer).try_init().context("cannot start logging")
+    registry().with(layers).try_init().context("cannot start logging")
 }
 
 /// The journal, if standard error goes there: programs started from a unit inherit its environment too.

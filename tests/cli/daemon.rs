@@ -1,13 +1,15 @@
 //! relayd's arguments, its signals, its log, and what it tells its service manager.
 
 use std::fs;
+use std::io::Write as _;
 use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
 use std::time::Duration;
 
 use harness::daemon::settings;
 use harness::programs::relayd;
-use harness::traffic::PATIENCE;
+use harness::traffic::{Client, PATIENCE};
+use harness::world::RELAY;
 use harness::{Ctl, Daemon, World, eventually};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -190,6 +192,20 @@ fn the_log_is_json_where_it_is_asked_to_be() {
         log.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect();
     assert!(lines.len() >= 4, "{log}");
     assert!(lines.iter().any(|line| line["fields"]["RULE"] == "web" && line["level"] == "INFO"), "{log}");
+}
+
+#[test]
+fn the_level_lets_lines_through() {
+    let world = World::new();
+    let rule = format!(
+        "{WEB}plane = \"user\"\naccept = {{ proxy_protocol = true, trusted = [\"198.51.100.0/24\"] }}\n"
+    );
+    let mut daemon = world.start(&format!("[log]\nlevel = \"debug\"\n{rule}"));
+    let mut client = Client::connect(&world.client, (RELAY, 80)).expect("a connection");
+    client.0.write_all(b"no header\r\n").expect("sent");
+    eventually("who is refused is in the log", || {
+        daemon.log().lines().any(|line| line.contains("DEBUG") && line.contains("proxy_missing"))
+    });
 }
 
 #[test]
