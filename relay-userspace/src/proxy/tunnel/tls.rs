@@ -3,7 +3,6 @@
 //! rustls shakes hands. Then its keys are taken over: records are sealed and opened by [`record`] right in the caller's
 //! buffers, without a copy on the heap for each, and what is left of a session are two keys and what makes the next ones.
 
-mod base64;
 mod client;
 mod fault;
 mod files;

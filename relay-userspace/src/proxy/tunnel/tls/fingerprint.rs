@@ -3,9 +3,8 @@
 use std::fmt;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::BASE64;
 use rustls::pki_types::CertificateDer;
-
-use super::base64;
 
 /// The SHA-256 of a certificate, or of its public key. Shown as `sha256/BASE64`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -26,6 +25,6 @@ impl Fingerprint {
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256/{}", base64::encode(&self.0))
+        write!(f, "sha256/{}", BASE64.encode(&self.0))
     }
 }

@@ -5,10 +5,10 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use data_encoding::BASE64;
 use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair};
 use rustls::pki_types::ServerName;
 
-use super::base64;
 use super::files::ConfigFault;
 use crate::config::save::save_secret;
 
@@ -47,7 +47,7 @@ fn make(name: &str) -> Result<String, rcgen::Error> {
 }
 
 pub fn pem(label: &str, der: &[u8]) -> String {
-    let text = base64::encode(der);
+    let text = BASE64.encode(der);
     let mut pem = format!("-----BEGIN {label}-----\n");
     let mut rest = text.as_str();
     while !rest.is_empty() {

@@ -2,7 +2,6 @@
 
 mod authority;
 mod faults;
-mod measure;
 mod openssl;
 mod sessions;
 mod settings;
