@@ -326,6 +326,9 @@ listen = \"127.0.0.1:9464\"
         assert_eq!(set(&changed, "b", json!({ "enabled": null, "note": null })), FILE);
         let changed = set(FILE, "a", json!({ "timeout": { "udp": null } }));
         assert!(!changed.contains("timeout"), "{changed}");
+        // a table that is new has no key for what the patch clears
+        let changed = set(FILE, "b", json!({ "connect": { "transport": "tls", "path": null } }));
+        assert!(changed.contains("connect = { transport = \"tls\" }\n"), "{changed}");
     }
 
     #[test]

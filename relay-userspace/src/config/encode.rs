@@ -237,7 +237,7 @@ pub fn to_toml(rule: &Rule) -> String {
     text
 }
 
-/// A JSON value in TOML notation. Only what [`to_json`] makes.
+/// A JSON value in TOML notation: what [`to_json`] makes, or a patch, whose nulls say that a key is not there (RFC 7396).
 pub fn toml_value(value: &Json) -> toml_edit::Value {
     match value {
         Json::Bool(value) => (*value).into(),
@@ -245,8 +245,11 @@ pub fn toml_value(value: &Json) -> toml_edit::Value {
         Json::String(text) => text.as_str().into(),
         Json::Array(items) => items.iter().map(toml_value).collect::<toml_edit::Array>().into(),
         Json::Object(entries) => {
-            let table: toml_edit::InlineTable =
-                entries.iter().map(|(key, value)| (key.as_str(), toml_value(value))).collect();
+            let table: toml_edit::InlineTable = entries
+                .iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(key, value)| (key.as_str(), toml_value(value)))
+                .collect();
             table.into()
         }
         Json::Null => "".into(),
