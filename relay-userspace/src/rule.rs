@@ -32,7 +32,7 @@ pub use self::listen::{ListenOn, Listener, PortRange};
 pub use self::staying::Staying;
 pub use self::tunnel::{
     AcceptTls, AcceptTunnel, AcceptWs, ConnectTls, ConnectTunnel, ConnectWs, Identity, MaskChoice, Transport,
-    Verify,
+    UdpOver, Verify,
 };
 pub use self::usual::Usual;
 

@@ -207,7 +207,7 @@ const MISTAKES: &[Mistake] = &[
     (
         &["set", "web", "protocol=tcp+udp", "connect.transport=wss"],
         4,
-        &["connect: transport: UDP does not go through tunnels yet", "say protocol = \"tcp\""],
+        &["connect: transport: the rule carries UDP", "or protocol = \"tcp\""],
     ),
     (
         &["set", "web", "protocol=tcp", "connect.transport=tls", "connect.path=/ws"],

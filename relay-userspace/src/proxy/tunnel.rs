@@ -10,6 +10,7 @@ mod fault;
 mod handshake;
 mod layers;
 mod pump;
+pub mod purpose;
 pub mod tls;
 pub mod ws;
 

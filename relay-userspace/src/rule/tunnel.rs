@@ -20,6 +20,8 @@ pub enum Transport {
 pub struct AcceptTunnel {
     pub tls: Option<AcceptTls>,
     pub ws: Option<AcceptWs>,
+    /// `None`: the rule carries none.
+    pub udp_over: Option<UdpOver>,
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -52,6 +54,10 @@ pub struct AcceptWs {
 pub struct ConnectTunnel {
     pub tls: Option<ConnectTls>,
     pub ws: Option<ConnectWs>,
+    /// `None`: the rule carries none.
+    pub udp_over: Option<UdpOver>,
+    /// Many clients' streams go through one tunnel, which only another Relay takes apart.
+    pub mux: bool,
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -64,6 +70,15 @@ pub struct ConnectTls {
     /// Our certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
     pub alpn: Vec<Box<str>>,
+}
+
+/// Which way UDP goes where TCP goes through a tunnel.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum UdpOver {
+    /// Through it, to another Relay.
+    Tunnel,
+    /// Beside it, as it is, as with realm.
+    Plain,
 }
 
 /// Which certificate of a TLS server is good.
@@ -121,6 +136,9 @@ impl Transport {
         matches!(self, Self::Ws | Self::Wss)
     }
 
+    /// All that are tunnels.
+    pub const TUNNELS: [Self; 3] = [Self::Tls, Self::Ws, Self::Wss];
+
     const fn of(has_tls: bool, has_ws: bool) -> Self {
         match (has_tls, has_ws) {
             (false, false) => Self::Plain,
@@ -165,6 +183,21 @@ impl ConnectTunnel {
             tls.identity = tls.identity.take().map(|(cert, key)| (folder.join(cert), folder.join(key)));
         }
         self
+    }
+}
+
+impl UdpOver {
+    pub const ALL: [Self; 2] = [Self::Tunnel, Self::Plain];
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|over| over.as_str() == text)
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tunnel => "tunnel",
+            Self::Plain => "plain",
+        }
     }
 }
 
@@ -261,7 +294,8 @@ mod tests {
     fn paths_begin_at_their_folder_or_at_the_root() {
         let identity = Identity::Files { cert: "c.pem".into(), key: "/k.pem".into() };
         let tls = AcceptTls { identity, client_ca: Some("ca/c.pem".into()), alpn: Vec::new() };
-        let tls = AcceptTunnel { tls: Some(tls), ws: None }.in_folder(Path::new("/etc/relay")).tls;
+        let tls =
+            AcceptTunnel { tls: Some(tls), ws: None, udp_over: None }.in_folder(Path::new("/etc/relay")).tls;
         let tls = tls.expect("TLS");
         let identity = Identity::Files { cert: "/etc/relay/c.pem".into(), key: "/k.pem".into() };
         assert_eq!(tls.identity, identity);

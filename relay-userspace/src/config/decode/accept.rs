@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use relay_common::net::Protocol;
+
 use super::super::fields::Fields;
 use super::super::node::{Node, Value};
 use super::super::problem::Problems;
-use super::tunnel::{Belongs, alpn, certificate, file, host_name, transport, unbracketed};
+use super::tunnel::{Belongs, alpn, certificate, file, host_name, transport, udp_over, unbracketed};
 use super::{one_or_more, tcp_switch, websocket};
 use crate::rule::{
     Accept, AcceptTls, AcceptTunnel, AcceptWs, AllowList, Identity, Network, Protocols, Transport,
@@ -20,6 +22,7 @@ const OF_TRANSPORTS: &[Belongs] = &[
     Belongs::to_ws("path"),
     Belongs::to_ws("token"),
     Belongs::to_ws("headers"),
+    Belongs::to_tunnels("udp_over"),
 ];
 
 pub fn accept(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems) -> Accept {
@@ -35,7 +38,8 @@ pub fn accept(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Prob
 }
 
 fn tunnel(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems) -> Option<AcceptTunnel> {
-    let transport = transport(fields, protocols, OF_TRANSPORTS, problems);
+    let said = fields.peek("transport");
+    let transport = transport(fields, OF_TRANSPORTS, problems);
     let (host, name) = host(fields, transport, problems);
     let tls = AcceptTls {
         identity: identity(fields, name, problems),
@@ -46,8 +50,19 @@ fn tunnel(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems
     let token = websocket::token(fields, problems);
     let headers = websocket::headers(fields, token.is_some(), problems);
     let ws = AcceptWs { host, path, headers, token };
-    let tunnel =
-        AcceptTunnel { tls: transport.has_tls().then_some(tls), ws: transport.has_ws().then_some(ws) };
+    let udp_over = udp_over(fields, (transport, said), protocols, problems);
+    if let (Transport::Tls | Transport::Ws | Transport::Wss, Some(node)) = (transport, said)
+        && !protocols.has(Protocol::Tcp)
+    {
+        // whatever it carries
+        let message = "a tunnel comes in over TCP, and the rule has none";
+        problems.at(node, &fields.subject_of("transport"), message, Some("say protocol = \"tcp+udp\""));
+    }
+    let tunnel = AcceptTunnel {
+        tls: transport.has_tls().then_some(tls),
+        ws: transport.has_ws().then_some(ws),
+        udp_over,
+    };
     (transport != Transport::Plain).then_some(tunnel)
 }
 

@@ -8,18 +8,14 @@ use relay_common::net::Protocol;
 
 use super::super::fields::{Fields, Later};
 use super::super::problem::Problems;
-use super::tunnel::{Belongs, alpn, certificate, file, host_name, transport};
+use super::tunnel::{Belongs, alpn, certificate, file, host_name, transport, udp_over};
 use super::{NO_TCP, NO_TCP_HELP, tcp_switch, websocket};
 use crate::rule::listen::is_interface_name;
 use crate::rule::{
     Connect, ConnectTls, ConnectTunnel, ConnectWs, MaskChoice, Protocols, ProxyVersion, Transport, Verify,
 };
 
-const LATER: &[Later] = &[
-    Later { key: "pool", default: Some("0") },
-    Later { key: "mux", default: Some("false") },
-    Later { key: "udp_over", default: None },
-];
+const LATER: &[Later] = &[Later { key: "pool", default: Some("0") }];
 
 /// What only some transports have.
 const OF_TRANSPORTS: &[Belongs] = &[
@@ -34,6 +30,8 @@ const OF_TRANSPORTS: &[Belongs] = &[
     Belongs::to_ws("token"),
     Belongs::to_ws("headers"),
     Belongs::to_ws("mask"),
+    Belongs::to_tunnels("mux"),
+    Belongs::to_tunnels("udp_over"),
 ];
 
 pub fn connect(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems) -> Connect {
@@ -49,7 +47,8 @@ pub fn connect(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Pro
 }
 
 fn tunnel(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems) -> Option<ConnectTunnel> {
-    let transport = transport(fields, protocols, OF_TRANSPORTS, problems);
+    let said = fields.peek("transport");
+    let transport = transport(fields, OF_TRANSPORTS, problems);
     let verify = verify(fields, problems);
     let tls = ConnectTls {
         sni: host_name(fields, "sni", problems),
@@ -65,9 +64,22 @@ fn tunnel(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems
     let words = MaskChoice::ALL.map(MaskChoice::as_str);
     let mask = fields.word("mask", &words, MaskChoice::parse, problems).unwrap_or_default();
     let ws = ConnectWs { host, path, headers, token, mask };
-    let tunnel =
-        ConnectTunnel { tls: transport.has_tls().then_some(tls), ws: transport.has_ws().then_some(ws) };
+    let tunnel = ConnectTunnel {
+        tls: transport.has_tls().then_some(tls),
+        ws: transport.has_ws().then_some(ws),
+        udp_over: udp_over(fields, (transport, said), protocols, problems),
+        mux: mux(fields, protocols, problems),
+    };
     (transport != Transport::Plain).then_some(tunnel)
+}
+
+fn mux(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems) -> bool {
+    let node = fields.peek("mux");
+    let mux = tcp_switch(fields, "mux", protocols, problems);
+    if let (true, Some(node)) = (mux, node) {
+        problems.at(node, &fields.subject_of("mux"), format!("{} is not built yet", node.shown()), None);
+    }
+    mux
 }
 
 fn verify(fields: &mut Fields<'_>, problems: &mut Problems) -> Verify {

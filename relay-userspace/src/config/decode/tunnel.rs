@@ -8,21 +8,25 @@ use super::super::fields::{Fields, quoted};
 use super::super::node::{Node, Value};
 use super::super::problem::Problems;
 use super::one_or_more;
-use crate::rule::{Backend, BackendPorts, Host, Protocols, Transport};
+use crate::rule::{Backend, BackendPorts, Host, Protocols, Transport, UdpOver};
 
 /// A key that only some transports have, and which.
 pub struct Belongs {
     key: &'static str,
-    to: [Transport; 2],
+    to: &'static [Transport],
 }
 
 impl Belongs {
     pub const fn to_tls(key: &'static str) -> Self {
-        Self { key, to: [Transport::Tls, Transport::Wss] }
+        Self { key, to: &[Transport::Tls, Transport::Wss] }
     }
 
     pub const fn to_ws(key: &'static str) -> Self {
-        Self { key, to: [Transport::Ws, Transport::Wss] }
+        Self { key, to: &[Transport::Ws, Transport::Wss] }
+    }
+
+    pub const fn to_tunnels(key: &'static str) -> Self {
+        Self { key, to: &Transport::TUNNELS }
     }
 }
 
@@ -41,35 +45,59 @@ pub fn is_said(rule: &Fields<'_>) -> bool {
 }
 
 /// A leg's transport, and complaints of keys that it does not have, which are taken away.
-pub fn transport(
-    fields: &mut Fields<'_>,
-    protocols: Protocols,
-    keys: &[Belongs],
-    problems: &mut Problems,
-) -> Transport {
-    let Some(node) = fields.peek("transport") else {
+pub fn transport(fields: &mut Fields<'_>, keys: &[Belongs], problems: &mut Problems) -> Transport {
+    if fields.peek("transport").is_none() {
         fields.take("transport");
         misplaced(fields, Transport::Plain, keys, problems);
         return Transport::Plain;
-    };
+    }
     let words = Transport::ALL.map(Transport::as_str);
     // with one that nobody knows any key may be right
     let Some(transport) = fields.word("transport", &words, Transport::parse, problems) else {
         return Transport::Wss;
     };
     misplaced(fields, transport, keys, problems);
-    if transport != Transport::Plain && protocols.has(Protocol::Udp) {
-        let message = "UDP does not go through tunnels yet, and the rule carries it";
-        let help = "say protocol = \"tcp\"; a second rule may carry UDP, without the tunnel";
-        problems.at(node, &fields.subject_of("transport"), message, Some(help));
-    }
     transport
+}
+
+/// Which way UDP goes beside a tunnel, or through it. That it is not wrapped has to be said. `said`: where the transport is.
+pub fn udp_over(
+    fields: &mut Fields<'_>,
+    (transport, said): (Transport, Option<&Node>),
+    protocols: Protocols,
+    problems: &mut Problems,
+) -> Option<UdpOver> {
+    let node = fields.peek("udp_over");
+    let words = UdpOver::ALL.map(UdpOver::as_str);
+    let over = fields.word("udp_over", &words, UdpOver::parse, problems);
+    if transport == Transport::Plain {
+        return None;
+    }
+    match (node, said) {
+        (Some(node), _) if !protocols.has(Protocol::Udp) => {
+            let help = "leave it out, or say protocol = \"tcp+udp\"";
+            problems.at(node, &fields.subject_of("udp_over"), "the rule carries no UDP", Some(help));
+        }
+        (Some(node), _) if over == Some(UdpOver::Tunnel) => {
+            let message = format!("{} is not built yet", node.shown());
+            problems.at(node, &fields.subject_of("udp_over"), message, None);
+        }
+        (None, Some(node)) if protocols.has(Protocol::Udp) => {
+            let message = "the rule carries UDP, and does not say whether that goes through the tunnel, too";
+            let help = "say udp_over = \"tunnel\" (both ends must be Relays), udp_over = \"plain\" (beside it, as it is), or \
+                        protocol = \"tcp\"";
+            problems.at(node, &fields.subject_of("transport"), message, Some(help));
+        }
+        _ => {}
+    }
+    over
 }
 
 fn misplaced(fields: &mut Fields<'_>, transport: Transport, keys: &[Belongs], problems: &mut Problems) {
     for Belongs { key, to } in keys.iter().filter(|belongs| !belongs.to.contains(&transport)) {
         let Some(node) = fields.take(key) else { continue };
-        let words = quoted(&to.map(Transport::as_str));
+        let words = to.iter().copied().map(Transport::as_str).collect::<Vec<_>>();
+        let words = quoted(&words);
         let message = format!("transport = \"{}\" has no `{key}`", transport.as_str());
         let help = format!("leave it out, or say transport = {words}");
         problems.at(node, &fields.subject_of(key), message, Some(&help));

@@ -11,6 +11,7 @@ type Keys = Map<String, Json>;
 
 pub fn accept(tunnel: &AcceptTunnel, map: &mut Keys) {
     transport(tunnel.transport(), map);
+    put(map, "udp_over", tunnel.udp_over.map(|over| json!(over.as_str())));
     if let Some(ws) = &tunnel.ws {
         put(map, "host", ws.host.as_deref().map(Json::from));
         websocket(&ws.path, &ws.headers, ws.token.as_deref(), map);
@@ -30,6 +31,8 @@ pub fn accept(tunnel: &AcceptTunnel, map: &mut Keys) {
 
 pub fn connect(tunnel: &ConnectTunnel, map: &mut Keys) {
     transport(tunnel.transport(), map);
+    put(map, "udp_over", tunnel.udp_over.map(|over| json!(over.as_str())));
+    put(map, "mux", tunnel.mux.then_some(json!(true)));
     if let Some(ws) = &tunnel.ws {
         put(map, "host", ws.host.as_deref().map(Json::from));
         websocket(&ws.path, &ws.headers, ws.token.as_deref(), map);

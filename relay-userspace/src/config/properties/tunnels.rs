@@ -73,10 +73,10 @@ pub fn accept() -> BoxedStrategy<AcceptTunnel> {
                 if host.matches(':').count() == 1 { host.split(':').next().unwrap_or(host) } else { host }
                     .into();
         }
-        AcceptTunnel { tls: Some(tls), ws: Some(ws) }
+        AcceptTunnel { tls: Some(tls), ws: Some(ws), udp_over: None }
     });
-    let tls = accept_tls().prop_map(|tls| AcceptTunnel { tls: Some(tls), ws: None });
-    let ws = accept_ws().prop_map(|ws| AcceptTunnel { tls: None, ws: Some(ws) });
+    let tls = accept_tls().prop_map(|tls| AcceptTunnel { tls: Some(tls), ws: None, udp_over: None });
+    let ws = accept_ws().prop_map(|ws| AcceptTunnel { tls: None, ws: Some(ws), udp_over: None });
     prop_oneof![both.boxed(), tls.boxed(), ws.boxed()].boxed()
 }
 
@@ -99,9 +99,15 @@ prop_compose! {
 }
 
 pub fn connect() -> BoxedStrategy<ConnectTunnel> {
-    let both =
-        (connect_tls(), connect_ws()).prop_map(|(tls, ws)| ConnectTunnel { tls: Some(tls), ws: Some(ws) });
-    let tls = connect_tls().prop_map(|tls| ConnectTunnel { tls: Some(tls), ws: None });
-    let ws = connect_ws().prop_map(|ws| ConnectTunnel { tls: None, ws: Some(ws) });
+    let both = (connect_tls(), connect_ws()).prop_map(|(tls, ws)| ConnectTunnel {
+        tls: Some(tls),
+        ws: Some(ws),
+        udp_over: None,
+        mux: false,
+    });
+    let tls =
+        connect_tls().prop_map(|tls| ConnectTunnel { tls: Some(tls), ws: None, udp_over: None, mux: false });
+    let ws =
+        connect_ws().prop_map(|ws| ConnectTunnel { tls: None, ws: Some(ws), udp_over: None, mux: false });
     prop_oneof![both.boxed(), tls.boxed(), ws.boxed()].boxed()
 }

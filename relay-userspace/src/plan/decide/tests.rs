@@ -137,7 +137,7 @@ fn the_proxy_protocol_takes_tcp_to_relayd_and_leaves_udp_in_the_kernel() {
 fn tunnels_are_relayds_and_their_files_lie_beside_the_rules() {
     let tls = ConnectTls { sni: None, verify: Verify::Ca, ca: None, identity: None, alpn: Vec::new() };
     let connect = |tls| Connect {
-        tunnel: Some(Arc::new(ConnectTunnel { tls: Some(tls), ws: None })),
+        tunnel: Some(Arc::new(ConnectTunnel { tls: Some(tls), ws: None, udp_over: None, mux: false })),
         ..Connect::default()
     };
     let plain = (*planned(":80", "203.0.113.10:80").rule).clone();

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::handshake::{Acceptor, Connector};
+use super::purpose::Willing;
 use super::tls::{ClientTls, ConfigFault, ServerTls};
-use crate::rule::tunnel::{AcceptTunnel, ConnectTunnel};
+use crate::rule::tunnel::{AcceptTunnel, ConnectTunnel, UdpOver};
 
 /// The tunnels of all rules, by what the rules say.
 pub struct Tunnels {
@@ -82,7 +83,8 @@ impl fmt::Debug for Tunnels {
 
 fn acceptor(tunnel: &AcceptTunnel, tls: Option<&ServerTls>) -> Acceptor {
     let fingerprint = tls.map(ServerTls::fingerprint);
-    Acceptor { tls: tls.map(ServerTls::config), ws: tunnel.ws.clone(), fingerprint }
+    let willing = Willing { datagrams: tunnel.udp_over == Some(UdpOver::Tunnel), streams: false };
+    Acceptor { tls: tls.map(ServerTls::config), ws: tunnel.ws.clone(), willing, fingerprint }
 }
 
 fn connects(tunnel: &Arc<ConnectTunnel>) -> Result<(Option<ClientTls>, Connector), ConfigFault> {

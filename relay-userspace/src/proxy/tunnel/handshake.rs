@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::fault::Fault;
 use super::layers::{Layers, Ws};
+use super::purpose::{Purpose, Willing};
 use super::tls::{self, Fingerprint, Tls};
 use super::ws::{self, HandshakeFault, Role};
 use crate::proxy::tcp::socket::Leg;
@@ -31,6 +32,8 @@ const PARTING: Duration = Duration::from_secs(1);
 pub struct Acceptor {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     pub ws: Option<AcceptWs>,
+    /// What clients may ask for besides sessions.
+    pub willing: Willing,
     /// The certificate's that clients are shown.
     pub fingerprint: Option<Fingerprint>,
 }
@@ -46,6 +49,9 @@ pub struct Connector {
 #[derive(Debug)]
 pub struct Opening {
     pub layers: Layers,
+    /// What the two ends have agreed to use it for.
+    #[expect(dead_code, reason = "sessions are all that there is yet")]
+    pub purpose: Purpose,
     /// What has come of a record that is not whole.
     pub undecoded: Vec<u8>,
     /// Payload that came with the handshake.
@@ -76,13 +82,19 @@ impl Eq for Connector {}
 impl Acceptor {
     /// `data`: what the client has sent already.
     pub(in crate::proxy) async fn accept(&self, leg: &Leg, data: Vec<u8>) -> Result<Opening, Fault> {
-        let tls = self.tls.as_ref().map(Tls::server).transpose()?.map(Box::new);
-        let mut wire = Wire { leg, tls, raw: data, plain: Vec::new(), heard: false, ended: false };
+        let mut wire = Wire { leg, tls: None, raw: data, plain: Vec::new(), heard: false, ended: false };
+        let mut purpose = Purpose::Session;
+        if let Some(config) = &self.tls {
+            if self.ws.is_none() {
+                purpose = wire.asked(self.willing).await?;
+            }
+            wire.tls = Some(Box::new(Tls::server(&agreeing(config, purpose))?));
+        }
         wire.open().await?;
         wire.finish_tls().await?;
-        let Some(settings) = &self.ws else { return Ok(wire.opening(None, None)) };
+        let Some(settings) = &self.ws else { return Ok(wire.opening(None, None, purpose)) };
         let asked = loop {
-            match ws::read_request(&wire.plain, settings) {
+            match ws::read_request(&wire.plain, settings, self.willing) {
                 Ok(Some(asked)) => break asked,
                 Ok(None) => wire.more().await?,
                 Err(fault) => {
@@ -96,29 +108,47 @@ impl Acceptor {
         wire.say(&asked.response).await?;
         wire.plain.drain(..asked.length);
         let grace = asked.is_realm.then(|| Instant::now() + GRACE);
-        wire.decoded(Ws::new(Role::Server), grace).await
+        wire.decoded(Ws::new(Role::Server), grace, asked.purpose).await
     }
 }
 
 impl Connector {
-    /// `host`: the backend's, as the rule calls it. `header`: what the backend is sent ahead of all else.
+    /// For one client. `host`: the backend's, as the rule calls it. `header`: what the backend is sent ahead of all else.
     pub(in crate::proxy) async fn connect(
         &self,
         leg: &Leg,
         host: &str,
         header: &[u8],
     ) -> Result<Opening, Fault> {
+        self.connect_for(Purpose::Session, leg, host, header).await
+    }
+
+    /// For a purpose, which the other end has to agree to.
+    pub(in crate::proxy) async fn connect_for(
+        &self,
+        purpose: Purpose,
+        leg: &Leg,
+        host: &str,
+        header: &[u8],
+    ) -> Result<Opening, Fault> {
         let sni = self.tunnel.tls.as_ref().map(|tls| tls.sni.as_deref().unwrap_or(host));
         let tls = match (&self.tls, sni) {
-            (Some(config), Some(sni)) => Some(Box::new(Tls::client(config, tls::server_name(sni)?)?)),
+            (Some(config), Some(sni)) => {
+                let said = if self.tunnel.ws.is_some() { Purpose::Session } else { purpose };
+                Some(Box::new(Tls::client(&asking(config, said), tls::server_name(sni)?)?))
+            }
             _ => None,
         };
         let mut wire = Wire { leg, tls, raw: Vec::new(), plain: Vec::new(), heard: false, ended: false };
         wire.write(header).await?;
         wire.open().await?;
-        wire.finish_tls().await?;
-        let Some(settings) = &self.tunnel.ws else { return Ok(wire.opening(None, None)) };
-        let (request, expected) = ws::request(settings, settings.host.as_deref().or(sni).unwrap_or(host));
+        wire.finish_tls().await.map_err(|fault| about(purpose, fault))?;
+        let Some(settings) = &self.tunnel.ws else {
+            wire.has_agreed(purpose)?;
+            return Ok(wire.opening(None, None, purpose));
+        };
+        let host = settings.host.as_deref().or(sni).unwrap_or(host);
+        let (request, expected) = ws::request(settings, host, purpose);
         wire.say(&request).await?;
         let length = loop {
             match ws::read_response(&wire.plain, &expected)? {
@@ -127,7 +157,33 @@ impl Connector {
             }
         };
         wire.plain.drain(..length);
-        wire.decoded(Ws::new(Role::Client(settings.mask.into())), None).await
+        wire.decoded(Ws::new(Role::Client(settings.mask.into())), None, purpose).await
+    }
+}
+
+/// A server's settings for a client that is agreed with about a purpose. Of what it offers besides nothing is taken.
+fn agreeing(config: &Arc<rustls::ServerConfig>, purpose: Purpose) -> Arc<rustls::ServerConfig> {
+    let Some(protocol) = purpose.protocol() else { return config.clone() };
+    let mut config = rustls::ServerConfig::clone(config);
+    config.alpn_protocols = vec![protocol.into()];
+    config.into()
+}
+
+/// A client's settings that ask for a purpose, and for nothing that the other end could agree to instead.
+fn asking(config: &Arc<rustls::ClientConfig>, purpose: Purpose) -> Arc<rustls::ClientConfig> {
+    let Some(protocol) = purpose.protocol() else { return config.clone() };
+    let mut config = rustls::ClientConfig::clone(config);
+    config.alpn_protocols = vec![protocol.into()];
+    config.into()
+}
+
+/// A TLS server may have nothing to do with a client whose only offer it does not know.
+fn about(purpose: Purpose, fault: Fault) -> Fault {
+    match &fault {
+        Fault::Tls(refused) if purpose != Purpose::Session && refused.is_no_common_alpn() => {
+            HandshakeFault::Unwilling(purpose).into()
+        }
+        _ => fault,
     }
 }
 
@@ -174,8 +230,34 @@ impl Wire<'_> {
         Ok(())
     }
 
+    /// What a client asks TLS for in its first message, which stays where it is.
+    async fn asked(&mut self, willing: Willing) -> Result<Purpose, Fault> {
+        if willing == Willing::default() {
+            return Ok(Purpose::Session);
+        }
+        loop {
+            match tls::of_protocols(&self.raw, |asks| willing.choose(asks)) {
+                Some(purpose) => return Ok(purpose),
+                None => self.hear().await?,
+            }
+        }
+    }
+
+    /// Whether the other end has agreed to a purpose in the handshake of TLS.
+    fn has_agreed(&self, purpose: Purpose) -> Result<(), Fault> {
+        let agreed = self.tls.as_ref().and_then(|tls| tls.agreed()?.alpn.as_deref());
+        let is_agreed = purpose.protocol().is_none_or(|protocol| agreed == Some(protocol));
+        if is_agreed { Ok(()) } else { Err(HandshakeFault::Unwilling(purpose).into()) }
+    }
+
     /// Waits for more, and takes it apart.
     async fn more(&mut self) -> Result<(), Fault> {
+        self.hear().await?;
+        self.open().await
+    }
+
+    /// Waits for more.
+    async fn hear(&mut self) -> Result<(), Fault> {
         loop {
             self.leg.readable().await.map_err(|_gone| Fault::Ended)?;
             self.raw.reserve(PIECE);
@@ -193,7 +275,7 @@ impl Wire<'_> {
         if self.raw.len() + self.plain.len() > MOST {
             return Err(Fault::TooMuch);
         }
-        self.open().await
+        Ok(())
     }
 
     /// Sends a message of the layer within, in one piece.
@@ -217,7 +299,12 @@ impl Wire<'_> {
     }
 
     /// The tunnel, with the frames that came right behind the head.
-    async fn decoded(mut self, mut ws: Ws, grace: Option<Instant>) -> Result<Opening, Fault> {
+    async fn decoded(
+        mut self,
+        mut ws: Ws,
+        grace: Option<Instant>,
+        purpose: Purpose,
+    ) -> Result<Opening, Fault> {
         let mut answers = Vec::new();
         let decoded = ws.decode(&mut self.plain, &mut answers)?;
         self.plain.truncate(decoded.payload);
@@ -225,12 +312,13 @@ impl Wire<'_> {
         if !answers.is_empty() {
             self.say(&answers).await?;
         }
-        Ok(self.opening(Some(ws), grace))
+        Ok(self.opening(Some(ws), grace, purpose))
     }
 
-    fn opening(self, ws: Option<Ws>, grace: Option<Instant>) -> Opening {
+    fn opening(self, ws: Option<Ws>, grace: Option<Instant>, purpose: Purpose) -> Opening {
         let Self { tls, raw, plain, ended, .. } = self;
-        Opening { layers: Layers::new(tls, ws), undecoded: raw, payload: plain, end: ended, grace }
+        let layers = Layers::new(tls, ws);
+        Opening { layers, purpose, undecoded: raw, payload: plain, end: ended, grace }
     }
 }
 

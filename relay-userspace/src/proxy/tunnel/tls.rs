@@ -8,6 +8,7 @@ mod fault;
 mod files;
 mod fingerprint;
 mod handshake;
+mod hello;
 mod identity;
 mod record;
 mod self_signed;
@@ -29,6 +30,7 @@ pub use self::client::{ClientTls, public_roots, server_name};
 pub use self::fault::{Cause, TlsFault};
 pub use self::files::ConfigFault;
 pub use self::fingerprint::Fingerprint;
+pub use self::hello::of_protocols;
 pub use self::server::ServerTls;
 
 use self::handshake::{Connection, Handshake};

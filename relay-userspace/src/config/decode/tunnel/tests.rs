@@ -54,13 +54,12 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ),
     (
         "protocol = \"tcp+udp\"\nconnect.transport = \"ws\"",
-        &[
-            "x.toml:6:21",
-            "UDP does not go through tunnels yet",
-            "say protocol = \"tcp\"; a second rule may carry UDP",
-        ],
+        &["x.toml:6:21", "does not say whether that goes through the tunnel, too", "or protocol = \"tcp\""],
     ),
-    ("protocol = \"udp\"\naccept.transport = \"tls\"", &["UDP does not go through tunnels yet"]),
+    (
+        "protocol = \"udp\"\naccept.transport = \"tls\"",
+        &["does not say whether that goes through the tunnel, too"],
+    ),
     (
         "connect.path = \"/ws\"",
         &[
@@ -156,8 +155,24 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ),
     ("connect = { transport = \"wss\", mux = true }", &["connect: mux: true is not built yet"]),
     (
-        "connect = { transport = \"wss\", udp_over = \"tunnel\" }",
+        "protocol = \"tcp+udp\"\nconnect = { transport = \"wss\", udp_over = \"tunnel\" }",
         &["connect: udp_over: \"tunnel\" is not built yet"],
+    ),
+    (
+        "connect = { transport = \"wss\", udp_over = \"tunnel\" }",
+        &["connect: udp_over: the rule carries no UDP", "protocol = \"tcp+udp\""],
+    ),
+    (
+        "connect = { udp_over = \"plain\" }",
+        &["transport = \"plain\" has no `udp_over`", "transport = \"tls\", \"ws\" or \"wss\""],
+    ),
+    (
+        "protocol = \"tcp+udp\"\naccept = { transport = \"ws\" }",
+        &["accept: transport: the rule carries UDP, and does not say whether that goes through the tunnel"],
+    ),
+    (
+        "protocol = \"udp\"\naccept = { transport = \"ws\", udp_over = \"plain\" }",
+        &["accept: transport: a tunnel comes in over TCP, and the rule has none", "protocol = \"tcp+udp\""],
     ),
     ("connect = { transport = \"wss\", snii = \"h\" }", &["did you mean `sni`?"]),
 ];

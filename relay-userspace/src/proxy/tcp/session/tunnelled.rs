@@ -14,6 +14,7 @@ use crate::proxy::pool::Signal;
 use crate::proxy::service::Service;
 use crate::proxy::tcp::carry::carry;
 use crate::proxy::tcp::failover::Reached;
+use crate::proxy::tunnel::purpose::Purpose;
 use crate::proxy::tunnel::{Acceptor, Fault, Layers, Opening, Side, TunnelPump};
 
 /// Carries a client that has been let in until it is over. `data`: what it has sent already.
@@ -62,7 +63,14 @@ pub(super) async fn run(
 
 /// A leg that is no tunnel.
 const fn plain(payload: Vec<u8>) -> Opening {
-    Opening { layers: Layers::new(None, None), undecoded: Vec::new(), payload, end: false, grace: None }
+    Opening {
+        layers: Layers::new(None, None),
+        purpose: Purpose::Session,
+        undecoded: Vec::new(),
+        payload,
+        end: false,
+        grace: None,
+    }
 }
 
 impl Session<'_> {

@@ -59,6 +59,10 @@ pub enum Cause {
 
 impl Cause {
     /// What the peer is told, if anything.
+    pub(super) const fn is_no_common_alpn(&self) -> bool {
+        matches!(self, Self::NoCommonAlpn | Self::Alert(AlertDescription::NoApplicationProtocol))
+    }
+
     pub(super) const fn alert(&self) -> Option<AlertDescription> {
         Some(match self {
             Self::BadRecord => AlertDescription::BadRecordMac,
@@ -161,6 +165,11 @@ impl TlsFault {
     /// A word to count it under; it stays what it is.
     pub const fn as_str(&self) -> &'static str {
         self.cause.as_str()
+    }
+
+    /// Whether one end has offered protocols, and the other knows none of them.
+    pub const fn is_no_common_alpn(&self) -> bool {
+        self.cause.is_no_common_alpn()
     }
 }
 

@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::proxy::tunnel::purpose::Purpose;
+
 /// What a stranger gets to see.
 const PAGE: &[u8] =
     b"HTTP/1.1 404 Not Found\r\ncontent-type: text/html\r\ncontent-length: 101\r\nconnection: close\r\n\r\n\
@@ -45,6 +47,13 @@ pub enum HandshakeFault {
     Closed,
     #[error("the other end answered another key than ours: a proxy between answers out of a cache")]
     WrongAccept,
+    /// We have asked for what only another Relay does.
+    #[error(
+        "the other end opens a tunnel, but not one for {}: it is no Relay, or its rule does not allow it \
+         (datagrams need accept.udp_over = \"tunnel\" there)",
+        .0.option()
+    )]
+    Unwilling(Purpose),
     #[error("the other end uses the extension {0:?}, which nobody asked for")]
     Extension(Box<str>),
 }
@@ -64,6 +73,7 @@ impl HandshakeFault {
             Self::Closed => "ws_closed",
             Self::WrongAccept => "ws_bad_accept",
             Self::Extension(_) => "ws_extension",
+            Self::Unwilling(_) => "tunnel_unwilling",
         }
     }
 
@@ -80,7 +90,8 @@ impl HandshakeFault {
             | Self::Refused { .. }
             | Self::Closed
             | Self::WrongAccept
-            | Self::Extension(_) => None,
+            | Self::Extension(_)
+            | Self::Unwilling(_) => None,
         }
     }
 }

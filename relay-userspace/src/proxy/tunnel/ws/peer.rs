@@ -13,6 +13,7 @@ use tungstenite::{Error, Message};
 
 use super::properties::{decode, frame};
 use super::{Decoded, Encoder, Masking, Role, read_request, read_response, request};
+use crate::proxy::tunnel::purpose::{Purpose, Willing};
 use crate::rule::{AcceptWs, ConnectWs, MaskChoice};
 
 /// What lies between us and them.
@@ -137,7 +138,7 @@ fn their_client_is_let_in_and_loses_nothing() {
     let started = tungstenite::client("ws://relay.example:8080/a?b=c", Wire::default());
     let Err(HandshakeError::Interrupted(mut handshake)) = started else { panic!("{started:?}") };
     let wire = handshake.get_mut().get_mut();
-    let asked = read_request(&wire.from_them, &settings).expect("let in").expect("whole");
+    let asked = read_request(&wire.from_them, &settings, Willing::default()).expect("let in").expect("whole");
     assert_eq!((asked.length, asked.is_realm), (wire.from_them.len(), false));
     wire.to_them.extend(asked.response);
     wire.to_them.extend(frame(Encoder::new(Role::Server), b"SSH-2.0-x\r\n"));
@@ -155,7 +156,7 @@ fn their_server_lets_us_in() {
         token: Some("secret".into()),
         mask: MaskChoice::Random,
     };
-    let (request, expected) = request(&settings, "2001:db8::1");
+    let (request, expected) = request(&settings, "2001:db8::1", Purpose::Session);
     let wire = Wire { to_them: request.into(), ..Wire::default() };
     let mut them = tungstenite::accept(wire).expect("let in");
     them.send(Message::from(b"hello".to_vec())).expect("sent");

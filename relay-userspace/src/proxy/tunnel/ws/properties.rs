@@ -7,6 +7,7 @@ use proptest::sample::Index;
 use super::{
     Decoded, Decoder, Encoder, Expected, Masking, Role, Violation, read_request, read_response, request,
 };
+use crate::proxy::tunnel::purpose::{Purpose, Willing};
 use crate::rule::{AcceptWs, ConnectWs, MaskChoice};
 
 /// A frame of ours, whole.
@@ -74,7 +75,7 @@ fn server(path: &str) -> AcceptWs {
 fn expected() -> Expected {
     let settings =
         ConnectWs { host: None, path: "/".into(), headers: Vec::new(), token: None, mask: MaskChoice::Auto };
-    request(&settings, "h").1
+    request(&settings, "h", Purpose::Session).1
 }
 
 proptest! {
@@ -119,7 +120,7 @@ proptest! {
     fn no_head_makes_it_panic_or_wait_for_ever(start in 0..5usize, noise in vec(any::<u8>(), 0..9000)) {
         let starts = ["", "GET / HTTP/1.1\r\n", "HTTP/1.1 101 x\r\n", "GET / HTTP/1.1\r\na: ", "\u{16}\u{3}\u{1}"];
         let data = [starts[start].as_bytes(), &noise].concat();
-        let (asked, answered) = (read_request(&data, &server("/")), read_response(&data, &expected()));
+        let (asked, answered) = (read_request(&data, &server("/"), Willing::default()), read_response(&data, &expected()));
         if data.len() >= super::LONGEST_HEAD {
             prop_assert!(asked != Ok(None) && answered != Ok(None));
         }

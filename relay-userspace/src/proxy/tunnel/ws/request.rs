@@ -7,6 +7,7 @@ use super::HandshakeFault;
 use super::handshake::{
     MOST_HEADERS, accept, append, excerpt, lists, only, refused, unfinished, within_limit,
 };
+use crate::proxy::tunnel::purpose::{Purpose, Willing};
 use crate::rule::tunnel::AcceptWs;
 
 /// What realm sends, and in which order.
@@ -22,13 +23,19 @@ pub struct Asked {
     /// The client loses whatever it reads together with the response: nothing should follow until it has sent something,
     /// or for a while. A Relay's request looks the same, but its key can be told.
     pub is_realm: bool,
+    /// What it asks the tunnel for, and gets.
+    pub purpose: Purpose,
 }
 
 /// The request that `data` begins with; `None`: it has not come whole yet.
 ///
 /// # Errors
 /// It is none that is let in, or will not be, whatever may follow.
-pub fn read_request(data: &[u8], settings: &AcceptWs) -> Result<Option<Asked>, HandshakeFault> {
+pub fn read_request(
+    data: &[u8],
+    settings: &AcceptWs,
+    willing: Willing,
+) -> Result<Option<Asked>, HandshakeFault> {
     let data = within_limit(data);
     let mut headers = [EMPTY_HEADER; MOST_HEADERS];
     let mut request = Request::new(&mut headers);
@@ -40,7 +47,8 @@ pub fn read_request(data: &[u8], settings: &AcceptWs) -> Result<Option<Asked>, H
     let key = key(&request).ok_or(HandshakeFault::NotWebsocket)?;
     check(request.path, request.headers, settings)?;
     let is_realm = request.headers.iter().map(|header| header.name).eq(REALMS);
-    Ok(Some(Asked { length, response: response(key, settings), is_realm }))
+    let purpose = willing.choose(|protocol| lists(request.headers, "sec-websocket-protocol", protocol));
+    Ok(Some(Asked { length, response: response(key, settings, purpose), is_realm, purpose }))
 }
 
 /// The key, if the request is for a WebSocket.
@@ -92,12 +100,15 @@ fn is_token(said: &[u8], token: &[u8]) -> bool {
     scheme.eq_ignore_ascii_case(b"Bearer ") && constant_time::verify_slices_are_equal(said, token).is_ok()
 }
 
-fn response(key: &[u8], settings: &AcceptWs) -> Vec<u8> {
+fn response(key: &[u8], settings: &AcceptWs, purpose: Purpose) -> Vec<u8> {
     let mut head = format!(
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
          sec-websocket-accept: {}\r\n",
         accept(key)
     );
+    if let Some(protocol) = purpose.protocol() {
+        head.extend(["sec-websocket-protocol: ", protocol, "\r\n"]);
+    }
     append(&mut head, &settings.headers);
     head.push_str("\r\n");
     head.into_bytes()
@@ -124,7 +135,7 @@ mod tests {
     }
 
     fn read(head: &str, settings: &AcceptWs) -> Result<Option<Asked>, HandshakeFault> {
-        read_request(head.as_bytes(), settings)
+        read_request(head.as_bytes(), settings, Willing::default())
     }
 
     #[test]
@@ -135,10 +146,11 @@ mod tests {
         for end in 0..head.len() {
             assert_eq!(read(&head[..end], &settings), Ok(None), "{end}");
         }
-        let asked = Asked { length: head.len(), response: response.into(), is_realm: true };
+        let purpose = Purpose::Session;
+        let asked = Asked { length: head.len(), response: response.into(), is_realm: true, purpose };
         assert_eq!(read(&head, &settings), Ok(Some(asked.clone())));
         let more = [head.as_bytes(), b"\x82\x80", &[0; 9000]].concat();
-        assert_eq!(read_request(&more, &settings), Ok(Some(asked)));
+        assert_eq!(read_request(&more, &settings, Willing::default()), Ok(Some(asked)));
     }
 
     #[test]
@@ -175,10 +187,24 @@ mod tests {
         for (connect, accept) in
             [(ConnectWs { token: None, ..connect.clone() }, settings()), (connect, accept)]
         {
-            let (head, _) = request(&connect, "");
-            let asked = read_request(&head, &accept).expect("let in").expect("whole");
+            let (head, _) = request(&connect, "", Purpose::Session);
+            let asked = read_request(&head, &accept, Willing::default()).expect("let in").expect("whole");
             // without a token it asks as realm does
             assert_eq!((asked.length, asked.is_realm), (head.len(), connect.token.is_none()));
+        }
+    }
+
+    #[test]
+    fn a_purpose_is_agreed_to_where_the_rule_takes_it() {
+        let head = realms().replace("\r\n\r\n", "\r\nsec-websocket-protocol: x, relay-udp.v1\r\n\r\n");
+        for (datagrams, purpose) in [(false, Purpose::Session), (true, Purpose::Datagrams)] {
+            let willing = Willing { datagrams, streams: true };
+            let asked = read_request(head.as_bytes(), &settings(), willing).expect("let in").expect("whole");
+            assert_eq!((asked.purpose, asked.is_realm), (purpose, false));
+            assert_eq!(
+                asked.response.ends_with(b"\r\nsec-websocket-protocol: relay-udp.v1\r\n\r\n"),
+                datagrams
+            );
         }
     }
 
@@ -258,7 +284,12 @@ mod tests {
             (b"SSH-2.0-OpenSSH_9.2\r\n", HandshakeFault::NotHttp),
             (b"\0\0\0", HandshakeFault::NotHttp),
         ] {
-            assert_eq!(read_request(data, &settings()), Err(fault.clone()), "{}", data.escape_ascii());
+            assert_eq!(
+                read_request(data, &settings(), Willing::default()),
+                Err(fault.clone()),
+                "{}",
+                data.escape_ascii()
+            );
             assert_eq!(fault.page(), None);
         }
     }

@@ -8,19 +8,21 @@ use super::HandshakeFault;
 use super::handshake::{
     MOST_HEADERS, accept, append, excerpt, lists, new_key, only, refused, unfinished, within_limit,
 };
+use crate::proxy::tunnel::purpose::Purpose;
 use crate::rule::tunnel::ConnectWs;
 
 /// What the response to a request has to prove.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Expected {
     accept: Box<str>,
+    purpose: Purpose,
 }
 
 /// A request, and what is expected in return. `host` is asked for where the settings have none.
 ///
 /// It has to go out in one write: realm forgets what comes first of several. Without token and headers in the settings
-/// it is what realm sends, byte by byte.
-pub fn request(settings: &ConnectWs, host: &str) -> (Vec<u8>, Expected) {
+/// and for the usual purpose it is what realm sends, byte by byte.
+pub fn request(settings: &ConnectWs, host: &str, purpose: Purpose) -> (Vec<u8>, Expected) {
     let host = match settings.host.as_deref() {
         Some(host) => host.to_owned(),
         None if host.parse::<Ipv6Addr>().is_ok() => format!("[{host}]"),
@@ -35,9 +37,12 @@ pub fn request(settings: &ConnectWs, host: &str) -> (Vec<u8>, Expected) {
     if let Some(token) = &settings.token {
         head.extend(["authorization: Bearer ", token, "\r\n"]);
     }
+    if let Some(protocol) = purpose.protocol() {
+        head.extend(["sec-websocket-protocol: ", protocol, "\r\n"]);
+    }
     append(&mut head, &settings.headers);
     head.push_str("\r\n");
-    (head.into_bytes(), Expected { accept: accept(key.as_bytes()).into() })
+    (head.into_bytes(), Expected { accept: accept(key.as_bytes()).into(), purpose })
 }
 
 /// The length of the response that `data` begins with, and frames are behind; `None`: it has not come whole yet.
@@ -76,8 +81,14 @@ fn check(
     }
     match headers.iter().find(|header| header.name.eq_ignore_ascii_case("sec-websocket-extensions")) {
         Some(header) => Err(HandshakeFault::Extension(excerpt(header.value))),
-        None => Ok(()),
+        None if agrees(headers, expected.purpose) => Ok(()),
+        None => Err(HandshakeFault::Unwilling(expected.purpose)),
     }
+}
+
+fn agrees(headers: &[Header<'_>], purpose: Purpose) -> bool {
+    let Some(protocol) = purpose.protocol() else { return true };
+    only(headers, "sec-websocket-protocol") == Some(protocol.as_bytes())
 }
 
 #[cfg(test)]
@@ -96,7 +107,7 @@ mod tests {
     }
 
     fn sent(settings: &ConnectWs, host: &str) -> String {
-        String::from_utf8(request(settings, host).0).expect("text")
+        String::from_utf8(request(settings, host, Purpose::Session).0).expect("text")
     }
 
     fn response(lines: &str, expected: &Expected) -> Vec<u8> {
@@ -127,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_response_is_read_once_it_is_whole() {
-        let (_, expected) = request(&settings(), "h");
+        let (_, expected) = request(&settings(), "h", Purpose::Session);
         for lines in [
             "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n",
             "HTTP/1.1 101\r\nServer: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n",
@@ -146,11 +157,17 @@ mod tests {
 
     #[test]
     fn responses_that_are_none() {
-        let (_, expected) = request(&settings(), "h");
-        let (_, others) = request(&settings(), "h");
+        let (_, expected) = request(&settings(), "h", Purpose::Session);
+        let (_, others) = request(&settings(), "h", Purpose::Session);
+        let (head, datagrams) = request(&settings(), "h", Purpose::Datagrams);
+        let agreeing = "HTTP/1.1 101 x\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-protocol: relay-udp.v1\r\n";
+        assert!(head.ends_with(b"\r\nsec-websocket-protocol: relay-udp.v1\r\n\r\n"));
+        assert!(matches!(read_response(&response(agreeing, &datagrams), &datagrams), Ok(Some(_))));
         let upgraded = "HTTP/1.1 101 x\r\nupgrade: websocket\r\nconnection: upgrade\r\n";
         let extended = format!("{upgraded}Sec-WebSocket-Extensions: permessage-deflate\r\n");
         let twice = format!("{upgraded}sec-websocket-accept: x\r\n");
+        let unwilling = read_response(&response(upgraded, &datagrams), &datagrams);
+        assert_eq!(unwilling, Err(HandshakeFault::Unwilling(Purpose::Datagrams)));
         let unasked = HandshakeFault::Extension("permessage-deflate".into());
         for (head, fault) in [
             (response("HTTP/1.1 404 Not Found\r\n", &expected), HandshakeFault::Refused { status: 404 }),
