@@ -97,6 +97,25 @@ impl Rule {
         self.protocols.has(Protocol::Tcp).then(reason).flatten()
     }
 
+    /// Why relayd itself must carry the rule's UDP, if it must.
+    pub fn udp_needs_relayd(&self) -> Option<&'static str> {
+        let reason = || match () {
+            () if self.accept.takes_datagrams() => {
+                Some("relayd takes UDP out of its tunnel (accept.udp_over = \"tunnel\")")
+            }
+            () if self.connect.sends_datagrams() => {
+                Some("relayd sends UDP through its tunnel (connect.udp_over = \"tunnel\")")
+            }
+            () => None,
+        };
+        self.protocols.has(Protocol::Udp).then(reason).flatten()
+    }
+
+    /// Which protocols its clients come by: datagrams in tunnels come by TCP.
+    pub fn heard(&self) -> Protocols {
+        if self.accept.takes_datagrams() { Protocols::Tcp } else { self.protocols }
+    }
+
     /// Whether a leg of it is more than plain TCP.
     pub fn has_tunnel(&self) -> bool {
         self.accept.tunnel.is_some() || self.connect.tunnel.is_some()

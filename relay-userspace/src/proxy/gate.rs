@@ -134,8 +134,13 @@ impl Gate {
 
     /// Whether a client may begin something new, which takes no place until [`Gate::enter`].
     pub fn admit(&self, client: IpAddr) -> Result<(), Refusal> {
+        self.admit_by(client, client)
+    }
+
+    /// The same for a client that somebody speaks for, who is the one that has to be on the list.
+    pub fn admit_by(&self, speaker: IpAddr, client: IpAddr) -> Result<(), Refusal> {
         let policy = self.policy();
-        if policy.allow.as_ref().is_some_and(|list| !list.allows(client)) {
+        if policy.allow.as_ref().is_some_and(|list| !list.allows(speaker)) {
             return Err(Refusal::NotAllowed);
         }
         let limits = policy.limits;

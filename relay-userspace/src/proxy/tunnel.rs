@@ -6,6 +6,7 @@
 
 mod book;
 mod buffer;
+pub(super) mod datagrams;
 mod fault;
 mod handshake;
 mod layers;

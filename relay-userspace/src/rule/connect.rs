@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{ConnectTunnel, Transport};
+use super::{ConnectTunnel, Transport, UdpOver};
 
 /// The backend leg.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -41,6 +41,11 @@ impl ProxyVersion {
 impl Connect {
     pub fn transport(&self) -> Transport {
         self.tunnel.as_ref().map_or(Transport::Plain, |tunnel| tunnel.transport())
+    }
+
+    /// Whether UDP goes through tunnels, to another Relay.
+    pub fn sends_datagrams(&self) -> bool {
+        self.tunnel.as_ref().is_some_and(|tunnel| tunnel.udp_over == Some(UdpOver::Tunnel))
     }
 
     /// Why relayd itself must carry TCP to the backend, if it must.

@@ -423,7 +423,7 @@ fn wanted(planned: &PlannedRule, holder: &Holder, ends: &Arc<Ends>) -> BTreeMap<
     let takes = |claim: &&Claim| if claim.address.is_ipv4() { user.ipv4 } else { user.ipv6 };
     let rule = &planned.rule;
     // until a change is done the holder has the sockets of before, too
-    let is_right = |claim: &&Claim| rule.protocols.has(claim.protocol) && claim.is_kind_for(rule);
+    let is_right = |claim: &&Claim| rule.heard().has(claim.protocol) && claim.is_kind_for(rule);
     let claims = holder.claims(&rule.name).filter(takes).filter(is_right);
     let listener = |claim: &Claim| rule.listen.iter().find(|listener| claim.is_of(listener));
     claims.filter_map(|claim| Some((claim.clone(), user.target(listener(claim)?, ends)))).collect()

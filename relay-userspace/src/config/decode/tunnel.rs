@@ -78,10 +78,6 @@ pub fn udp_over(
             let help = "leave it out, or say protocol = \"tcp+udp\"";
             problems.at(node, &fields.subject_of("udp_over"), "the rule carries no UDP", Some(help));
         }
-        (Some(node), _) if over == Some(UdpOver::Tunnel) => {
-            let message = format!("{} is not built yet", node.shown());
-            problems.at(node, &fields.subject_of("udp_over"), message, None);
-        }
         (None, Some(node)) if protocols.has(Protocol::Udp) => {
             let message = "the rule carries UDP, and does not say whether that goes through the tunnel, too";
             let help = "say udp_over = \"tunnel\" (both ends must be Relays), udp_over = \"plain\" (beside it, as it is), or \

@@ -2,7 +2,7 @@
 //! silent. The first to answer wins.
 
 use std::future::{Future, poll_fn};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
@@ -14,7 +14,9 @@ use super::connect::connect;
 use super::socket::{Leg, round_trip};
 use crate::proxy::counters::Refusal;
 use crate::proxy::pool::{Lease, Signal};
+use crate::proxy::proxy_protocol::{self, Header};
 use crate::proxy::service::{Service, Target};
+use crate::proxy::tunnel::purpose::Purpose;
 use crate::proxy::tunnel::{Connector, Fault, Opening};
 use crate::rule::Backend;
 
@@ -45,6 +47,8 @@ pub struct Wanted<'a> {
     pub client: IpAddr,
     /// What the backend is sent ahead of a tunnel.
     pub header: &'a [u8],
+    /// What the tunnel is for.
+    pub purpose: Purpose,
 }
 
 /// A connection to a backend that has not been tried, or why there is none: what the last one said. `limit` ends the
@@ -113,6 +117,22 @@ fn reached(Dialled { leg, round_trip, tunnel }: Dialled, lease: Lease, tried: Ve
     Reached { leg, tunnel, lease, tried }
 }
 
+/// A tunnel to one backend for something else than a session.
+pub async fn open_for(
+    purpose: Purpose,
+    service: &Service,
+    target: &Target,
+    index: usize,
+    port: u16,
+) -> Result<(Leg, Opening), Refusal> {
+    let header = target.connect.proxy_protocol.map(|version| proxy_protocol::write(&Header::LOCAL, version));
+    let header = header.unwrap_or_default();
+    let client = Ipv4Addr::UNSPECIFIED.into();
+    let wanted = Wanted { service, target, port, client, header: &header, purpose };
+    let Dialled { leg, tunnel, .. } = dial(wanted, index, pin!(sleep(target.timeouts.connect))).await?;
+    tunnel.map(|opening| (leg, *opening)).ok_or(Refusal::BackendTunnel)
+}
+
 /// A connection, with the tunnel on it.
 struct Dialled {
     leg: Leg,
@@ -148,7 +168,7 @@ async fn wrap(
     let host = host_of(backend);
     let opened = tokio::select! {
         biased;
-        opened = connector.connect(leg, &host, wanted.header) => opened,
+        opened = connector.connect_for(wanted.purpose, leg, &host, wanted.header) => opened,
         () = limit => Err(Fault::Late),
     };
     opened.map(Box::new).map_err(|fault| {

@@ -155,8 +155,9 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ),
     ("connect = { transport = \"wss\", mux = true }", &["connect: mux: true is not built yet"]),
     (
-        "protocol = \"tcp+udp\"\nconnect = { transport = \"wss\", udp_over = \"tunnel\" }",
-        &["connect: udp_over: \"tunnel\" is not built yet"],
+        "protocol = \"tcp+udp\"\nconnect = { transport = \"wss\", udp_over = \"tunnel\" }\n\
+         check = { kind = \"udp\", send = \"a\" }",
+        &["check: kind: a check of kind \"udp\" asks backends in clear", "kind = \"passive\""],
     ),
     (
         "connect = { transport = \"wss\", udp_over = \"tunnel\" }",

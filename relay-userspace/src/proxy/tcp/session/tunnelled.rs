@@ -31,6 +31,10 @@ pub(super) async fn run(
             Err(farewell) => return farewell,
         },
     };
+    match client.purpose {
+        Purpose::Session | Purpose::Streams => {}
+        Purpose::Datagrams => return Farewell::Datagrams(Box::new(client)),
+    }
     let reached = match session.reach(Vec::new(), timer.as_mut()).await {
         Ok(reached) => reached,
         Err(ending) => {
@@ -154,14 +158,14 @@ impl Session<'_> {
             self.service.counters.refuse(refusal);
         }
         drop(pump);
-        if farewell == Farewell::Close {
+        if matches!(farewell, Farewell::Close) {
             reached.leg.close();
         }
         (ending, farewell)
     }
 }
 
-fn blame_client(service: &Service, client: SocketAddr, fault: &Fault) {
+pub(super) fn blame_client(service: &Service, client: SocketAddr, fault: &Fault) {
     let reason = fault.as_str();
     tracing::debug!(rule = %service.rule, %client, reason, "refused");
     if let Some(muted) = service.about_clients.admit() {

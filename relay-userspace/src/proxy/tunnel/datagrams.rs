@@ -1,0 +1,11 @@
+//! Tunnels that carry datagrams of many clients between two Relays: the subprotocol `relay-udp.v1`.
+
+mod frame;
+mod line;
+#[cfg(test)]
+mod properties;
+mod writer;
+
+pub(in crate::proxy) use self::frame::{Frame, FrameFault, Frames, Kind, announcement, announced};
+pub(in crate::proxy) use self::line::{Line, PIECES, Piece, Stop};
+pub(in crate::proxy) use self::writer::Writer;
