@@ -27,8 +27,8 @@ use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdRegisterError};
 use tokio::sync::watch;
 
-use self::relay::{Left, Relay};
 pub(super) use self::inward::serve as serve_tunnel;
+use self::relay::{Left, Relay};
 pub use self::shared::serve as serve_shared;
 use self::socket::Replies;
 pub use self::socket::use_trains;

@@ -14,10 +14,10 @@ use super::{
     ways_in, world,
 };
 
-const THROUGH: &str = "udp_over = \"tunnel\"";
+pub(super) const THROUGH: &str = "udp_over = \"tunnel\"";
 
 /// The same rules for UDP, too.
-fn with_udp(rules: &str) -> String {
+pub(super) fn with_udp(rules: &str) -> String {
     rules.replace("protocol = \"tcp\"", "protocol = \"tcp+udp\"")
 }
 
@@ -55,7 +55,8 @@ fn every_length_there_and_back() {
             assert_eq!(shown["plane"]["ipv4"]["plane"], "user", "{shown}");
             is_clean(&daemon.ctl, &rule);
         }
-        let bytes = ["ingress", "egress"].map(|way| daemon.ctl.counter(&format!("in-{transport}"), &format!("/{way}/bytes")));
+        let bytes = ["ingress", "egress"]
+            .map(|way| daemon.ctl.counter(&format!("in-{transport}"), &format!("/{way}/bytes")));
         assert!(bytes.iter().all(|bytes| *bytes > 2 * 150_000), "{bytes:?}");
         world.relay.run(|| UdpSocket::bind((RELAY, exit))).expect("nobody has the exit's UDP port");
     }
@@ -75,7 +76,8 @@ fn a_thousand_clients() {
             }
             for (number, client) in hundred.iter().enumerate() {
                 let mut answer = [0; 1000];
-                let length = client.0.recv(&mut answer).unwrap_or_else(|error| panic!("{transport}: {error}"));
+                let length =
+                    client.0.recv(&mut answer).unwrap_or_else(|error| panic!("{transport}: {error}"));
                 assert!(answer[..length] == text(20 + number), "{transport}: another's answer");
             }
         }
@@ -106,7 +108,8 @@ fn bulk_both_ways() {
                 client.0.send(&datagram).expect("send");
                 sent += 1;
             }
-            let length = client.0.recv(&mut answer).unwrap_or_else(|error| panic!("{transport}, {got}: {error}"));
+            let length =
+                client.0.recv(&mut answer).unwrap_or_else(|error| panic!("{transport}, {got}: {error}"));
             datagram[..4].copy_from_slice(&got.to_be_bytes());
             assert!(answer[..length] == datagram, "{transport}: number {got} is another one");
         }
@@ -134,6 +137,21 @@ fn a_hop_in_the_middle() {
         }
     }
     ["in", "middle", "out"].iter().for_each(|rule| is_clean(&daemon.ctl, rule));
+}
+
+/// Each port of a range leads to its own.
+#[test]
+fn a_range_of_ports() {
+    let (world, _authority) = world();
+    let _servers = [40_000, 40_005].map(|port| udp_server(&world.backend, port));
+    let entry = rule("in", 1, "\"198.51.100.1:30000\"", &connect("ws", THROUGH));
+    let exit = rule("out", 2, "\"203.0.113.2:40000\"", &accept("ws", THROUGH));
+    let ranges = [entry.replace("\":1\"", "\":20000-20009\""), exit.replace("\":2\"", "\":30000-30009\"")];
+    let daemon = start(&world, &with_udp(&ranges.concat()));
+    for port in [20_000, 20_005] {
+        Datagrams::new(&world.client, (RELAY, port)).echo(b"question").expect("an echo");
+    }
+    ["in", "out"].iter().for_each(|rule| is_clean(&daemon.ctl, rule));
 }
 
 /// A flow that nobody uses ends at both ends, and begins anew when it is used again.
@@ -177,7 +195,8 @@ impl<'a> Exit<'a> {
     fn start(&mut self) {
         let rules = with_udp(&exits(THROUGH, ""));
         self.daemon = None;
-        self.daemon = Some(Daemon::start(&self.world.backend, self.folder.path(), "hook = \"off\"\n", &rules));
+        self.daemon =
+            Some(Daemon::start(&self.world.backend, self.folder.path(), "hook = \"off\"\n", &rules));
     }
 }
 
@@ -192,7 +211,9 @@ fn either_end_restarts() {
     let clients = TRANSPORTS.map(|transport| enter(&world, transport));
     let echo = |what: &str| {
         for (client, transport) in clients.iter().zip(TRANSPORTS) {
-            client.echo_patiently(what.as_bytes()).unwrap_or_else(|error| panic!("{what}, {transport}: {error}"));
+            client
+                .echo_patiently(what.as_bytes())
+                .unwrap_or_else(|error| panic!("{what}, {transport}: {error}"));
         }
     };
     echo("before");
@@ -255,7 +276,10 @@ fn who_does_not_take_datagrams() {
         });
         assert!(drops(&daemon.ctl, &rule, "tunnel_down") > 0, "{}", daemon.ctl.rule(&rule));
         // TCP needs no agreement
-        Client::connect(&world.client, (RELAY, ports(transport).0)).expect("connect").upload(1000).expect("TCP");
+        Client::connect(&world.client, (RELAY, ports(transport).0))
+            .expect("connect")
+            .upload(1000)
+            .expect("TCP");
     }
 }
 

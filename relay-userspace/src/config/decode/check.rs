@@ -94,7 +94,8 @@ fn kind(
         "udp" if !protocols.has(Protocol::Udp) => Some(("UDP", "TCP", r#""tcp", "tls", "http""#)),
         "udp" if through_tunnel => {
             let message = "a check of kind \"udp\" asks backends in clear, and the rule's datagrams go through a tunnel";
-            let help = "say kind = \"passive\" (a tunnel that cannot be opened is a failure) or, for TCP, \"tcp\"";
+            let help =
+                "say kind = \"passive\" (a tunnel that cannot be opened is a failure) or, for TCP, \"tcp\"";
             problems.at(at, &fields.subject_of("kind"), message, Some(help));
             None
         }

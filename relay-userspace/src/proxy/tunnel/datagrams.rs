@@ -6,6 +6,6 @@ mod line;
 mod properties;
 mod writer;
 
-pub(in crate::proxy) use self::frame::{Frame, FrameFault, Frames, Kind, announcement, announced};
+pub(in crate::proxy) use self::frame::{Frame, FrameFault, Frames, Kind, announced, announcement};
 pub(in crate::proxy) use self::line::{Line, PIECES, Piece, Stop};
 pub(in crate::proxy) use self::writer::Writer;

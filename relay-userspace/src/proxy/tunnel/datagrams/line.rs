@@ -79,7 +79,11 @@ pub struct Line {
 impl fmt::Debug for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { leg, layers, queue, .. } = self;
-        f.debug_struct("Line").field("leg", leg).field("layers", layers).field("queued", &queue.len()).finish_non_exhaustive()
+        f.debug_struct("Line")
+            .field("leg", leg)
+            .field("layers", layers)
+            .field("queued", &queue.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -91,7 +95,17 @@ impl Line {
         _ = socket.set_tcp_notsent_lowat(UNSENT);
         _ = socket.set_tcp_user_timeout(Some(SILENCE));
         let (is_fresh, ended) = (!payload.is_empty(), end);
-        Self { leg, layers, undecoded, partial: payload, is_fresh, ended, queue: Vec::new(), sent: 0, owed: 0 }
+        Self {
+            leg,
+            layers,
+            undecoded,
+            partial: payload,
+            is_fresh,
+            ended,
+            queue: Vec::new(),
+            sent: 0,
+            owed: 0,
+        }
     }
 
     /// The other end.

@@ -64,7 +64,8 @@ impl Carriers {
     fn lane(&mut self, service: &Arc<Service>, way: Way, backend: &Arc<str>) -> u32 {
         let key = (backend.clone(), way.port);
         let known = self.latest.get(&key).copied();
-        let suits = |lane: &u32| self.lanes.get(lane).is_some_and(|carrier| carrier.suits(&way.target, way.index));
+        let suits =
+            |lane: &u32| self.lanes.get(lane).is_some_and(|carrier| carrier.suits(&way.target, way.index));
         if let Some(lane) = known.filter(suits) {
             return lane;
         }

@@ -73,7 +73,10 @@ impl fmt::Debug for Carrier {
             State::Open { .. } => "open",
             State::Resting => "resting",
         };
-        f.debug_struct("Carrier").field("backend", &self.backend).field("state", &state).finish_non_exhaustive()
+        f.debug_struct("Carrier")
+            .field("backend", &self.backend)
+            .field("state", &state)
+            .finish_non_exhaustive()
     }
 }
 
@@ -290,7 +293,8 @@ impl Carrier {
         let Way { target, index, .. } = &self.way;
         let lease = target.ends.lease(Protocol::Udp, *index);
         // no session of it was answered for that
-        let signal = Signal::of(refusal).map(|signal| if signal == Signal::Reset { Signal::Refused } else { signal });
+        let signal =
+            Signal::of(refusal).map(|signal| if signal == Signal::Reset { Signal::Refused } else { signal });
         signal.into_iter().for_each(|signal| lease.fail(signal));
         self.rest();
     }
@@ -350,7 +354,9 @@ fn push(writer: &mut Writer<'_>, line: &mut Line, kind: Kind, flow: u32, payload
 }
 
 fn wait(waiting: &mut Vec<u8>, kind: Kind, flow: u32, payload: &[u8]) -> bool {
-    let Some(head) = kind.head(flow, payload.len()).filter(|_| waiting.len() < MOST_WAITING) else { return false };
+    let Some(head) = kind.head(flow, payload.len()).filter(|_| waiting.len() < MOST_WAITING) else {
+        return false;
+    };
     waiting.extend_from_slice(&head);
     waiting.extend_from_slice(payload);
     true

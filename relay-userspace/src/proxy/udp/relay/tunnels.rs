@@ -50,7 +50,14 @@ impl Inward {
     }
 
     /// Sends an answer back.
-    fn answer(&mut self, writer: &mut Writer<'_>, flow: u32, payload: &[u8], sent: &mut Sent, full: &mut u64) {
+    fn answer(
+        &mut self,
+        writer: &mut Writer<'_>,
+        flow: u32,
+        payload: &[u8],
+        sent: &mut Sent,
+        full: &mut u64,
+    ) {
         // what cannot be sealed any more is found again when it is read
         if writer.push(&mut self.line, Kind::Data, flow, payload).unwrap_or(false) {
             sent.datagrams += 1;
@@ -156,7 +163,11 @@ impl Relay {
                     self.let_in(Key { client, via: Via::Flow(frame.flow) }, frame.flow, replies);
                 }
             }
-            (Kind::Data, None) => return Ok(Asked::Over),
+            (Kind::Data, None) => {
+                // the word that it is over may have been lost to a full queue
+                drop(inward.flows.begin(frame.flow));
+                return Ok(Asked::Over);
+            }
             (Kind::Data, Some(id)) => {
                 let Some(&key) = self.clients.get_mut(id).map(|(key, _)| key) else { return Ok(Asked::Over) };
                 let client = self.still(id).or_else(|| {
@@ -296,7 +307,9 @@ impl Relay {
         Writer::with(|writer| {
             for &id in &*ready {
                 let Self { way: Way::Tunnel(inward), clients, service, .. } = self else { return };
-                let Some((&Key { via: Via::Flow(flow), .. }, session)) = clients.get_mut(id) else { continue };
+                let Some((&Key { via: Via::Flow(flow), .. }, session)) = clients.get_mut(id) else {
+                    continue;
+                };
                 let received = receive(inbox, session, 0, &service.counters);
                 for single in (0..received).flat_map(|slot| inbox.train(slot).singles()) {
                     let payload = &inbox.memory()[single.start..single.start + single.length];
