@@ -118,6 +118,9 @@ pub struct BackendView {
     /// Sessions that it has failed.
     #[serde(default)]
     pub failed: u64,
+    /// Tunnels to it that wait for clients, where the rule holds any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolView>,
     /// How long round trips take, to it and to the clients that it got.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rtt: Option<RoundTripsView>,
@@ -135,6 +138,26 @@ impl BackendView {
     pub fn judged(&self) -> impl Iterator<Item = (&'static str, &JudgedView)> {
         let both = [("tcp", &self.tcp), ("udp", &self.udp)].into_iter();
         both.filter_map(|(protocol, judged)| Some((protocol, judged.as_ref()?)))
+    }
+}
+
+/// Tunnels that are held open for clients to come (`connect.pool`).
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct PoolView {
+    /// Those that wait now.
+    pub open: u64,
+    /// Clients that got one.
+    pub taken: u64,
+    /// Clients that had to wait for a tunnel of their own.
+    pub missed: u64,
+}
+
+impl PoolView {
+    /// `4 tunnels wait; 120 clients got one, 3 did not`.
+    pub fn sentence(&self) -> String {
+        let waiting =
+            if self.open == 1 { "1 tunnel waits".into() } else { format!("{} tunnels wait", self.open) };
+        format!("{waiting}; {} clients got one, {} did not", self.taken, self.missed)
     }
 }
 

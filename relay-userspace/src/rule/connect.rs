@@ -16,6 +16,8 @@ pub struct Connect {
     pub interface: Option<Box<str>>,
     /// Multipath TCP where the backend speaks it.
     pub mptcp: bool,
+    /// How many tunnels to each backend are held open for clients to come.
+    pub pool: u8,
     /// What its TCP connections are wrapped in; `None`: nothing.
     pub tunnel: Option<Arc<ConnectTunnel>>,
 }
@@ -39,6 +41,9 @@ impl ProxyVersion {
 }
 
 impl Connect {
+    /// The most tunnels that may be held open to a backend.
+    pub const MOST_POOL: u8 = 64;
+
     pub fn transport(&self) -> Transport {
         self.tunnel.as_ref().map_or(Transport::Plain, |tunnel| tunnel.transport())
     }

@@ -76,6 +76,12 @@ impl Chooser {
         })
     }
 
+    /// Tells who gets new sessions.
+    pub fn in_turn(&self, protocol: Protocol) -> impl Fn(usize) -> bool + use<> {
+        let lane = self.lane(protocol);
+        move |index| lane.weights.get(index).is_some_and(|weight| *weight > 0)
+    }
+
     fn with_lanes<T>(&self, look: impl FnOnce(&Lanes) -> T) -> T {
         look(&self.lanes.read().unwrap_or_else(PoisonError::into_inner))
     }

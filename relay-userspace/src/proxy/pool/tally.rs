@@ -92,6 +92,13 @@ impl Tally {
         self.counts[place(protocol)].is_deserted.store(is_deserted, Ordering::Relaxed);
     }
 
+    /// Tells of a failure.
+    pub fn alarm(&self, protocol: Protocol, signal: Signal) {
+        let backend = self.name.clone();
+        let failure = |rule| Failure { rule, backend, protocol, signal };
+        self.alarm.sound(&self.counts[place(protocol)].told, failure);
+    }
+
     pub fn read(&self) -> Tallied {
         let [tcp, udp] = [Protocol::Tcp, Protocol::Udp].map(|protocol| self.counts[place(protocol)].read());
         Tallied { name: self.name.clone(), tcp, udp }
@@ -160,13 +167,7 @@ impl Lease {
             self.counts().answered.fetch_sub(1, Ordering::Relaxed);
         }
         self.counts().failed.fetch_add(1, Ordering::Relaxed);
-        let Self { tally, protocol, .. } = self;
-        tally.alarm.sound(&self.counts().told, |rule| Failure {
-            rule,
-            backend: tally.name.clone(),
-            protocol: *protocol,
-            signal,
-        });
+        self.tally.alarm(self.protocol, signal);
     }
 
     fn counts(&self) -> &Counts {

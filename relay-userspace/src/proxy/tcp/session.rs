@@ -145,6 +145,11 @@ impl Session<'_> {
         Wanted { service, target, port, client: source, header, purpose: Purpose::Session }
     }
 
+    /// Whether another backend may do in place of those that have been tried.
+    fn is_there_another(&self, tried: &[usize]) -> bool {
+        self.target.ends.is_there_another(tried, Protocol::Tcp, &self.service.gate)
+    }
+
     /// Carries between plain legs until it is over. `data`: what the client has sent already.
     async fn run(&self, mut data: Vec<u8>, logged: &mut Logged<'_>, mut timer: Pin<&mut Sleep>) -> Farewell {
         let mut tried = Vec::new();
@@ -213,10 +218,8 @@ impl Session<'_> {
         if pump.has_broken_off() {
             reached.lease.fail(Signal::Reset);
         }
-        let is_there_another =
-            || self.target.ends.is_there_another(&reached.tried, Protocol::Tcp, &self.service.gate);
         match pump.unsent() {
-            Some(unsent) if is_there_another() => {
+            Some(unsent) if self.is_there_another(&reached.tried) => {
                 *data = unsent;
                 None
             }
