@@ -125,7 +125,7 @@ impl Relay {
                 return;
             }
             let ends = |key: &Key, session: &Session| {
-                policy.ends(Protocol::Udp, key.client.ip(), || session.leads_to().map(|to| to.ip()))
+                policy.ends(Protocol::Udp, key.client.ip(), || session.leads_to())
             };
             for gone in self.clients.retain(|key, session| ends(key, session).is_none()) {
                 let Some(ending) = ends(&gone.0, &gone.1) else { continue };

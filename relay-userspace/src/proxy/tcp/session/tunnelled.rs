@@ -46,7 +46,7 @@ pub(super) async fn run(
         }
     }
     logged.record.backend = reached.leg.peer_addr().ok();
-    let leads_to = logged.record.backend.map(|backend| backend.ip());
+    let leads_to = logged.record.backend;
     let gate = &session.service.gate;
     let (ending, farewell) = tokio::select! {
         biased;
