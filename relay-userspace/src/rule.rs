@@ -29,7 +29,7 @@ pub use self::check::{Check, CheckKind, Failback, HttpCheck, StatusRange};
 pub use self::connect::{Connect, ProxyVersion};
 pub use self::limit::Limits;
 pub use self::listen::{ListenOn, Listener, PortRange};
-pub use self::staying::Staying;
+pub use self::staying::{Destination, Staying};
 pub use self::tunnel::{
     AcceptTls, AcceptTunnel, AcceptWs, ConnectTls, ConnectTunnel, ConnectWs, Identity, MaskChoice, Transport,
     UdpOver, Verify,

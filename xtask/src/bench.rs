@@ -33,8 +33,10 @@ fn needs_peers(args: &[String]) -> bool {
     parts.peek().is_none() || parts.any(|part| matches!(part.as_str(), "tcp" | "udp" | "memory" | "families"))
 }
 
-const PARTS: [&str; 10] =
-    ["packets", "bulk", "programs", "cost", "tcp", "udp", "memory", "scale", "families", "health"];
+const PARTS: [&str; 12] = [
+    "packets", "bulk", "programs", "choice", "cost", "tcp", "udp", "memory", "scale", "families", "health",
+    "failover",
+];
 
 /// realm's engine from its published crates, which want unstable features of the compiler.
 fn build_realm() -> anyhow::Result<()> {

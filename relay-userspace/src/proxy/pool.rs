@@ -191,8 +191,8 @@ impl Ends {
 
     /// Whether a backend can do for others, and its sessions may last.
     fn is_in_reserve(&self, index: usize, protocol: Protocol, gate: &Gate) -> bool {
-        let End { addresses, weight, .. } = &self.list[index];
-        *weight > 0 && !addresses.is_empty() && gate.leads_to(protocol, addresses)
+        let end = &self.list[index];
+        end.weight > 0 && !end.addresses.is_empty() && gate.leads_to(protocol, end)
     }
 
     /// A session goes to this backend, or tries to. It must be one of these.

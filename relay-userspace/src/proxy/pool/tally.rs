@@ -82,9 +82,9 @@ impl Tally {
         &self.name
     }
 
-    /// Sessions under way.
-    pub fn active(&self, protocol: Protocol) -> u64 {
-        self.counts[place(protocol)].active.load(Ordering::Relaxed)
+    /// Sessions under way, of both protocols, as the kernel plane counts flows.
+    pub fn active(&self) -> u64 {
+        self.counts.iter().map(|counts| counts.active.load(Ordering::Relaxed)).sum()
     }
 
     /// Whether sessions that it never answered are to choose anew.

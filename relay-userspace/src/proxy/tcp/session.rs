@@ -164,7 +164,7 @@ impl Session<'_> {
             };
             count_client(&reached, round_trip.take());
             logged.record.backend = reached.leg.peer_addr().ok();
-            let leads_to = logged.record.backend.map(|backend| backend.ip());
+            let leads_to = logged.record.backend;
             let ending = tokio::select! {
                 biased;
                 ending = self.service.gate.ended(Protocol::Tcp, self.source, leads_to) => {

@@ -157,7 +157,7 @@ impl Relay {
             };
             let ends = |key: &Key, session: &Session| {
                 let speaker = spoken_for.unwrap_or(key.client.ip());
-                policy.ends(Protocol::Udp, speaker, || session.leads_to().map(|to| to.ip()))
+                policy.ends(Protocol::Udp, speaker, || session.leads_to())
             };
             for gone in self.clients.retain(|key, session| ends(key, session).is_none()) {
                 let Some(ending) = ends(&gone.0, &gone.1) else { continue };

@@ -56,7 +56,7 @@ pub(super) async fn run(
             }
         }
         logged.record.backend = reached.leg.peer_addr().ok();
-        let leads_to = logged.record.backend.map(|backend| backend.ip());
+        let leads_to = logged.record.backend;
         let over = tokio::select! {
             biased;
             ending = session.service.gate.ended(Protocol::Tcp, session.source, leads_to) => {
