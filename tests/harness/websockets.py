@@ -6,6 +6,7 @@ Messages go in three fragments. Pings go out all the time, and a connection whos
 import asyncio
 import ssl
 import sys
+import urllib.parse
 
 import websockets
 
@@ -36,10 +37,14 @@ async def client(port, uri, host, to, ca):
     tls = {}
     if uri.startswith("wss:"):
         tls["ssl"] = ssl.create_default_context(cafile=ca)
+        tls["server_hostname"] = urllib.parse.urlsplit(uri).hostname
 
     async def enter(reader, writer):
-        async with websockets.connect(uri, host=host, port=int(to), **tls, **OPTIONS) as socket:
-            await carry(reader, writer, socket)
+        try:
+            async with websockets.connect(uri, host=host, port=int(to), **tls, **OPTIONS) as socket:
+                await carry(reader, writer, socket)
+        finally:
+            writer.close()
 
     return await asyncio.start_server(enter, "127.0.0.1", int(port))
 

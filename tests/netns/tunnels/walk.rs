@@ -121,7 +121,7 @@ fn wrong_handshakes() -> Vec<Wrong<'static>> {
         of("path", accept("ws", ""), path(connect("ws", "")), "websocket", "ws_refused", "connect.path"),
         of("token", accept("wss", token), connect("wss", ""), "websocket", "ws_refused", "connect.path"),
         of("ws-to-tls", accept("tls", ""), connect("ws", ""), "websocket", "ws_tls", "connect.transport"),
-        of("tls-to-ws", accept("ws", ""), connect("tls", ""), "tls", "tls_not_tls", "connect.transport"),
+        of("tls-to-ws", accept("ws", ""), connect("tls", ""), "tls", "tunnel_silent", "connect.transport"),
         of("wss-to-tls", accept("tls", ""), connect("wss", ""), "websocket", "ws_closed", "connect.host"),
         of(
             "no-certificate",
@@ -190,7 +190,8 @@ fn what_lies_around_tunnels() {
     for (name, step, code, option) in [
         ("refused", "connect", "connect_refused", "to"),
         ("nobody", "connect", "connect_timeout", "to"),
-        ("plain", "tls", "tunnel_silent", "connect.transport"),
+        // that has not read what it got
+        ("plain", "tls", "tunnel_ended", "connect.transport"),
         ("silent", "tls", "tunnel_late", "connect.transport"),
         ("behind", "payload", "reset_at_once", "connect.proxy_protocol"),
     ] {

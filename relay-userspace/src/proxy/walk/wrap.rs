@@ -56,7 +56,12 @@ pub(super) async fn wrap(
             let stage = if is_within { Stage::Websocket } else { Stage::Tls };
             let shown = witness.filter(|_| !is_within).and_then(|witness| shown(&witness));
             let shown = shown.map(|shown| format!(" ({shown})")).unwrap_or_default();
-            let text = format!("{fault}{shown}");
+            let text = match (&fault, stage) {
+                (Fault::Silent | Fault::Ended, Stage::Tls) => {
+                    format!("{fault}: does it speak TLS on this port (connect.transport)?")
+                }
+                _ => format!("{fault}{shown}"),
+            };
             steps.push(Step::failed(stage, fault.as_str(), options(&fault), text).since(since));
             part(leg).await;
             None
