@@ -9,9 +9,12 @@ mod frames;
 mod kaminari;
 mod nginx;
 mod openssl;
+mod probes;
 mod proxy_protocol;
 mod slow;
 mod strangers;
+mod walk;
+mod websockets;
 
 use std::fmt::Write as _;
 use std::io::{self, Read as _, Write as _};

@@ -379,6 +379,44 @@ pub struct ExplainView {
     pub lines: Vec<String>,
 }
 
+/// What a walk along a rule has met.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct WalkView {
+    pub rule: String,
+    /// Nothing failed.
+    pub ok: bool,
+    pub steps: Vec<StepView>,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct StepView {
+    /// The one that it is about, as configured; absent: the rule itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// listen, certificate, dns, connect, proxy, tls, websocket, payload, udp
+    pub step: String,
+    /// ok, failed, skipped
+    pub result: String,
+    /// The cause, of what is not ok; README.md lists all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Keys of the rule that may not match the other end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ms: Option<f64>,
+    /// What was found, or the cause and the remedy.
+    pub text: String,
+}
+
+impl StepView {
+    pub const OK: &str = "ok";
+    pub const FAILED: &str = "failed";
+    pub const SKIPPED: &str = "skipped";
+}
+
 /// What `relayctl down` removed, or with a dry run would remove.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct DownView {

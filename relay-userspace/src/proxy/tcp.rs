@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::accept::{Acceptor, Front};
+pub(super) use self::connect::dial;
 pub use self::keeper::{Entrance, keep};
 pub use self::ports::bind_by as bind_ports_by;
 pub use self::shared::serve as serve_shared;

@@ -19,9 +19,9 @@ mod watch;
 pub mod ws;
 
 pub use self::book::{News, Tunnels};
-pub use self::handshake::{Acceptor, Connector};
+pub use self::fault::Fault;
+pub use self::handshake::{Acceptor, Beginning, Connector};
 
-pub(super) use self::fault::Fault;
 pub(super) use self::handshake::{Opening, part};
 pub(super) use self::layers::Layers;
 pub(super) use self::pump::{Side, TunnelPump};

@@ -14,7 +14,7 @@ const HERE: [IpAddr; 1] = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
 
 fn by() -> By {
     let tunnel = ConnectTunnel { tls: None, ws: None, udp_over: None, mux: false };
-    By { connector: Arc::new(Connector { tls: None, tunnel: Arc::new(tunnel) }), connect: Usual::default() }
+    By { connector: Arc::new(Connector::new(None, Arc::new(tunnel))), connect: Usual::default() }
 }
 
 fn place() -> Place {
