@@ -49,7 +49,7 @@ impl Carriers {
             let Some(end) = target.ends.end(index).filter(|end| !end.addresses.is_empty()) else { continue };
             let lane = self.lane(service, Way { target: target.clone(), index, port }, &end.name);
             first = first.or(Some((lane, index)));
-            if self.lanes.get(&lane).is_some_and(|carrier| !carrier.is_resting()) {
+            if self.lanes.get(&lane).is_some_and(|carrier| !carrier.is_failing()) {
                 first = Some((lane, index));
                 break;
             }

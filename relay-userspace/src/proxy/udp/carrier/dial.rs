@@ -143,8 +143,9 @@ impl Carrier {
         *self.peer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub const fn is_resting(&self) -> bool {
-        matches!(self.state, State::Resting)
+    /// Whether the last attempt to open it came to nothing, and no later one has done better yet.
+    pub const fn is_failing(&self) -> bool {
+        self.failures > 0 && !matches!(self.state, State::Open { .. })
     }
 
     pub const fn flows(&mut self) -> &mut Flows {
