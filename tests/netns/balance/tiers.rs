@@ -47,10 +47,8 @@ fn better_ones_get_their_flows_back_at_once_by_hand_or_after_a_while() {
     farm.serve(1);
     for (rule, port) in rules("auto", 8001) {
         await_all(ctl, &rule);
-        assert_eq!(visits(&world, port, 4), [0, 1], "{rule}");
-    }
-    for (rule, _) in rules("auto", 8001) {
         await_told(&mut daemon, &format!("rule {rule}: new flows of tcp go from {} to ", name(2)));
+        assert_eq!(visits(&world, port, 4), [0, 1], "{rule}");
     }
     for (rule, port) in held() {
         await_up(ctl, &rule, 2);
