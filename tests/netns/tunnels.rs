@@ -4,10 +4,13 @@ mod backends;
 mod carry;
 mod certificates;
 mod frames;
+mod hop;
 mod kaminari;
 mod nginx;
 mod openssl;
+mod pool;
 mod proxy_protocol;
+mod silence;
 mod slow;
 mod strangers;
 
