@@ -177,7 +177,6 @@ fn a_first_byte_takes_one_round_trip() {
     let plain = median(8000, "plain", false);
     for (port, transport) in (8001..).zip(TRANSPORTS) {
         let (cold, warm) = (median(port + 10, transport, false), median(port, transport, true));
-        eprintln!("{transport}: first byte {warm:?} with pool, {cold:?} without, {plain:?} plain");
         assert!(warm.as_secs_f64() <= 1.2 * plain.as_secs_f64(), "{transport}: {warm:?}, plain {plain:?}");
         assert!(cold.as_secs_f64() > 1.8 * plain.as_secs_f64(), "{transport}: {cold:?}, plain {plain:?}");
     }
