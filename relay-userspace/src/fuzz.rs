@@ -16,6 +16,7 @@ use rustls::{ClientConfig, ServerConfig};
 use self::mutate::Chance;
 use crate::config::Config;
 use crate::proxy::proxy_protocol::{self, Header, Origin};
+use crate::proxy::tunnel::purpose::{Purpose, Willing};
 use crate::proxy::tunnel::tls::{ClientTls, ServerTls, Tls, server_name};
 use crate::proxy::tunnel::ws::{
     Decoder, Encoder, Expected, LONGEST_HEAD, Masking, Role, read_request, read_response, request,
@@ -110,10 +111,12 @@ fn decode(role: Role, pieces: &[&[u8]]) -> Result<Vec<u8>, ()> {
 /// A head is as long as it is found to be, whatever follows; one that is too long is waited for no longer.
 #[test]
 fn heads_of_websockets() {
-    let (asked, expected): (Vec<u8>, Expected) = request(&connect_ws(), "relay.test");
-    let answer = read_request(&asked, &accept_ws()).expect("a request").expect("a whole one").response;
+    let willing = Willing { datagrams: true, streams: true };
+    let (asked, expected): (Vec<u8>, Expected) = request(&connect_ws(), "relay.test", Purpose::Datagrams);
+    let answer =
+        read_request(&asked, &accept_ws(), willing).expect("a request").expect("a whole one").response;
     feed(std::slice::from_ref(&asked), |input, _| {
-        let read = read_request(input, &accept_ws());
+        let read = read_request(input, &accept_ws(), willing);
         if let Ok(Some(asked)) = &read {
             let shorter = read_request(&input[..asked.length], &accept_ws());
             assert!(shorter.is_ok_and(|again| again.is_some_and(|again| again.length == asked.length)));

@@ -182,6 +182,7 @@ impl Shelf {
 
     /// Keeps those that can still be used.
     fn look_through(&mut self, by: &By, addresses: &[IpAddr], now: Instant) {
+        let mut ended_young = false;
         for mut spare in mem::take(&mut self.spares) {
             if !spare.is_for(by, addresses, now) {
                 spare.close();
@@ -193,9 +194,13 @@ impl Shelf {
                     self.failures = 0;
                 }
                 self.spares.push_back(spare);
-            } else if is_young {
-                self.fail(now);
+            } else {
+                ended_young |= is_young;
             }
+        }
+        if ended_young {
+            // they have ended together as a rule, and for one reason
+            self.fail(now);
         }
     }
 
