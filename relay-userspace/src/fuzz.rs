@@ -118,7 +118,7 @@ fn heads_of_websockets() {
     feed(std::slice::from_ref(&asked), |input, _| {
         let read = read_request(input, &accept_ws(), willing);
         if let Ok(Some(asked)) = &read {
-            let shorter = read_request(&input[..asked.length], &accept_ws());
+            let shorter = read_request(&input[..asked.length], &accept_ws(), willing);
             assert!(shorter.is_ok_and(|again| again.is_some_and(|again| again.length == asked.length)));
         }
         assert!(input.len() < LONGEST_HEAD || read != Ok(None));

@@ -23,6 +23,7 @@ pub mod plane;
 pub mod programs;
 pub mod raw;
 pub mod store;
+pub mod terminal;
 pub mod traffic;
 pub mod tun;
 pub mod websockets;

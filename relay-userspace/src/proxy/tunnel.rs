@@ -6,7 +6,7 @@
 
 mod book;
 mod buffer;
-pub(super) mod datagrams;
+pub mod datagrams;
 mod fault;
 mod handshake;
 mod layers;

@@ -6,6 +6,8 @@ mod line;
 mod properties;
 mod writer;
 
-pub(in crate::proxy) use self::frame::{Frame, FrameFault, Frames, Kind, announced, announcement};
+pub use self::frame::{FrameFault, Kind};
+
+pub(in crate::proxy) use self::frame::{Frame, Frames, announced, announcement};
 pub(in crate::proxy) use self::line::{Line, PIECES, Piece, Stop};
 pub(in crate::proxy) use self::writer::Writer;
