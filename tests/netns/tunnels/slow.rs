@@ -113,9 +113,11 @@ fn more_handshakes_than_there_may_be() {
     let daemon = start(&world, &rules);
     let mut silent: Vec<Client> = (0..MOST).map(|_| dial(&world, ports("tls").1)).collect();
     within(LIMIT, "all have begun", &mut || daemon.ctl.counter("out-tls", "/flows/active") == MOST);
-    let Client(mut next) = dial(&world, ports("tls").1);
-    assert!(next.read(&mut [0]).is_err(), "a reset");
-    assert_eq!(drops(&daemon.ctl, "out-tls", "handshakes_full"), 1);
+    // the reset may come before connecting is over
+    if let Ok(Client(mut next)) = Client::connect(&world.client, (RELAY, ports("tls").1)) {
+        assert!(next.read(&mut [0]).is_err(), "a reset");
+    }
+    within(LIMIT, "it is counted", &mut || drops(&daemon.ctl, "out-tls", "handshakes_full") == 1);
     enter(&world, "wss").upload(1000).expect("other listeners have room");
     silent.truncate(10);
     within(LIMIT, "they are gone", &mut || daemon.ctl.counter("out-tls", "/flows/active") == 10);
