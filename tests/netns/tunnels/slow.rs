@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use harness::traffic::{Client, tcp_server};
 use harness::within;
+use harness::world::RELAY;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::{
