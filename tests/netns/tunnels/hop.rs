@@ -71,7 +71,12 @@ impl Hop {
         let mut buffer = [0; 16 * 1024];
         let _always_some = from.set_read_timeout(self.patience);
         loop {
-            let length = match from.read(&mut buffer) {
+            let read = from.read(&mut buffer);
+            while self.swallows.load(Ordering::SeqCst) && !matches!(read, Ok(1..)) {
+                // an end is not passed on either
+                thread::park();
+            }
+            let length = match read {
                 Ok(0) => break,
                 Ok(length) => length,
                 Err(_silent) => {

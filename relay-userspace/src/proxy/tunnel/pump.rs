@@ -241,8 +241,9 @@ impl<'a> TunnelPump<'a> {
         let opened = opened.map_err(|fault| Stop::Fault(from, fault))?;
         let rest = &data[opened.rest..];
         let is_traffic = opened.payload > 0 || !rest.is_empty();
-        if let Some(watch) = &mut side.watch {
-            watch.hear(opened.pong && !is_traffic);
+        // a question of the peer's own is neither: whoever asks first would keep the other one from ever asking
+        if let Some(watch) = side.watch.as_mut().filter(|_| is_traffic || opened.pong) {
+            watch.hear(!is_traffic);
         }
         if rest.is_empty() {
             // an idle session keeps nothing

@@ -24,7 +24,7 @@ pub struct Watch {
     /// When to look next.
     due: Instant,
     asked: Instant,
-    /// Something has come since the last look, other than an answer.
+    /// Payload has come since the last look.
     is_heard: bool,
     /// An answer has.
     has_answered: bool,
@@ -54,7 +54,7 @@ impl Watch {
         self.due
     }
 
-    /// Something has come.
+    /// Payload has come, or an answer.
     pub const fn hear(&mut self, is_answer: bool) {
         if is_answer {
             self.has_answered = true;
