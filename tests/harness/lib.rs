@@ -53,9 +53,10 @@ pub fn skip(why: &str) {
     eprintln!("skipped: {why}");
 }
 
-/// Waits until something is so; panics with `what` after a while.
+/// Waits until something is so; panics with `what` after so long that a machine which is busy with other namespaces (the
+/// kernel takes them down, and makes IPv6 addresses ready, one at a time) has come to it, too.
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    within(Duration::from_secs(10), what, &mut is_so);
+    within(Duration::from_secs(30), what, &mut is_so);
 }
 
 /// Waits until something is so, for at most so long.
