@@ -7,6 +7,7 @@ pub mod fields;
 pub mod manual;
 pub mod print;
 pub mod relayd;
+mod top;
 
 use std::process::ExitCode;
 

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
 use super::args::{Add, Apply, Backend, Call, Cli, Command, Down, Format, Names};
-use super::{Exit, fields, manual, print};
+use super::{Exit, fields, manual, print, top};
 use crate::api::client::{Client, ClientError};
 use crate::api::view::{ChangeView, DownView, ExplainView, RuleView, StatusView};
 use crate::config::Problems;
@@ -49,6 +49,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Status(watch) => {
             session.repeat(watch.watch, "/v1/status", |view: &StatusView, f| print::status(view, f)).await
         }
+        Command::Top(args) => top::run(&cli.socket, args).await,
         Command::Explain(one) => {
             let path = format!("/v1/rules/{}/explain", one.name);
             session.repeat(false, &path, |view: &ExplainView, f| print::explain(view, f)).await
