@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 use tokio_stream::wrappers::BroadcastStream;
 
 use super::extract::{Path, Query, Text};
+use super::flows::{FlowsView, Params};
 use super::problem::{ApiProblem, Code};
 use super::server::Peer;
 use super::view::{ChangeView, DownView, ExplainView, RuleView, StatusView};
@@ -52,6 +53,7 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .route("/v1/rules/{name}/disable", post(disable))
         .route("/v1/rules/{name}/drain", post(drain))
         .route("/v1/rules/{name}/backend", post(backend))
+        .route("/v1/flows", get(flows))
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/diff", post(diff))
@@ -248,6 +250,10 @@ async fn backend(
 ) -> Answer<ChangeView> {
     let (addr, call) = order::parse(&body)?;
     change(&shared, Action::Backend(name(&text)?, addr, call), options.dry_run).await
+}
+
+async fn flows(State(shared): State<Arc<Shared>>, Query(params): Query<Params>) -> Answer<FlowsView> {
+    Ok(Json(shared.flows(params.into_query()?).await?.into()))
 }
 
 async fn status(State(shared): State<Arc<Shared>>) -> Json<StatusView> {

@@ -57,8 +57,8 @@ fn table(view: &FlowsView, is_wide: bool) -> String {
         }
         table.add_row(row);
     }
-    for column in (6..10).filter_map(|index| table.column_mut(index).map(|_| index)).collect::<Vec<_>>() {
-        if let Some(column) = table.column_mut(column) {
+    for number in 6..10 {
+        if let Some(column) = table.column_mut(number) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::figures::{bars, rate};
+use super::figures::{bars, count, rate};
 use super::model::{Rates, Row};
 
 /// A column. In the order in which they stand.
@@ -111,7 +111,7 @@ impl Column {
             Self::Egress => of(|rates| rates.bits[1]),
             Self::PacketsIn => of(|rates| rates.packets[0]),
             Self::PacketsOut => of(|rates| rates.packets[1]),
-            Self::Flows => rate(row.view.counters.flows.active as f64),
+            Self::Flows => count(row.view.counters.flows.active),
             Self::New => of(|rates| rates.new_flows),
             Self::Drops => of(Rates::all_drops),
             Self::Backends => backends(row),

@@ -10,7 +10,7 @@ use ratatui::widgets::{Cell, Paragraph, Row as TableRow, Table};
 
 use super::columns::{Column, GAP, fit};
 use super::detail;
-use super::figures::rate;
+use super::figures::{count, rate};
 use super::keys::KEYS;
 use super::model::{Link, Mode, Model, Row};
 use super::paint::Paint;
@@ -47,7 +47,7 @@ fn summary(model: &Model) -> Line<'static> {
         "relayd {}, up {}  {rules} {noun}  {} flows  in {}b/s  out {}b/s",
         status.version,
         age(status.uptime_seconds),
-        rate(flows as f64),
+        count(flows),
         rate(ingress),
         rate(egress),
     ))

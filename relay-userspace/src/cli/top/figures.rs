@@ -22,6 +22,11 @@ pub fn rate(value: f64) -> String {
     format!("{value:.digits$}{}", UNITS[unit])
 }
 
+/// The same of what is whole.
+pub fn count(number: u64) -> String {
+    if number < 1000 { number.to_string() } else { rate(number as f64) }
+}
+
 /// The last values as bars, the newest to the right. `most`: what is as high as a line.
 pub fn bars(values: impl DoubleEndedIterator<Item = f64>, width: usize, most: f64) -> String {
     let last: Vec<char> = values.rev().take(width).map(|value| bar(value, most)).collect();
@@ -60,6 +65,7 @@ mod tests {
         ] {
             assert_eq!(rate(value), text);
         }
+        assert_eq!((count(4), count(45_600)), ("4".into(), "45.6k".into()));
     }
 
     #[test]

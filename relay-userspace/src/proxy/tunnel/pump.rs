@@ -16,6 +16,7 @@ use super::fault::Fault;
 use super::layers::Layers;
 use crate::proxy::counters::Carried;
 use crate::proxy::ending::Ending;
+use crate::proxy::roster::Live;
 use crate::proxy::tcp::carry::Carry;
 use crate::proxy::tcp::remainder::{self, Remainder};
 use crate::proxy::tcp::socket::{Leg, is_delivered};
@@ -153,7 +154,7 @@ pub struct TunnelPump<'a> {
     sides: [Side<'a>; 2],
     carried: [&'a Carried; 2],
     /// The same of this session alone.
-    bytes: &'a mut [u64; 2],
+    live: &'a Live,
     /// The stream that comes from a side has ended.
     ended: [bool; 2],
     /// So has the connection: nothing more can come.
@@ -166,12 +167,12 @@ pub struct TunnelPump<'a> {
 }
 
 impl<'a> TunnelPump<'a> {
-    /// `carried`, `bytes`: where payload is counted.
-    pub const fn new(sides: [Side<'a>; 2], carried: [&'a Carried; 2], bytes: &'a mut [u64; 2]) -> Self {
+    /// `carried`, `live`: where payload is counted.
+    pub const fn new(sides: [Side<'a>; 2], carried: [&'a Carried; 2], live: &'a Live) -> Self {
         Self {
             sides,
             carried,
-            bytes,
+            live,
             ended: [false; 2],
             closed: [false; 2],
             broken: false,
@@ -324,7 +325,7 @@ impl<'a> TunnelPump<'a> {
         let wrapped = wrapped.map_err(|fault| Stop::Fault(1 - from, fault))?;
         to.send(wrapped).map_err(Stop::Send)?;
         self.carried[from].add_bytes(length as u64);
-        self.bytes[from] += length as u64;
+        self.live.add(from, length as u64);
         Ok(())
     }
 
@@ -344,7 +345,7 @@ impl<'a> TunnelPump<'a> {
     fn stop(&mut self, from: usize, stop: Stop) -> Result<(), Ending> {
         match stop {
             Stop::Receive => {
-                self.broken_off |= from == 1 && !self.broken && self.bytes[1] == 0;
+                self.broken_off |= from == 1 && !self.broken && self.live.bytes()[1] == 0;
                 self.broken = true;
                 Err(Ending::Reset)
             }
@@ -363,7 +364,7 @@ impl<'a> TunnelPump<'a> {
     /// Nothing can be sent to a side any more. What it sent itself may still lie in its socket.
     fn lost(&mut self, side: usize, error: Option<&io::Error>) {
         let is_reset = error.is_some_and(|error| !ended_before_reset(error));
-        self.broken_off |= is_reset && side == 1 && !self.broken && self.bytes[1] == 0;
+        self.broken_off |= is_reset && side == 1 && !self.broken && self.live.bytes()[1] == 0;
         self.broken |= is_reset;
         self.sides[side].give_up();
     }

@@ -200,7 +200,8 @@ impl Relay {
 
     fn forward(&mut self, buffers: &mut Buffers) {
         let Buffers { inbox, outbox, order, .. } = buffers;
-        let now = self.now();
+        let moment = Instant::now();
+        let now = self.tick(moment);
         let mut total = Sent::default();
         for run in order.chunk_by(|(one, _), (other, _)| one == other) {
             let id = run[0].0;
@@ -220,7 +221,8 @@ impl Relay {
             }
             let limit = &mut session.ingress_limit;
             let sent = outbox.send(&session.socket, inbox.memory(), |_, size| *limit = size);
-            session.bytes[0] += sent.bytes;
+            session.live.add(0, sent.bytes);
+            session.live.touch(moment);
             if sent.refused > 0 {
                 session.fail(Signal::Refused);
             }
@@ -248,7 +250,8 @@ impl Relay {
 
     fn collect(&mut self, buffers: &mut Buffers, listener: Option<&UdpSocket>) {
         let Buffers { inbox, outbox, ready, .. } = buffers;
-        let now = self.now();
+        let moment = Instant::now();
+        let now = self.tick(moment);
         let mut total = Sent::default();
         let mut used = 0;
         let mut sender: Option<Arc<Sender>> = None;
@@ -268,12 +271,13 @@ impl Relay {
             let received = receive(inbox, session, used, &self.service.counters);
             for slot in used..used + received {
                 let train = inbox.train(slot);
-                session.bytes[1] += train.length as u64;
+                session.live.add(1, train.length as u64);
                 outbox.push(id, train, session.egress_limit, || key.envelope());
             }
             used += received;
             if received > 0 {
                 session.answer();
+                session.live.touch(moment);
                 self.clients.answered(id, now);
             }
             if received == TURN {
@@ -335,8 +339,9 @@ impl Relay {
             None => (Refusal::NoBackend, "its backend has no address".to_owned()),
         })?;
         let unconnected = (target.udp_nat == UdpNat::FullCone).then_some(backend);
-        let kept = self.service.kept.keep(Ends { client: key.client, asked });
-        let session = Session::new(&self.service, socket, sender, unconnected, lease, place, kept);
+        let ends = Ends { client: key.client, asked };
+        let session = Session::new(&self.service, socket, sender, unconnected, lease, place, ends);
+        session.live.set_backend(Some(backend));
         let id = self.clients.insert(key, session, now);
         let watched =
             self.clients.get_mut(id).map_or(Ok(()), |(_, session)| replies.add(&session.socket, id));
@@ -417,7 +422,12 @@ impl Relay {
     }
 
     fn now(&self) -> Tick {
-        Tick::try_from(self.started.elapsed().as_millis() / TICK.as_millis()).unwrap_or(Tick::MAX)
+        self.tick(Instant::now())
+    }
+
+    fn tick(&self, moment: Instant) -> Tick {
+        let passed = moment.saturating_duration_since(self.started);
+        Tick::try_from(passed.as_millis() / TICK.as_millis()).unwrap_or(Tick::MAX)
     }
 }
 

@@ -5,7 +5,6 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
 
 use nix::errno::Errno;
 use relay_common::net::Protocol;
@@ -17,8 +16,9 @@ use super::share::Place;
 use crate::proxy::counters::Refusal;
 use crate::proxy::ending::{Ending, Record};
 use crate::proxy::gate::{Gate, Seat};
-use crate::proxy::kept;
+use crate::proxy::kept::{self, Ends};
 use crate::proxy::pool::{Lease, Signal};
+use crate::proxy::roster::{Entry, Live};
 use crate::proxy::service::Service;
 
 /// Who sends, and to which of the host's addresses: a client that talks to two of them is two.
@@ -60,11 +60,10 @@ pub struct Session {
     is_answering: bool,
     /// Taken when the client sends something after an answer: anybody can send a first datagram.
     pub seat: Option<Seat>,
-    /// Payload: client to backend, backend to client.
-    pub bytes: [u64; 2],
+    /// What others see of it.
+    pub live: Entry,
     /// Its place at the backend that it has for as long as it lasts.
     lease: Lease,
-    begun: Instant,
     _counted: Counted,
     _place: Place,
     _kept: kept::Session,
@@ -79,9 +78,11 @@ impl Session {
         backend: Option<SocketAddr>,
         lease: Lease,
         place: Place,
-        kept: kept::Session,
+        ends: Ends,
     ) -> Self {
         let _counted = Counted::new(service);
+        let live = Entry::new(&service.counters, Live::new(Protocol::Udp, ends.client, Some(ends.asked)));
+        let kept = service.kept.keep(ends);
         lease.begin();
         Self {
             socket,
@@ -92,9 +93,8 @@ impl Session {
             answered: false,
             is_answering: false,
             seat: None,
-            bytes: [0; 2],
+            live,
             lease,
-            begun: Instant::now(),
             _counted,
             _place: place,
             _kept: kept,
@@ -139,7 +139,7 @@ impl Session {
     pub fn log(&self, key: &Key, service: &Service, ending: Ending) {
         if self.answered && service.log.is_on() {
             let (client, backend) = (key.client, self.leads_to());
-            let record = Record { client, backend, bytes: self.bytes, begun: self.begun, ending };
+            let record = Record { client, backend, bytes: self.live.bytes(), begun: self.live.begun, ending };
             record.log(service, Protocol::Udp);
         }
     }

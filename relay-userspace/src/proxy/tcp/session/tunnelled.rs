@@ -9,7 +9,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{Farewell, Logged, Session, count_client};
 use crate::proxy::complaints::and_others;
 use crate::proxy::counters::Refusal;
-use crate::proxy::ending::{Ending, Record};
+use crate::proxy::ending::Ending;
 use crate::proxy::pool::Signal;
 use crate::proxy::service::Service;
 use crate::proxy::tcp::carry::carry;
@@ -47,6 +47,7 @@ pub(super) async fn run(
         }
     }
     logged.record.backend = reached.leg.peer_addr().ok();
+    session.live.set_backend(logged.record.backend);
     let leads_to = logged.record.backend.map(|backend| backend.ip());
     let gate = &session.service.gate;
     let (ending, farewell) = tokio::select! {
@@ -55,7 +56,7 @@ pub(super) async fn run(
             logged.cut_off(ending);
             return Farewell::Reset;
         }
-        over = session.relay_tunnel(client, reached, &mut logged.record, timer) => over,
+        over = session.relay_tunnel(client, reached, logged.record.client, timer) => over,
     };
     logged.record.ending = ending;
     farewell
@@ -115,7 +116,7 @@ impl Session<'_> {
         &self,
         client: Opening,
         mut reached: Reached,
-        record: &mut Record,
+        address: SocketAddr,
         timer: Pin<&mut Sleep>,
     ) -> (Ending, Farewell) {
         let tunnel = reached.tunnel.take();
@@ -126,14 +127,13 @@ impl Session<'_> {
             Side::new(legs[0], client.layers, client.undecoded),
             Side::new(legs[1], backend.layers, backend.undecoded),
         ];
-        let address = record.client;
-        let mut pump = TunnelPump::new(sides, self.service.payload(), &mut record.bytes);
+        let mut pump = TunnelPump::new(sides, self.service.payload(), self.live);
         if is_plain {
             pump.announce(self.header);
         }
         pump.begin_with(0, &client.payload, client.end);
         pump.begin_with(1, &backend.payload, backend.end);
-        let ending = carry(legs, &mut pump, &self.target.timeouts, timer).await;
+        let ending = carry(legs, &mut pump, self.live, &self.target.timeouts, timer).await;
         let farewell = match pump.fault() {
             Some((0, fault)) => {
                 blame_client(self.service, address, fault);
