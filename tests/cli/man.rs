@@ -39,6 +39,9 @@ fn every_command_has_its_page() {
         "confirm",
         "reload",
         "status",
+        "flows",
+        "top",
+        "export",
         "down",
         "completion",
     ];

@@ -1,7 +1,7 @@
 //! A world to test in: network namespaces with real links, real relayd, real relayctl, real traffic.
 //!
-//! Everything is a value that cleans up after itself. Nothing here but the peers of [`haproxy`], [`kaminari`], [`nginx`]
-//! and [`openssl`] needs a program beyond Relay's own, so the same tests run in a bare virtual machine.
+//! Everything is a value that cleans up after itself. Nothing here but the peers of [`haproxy`], [`kaminari`], [`nginx`],
+//! [`openssl`] and [`prometheus`] needs a program beyond Relay's own, so the same tests run in a bare virtual machine.
 
 pub mod certificates;
 pub mod daemon;
@@ -21,8 +21,10 @@ pub mod packet;
 pub mod panics;
 pub mod plane;
 pub mod programs;
+pub mod prometheus;
 pub mod raw;
 pub mod store;
+pub mod terminal;
 pub mod traffic;
 pub mod tun;
 pub mod world;

@@ -82,9 +82,10 @@ fn list(frame: &mut Frame<'_>, area: Rect, model: &Model, paint: Paint) {
     let columns = fit(area.width, longest);
     let heads = columns.iter().map(|&(column, _)| cell(column, column.head(model.order), Style::new()));
     let head = TableRow::new(heads).style(paint.head());
+    let selected = model.selection().map(|row| &row.view.name);
     let visible = shown.iter().skip(model.offset).take(area.height.saturating_sub(1).into());
     let rows = visible.map(|row| {
-        let is_selected = model.selected.as_ref() == Some(&row.view.name);
+        let is_selected = selected == Some(&row.view.name);
         let cells = columns
             .iter()
             .map(|&(column, width)| cell(column, column.text(row, width), style(column, row, paint)));

@@ -75,7 +75,10 @@ impl Model {
             KeyCode::Char('q') => return Step::Quit,
             KeyCode::Char('?' | 'h') => self.mode = Mode::Help,
             KeyCode::Char('/') => self.mode = Mode::Filter,
-            KeyCode::Enter if self.selection().is_some() => self.mode = Mode::Detail,
+            KeyCode::Enter if self.selection().is_some() => {
+                self.hold_selection();
+                self.mode = Mode::Detail;
+            }
             KeyCode::Esc if self.mode == Mode::Detail => self.mode = Mode::List,
             KeyCode::Esc => self.filter.clear(),
             KeyCode::Char('p' | ' ') => self.paused = !self.paused,

@@ -23,7 +23,7 @@ pub struct Model {
     pub mode: Mode,
     pub paused: bool,
     pub interval: Duration,
-    /// By name, so that it stays with its rule when rules change places.
+    /// By name, so that it stays with its rule when rules change places. `None`: whichever is first.
     pub selected: Option<String>,
     /// How many rows are above the first that is shown.
     pub offset: usize,
@@ -191,8 +191,10 @@ impl Model {
     }
 
     pub fn selection(&self) -> Option<&Row> {
-        let name = self.selected.as_ref()?;
-        self.rows.iter().find(|row| row.view.name == *name)
+        match &self.selected {
+            Some(name) => self.rows.iter().find(|row| row.view.name == *name),
+            None => self.shown().first().copied(),
+        }
     }
 
     /// What all rules together carry: bits a second each way.
@@ -228,11 +230,15 @@ impl Model {
         shown.iter().position(|row| row.view.name == *name)
     }
 
-    /// A rule that has gone, or that the filter hides, is not selected; something always is.
+    /// The rule that is selected now stays so, wherever it moves.
+    pub fn hold_selection(&mut self) {
+        self.selected = self.selection().map(|row| row.view.name.clone());
+    }
+
+    /// A rule that has gone, or that the filter hides, is not selected.
     pub fn keep_selection(&mut self) {
-        let shown = self.shown();
-        if self.position(&shown).is_none() {
-            self.selected = shown.first().map(|row| row.view.name.clone());
+        if self.position(&self.shown()).is_none() {
+            self.selected = None;
         }
     }
 }

@@ -9,7 +9,7 @@ use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{
-    EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+    Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
 use ratatui::{Frame, Terminal};
 
@@ -49,7 +49,9 @@ impl Screen {
         // the terminal's own stop signal is taken by us
         raise(Signal::SIGSTOP).context("cannot stop")?;
         enter().context("cannot take the terminal again")?;
-        self.0.clear().context("cannot draw on the terminal")
+        // one that knows of an empty screen: `clear` would ask the terminal where its cursor is, and the answer be taken for keys
+        self.0 = Terminal::new(CrosstermBackend::new(stdout())).context("cannot draw on the terminal")?;
+        Ok(())
     }
 }
 
@@ -61,7 +63,7 @@ impl Drop for Screen {
 
 fn enter() -> io::Result<()> {
     enable_raw_mode()?;
-    execute!(stdout(), EnterAlternateScreen).inspect_err(|_| put_back())
+    execute!(stdout(), EnterAlternateScreen, Clear(ClearType::All)).inspect_err(|_| put_back())
 }
 
 fn put_back() {
