@@ -50,24 +50,35 @@ fn source() -> Value {
 }
 
 fn panels() -> Vec<Panel> {
-    let rate = |metric: &str, more: &str| format!("rate({metric}{{{CHOSEN}{more}}}[$__rate_interval])");
-    let bits = |direction: &str| {
-        format!("8 * {}", rate("relay_rule_bytes_total", &format!(",direction=\"{direction}\"")))
-    };
-    let packets = |direction: &str| rate("relay_rule_packets_total", &format!(",direction=\"{direction}\""));
-    let now = |title, unit, query: String| Panel {
-        kind: "stat",
-        title,
-        unit,
-        size: (QUARTER, LOW),
-        queries: vec![(query, "")],
-    };
-    let over_time =
-        |title, unit, queries| Panel { kind: "timeseries", title, unit, size: (HALF, HIGH), queries };
-    let quantile = |part: &str| {
-        let of = rate("relay_backend_rtt_seconds_bucket", ",leg=\"backend\"");
-        format!("histogram_quantile({part}, sum by (le, rule, backend) ({of}))")
-    };
+    rules().into_iter().chain(backends()).collect()
+}
+
+fn rate(metric: &str, more: &str) -> String {
+    format!("rate({metric}{{{CHOSEN}{more}}}[$__rate_interval])")
+}
+
+fn bits(direction: &str) -> String {
+    format!("8 * {}", rate("relay_rule_bytes_total", &format!(",direction=\"{direction}\"")))
+}
+
+fn packets(direction: &str) -> String {
+    rate("relay_rule_packets_total", &format!(",direction=\"{direction}\""))
+}
+
+fn quantile(part: &str) -> String {
+    let of = rate("relay_backend_rtt_seconds_bucket", ",leg=\"backend\"");
+    format!("histogram_quantile({part}, sum by (le, rule, backend) ({of}))")
+}
+
+fn now(title: &'static str, unit: &'static str, query: String) -> Panel {
+    Panel { kind: "stat", title, unit, size: (QUARTER, LOW), queries: vec![(query, "")] }
+}
+
+fn over_time(title: &'static str, unit: &'static str, queries: Vec<(String, &'static str)>) -> Panel {
+    Panel { kind: "timeseries", title, unit, size: (HALF, HIGH), queries }
+}
+
+fn rules() -> Vec<Panel> {
     vec![
         now("In", "bps", format!("sum({})", bits("ingress"))),
         now("Out", "bps", format!("sum({})", bits("egress"))),
@@ -103,6 +114,11 @@ fn panels() -> Vec<Panel> {
                 "{{rule}} {{reason}}",
             )],
         ),
+    ]
+}
+
+fn backends() -> Vec<Panel> {
+    vec![
         over_time(
             "New flows, by backend",
             "short",
@@ -119,7 +135,10 @@ fn panels() -> Vec<Panel> {
         over_time(
             "Round trip to backends",
             "s",
-            vec![(quantile("0.5"), "{{rule}} {{backend}} half"), (quantile("0.99"), "{{rule}} {{backend}} 99 %")],
+            vec![
+                (quantile("0.5"), "{{rule}} {{backend}} half"),
+                (quantile("0.99"), "{{rule}} {{backend}} 99 %"),
+            ],
         ),
         over_time(
             "What backends have failed",

@@ -94,7 +94,7 @@ fn backends(row: &Row, paint: Paint) -> impl Iterator<Item = Line<'static>> {
         "BACKEND", "STATE", "SHARE", "FLOWS", "NEW/s", "FAILED"
     );
     let lines = row.view.to.iter().enumerate().map(move |(at, to)| {
-        let share = if all == 0 { "-".into() } else { format!("{}%", to.flows.active * 100 / all) };
+        let share = (to.flows.active * 100).checked_div(all).map_or("-".into(), |share| format!("{share}%"));
         let new =
             row.rates.as_ref().and_then(|rates| rates.backends.get(at).copied()).map_or("-".into(), rate);
         let failures: u64 = to.judged().map(|(_, judged)| judged.failures).sum();

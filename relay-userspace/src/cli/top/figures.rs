@@ -13,7 +13,7 @@ pub fn rate(value: f64) -> String {
         unit += 1;
     }
     let digits = match value {
-        _ if unit == 0 && (value >= 9.95 || value < 0.05) => 0,
+        _ if unit == 0 && !(0.05..9.95).contains(&value) => 0,
         _ if unit == 0 => 1,
         value if value < 9.995 => 2,
         value if value < 99.95 => 1,
