@@ -10,6 +10,7 @@ pub mod manual;
 pub mod print;
 pub mod relayd;
 mod top;
+mod walk;
 
 use std::process::ExitCode;
 

@@ -25,6 +25,8 @@ pub mod cli;
 pub mod config;
 pub mod connections;
 pub mod flows;
+#[cfg(test)]
+mod fuzz;
 pub mod health;
 pub mod host;
 pub mod kernel;

@@ -19,4 +19,5 @@ mod sources;
 pub mod tcp;
 pub mod tunnel;
 pub mod udp;
+pub mod walk;
 pub mod workers;

@@ -20,6 +20,7 @@ mod sharing;
 pub mod state;
 mod telling;
 mod waiting;
+pub mod walk;
 pub mod watch;
 mod yielding;
 

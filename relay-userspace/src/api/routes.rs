@@ -21,7 +21,7 @@ use super::extract::{Path, Query, Text};
 use super::flows::{FlowsView, Params};
 use super::problem::{ApiProblem, Code};
 use super::server::Peer;
-use super::view::{ChangeView, DownView, ExplainView, RuleView, StatusView};
+use super::view::{ChangeView, DownView, ExplainView, RuleView, StatusView, WalkView};
 use super::{metrics, order};
 use crate::config::node::{Node, Value as NodeValue};
 use crate::config::problem::Problems;
@@ -30,6 +30,7 @@ use crate::rule::{Listener, Rule, RuleName};
 use crate::supervisor::Shared;
 use crate::supervisor::command::{Action, Reply};
 use crate::supervisor::explain::explain;
+use crate::supervisor::walk;
 
 /// A request body larger than this is no configuration.
 const BODY_LIMIT: usize = 64 * 1024 * 1024;
@@ -54,6 +55,7 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .route("/v1/rules/{name}/drain", post(drain))
         .route("/v1/rules/{name}/backend", post(backend))
         .route("/v1/flows", get(flows))
+        .route("/v1/rules/{name}/test", post(test))
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/diff", post(diff))
@@ -254,6 +256,15 @@ async fn backend(
 
 async fn flows(State(shared): State<Arc<Shared>>, Query(params): Query<Params>) -> Answer<FlowsView> {
     Ok(Json(shared.flows(params.into_query()?).await?.into()))
+}
+
+/// What a rule's sessions would meet. Backends hear of it, so it is nothing for who may only look.
+async fn test(
+    _writer: Writer,
+    State(shared): State<Arc<Shared>>,
+    Path(text): Path<String>,
+) -> Answer<WalkView> {
+    Ok(Json(walk::test(&shared, &name(&text)?).await?))
 }
 
 async fn status(State(shared): State<Arc<Shared>>) -> Json<StatusView> {

@@ -80,6 +80,11 @@ pub enum Command {
     Backend(Backend),
     /// Say which plane carries a rule, by which way, and why
     Explain(One),
+    /// Walk a rule's way, from its listeners to each backend, and say where it ends and why
+    #[command(
+        after_help = "Connects to each backend as a session would, opens its tunnel, and sends it an empty line unless it speaks first. Counts as no flow, and judges nobody. Exit status 1: something failed.\n\nExamples:\n  relayctl test web\n  relayctl test web -o json"
+    )]
+    Test(One),
     /// Check a configuration file; relayd need not run
     Check(CheckFile),
     /// Show what a file would change, without changing anything

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,12 +29,25 @@ pub struct Live {
     /// The address and port that the client asked.
     pub asked: Option<SocketAddr>,
     pub begun: Instant,
-    backend: Mutex<Option<SocketAddr>>,
+    backend: Backend,
+    /// It is a tunnel, whose flows are sessions of their own.
+    has_flows: AtomicBool,
     /// Payload: client to backend, backend to client.
     bytes: [AtomicU64; 2],
     /// Seconds from the beginning until something moved last.
     moved: AtomicU64,
 }
+
+/// Where a session leads; nowhere while it has no backend.
+#[derive(Debug)]
+pub enum Backend {
+    Own(Mutex<Option<SocketAddr>>),
+    /// The other end of a tunnel with flows of many.
+    Shared(Peer),
+}
+
+/// The other end of a tunnel, as long as that is open.
+pub type Peer = Arc<Mutex<Option<SocketAddr>>>;
 
 /// Sessions that are looked at in one go: workers who enter or leave wait for no more.
 const GO: usize = 1024;
@@ -46,7 +59,8 @@ impl Live {
             client,
             asked,
             begun: Instant::now(),
-            backend: Mutex::default(),
+            backend: Backend::Own(Mutex::default()),
+            has_flows: AtomicBool::new(false),
             bytes: Default::default(),
             moved: AtomicU64::new(0),
         }
@@ -73,12 +87,39 @@ impl Live {
         now.saturating_duration_since(self.begun).saturating_sub(moved)
     }
 
+    pub fn towards(self, backend: Backend) -> Self {
+        Self { backend, ..self }
+    }
+
+    /// For a session that leads to its own backend only.
     pub fn set_backend(&self, backend: Option<SocketAddr>) {
-        *self.backend.lock().unwrap_or_else(PoisonError::into_inner) = backend;
+        if let Backend::Own(own) = &self.backend {
+            *own.lock().unwrap_or_else(PoisonError::into_inner) = backend;
+        }
     }
 
     pub fn backend(&self) -> Option<SocketAddr> {
-        *self.backend.lock().unwrap_or_else(PoisonError::into_inner)
+        let backend = match &self.backend {
+            Backend::Own(own) => own,
+            Backend::Shared(peer) => &**peer,
+        };
+        *backend.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It turns out to be a tunnel with flows of many.
+    pub fn has_flows(&self) {
+        self.has_flows.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is as far as it can be.
+    pub fn is_open(&self) -> bool {
+        self.has_flows.load(Ordering::Relaxed) || self.backend().is_some()
+    }
+}
+
+impl From<SocketAddr> for Backend {
+    fn from(backend: SocketAddr) -> Self {
+        Self::Own(Mutex::new(Some(backend)))
     }
 }
 

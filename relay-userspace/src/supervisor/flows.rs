@@ -92,7 +92,7 @@ fn sessions(rule: &RuleName, counters: &Counters, query: &Query, best: &mut Best
             client: (live.client.ip().to_canonical(), live.client.port()).into(),
             listen: live.asked.map(|asked| (asked.ip().to_canonical(), asked.port()).into()),
             backend: backend.map(|backend| (backend.ip().to_canonical(), backend.port()).into()),
-            state: if backend.is_some() { State::Open } else { State::Opening },
+            state: if live.is_open() { State::Open } else { State::Opening },
             age: now.saturating_duration_since(live.begun),
             idle: live.idle(now),
             bytes: live.bytes().map(Some),

@@ -6,8 +6,12 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use relay_common::net::Protocol;
+use socket2::SockRef;
 
+use super::side::MOST_OWED;
 use super::*;
+use crate::proxy::tcp::socket::Leg;
+use crate::proxy::tunnel::layers::Layers;
 
 /// A leg, and its peer.
 fn pair() -> (Leg, TcpStream) {
