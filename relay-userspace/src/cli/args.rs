@@ -227,6 +227,21 @@ pub struct Watch {
     pub watch: bool,
 }
 
+#[derive(Debug, Subcommand)]
+pub enum Export {
+    /// A dashboard, for Grafana to import
+    Grafana,
+    /// Alerting rules for Prometheus, about the rules that there are now
+    #[command(
+        after_help = "Example:\n  relayctl export prometheus-rules > /etc/prometheus/relay-alerts.yml\nand in prometheus.yml: rule_files: ['relay-alerts.yml']"
+    )]
+    PrometheusRules {
+        /// What Prometheus calls its scraping of relayd (job_name)
+        #[arg(long, default_value = "relay", value_parser = job_name)]
+        job: String,
+    },
+}
+
 #[derive(Debug, Args)]
 pub struct Flows {
     /// Of this rule; of all without
@@ -252,21 +267,6 @@ pub struct Flows {
     pub limit: u64,
     #[command(flatten)]
     pub watch: Watch,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Export {
-    /// A dashboard, for Grafana to import
-    Grafana,
-    /// Alerting rules for Prometheus, about the rules that there are now
-    #[command(
-        after_help = "Example:\n  relayctl export prometheus-rules > /etc/prometheus/relay-alerts.yml\nand in prometheus.yml: rule_files: ['relay-alerts.yml']"
-    )]
-    PrometheusRules {
-        /// What Prometheus calls its scraping of relayd (job_name)
-        #[arg(long, default_value = "relay", value_parser = job_name)]
-        job: String,
-    },
 }
 
 #[derive(Debug, Args)]
