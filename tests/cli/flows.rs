@@ -30,6 +30,21 @@ fn of<'a>(flows: &'a [Value], client: &Client) -> &'a Value {
     flows.iter().find(|flow| flow["client"] == own).unwrap_or_else(|| panic!("{own} is not in {flows:?}"))
 }
 
+/// Both ways.
+fn bytes(flow: &Value) -> u64 {
+    flow["ingress_bytes"].as_u64().unwrap_or(0) + flow["egress_bytes"].as_u64().unwrap_or(0)
+}
+
+fn datagrams_are_of_their_planes(udp: &[Value]) {
+    let planes: Vec<_> =
+        udp.iter().map(|flow| (&flow["rule"], &flow["plane"], bytes(flow) >= 1200)).collect();
+    let (web, kernel_plane, user_rule) = (json!("web"), json!("kernel"), json!("user"));
+    assert!(
+        planes.contains(&(&web, &kernel_plane, true)) && planes.contains(&(&user_rule, &user_rule, true)),
+        "{udp:?}"
+    );
+}
+
 #[test]
 fn flows_of_both_planes_are_shown_with_their_ends() {
     let world = World::new();
@@ -87,18 +102,8 @@ fn flows_of_both_planes_are_shown_with_their_ends() {
         "{kernel}"
     );
     assert_eq!(kernel["unit"], "ip");
-    let bytes = |flow: &Value| {
-        flow["ingress_bytes"].as_u64().unwrap_or(0) + flow["egress_bytes"].as_u64().unwrap_or(0)
-    };
     assert!(all.is_sorted_by_key(|flow| std::cmp::Reverse(bytes(flow))), "the most bytes first: {all:?}");
-    let udp = flows(ctl, &["--protocol", "udp"]);
-    let planes: Vec<_> =
-        udp.iter().map(|flow| (&flow["rule"], &flow["plane"], bytes(flow) >= 1200)).collect();
-    let (web, kernel_plane, user_rule) = (json!("web"), json!("kernel"), json!("user"));
-    assert!(
-        planes.contains(&(&web, &kernel_plane, true)) && planes.contains(&(&user_rule, &user_rule, true)),
-        "{udp:?}"
-    );
+    datagrams_are_of_their_planes(&flows(ctl, &["--protocol", "udp"]));
     drop(datagrams);
 }
 
