@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod extract;
+pub mod flows;
 pub mod metrics;
 mod order;
 pub mod problem;

@@ -5,6 +5,7 @@ mod backends;
 pub mod commands;
 mod export;
 pub mod fields;
+mod flows;
 pub mod manual;
 pub mod print;
 pub mod relayd;

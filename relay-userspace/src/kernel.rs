@@ -13,6 +13,7 @@ pub mod declined;
 pub mod detach;
 mod ended;
 pub mod filters;
+pub mod flows;
 pub mod gone;
 pub mod guard;
 pub mod hops;

@@ -5,6 +5,7 @@ mod backends;
 mod commands;
 mod configuration;
 mod daemon;
+mod flows;
 mod journal;
 mod man;
 mod metrics;

@@ -39,6 +39,7 @@ fn every_command_has_its_page() {
         "confirm",
         "reload",
         "status",
+        "flows",
         "top",
         "export",
         "down",

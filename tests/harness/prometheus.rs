@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::daemon::Said;
+use crate::eventually;
 use crate::netns::NetNs;
 use crate::programs::{Running, await_listener};
 
@@ -62,18 +63,26 @@ impl<'a> Prometheus<'a> {
             .stderr(Stdio::null());
         let running = Running::start(ns, &mut command, "prometheus");
         await_listener(ns, PORT);
-        Self { _running: running, ns }
+        let server = Self { _running: running, ns };
+        // it listens before it has read what it has stored
+        eventually("Prometheus is ready", || server.ask("/-/ready").starts_with("HTTP/1.0 200 "));
+        server
     }
 
     /// What it answers to a path of its API; with a percent sign for what a path cannot hold.
     pub fn get(&self, path: &str) -> Value {
+        let answer = self.ask(path);
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
+    }
+
+    fn ask(&self, path: &str) -> String {
         // the older version of HTTP, in which a long answer comes in one piece
         let mut stream = self.ns.run(|| TcpStream::connect(("127.0.0.1", PORT))).expect("connect");
         stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).expect("asked");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("answered");
-        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
-        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
+        answer
     }
 
     pub fn query(&self, expression: &str) -> Value {

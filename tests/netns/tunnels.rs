@@ -5,6 +5,7 @@ mod carry;
 mod certificates;
 mod datagram_frames;
 mod datagrams;
+mod flows;
 mod frames;
 mod hop;
 mod kaminari;

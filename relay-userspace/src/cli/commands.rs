@@ -13,8 +13,9 @@ use tokio::time::sleep;
 
 use super::args::{Add, Apply, Backend, Call, Cli, Command, Down, Export, Format, Names, One};
 use super::walk::walk;
-use super::{Exit, export, fields, manual, print, top};
+use super::{Exit, export, fields, flows, manual, print, top};
 use crate::api::client::{Client, ClientError};
+use crate::api::flows::FlowsView;
 use crate::api::view::{ChangeView, DownView, ExplainView, RuleView, StatusView, WalkView};
 use crate::config::Problems;
 use crate::config::files::Config;
@@ -54,6 +55,10 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Export(Export::PrometheusRules { job }) => {
             let rules: Vec<RuleView> = session.client().await?.get("/v1/rules").await?;
             write(&export::alerts(&rules, job))
+        }
+        Command::Flows(args) => {
+            let path = flows::path(args);
+            session.repeat(args.watch.watch, &path, |view: &FlowsView, f| flows::print(view, f)).await
         }
         Command::Top(args) => top::run(&cli.socket, args).await,
         Command::Explain(one) => {

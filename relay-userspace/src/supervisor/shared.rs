@@ -11,6 +11,7 @@ use super::backends::Roll;
 use super::census::CensusTaker;
 use super::change::complain;
 use super::command::{Action, Command, Reply};
+use super::flows::FlowSeeker;
 use super::legs;
 use super::names::{FIRST_ANSWERS, Upkeep};
 use super::serving::{CountersByRule, PoolsByRule};
@@ -72,6 +73,7 @@ pub struct Shared {
     /// How endpoints stand.
     board: OnceLock<Board>,
     pub census: CensusTaker,
+    pub flow_seeker: FlowSeeker,
     pub commands: mpsc::Sender<Command>,
     pub events: broadcast::Sender<EventView>,
     started: Instant,
@@ -99,6 +101,7 @@ impl Shared {
             meter: Mutex::new(None),
             board: OnceLock::new(),
             census: CensusTaker::default(),
+            flow_seeker: FlowSeeker::default(),
             commands,
             events: broadcast::channel(EVENT_BACKLOG).0,
             started: Instant::now(),

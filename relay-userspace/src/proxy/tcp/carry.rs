@@ -12,6 +12,7 @@ use tokio::time::{Instant, Sleep};
 use super::pump::SIDES;
 use super::socket::{Leg, probe};
 use crate::proxy::ending::Ending;
+use crate::proxy::roster::Live;
 use crate::rule::Timeouts;
 
 /// How often to look whether a side has everything, before it is reset.
@@ -49,6 +50,7 @@ pub trait Carry {
 pub async fn carry(
     legs: [&Leg; 2],
     pump: &mut impl Carry,
+    live: &Live,
     timeouts: &Timeouts,
     mut timer: Pin<&mut Sleep>,
 ) -> Ending {
@@ -74,6 +76,7 @@ pub async fn carry(
         }
         if moved {
             last = Instant::now();
+            live.touch(last.into_std());
         }
         let silence = if pump.is_half_closed() { timeouts.half_close } else { timeouts.tcp_idle };
         let due = if pump.is_lingering() { Instant::now() + DELIVERY } else { last + silence };

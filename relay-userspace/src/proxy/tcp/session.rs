@@ -23,6 +23,7 @@ use crate::proxy::counters::Refusal;
 use crate::proxy::ending::{Ending, Record};
 use crate::proxy::pool::Signal;
 use crate::proxy::proxy_protocol::{self, Header, Origin};
+use crate::proxy::roster::Live;
 use crate::proxy::service::{Phase, Service, Target};
 use crate::proxy::tunnel::purpose::Purpose;
 use crate::proxy::tunnel::{Opening, part};
@@ -38,7 +39,7 @@ pub async fn run(
 ) {
     let client = Leg::new(client);
     let target = service.target();
-    let mut logged = Logged { service: &service, record: Record::new(address) };
+    let mut logged = Logged { service: &service, record: Record::new(address), live: None };
     // one timer for everything that may take too long: it is cheap as long as it is left alone
     let mut timer = pin!(sleep(target.timeouts.connect));
     let round_trip = round_trip(&*client);
@@ -56,7 +57,8 @@ pub async fn run(
         Ok(seat) => seat,
         Err(refusal) => return logged.refuse(refusal),
     };
-    let _active = service.counters.begin();
+    let active = service.counters.begin(Live::new(Protocol::Tcp, source, client.local_addr().ok()));
+    logged.live = Some(active.live().clone());
     let Arrival { header, data } = arrival;
     let header = opening(&client, address, &target, header);
     let session = Session {
@@ -67,6 +69,7 @@ pub async fn run(
         source: source.ip(),
         header: &header,
         round_trip,
+        live: active.live(),
     };
     let farewell = if target.acceptor.is_none() && target.connector.is_none() {
         session.run(data, &mut logged, timer).await
@@ -80,6 +83,7 @@ pub async fn run(
         // boxed, so that sessions that end otherwise need no room for it
         Farewell::Part => Box::pin(part(client)).await,
         Farewell::Datagrams(opening) => {
+            active.live().has_flows();
             let origin = (source.ip(), port);
             Box::pin(datagrams::run(client, *opening, origin, &service, phase, &mut logged)).await;
         }
@@ -101,6 +105,8 @@ enum Farewell {
 struct Logged<'a> {
     service: &'a Service,
     record: Record,
+    /// From when it was let in.
+    live: Option<Arc<Live>>,
 }
 
 impl Logged<'_> {
@@ -111,7 +117,7 @@ impl Logged<'_> {
 
     /// The rule does not want it any more.
     fn cut_off(&mut self, ending: Ending) {
-        let Self { service, record } = self;
+        let Self { service, record, .. } = self;
         tracing::debug!(rule = %service.rule, client = %record.client, reason = ending.as_str(), "cut off");
         if ending == Ending::BackendGone {
             service.counters.lose();
@@ -122,6 +128,9 @@ impl Logged<'_> {
 
 impl Drop for Logged<'_> {
     fn drop(&mut self) {
+        if let Some(live) = &self.live {
+            self.record.bytes = live.bytes();
+        }
         self.record.log(self.service, Protocol::Tcp);
     }
 }
@@ -137,6 +146,8 @@ struct Session<'a> {
     header: &'a [u8],
     /// Of the handshake with the client, in microseconds.
     round_trip: Option<u32>,
+    /// What others see of it.
+    live: &'a Live,
 }
 
 impl Session<'_> {
@@ -164,6 +175,7 @@ impl Session<'_> {
             };
             count_client(&reached, round_trip.take());
             logged.record.backend = reached.leg.peer_addr().ok();
+            self.live.set_backend(logged.record.backend);
             let leads_to = logged.record.backend;
             let ending = tokio::select! {
                 biased;
@@ -171,7 +183,7 @@ impl Session<'_> {
                     logged.cut_off(ending);
                     return Farewell::Reset;
                 }
-                ending = self.relay(&reached, &mut logged.record, &mut data, timer.as_mut()) => ending,
+                ending = self.relay(&reached, &mut data, timer.as_mut()) => ending,
             };
             let Some(ending) = ending else {
                 tried = reached.tried;
@@ -204,17 +216,11 @@ impl Session<'_> {
 
     /// Carries both ways. `None`: the backend broke off before it had got or sent anything, and what the client has sent
     /// so far is for another one. `data`: what the backend is sent behind the header.
-    async fn relay(
-        &self,
-        reached: &Reached,
-        record: &mut Record,
-        data: &mut Vec<u8>,
-        timer: Pin<&mut Sleep>,
-    ) -> Option<Ending> {
+    async fn relay(&self, reached: &Reached, data: &mut Vec<u8>, timer: Pin<&mut Sleep>) -> Option<Ending> {
         let legs = [self.client, &reached.leg];
         let preamble = Preamble::new(self.header, mem::take(data));
-        let mut pump = Pump::new(legs, self.service.payload(), &mut record.bytes, preamble);
-        let ending = carry(legs, &mut pump, &self.target.timeouts, timer).await;
+        let mut pump = Pump::new(legs, self.service.payload(), self.live, preamble);
+        let ending = carry(legs, &mut pump, self.live, &self.target.timeouts, timer).await;
         if pump.has_broken_off() {
             reached.lease.fail(Signal::Reset);
         }

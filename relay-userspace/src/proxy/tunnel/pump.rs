@@ -21,6 +21,7 @@ use super::unread::Unread;
 use super::watch::Watch;
 use crate::proxy::counters::Carried;
 use crate::proxy::ending::Ending;
+use crate::proxy::roster::Live;
 use crate::proxy::tcp::carry::Carry;
 use crate::proxy::tcp::remainder;
 use crate::proxy::tcp::socket::{has_more, is_delivered, shortest_round_trip};
@@ -58,7 +59,7 @@ pub struct TunnelPump<'a> {
     sides: [Side<'a>; 2],
     carried: [&'a Carried; 2],
     /// The same of this session alone.
-    bytes: &'a mut [u64; 2],
+    live: &'a Live,
     /// The stream that comes from a side has ended.
     ended: [bool; 2],
     /// So has the connection: nothing more can come.
@@ -77,15 +78,15 @@ pub struct TunnelPump<'a> {
 }
 
 impl<'a> TunnelPump<'a> {
-    /// `carried`, `bytes`: where payload is counted.
-    pub const fn new(sides: [Side<'a>; 2], carried: [&'a Carried; 2], bytes: &'a mut [u64; 2]) -> Self {
+    /// `carried`, `live`: where payload is counted.
+    pub fn new(sides: [Side<'a>; 2], carried: [&'a Carried; 2], live: &'a Live) -> Self {
         Self {
             unread: None,
             is_end_no_answer: false,
-            counted: bytes[0],
+            counted: live.bytes()[0],
             sides,
             carried,
-            bytes,
+            live,
             ended: [false; 2],
             closed: [false; 2],
             broken: false,
@@ -112,7 +113,7 @@ impl<'a> TunnelPump<'a> {
     pub fn into_unread(self) -> Option<Opening> {
         let [Side { layers, undecoded, unsent, sending, .. }, _] = self.sides;
         let is_whole = unsent.is_none() && sending == Sending::Open;
-        let payload = self.unread.filter(|_| is_whole && self.bytes[1] == 0)?.lost()?;
+        let payload = self.unread.filter(|_| is_whole && self.live.bytes()[1] == 0)?.lost()?;
         Some(Opening { layers, purpose: Purpose::Session, undecoded, payload, end: false, grace: None })
     }
 
@@ -285,7 +286,7 @@ impl<'a> TunnelPump<'a> {
             new -= again;
         }
         self.carried[from].add_bytes(new);
-        self.bytes[from] += new;
+        self.live.add(from, new);
         Ok(())
     }
 
@@ -309,7 +310,7 @@ impl<'a> TunnelPump<'a> {
         match stop {
             Stop::Receive => {
                 _ = from == 1 && self.breaks_off();
-                self.broken_off |= from == 1 && !self.broken && self.bytes[1] == 0;
+                self.broken_off |= from == 1 && !self.broken && self.live.bytes()[1] == 0;
                 self.broken = true;
                 Err(Ending::Reset)
             }
@@ -342,7 +343,7 @@ impl<'a> TunnelPump<'a> {
     /// Nothing can be sent to a side any more. What it sent itself may still lie in its socket.
     fn lost(&mut self, side: usize, error: Option<&io::Error>) {
         let is_reset = error.is_some_and(|error| !ended_before_reset(error));
-        self.broken_off |= is_reset && side == 1 && !self.broken && self.bytes[1] == 0;
+        self.broken_off |= is_reset && side == 1 && !self.broken && self.live.bytes()[1] == 0;
         self.broken |= is_reset;
         self.sides[side].give_up();
     }

@@ -251,17 +251,19 @@ impl Relay {
 
     /// Sends a client's datagrams by its socket.
     fn send(&mut self, run: &[Item], memory: &[u8], outbox: &mut Outbox) -> Sent {
-        let now = self.now();
+        let moment = Instant::now();
+        let now = self.tick(moment);
         let id = run[0].client;
         let Some(session) = proven(&mut self.clients, &self.service, run) else { return Sent::default() };
-        let Out::Socket { socket, backend } = &session.out else { return Sent::default() };
-        let name = backend.map(Name::from).unwrap_or_default();
+        let Out::Socket { socket, backend, is_connected } = &session.out else { return Sent::default() };
+        let name = if *is_connected { Name::default() } else { Name::from(*backend) };
         for item in run {
             outbox.push(id, item.train, session.ingress_limit, || (name, Control::default()));
         }
         let limit = &mut session.ingress_limit;
         let sent = outbox.send(socket, memory, |_, size| *limit = size);
-        session.bytes[0] += sent.bytes;
+        session.live.add(0, sent.bytes);
+        session.live.touch(moment);
         if sent.refused > 0 {
             session.fail(Signal::Refused);
         }
@@ -290,7 +292,8 @@ impl Relay {
 
     fn collect(&mut self, buffers: &mut Buffers, listener: Option<&UdpSocket>) {
         let Buffers { inbox, outbox, ready, .. } = buffers;
-        let now = self.now();
+        let moment = Instant::now();
+        let now = self.tick(moment);
         let mut total = Sent::default();
         let mut used = 0;
         let mut sender: Option<Arc<Sender>> = None;
@@ -310,12 +313,13 @@ impl Relay {
             let received = receive(inbox, session, used, &self.service.counters);
             for slot in used..used + received {
                 let train = inbox.train(slot);
-                session.bytes[1] += train.length as u64;
+                session.live.add(1, train.length as u64);
                 outbox.push(id, train, session.egress_limit, || key.envelope());
             }
             used += received;
             if received > 0 {
                 session.answer();
+                session.live.touch(moment);
                 self.clients.answered(id, now);
             }
             if received == TURN {
@@ -374,7 +378,12 @@ impl Relay {
     }
 
     fn now(&self) -> Tick {
-        Tick::try_from(self.started.elapsed().as_millis() / TICK.as_millis()).unwrap_or(Tick::MAX)
+        self.tick(Instant::now())
+    }
+
+    fn tick(&self, moment: Instant) -> Tick {
+        let passed = moment.saturating_duration_since(self.started);
+        Tick::try_from(passed.as_millis() / TICK.as_millis()).unwrap_or(Tick::MAX)
     }
 }
 

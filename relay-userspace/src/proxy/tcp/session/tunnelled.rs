@@ -10,7 +10,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{Farewell, Logged, Session, count_client};
 use crate::proxy::complaints::and_others;
 use crate::proxy::counters::Refusal;
-use crate::proxy::ending::{Ending, Record};
+use crate::proxy::ending::Ending;
 use crate::proxy::pool::{Lease, Signal};
 use crate::proxy::service::Service;
 use crate::proxy::tcp::carry::carry;
@@ -56,6 +56,7 @@ pub(super) async fn run(
             }
         }
         logged.record.backend = reached.leg.peer_addr().ok();
+        session.live.set_backend(logged.record.backend);
         let leads_to = logged.record.backend;
         let over = tokio::select! {
             biased;
@@ -63,7 +64,7 @@ pub(super) async fn run(
                 logged.cut_off(ending);
                 return Farewell::Reset;
             }
-            over = session.relay_tunnel(client, reached, &mut logged.record, timer.as_mut()) => over,
+            over = session.relay_tunnel(client, reached, logged.record.client, timer.as_mut()) => over,
         };
         again = match over {
             Over::Again(again) => *again,
@@ -168,7 +169,7 @@ impl Session<'_> {
         &self,
         client: Opening,
         mut reached: Reached,
-        record: &mut Record,
+        address: SocketAddr,
         timer: Pin<&mut Sleep>,
     ) -> Over {
         let tunnel = reached.tunnel.take();
@@ -179,8 +180,7 @@ impl Session<'_> {
             Side::new(legs[0], client.layers, client.undecoded),
             Side::new(legs[1], backend.layers, backend.undecoded),
         ];
-        let address = record.client;
-        let mut pump = TunnelPump::new(sides, self.service.payload(), &mut record.bytes);
+        let mut pump = TunnelPump::new(sides, self.service.payload(), self.live);
         if reached.is_spare || self.is_there_another(&reached.tried) {
             pump.keep_unread(!is_plain);
         }
@@ -190,7 +190,7 @@ impl Session<'_> {
         }
         pump.begin_with(0, &client.payload, client.end);
         pump.begin_with(1, &backend.payload, backend.end);
-        let ending = carry(legs, &mut pump, &self.target.timeouts, timer).await;
+        let ending = carry(legs, &mut pump, self.live, &self.target.timeouts, timer).await;
         let farewell = match pump.fault() {
             Some((0, fault)) => {
                 blame_client(self.service, address, fault);

@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
+use relay_common::net::Protocol;
 use socket2::SockRef;
 
 use super::side::MOST_OWED;
@@ -51,9 +52,9 @@ async fn a_reset_that_sending_meets_is_no_end() {
     drop(backend_peer);
     client_peer.write_all(b"more").expect("sent");
     let (ingress, egress) = (Carried::default(), Carried::default());
-    let mut bytes = [0; 2];
+    let live = Live::new(Protocol::Tcp, ([198, 51, 100, 7], 1).into(), None);
     let sides = [&client, &backend].map(|leg| Side::new(leg, Layers::default(), Vec::new()));
-    let mut pump = TunnelPump::new(sides, [&ingress, &egress], &mut bytes);
+    let mut pump = TunnelPump::new(sides, [&ingress, &egress], &live);
     let ending = poll_fn(|cx| pump.poll(cx, &mut false)).await;
     assert_eq!((ending, pump.has_broken_off()), (Ending::Reset, true));
     drop((client, backend));
@@ -65,9 +66,9 @@ async fn a_reset_that_sending_meets_is_no_end() {
 async fn the_greedy_are_heard_again() {
     let ((client, mut client_peer), (backend, mut backend_peer)) = (pair(), pair());
     let (ingress, egress) = (Carried::default(), Carried::default());
-    let mut bytes = [0; 2];
+    let live = Live::new(Protocol::Tcp, ([198, 51, 100, 7], 1).into(), None);
     let sides = [&client, &backend].map(|leg| Side::new(leg, Layers::default(), Vec::new()));
-    let mut pump = TunnelPump::new(sides, [&ingress, &egress], &mut bytes);
+    let mut pump = TunnelPump::new(sides, [&ingress, &egress], &live);
     let mut answered = 0;
     while !pump.sides[0].is_greedy() {
         pump.sides[0].answer(&[7; 4096]).expect("sent or kept");

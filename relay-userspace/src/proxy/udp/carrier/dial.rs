@@ -5,7 +5,7 @@ use std::mem;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use tokio::time::{Sleep, sleep};
 use super::flows::{Flow, Flows};
 use crate::proxy::counters::Refusal;
 use crate::proxy::pool::Signal;
+use crate::proxy::roster::Peer;
 use crate::proxy::service::{Service, Target};
 use crate::proxy::tcp::failover;
 use crate::proxy::tcp::socket::probe;
@@ -55,9 +56,6 @@ pub struct Carrier {
     peer: Peer,
 }
 
-/// The other end, as long as the carrier is open.
-type Peer = Arc<Mutex<Option<SocketAddr>>>;
-
 type Dialling = Pin<Box<dyn Future<Output = Result<Line, Refusal>> + Send>>;
 
 enum State {
@@ -94,6 +92,10 @@ impl CarrierFlow {
     /// The other end, if the carrier is open.
     pub fn leads_to(&self) -> Option<SocketAddr> {
         *self.peer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn peer(&self) -> Peer {
+        self.peer.clone()
     }
 
     pub fn is_open(&self) -> bool {

@@ -46,11 +46,12 @@ impl Relay {
         let place = self.make_room()?;
         let sender = self.sender(key)?;
         let (out, lease) = self.way_out(&key, asked.port(), &target)?;
+        let ends = Ends { client: key.client, asked };
         let told = match (&self.way, key.via) {
             (Way::Tunnel(inward), Via::Flow(number)) => Told::Tunnel(inward.begin(number)),
-            _ => Told::Kernel(self.service.kept.keep(Ends { client: key.client, asked })),
+            _ => Told::Kernel(self.service.kept.keep(ends)),
         };
-        let session = Session::new(&self.service, out, sender, lease, place, told);
+        let session = Session::new(&self.service, out, sender, lease, place, told, ends);
         let id = self.clients.insert(key, session, now);
         self.watch(id, replies).map_err(|error| {
             drop(self.clients.remove(id));
@@ -77,8 +78,8 @@ impl Relay {
             Some((error, backend)) => refusal(&error, backend),
             None => nowhere(),
         })?;
-        let backend = (target.udp_nat == UdpNat::FullCone).then_some(backend);
-        Ok((Out::Socket { socket, backend }, lease))
+        let is_connected = target.udp_nat != UdpNat::FullCone;
+        Ok((Out::Socket { socket, backend, is_connected }, lease))
     }
 
     /// Has a new client's answers told of.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use super::super::carrier::{Flow, Flows};
 use super::super::clients::Id;
@@ -236,9 +237,11 @@ impl Relay {
             }
             Kind::Data => {}
         }
-        session.bytes[1] += frame.payload.len() as u64;
+        let moment = Instant::now();
+        session.live.add(1, frame.payload.len() as u64);
+        session.live.touch(moment);
         session.answer();
-        let now = self.now();
+        let now = self.tick(moment);
         self.clients.answered(id, now);
         Ok(Some(id))
     }
@@ -302,7 +305,8 @@ impl Relay {
 
     /// Sends answers of backends' sockets by the tunnel that the clients came in by.
     pub(super) fn collect_frames(&mut self, Buffers { inbox, ready, .. }: &mut Buffers) {
-        let now = self.now();
+        let moment = Instant::now();
+        let now = self.tick(moment);
         let (mut sent, mut full) = (Sent::default(), 0);
         Writer::with(|writer| {
             for &id in &*ready {
@@ -313,11 +317,12 @@ impl Relay {
                 let received = receive(inbox, session, 0, &service.counters);
                 for single in (0..received).flat_map(|slot| inbox.train(slot).singles()) {
                     let payload = &inbox.memory()[single.start..single.start + single.length];
-                    session.bytes[1] += single.length as u64;
+                    session.live.add(1, single.length as u64);
                     inward.answer(writer, flow, payload, &mut sent, &mut full);
                 }
                 if received > 0 {
                     session.answer();
+                    session.live.touch(moment);
                     clients.answered(id, now);
                 }
                 if received == super::TURN {
@@ -345,7 +350,8 @@ impl Relay {
 
     /// Sends clients' datagrams by carriers: those of one carrier together.
     pub(super) fn send_by_carriers(&mut self, carried: &[Item], memory: &[u8]) -> Sent {
-        let now = self.now();
+        let moment = Instant::now();
+        let now = self.tick(moment);
         let mut total = Sent::default();
         Writer::with(|writer| {
             for of_carrier in carried.chunk_by(|one, other| one.lane == other.lane) {
@@ -361,11 +367,12 @@ impl Relay {
                             Ok(()) => {
                                 total.datagrams += 1;
                                 total.bytes += payload.len() as u64;
-                                session.bytes[0] += payload.len() as u64;
+                                session.live.add(0, payload.len() as u64);
                             }
                             Err(refusal) => self.service.counters.refuse(refusal),
                         }
                     }
+                    session.live.touch(moment);
                     self.clients.heard(id, now);
                 }
                 self.carriers.flush(of_carrier[0].lane, writer);
