@@ -5,6 +5,7 @@ mod carry;
 mod certificates;
 mod frames;
 mod kaminari;
+mod mux;
 mod nginx;
 mod openssl;
 mod proxy_protocol;

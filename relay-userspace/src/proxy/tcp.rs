@@ -4,7 +4,7 @@ mod accept;
 mod arrival;
 pub(super) mod carry;
 mod connect;
-mod failover;
+pub(super) mod failover;
 mod pipe;
 mod ports;
 mod pump;
@@ -64,10 +64,11 @@ async fn accept(
     sessions: &mut JoinSet<()>,
 ) {
     let (port, inherited) = (acceptor.port(), acceptor.keepalive());
+    let orders = phase.clone();
     let begin = |sessions: &mut JoinSet<()>, (client, address)| {
         // the rule may say something else since its listener was opened
         socket::probe_anew(&client, inherited, service.target().timeouts.keepalive);
-        drop(sessions.spawn(session::run(client, address, port, service.clone())))
+        drop(sessions.spawn(session::run(client, address, port, service.clone(), orders.clone())))
     };
     let mut over = pin!(phase.wait_for(|phase| *phase != Phase::Serve));
     let next = loop {

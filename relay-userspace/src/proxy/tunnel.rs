@@ -6,18 +6,24 @@
 
 mod book;
 mod buffer;
+mod exchange;
 mod fault;
 mod handshake;
 mod layers;
+mod mux;
 mod pump;
 pub mod purpose;
+mod stream;
 pub mod tls;
 pub mod ws;
 
 pub use self::book::{News, Tunnels};
 pub use self::handshake::{Acceptor, Connector};
 
+pub(super) use self::exchange::{Exchange, Road};
 pub(super) use self::fault::Fault;
 pub(super) use self::handshake::{Opening, part};
 pub(super) use self::layers::Layers;
+pub(super) use self::mux::{Exit, MuxStream};
 pub(super) use self::pump::{Side, TunnelPump};
+pub(super) use self::stream::TunnelStream;

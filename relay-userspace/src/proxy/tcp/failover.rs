@@ -4,6 +4,7 @@
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::socket::{Leg, round_trip};
 use crate::proxy::counters::Refusal;
 use crate::proxy::pool::{Lease, Signal};
 use crate::proxy::service::{Service, Target};
+use crate::proxy::tunnel::purpose::Purpose;
 use crate::proxy::tunnel::{Connector, Fault, Opening};
 use crate::rule::Backend;
 
@@ -26,20 +28,46 @@ const PATIENCE_WITH_TUNNELS: Duration = Duration::from_secs(3);
 
 /// A backend that has accepted a session.
 #[derive(Debug)]
-pub struct Reached {
-    pub leg: Leg,
-    /// What it is wrapped in.
-    pub tunnel: Option<Box<Opening>>,
+pub struct Reached<T> {
+    pub to: T,
     pub lease: Lease,
     /// Who will not be tried again, this one included; kept where there are several.
     pub tried: Vec<usize>,
 }
 
+/// A connection of the session's own.
+#[derive(Debug)]
+pub struct Connected {
+    pub leg: Leg,
+    /// What it is wrapped in.
+    pub tunnel: Option<Box<Opening>>,
+}
+
+/// What a session may have to its backend.
+pub trait Dial: Send + Sized {
+    /// Reaches the backend of this index. Besides, how long a handshake's round trip has taken, in microseconds.
+    fn dial(
+        wanted: Wanted<'_>,
+        index: usize,
+        limit: Pin<&mut Sleep>,
+    ) -> impl Future<Output = Result<(Self, Option<u32>), Refusal>> + Send;
+}
+
+impl Dial for Connected {
+    async fn dial(
+        wanted: Wanted<'_>,
+        index: usize,
+        limit: Pin<&mut Sleep>,
+    ) -> Result<(Self, Option<u32>), Refusal> {
+        dial(wanted, Purpose::Session, index, limit).await
+    }
+}
+
 /// Who wants a backend.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
-    pub service: &'a Service,
-    pub target: &'a Target,
+    pub service: &'a Arc<Service>,
+    pub target: &'a Arc<Target>,
     /// That the client has come in on.
     pub port: u16,
     pub client: IpAddr,
@@ -49,11 +77,11 @@ pub struct Wanted<'a> {
 
 /// A connection to a backend that has not been tried, or why there is none: what the last one said. `limit` ends the
 /// attempt at the only one there is.
-pub async fn reach(
+pub async fn reach<T: Dial>(
     wanted: Wanted<'_>,
     tried: Vec<usize>,
     limit: Pin<&mut Sleep>,
-) -> Result<Reached, Refusal> {
+) -> Result<Reached<T>, Refusal> {
     let Wanted { target, client, .. } = wanted;
     if target.ends.are_several() {
         // boxed, so that sessions of other rules need no room for it
@@ -61,7 +89,7 @@ pub async fn reach(
     }
     let index = target.ends.choose(Protocol::Tcp, client).ok_or(Refusal::NoBackend)?;
     let lease = target.ends.lease(Protocol::Tcp, index);
-    match dial(wanted, index, limit).await {
+    match T::dial(wanted, index, limit).await {
         Ok(dialled) => Ok(reached(dialled, lease, tried)),
         Err(refusal) => {
             Signal::of(refusal).into_iter().for_each(|signal| lease.fail(signal));
@@ -71,10 +99,10 @@ pub async fn reach(
 }
 
 /// The same, of several.
-async fn reach_any(wanted: Wanted<'_>, tried: Vec<usize>) -> Result<Reached, Refusal> {
+async fn reach_any<T: Dial>(wanted: Wanted<'_>, tried: Vec<usize>) -> Result<Reached<T>, Refusal> {
     let Wanted { service, target, client, .. } = wanted;
     let mut waiting = Some(target.ends.candidates(Protocol::Tcp, client, &service.gate).without(tried));
-    let mut attempts: Vec<Attempt<'_>> = Vec::new();
+    let mut attempts: Vec<Attempt<'_, T>> = Vec::new();
     let mut failure = Refusal::NoBackend;
     let patience = if target.connector.is_some() { PATIENCE_WITH_TUNNELS } else { PATIENCE };
     loop {
@@ -104,24 +132,22 @@ async fn reach_any(wanted: Wanted<'_>, tried: Vec<usize>) -> Result<Reached, Ref
     }
 }
 
-fn reached(Dialled { leg, round_trip, tunnel }: Dialled, lease: Lease, tried: Vec<usize>) -> Reached {
+fn reached<T>((to, round_trip): (T, Option<u32>), lease: Lease, tried: Vec<usize>) -> Reached<T> {
     lease.begin();
     lease.answer();
     if let Some(micros) = round_trip {
         lease.round_trips().backend.count(micros);
     }
-    Reached { leg, tunnel, lease, tried }
+    Reached { to, lease, tried }
 }
 
-/// A connection, with the tunnel on it.
-struct Dialled {
-    leg: Leg,
-    /// Of its handshake, in microseconds.
-    round_trip: Option<u32>,
-    tunnel: Option<Box<Opening>>,
-}
-
-async fn dial(wanted: Wanted<'_>, index: usize, mut limit: Pin<&mut Sleep>) -> Result<Dialled, Refusal> {
+/// Connects to the backend of this index, and opens a tunnel for a purpose if the rule has any.
+pub async fn dial(
+    wanted: Wanted<'_>,
+    purpose: Purpose,
+    index: usize,
+    mut limit: Pin<&mut Sleep>,
+) -> Result<(Connected, Option<u32>), Refusal> {
     let Wanted { target, port, .. } = wanted;
     let end = target.ends.end(index).ok_or(Refusal::NoBackend)?;
     let (port, each) = (end.port(target.first_port, port), target.timeouts.connect);
@@ -131,15 +157,16 @@ async fn dial(wanted: Wanted<'_>, index: usize, mut limit: Pin<&mut Sleep>) -> R
     let tunnel = match &target.connector {
         None => None,
         // boxed, so that sessions of other rules need no room for it
-        Some(connector) => Some(Box::pin(wrap(wanted, connector, &leg, &end.name, limit)).await?),
+        Some(connector) => Some(Box::pin(wrap(wanted, connector, purpose, &leg, &end.name, limit)).await?),
     };
-    Ok(Dialled { leg, round_trip, tunnel })
+    Ok((Connected { leg, tunnel }, round_trip))
 }
 
 /// Opens the tunnel on a connection to a backend.
 async fn wrap(
     wanted: Wanted<'_>,
     connector: &Connector,
+    purpose: Purpose,
     leg: &Leg,
     backend: &str,
     mut limit: Pin<&mut Sleep>,
@@ -148,7 +175,7 @@ async fn wrap(
     let host = host_of(backend);
     let opened = tokio::select! {
         biased;
-        opened = connector.connect(leg, &host, wanted.header) => opened,
+        opened = connector.connect_for(purpose, leg, &host, wanted.header) => opened,
         () = limit => Err(Fault::Late),
     };
     opened.map(Box::new).map_err(|fault| {
@@ -164,18 +191,18 @@ fn host_of(backend: &str) -> String {
 }
 
 /// One backend on trial.
-struct Attempt<'a> {
+struct Attempt<'a, T> {
     lease: Lease,
     /// Its silence has been told of.
     is_told: bool,
-    dialling: Pin<Box<dyn Future<Output = Result<Dialled, Refusal>> + Send + 'a>>,
+    dialling: Pin<Box<dyn Future<Output = Result<(T, Option<u32>), Refusal>> + Send + 'a>>,
 }
 
-impl<'a> Attempt<'a> {
+impl<'a, T: Dial + 'a> Attempt<'a, T> {
     fn new(wanted: Wanted<'a>, index: usize) -> Self {
         let target = wanted.target;
         let dialling =
-            Box::pin(async move { dial(wanted, index, pin!(sleep(target.timeouts.connect))).await });
+            Box::pin(async move { T::dial(wanted, index, pin!(sleep(target.timeouts.connect))).await });
         Self { lease: target.ends.lease(Protocol::Tcp, index), is_told: false, dialling }
     }
 
@@ -194,7 +221,9 @@ impl<'a> Attempt<'a> {
 }
 
 /// The first attempt that comes to an end, taken out.
-async fn first<'a>(attempts: &mut Vec<Attempt<'a>>) -> (Attempt<'a>, Result<Dialled, Refusal>) {
+async fn first<'a, T>(
+    attempts: &mut Vec<Attempt<'a, T>>,
+) -> (Attempt<'a, T>, Result<(T, Option<u32>), Refusal>) {
     poll_fn(|cx| {
         for place in 0..attempts.len() {
             if let Poll::Ready(result) = attempts[place].dialling.as_mut().poll(cx) {

@@ -1,5 +1,6 @@
 //! One session: a client's connection, the one to the backend, and everything between them.
 
+mod muxed;
 mod tunnelled;
 
 use std::mem;
@@ -10,22 +11,30 @@ use std::sync::Arc;
 use relay_common::net::Protocol;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::arrival::{Arrival, announced};
 use super::carry::carry;
-use super::failover::{self, Reached, Wanted};
+use super::failover::{self, Connected, Dial, Reached, Wanted};
 use super::pump::{Preamble, Pump};
 use super::socket::{Leg, round_trip};
 use crate::proxy::counters::Refusal;
 use crate::proxy::ending::{Ending, Record};
 use crate::proxy::pool::Signal;
 use crate::proxy::proxy_protocol::{self, Header, Origin};
-use crate::proxy::service::{Service, Target};
+use crate::proxy::service::{Phase, Service, Target};
 use crate::proxy::tunnel::part;
 
 /// Carries a client that has come in on `port` until it is over. Dropped before that, it resets both connections.
-pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc<Service>) {
+/// `phase`: of the listener.
+pub async fn run(
+    client: TcpStream,
+    address: SocketAddr,
+    port: u16,
+    service: Arc<Service>,
+    phase: watch::Receiver<Phase>,
+) {
     let client = Leg::new(client);
     let target = service.target();
     let mut logged = Logged { service: &service, record: Record::new(address) };
@@ -48,7 +57,8 @@ pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc
     };
     let _active = service.counters.begin();
     let Arrival { header, data } = arrival;
-    let header = opening(&client, address, &target, header);
+    let announced = header;
+    let header = opening(&client, address, &target, announced.as_ref());
     let session = Session {
         client: &client,
         service: &service,
@@ -57,6 +67,7 @@ pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc
         source: source.ip(),
         header: &header,
         round_trip,
+        arrived: Arrived { address, announced: announced.as_ref(), phase },
     };
     let farewell = if target.acceptor.is_none() && target.connector.is_none() {
         session.run(data, &mut logged, timer).await
@@ -113,19 +124,30 @@ impl Drop for Logged<'_> {
 /// A client that has been let in.
 struct Session<'a> {
     client: &'a Leg,
-    service: &'a Service,
-    target: &'a Target,
+    service: &'a Arc<Service>,
+    target: &'a Arc<Target>,
     port: u16,
     source: IpAddr,
     /// The header of ours that the backend is sent first.
     header: &'a [u8],
     /// Of the handshake with the client, in microseconds.
     round_trip: Option<u32>,
+    arrived: Arrived<'a>,
+}
+
+/// How a client has come in, for those who come in with it.
+#[derive(Clone, Debug)]
+struct Arrived<'a> {
+    /// The other end of its connection.
+    address: SocketAddr,
+    announced: Option<&'a Header>,
+    /// Of the listener.
+    phase: watch::Receiver<Phase>,
 }
 
 impl Session<'_> {
     const fn wanted(&self) -> Wanted<'_> {
-        let Self { service, target, port, source, header, .. } = *self;
+        let &Self { service, target, port, source, header, .. } = self;
         Wanted { service, target, port, client: source, header }
     }
 
@@ -134,7 +156,7 @@ impl Session<'_> {
         let mut tried = Vec::new();
         let mut round_trip = self.round_trip;
         loop {
-            let reached = match self.reach(tried, timer.as_mut()).await {
+            let reached: Reached<Connected> = match self.reach(tried, timer.as_mut()).await {
                 Ok(reached) => reached,
                 Err(ending) => {
                     logged.record.ending = ending;
@@ -142,7 +164,7 @@ impl Session<'_> {
                 }
             };
             count_client(&reached, round_trip.take());
-            logged.record.backend = reached.leg.peer_addr().ok();
+            logged.record.backend = reached.to.leg.peer_addr().ok();
             let leads_to = logged.record.backend.map(|backend| backend.ip());
             let ending = tokio::select! {
                 biased;
@@ -160,13 +182,13 @@ impl Session<'_> {
             if ending != Ending::Closed {
                 return Farewell::Reset;
             }
-            reached.leg.close();
+            reached.to.leg.close();
             return Farewell::Close;
         }
     }
 
     /// Connects to a backend that has not been tried, unless the session has to end before.
-    async fn reach(&self, tried: Vec<usize>, limit: Pin<&mut Sleep>) -> Result<Reached, Ending> {
+    async fn reach<T: Dial>(&self, tried: Vec<usize>, limit: Pin<&mut Sleep>) -> Result<Reached<T>, Ending> {
         tokio::select! {
             biased;
             ending = self.service.gate.ended(Protocol::Tcp, self.source, None) => Err(ending),
@@ -185,12 +207,12 @@ impl Session<'_> {
     /// so far is for another one. `data`: what the backend is sent behind the header.
     async fn relay(
         &self,
-        reached: &Reached,
+        reached: &Reached<Connected>,
         record: &mut Record,
         data: &mut Vec<u8>,
         timer: Pin<&mut Sleep>,
     ) -> Option<Ending> {
-        let legs = [self.client, &reached.leg];
+        let legs = [self.client, &reached.to.leg];
         let preamble = Preamble::new(self.header, mem::take(data));
         let mut pump = Pump::new(legs, self.service.payload(), &mut record.bytes, preamble);
         let ending = carry(legs, &mut pump, &self.target.timeouts, timer).await;
@@ -210,7 +232,7 @@ impl Session<'_> {
 }
 
 /// Counts a client's round trip with those of the backend that it has got.
-fn count_client(reached: &Reached, round_trip: Option<u32>) {
+fn count_client<T>(reached: &Reached<T>, round_trip: Option<u32>) {
     if let Some(micros) = round_trip {
         reached.lease.round_trips().client.count(micros);
     }
@@ -237,12 +259,15 @@ async fn arrive(
 }
 
 /// The header of ours that the backend is sent first; empty if it wants none. `header`: the one that came with the client.
-fn opening(client: &Leg, address: SocketAddr, target: &Target, header: Option<Header>) -> Vec<u8> {
+fn opening(client: &Leg, address: SocketAddr, target: &Target, header: Option<&Header>) -> Vec<u8> {
     let Some(version) = target.connect.proxy_protocol else { return Vec::new() };
-    let header = header.unwrap_or_else(|| {
+    let own = || {
         // one that is gone already has none
         let origin = client.local_addr().map_or(Origin::Unknown, |own| Origin::client(address, own));
         Header { origin, tlvs: Vec::new() }
-    });
-    proxy_protocol::write(&header, version)
+    };
+    header.map_or_else(
+        || proxy_protocol::write(&own(), version),
+        |header| proxy_protocol::write(header, version),
+    )
 }

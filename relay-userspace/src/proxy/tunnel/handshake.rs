@@ -50,7 +50,6 @@ pub struct Connector {
 pub struct Opening {
     pub layers: Layers,
     /// What the two ends have agreed to use it for.
-    #[expect(dead_code, reason = "sessions are all that there is yet")]
     pub purpose: Purpose,
     /// What has come of a record that is not whole.
     pub undecoded: Vec<u8>,
@@ -113,17 +112,8 @@ impl Acceptor {
 }
 
 impl Connector {
-    /// For one client. `host`: the backend's, as the rule calls it. `header`: what the backend is sent ahead of all else.
-    pub(in crate::proxy) async fn connect(
-        &self,
-        leg: &Leg,
-        host: &str,
-        header: &[u8],
-    ) -> Result<Opening, Fault> {
-        self.connect_for(Purpose::Session, leg, host, header).await
-    }
-
-    /// For a purpose, which the other end has to agree to.
+    /// For a purpose, which the other end has to agree to. `host`: the backend's, as the rule calls it. `header`: what the
+    /// backend is sent ahead of all else.
     pub(in crate::proxy) async fn connect_for(
         &self,
         purpose: Purpose,

@@ -153,7 +153,11 @@ const MISTAKES: &[(&str, &[&str])] = &[
         "connect = { transport = \"wss\", pool = 2 }",
         &["connect: pool: 2 is not built yet; leave `pool` out, or set it to 0"],
     ),
-    ("connect = { transport = \"wss\", mux = true }", &["connect: mux: true is not built yet"]),
+    (
+        "connect = { transport = \"wss\", mux = true, proxy_protocol = 2 }",
+        &["connect: mux: many clients share a connection, and `proxy_protocol` names one ahead of it; \
+           leave out `mux`, or `proxy_protocol`"],
+    ),
     (
         "protocol = \"tcp+udp\"\nconnect = { transport = \"wss\", udp_over = \"tunnel\" }",
         &["connect: udp_over: \"tunnel\" is not built yet"],

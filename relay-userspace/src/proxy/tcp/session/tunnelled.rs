@@ -6,16 +6,16 @@ use std::pin::Pin;
 use relay_common::net::Protocol;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Farewell, Logged, Session, count_client};
+use super::{Farewell, Logged, Session, count_client, muxed};
 use crate::proxy::complaints::and_others;
 use crate::proxy::counters::Refusal;
 use crate::proxy::ending::{Ending, Record};
 use crate::proxy::pool::Signal;
 use crate::proxy::service::Service;
 use crate::proxy::tcp::carry::carry;
-use crate::proxy::tcp::failover::Reached;
+use crate::proxy::tcp::failover::{Connected, Reached};
 use crate::proxy::tunnel::purpose::Purpose;
-use crate::proxy::tunnel::{Acceptor, Fault, Layers, Opening, Side, TunnelPump};
+use crate::proxy::tunnel::{Acceptor, Fault, Layers, Opening, Road, Side, TunnelPump, TunnelStream};
 
 /// Carries a client that has been let in until it is over. `data`: what it has sent already.
 pub(super) async fn run(
@@ -31,7 +31,14 @@ pub(super) async fn run(
             Err(farewell) => return farewell,
         },
     };
-    let reached = match session.reach(Vec::new(), timer.as_mut()).await {
+    if client.purpose == Purpose::Streams {
+        return muxed::take_streams(session, client, logged, timer).await;
+    }
+    if is_muxed(session) {
+        let road = Road::Leg(Box::new(TunnelStream::new(session.client, client)));
+        return muxed::run(session, road, logged, timer).await;
+    }
+    let reached: Reached<Connected> = match session.reach(Vec::new(), timer.as_mut()).await {
         Ok(reached) => reached,
         Err(ending) => {
             logged.record.ending = ending;
@@ -46,7 +53,7 @@ pub(super) async fn run(
             () = sleep_until(grace) => {}
         }
     }
-    logged.record.backend = reached.leg.peer_addr().ok();
+    logged.record.backend = reached.to.leg.peer_addr().ok();
     let leads_to = logged.record.backend.map(|backend| backend.ip());
     let gate = &session.service.gate;
     let (ending, farewell) = tokio::select! {
@@ -61,8 +68,13 @@ pub(super) async fn run(
     farewell
 }
 
+/// Whether backends get streams of connections that many share.
+pub(super) fn is_muxed(session: &Session<'_>) -> bool {
+    session.target.connect.tunnel.as_ref().is_some_and(|tunnel| tunnel.mux)
+}
+
 /// A leg that is no tunnel.
-const fn plain(payload: Vec<u8>) -> Opening {
+pub(super) const fn plain(payload: Vec<u8>) -> Opening {
     Opening {
         layers: Layers::new(None, None),
         purpose: Purpose::Session,
@@ -114,14 +126,14 @@ impl Session<'_> {
     async fn relay_tunnel(
         &self,
         client: Opening,
-        mut reached: Reached,
+        mut reached: Reached<Connected>,
         record: &mut Record,
         timer: Pin<&mut Sleep>,
     ) -> (Ending, Farewell) {
-        let tunnel = reached.tunnel.take();
+        let tunnel = reached.to.tunnel.take();
         let is_plain = tunnel.is_none();
         let backend = tunnel.map_or_else(|| plain(Vec::new()), |opening| *opening);
-        let legs = [self.client, &reached.leg];
+        let legs = [self.client, &reached.to.leg];
         let sides = [
             Side::new(legs[0], client.layers, client.undecoded),
             Side::new(legs[1], backend.layers, backend.undecoded),
@@ -155,13 +167,13 @@ impl Session<'_> {
         }
         drop(pump);
         if farewell == Farewell::Close {
-            reached.leg.close();
+            reached.to.leg.close();
         }
         (ending, farewell)
     }
 }
 
-fn blame_client(service: &Service, client: SocketAddr, fault: &Fault) {
+pub(super) fn blame_client(service: &Service, client: SocketAddr, fault: &Fault) {
     let reason = fault.as_str();
     tracing::debug!(rule = %service.rule, %client, reason, "refused");
     if let Some(muted) = service.about_clients.admit() {
