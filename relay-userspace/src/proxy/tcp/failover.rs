@@ -43,22 +43,21 @@ pub struct Connected {
     pub tunnel: Option<Box<Opening>>,
 }
 
+/// What there is then, and how long a handshake's round trip has taken, in microseconds.
+pub type Dialled<T> = Result<(T, Option<u32>), Refusal>;
+
 /// What a session may have to its backend.
 pub trait Dial: Send + Sized {
-    /// Reaches the backend of this index. Besides, how long a handshake's round trip has taken, in microseconds.
+    /// Reaches the backend of this index.
     fn dial(
         wanted: Wanted<'_>,
         index: usize,
         limit: Pin<&mut Sleep>,
-    ) -> impl Future<Output = Result<(Self, Option<u32>), Refusal>> + Send;
+    ) -> impl Future<Output = Dialled<Self>> + Send;
 }
 
 impl Dial for Connected {
-    async fn dial(
-        wanted: Wanted<'_>,
-        index: usize,
-        limit: Pin<&mut Sleep>,
-    ) -> Result<(Self, Option<u32>), Refusal> {
+    async fn dial(wanted: Wanted<'_>, index: usize, limit: Pin<&mut Sleep>) -> Dialled<Self> {
         dial(wanted, Purpose::Session, index, limit).await
     }
 }
@@ -147,7 +146,7 @@ pub async fn dial(
     purpose: Purpose,
     index: usize,
     mut limit: Pin<&mut Sleep>,
-) -> Result<(Connected, Option<u32>), Refusal> {
+) -> Dialled<Connected> {
     let Wanted { target, port, .. } = wanted;
     let end = target.ends.end(index).ok_or(Refusal::NoBackend)?;
     let (port, each) = (end.port(target.first_port, port), target.timeouts.connect);
@@ -195,7 +194,7 @@ struct Attempt<'a, T> {
     lease: Lease,
     /// Its silence has been told of.
     is_told: bool,
-    dialling: Pin<Box<dyn Future<Output = Result<(T, Option<u32>), Refusal>> + Send + 'a>>,
+    dialling: Pin<Box<dyn Future<Output = Dialled<T>> + Send + 'a>>,
 }
 
 impl<'a, T: Dial + 'a> Attempt<'a, T> {
@@ -221,9 +220,7 @@ impl<'a, T: Dial + 'a> Attempt<'a, T> {
 }
 
 /// The first attempt that comes to an end, taken out.
-async fn first<'a, T>(
-    attempts: &mut Vec<Attempt<'a, T>>,
-) -> (Attempt<'a, T>, Result<(T, Option<u32>), Refusal>) {
+async fn first<'a, T>(attempts: &mut Vec<Attempt<'a, T>>) -> (Attempt<'a, T>, Dialled<T>) {
     poll_fn(|cx| {
         for place in 0..attempts.len() {
             if let Poll::Ready(result) = attempts[place].dialling.as_mut().poll(cx) {

@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, Sleep, interval, sleep};
 
 use super::{LONGEST_HEAD, MuxStream, RESET_LASTS, RESET_STREAMS, STREAMS, UNSENT, WINDOW, WINDOWS};
 use crate::proxy::counters::Refusal;
-use crate::proxy::tcp::failover::{Connected, Dial, Wanted, dial};
+use crate::proxy::tcp::failover::{Connected, Dial, Dialled, Wanted, dial};
 use crate::proxy::tcp::socket::{Leg, probe};
 use crate::proxy::tunnel::purpose::Purpose;
 use crate::proxy::tunnel::stream::TunnelStream;
@@ -92,6 +92,10 @@ async fn open(wanted: Wanted<'_>, index: usize, limit: Pin<&mut Sleep>) -> Resul
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a connection outlives the session that asks for it, and ends by itself"
+)]
 async fn take(wanted: Wanted<'_>, index: usize, key: &Key) -> Result<MuxStream, Refusal> {
     loop {
         let mut opening = match find(key) {
@@ -254,11 +258,7 @@ fn forget(key: &Key, places: &Arc<()>) {
 }
 
 impl Dial for MuxStream {
-    async fn dial(
-        wanted: Wanted<'_>,
-        index: usize,
-        mut limit: Pin<&mut Sleep>,
-    ) -> Result<(Self, Option<u32>), Refusal> {
+    async fn dial(wanted: Wanted<'_>, index: usize, mut limit: Pin<&mut Sleep>) -> Dialled<Self> {
         let timeouts = &wanted.target.timeouts;
         limit.as_mut().reset(Instant::now() + timeouts.connect + timeouts.handshake);
         // whose round trip it would be is not this client's
