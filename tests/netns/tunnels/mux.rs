@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use harness::kaminari::Kaminari;
 use harness::traffic::{Client, PATIENCE, tcp_server, text};
-use harness::world::BACKEND as HOST_OF_BACKEND;
-use harness::{Ctl, Daemon, eventually, within};
+use harness::world::{BACKEND as HOST_OF_BACKEND, RELAY};
+use harness::{Ctl, Daemon, World, eventually, within};
 
 use super::{
     BACKEND, LIMIT, TRANSPORTS, accept, are_clean, carries, connect, dial, drops, enter, entries, exits,
@@ -162,7 +162,13 @@ fn servers_may_speak_first() {
     are_clean(&daemon.ctl);
 }
 
-/// Exit and entry are two relayds: what becomes of sessions when the exit ends, and of the next ones when it is back.
+/// Whether a new client gets through.
+fn is_let_in(world: &World, transport: &str) -> bool {
+    let client = Client::connect(&world.client, (RELAY, ports(transport).0));
+    client.and_then(|client| client.upload(1000)).is_ok()
+}
+
+/// An exit that goes and comes back: old sessions go on, and new ones get a connection of the new exit.
 #[test]
 fn another_connection_when_one_is_gone() {
     let (world, _authority) = world();
@@ -171,9 +177,9 @@ fn another_connection_when_one_is_gone() {
     for transport in TRANSPORTS {
         let mut old = enter(&world, transport).start_echo().expect("echo");
         daemon.ctl.ok(&["disable", &format!("out-{transport}")]);
-        old.echo(b"as before").expect_err("a session of an exit that is gone");
+        old.echo(b"as before").expect("a session that there was");
         daemon.ctl.ok(&["enable", &format!("out-{transport}")]);
-        within(LIMIT, "a new connection", &mut || enter(&world, transport).upload(100_000).is_ok());
+        within(LIMIT, "a new connection", &mut || is_let_in(&world, transport));
     }
 }
 
@@ -186,7 +192,7 @@ fn an_exit_drains() {
     for transport in TRANSPORTS {
         let mut old = enter(&world, transport).start_echo().expect("echo");
         daemon.ctl.ok(&["drain", &format!("out-{transport}")]);
-        within(LIMIT, "nobody new is let in", &mut || enter(&world, transport).upload(1000).is_err());
+        within(LIMIT, "nobody new is let in", &mut || !is_let_in(&world, transport));
         old.echo(&text(10_000)).expect("an old session");
     }
 }
