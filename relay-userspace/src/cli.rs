@@ -7,6 +7,8 @@ pub mod fields;
 pub mod manual;
 pub mod print;
 pub mod relayd;
+mod top;
+mod walk;
 
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
 //! A world to test in: network namespaces with real links, real relayd, real relayctl, real traffic.
 //!
-//! Everything is a value that cleans up after itself. Nothing here but the peers of [`haproxy`], [`kaminari`], [`nginx`]
-//! and [`openssl`] needs a program beyond Relay's own, so the same tests run in a bare virtual machine.
+//! Everything is a value that cleans up after itself. Nothing here but the peers of [`haproxy`], [`kaminari`], [`nginx`],
+//! [`openssl`] and [`websockets`] needs a program beyond Relay's own, so the same tests run in a bare virtual machine.
 
 pub mod certificates;
 pub mod daemon;
@@ -23,8 +23,10 @@ pub mod plane;
 pub mod programs;
 pub mod raw;
 pub mod store;
+pub mod terminal;
 pub mod traffic;
 pub mod tun;
+pub mod websockets;
 pub mod world;
 
 pub use self::daemon::{Ctl, Daemon};

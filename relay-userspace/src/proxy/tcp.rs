@@ -5,6 +5,7 @@ mod arrival;
 pub(super) mod carry;
 mod connect;
 pub(super) mod failover;
+mod keeper;
 mod pipe;
 mod ports;
 mod pump;
@@ -26,6 +27,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::accept::{Acceptor, Front};
+pub(super) use self::connect::dial;
+pub use self::keeper::{Entrance, keep};
 pub use self::ports::bind_by as bind_ports_by;
 pub use self::shared::serve as serve_shared;
 use super::service::{Phase, Service};

@@ -9,15 +9,17 @@ use std::task::Poll;
 use std::time::Duration;
 
 use relay_common::net::Protocol;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::connect::connect;
 use super::socket::{Leg, round_trip};
 use crate::proxy::counters::Refusal;
-use crate::proxy::pool::{Lease, Signal};
+use crate::proxy::pool::{End, Lease, Signal};
+use crate::proxy::proxy_protocol::{self, Header};
 use crate::proxy::service::{Service, Target};
 use crate::proxy::tunnel::purpose::Purpose;
-use crate::proxy::tunnel::{Connector, Fault, Opening};
+use crate::proxy::tunnel::{By, Connector, Fault, Opening};
 use crate::rule::Backend;
 
 /// How long a backend may be silent before the next one is tried beside it: as long as its first SYN, which may be lost,
@@ -41,6 +43,8 @@ pub struct Connected {
     pub leg: Leg,
     /// What it is wrapped in.
     pub tunnel: Option<Box<Opening>>,
+    /// It was held open for whoever came next.
+    pub is_spare: bool,
 }
 
 /// What there is then, and how long a handshake's round trip has taken, in microseconds.
@@ -58,7 +62,12 @@ pub trait Dial: Send + Sized {
 
 impl Dial for Connected {
     async fn dial(wanted: Wanted<'_>, index: usize, limit: Pin<&mut Sleep>) -> Dialled<Self> {
-        dial(wanted, Purpose::Session, index, limit).await
+        let place = place(wanted, index)?;
+        let is_session = wanted.purpose == Purpose::Session;
+        match is_session.then(|| spare(wanted.target, place)).flatten() {
+            Some(connected) => Ok((connected, None)),
+            None => open(wanted.service, wanted.target, place, (wanted.purpose, wanted.header), limit).await,
+        }
     }
 }
 
@@ -72,6 +81,8 @@ pub struct Wanted<'a> {
     pub client: IpAddr,
     /// What the backend is sent ahead of a tunnel.
     pub header: &'a [u8],
+    /// What the tunnel is for.
+    pub purpose: Purpose,
 }
 
 /// A connection to a backend that has not been tried, or why there is none: what the last one said. `limit` ends the
@@ -131,6 +142,32 @@ async fn reach_any<T: Dial>(wanted: Wanted<'_>, tried: Vec<usize>) -> Result<Rea
     }
 }
 
+/// The same backend again, for a client whose tunnel had been held open and has broken off: it gets one of its own. What
+/// the session counts for stays as it is.
+pub async fn renew(
+    wanted: Wanted<'_>,
+    lease: Lease,
+    tried: Vec<usize>,
+    mut limit: Pin<&mut Sleep>,
+) -> Result<Reached<Connected>, (Refusal, Vec<usize>)> {
+    let Wanted { service, target, header, purpose, .. } = wanted;
+    limit.as_mut().reset(Instant::now() + target.timeouts.connect);
+    let opened = match place(wanted, lease.index()) {
+        Ok(place) => open(service, target, place, (purpose, header), limit).await,
+        Err(refusal) => Err(refusal),
+    };
+    match opened {
+        Ok((to, _)) => Ok(Reached { to, lease, tried }),
+        Err(refusal) => {
+            if Signal::of(refusal).is_some() {
+                // it has counted as an answer
+                lease.fail(Signal::Reset);
+            }
+            Err((refusal, tried))
+        }
+    }
+}
+
 fn reached<T>((to, round_trip): (T, Option<u32>), lease: Lease, tried: Vec<usize>) -> Reached<T> {
     lease.begin();
     lease.answer();
@@ -140,46 +177,79 @@ fn reached<T>((to, round_trip): (T, Option<u32>), lease: Lease, tried: Vec<usize
     Reached { to, lease, tried }
 }
 
-/// Connects to the backend of this index, and opens a tunnel for a purpose if the rule has any.
-pub async fn dial(
-    wanted: Wanted<'_>,
+/// A tunnel to one backend for something else than a session.
+pub async fn open_for(
     purpose: Purpose,
+    service: &Service,
+    target: &Target,
     index: usize,
+    port: u16,
+) -> Result<(Leg, Opening), Refusal> {
+    let header = target.connect.proxy_protocol.map(|version| proxy_protocol::write(&Header::LOCAL, version));
+    let header = header.unwrap_or_default();
+    let end = target.ends.end(index).ok_or(Refusal::NoBackend)?;
+    let place = (end, end.port(target.first_port, port));
+    let limit = pin!(sleep(target.timeouts.connect));
+    let (Connected { leg, tunnel, .. }, _) = open(service, target, place, (purpose, &header), limit).await?;
+    tunnel.map(|opening| (leg, *opening)).ok_or(Refusal::BackendTunnel)
+}
+
+/// A backend, and its port for a client.
+fn place(wanted: Wanted<'_>, index: usize) -> Result<(&End, u16), Refusal> {
+    let end = wanted.target.ends.end(index).ok_or(Refusal::NoBackend)?;
+    Ok((end, end.port(wanted.target.first_port, wanted.port)))
+}
+
+/// A tunnel that has been held open.
+fn spare(target: &Target, (end, port): (&End, u16)) -> Option<Connected> {
+    let spares = target.ends.spares().filter(|_| target.connect.pool > 0)?;
+    let by = By { connector: target.connector.clone()?, connect: target.connect.clone() };
+    let (socket, opening) = spares.take((end.name.clone(), port), &by, &end.addresses)?;
+    let leg = Leg::new(TcpStream::from_std(socket).ok()?);
+    Some(Connected { leg, tunnel: Some(Box::new(opening)), is_spare: true })
+}
+
+/// Connects to a backend, with the tunnel that the rule wants, and what for. `header`: what goes ahead of a tunnel.
+pub async fn open(
+    service: &Service,
+    target: &Target,
+    (end, port): (&End, u16),
+    (purpose, header): (Purpose, &[u8]),
     mut limit: Pin<&mut Sleep>,
 ) -> Dialled<Connected> {
-    let Wanted { target, port, .. } = wanted;
-    let end = target.ends.end(index).ok_or(Refusal::NoBackend)?;
-    let (port, each) = (end.port(target.first_port, port), target.timeouts.connect);
+    let each = target.timeouts.connect;
     let stream = connect(&end.addresses, port, &target.connect, each, limit.as_mut()).await?;
     let round_trip = round_trip(&stream);
     let leg = Leg::new(stream);
     let tunnel = match &target.connector {
         None => None,
-        // boxed, so that sessions of other rules need no room for it
-        Some(connector) => Some(Box::pin(wrap(wanted, connector, purpose, &leg, &end.name, limit)).await?),
+        Some(connector) => {
+            limit.as_mut().reset(Instant::now() + target.timeouts.handshake);
+            // boxed, so that sessions of other rules need no room for it
+            Some(Box::pin(wrap(service, connector, &leg, &end.name, (purpose, header), limit)).await?)
+        }
     };
-    Ok((Connected { leg, tunnel }, round_trip))
+    Ok((Connected { leg, tunnel, is_spare: false }, round_trip))
 }
 
 /// Opens the tunnel on a connection to a backend.
 async fn wrap(
-    wanted: Wanted<'_>,
+    service: &Service,
     connector: &Connector,
-    purpose: Purpose,
     leg: &Leg,
     backend: &str,
-    mut limit: Pin<&mut Sleep>,
+    (purpose, header): (Purpose, &[u8]),
+    limit: Pin<&mut Sleep>,
 ) -> Result<Box<Opening>, Refusal> {
-    limit.as_mut().reset(Instant::now() + wanted.target.timeouts.handshake);
     let host = host_of(backend);
     let opened = tokio::select! {
         biased;
-        opened = connector.connect_for(purpose, leg, &host, wanted.header) => opened,
+        opened = connector.connect_for(purpose, leg, &host, header) => opened,
         () = limit => Err(Fault::Late),
     };
     opened.map(Box::new).map_err(|fault| {
         let reason = fault.as_str();
-        wanted.service.complain(format_args!("backend {backend}: {fault} ({reason})"));
+        service.complain(format_args!("backend {backend}: {fault} ({reason})"));
         fault.of_backend()
     })
 }

@@ -1,5 +1,6 @@
 //! One session: a client's connection, the one to the backend, and everything between them.
 
+mod datagrams;
 mod muxed;
 mod tunnelled;
 
@@ -24,10 +25,11 @@ use crate::proxy::ending::{Ending, Record};
 use crate::proxy::pool::Signal;
 use crate::proxy::proxy_protocol::{self, Header, Origin};
 use crate::proxy::service::{Phase, Service, Target};
-use crate::proxy::tunnel::part;
+use crate::proxy::tunnel::purpose::Purpose;
+use crate::proxy::tunnel::{Opening, part};
 
-/// Carries a client that has come in on `port` until it is over. Dropped before that, it resets both connections.
-/// `phase`: of the listener.
+/// Carries a client that has come in on `port` until it is over. Dropped before that, it resets both connections. `phase`:
+/// its listener's.
 pub async fn run(
     client: TcpStream,
     address: SocketAddr,
@@ -67,7 +69,7 @@ pub async fn run(
         source: source.ip(),
         header: &header,
         round_trip,
-        arrived: Arrived { address, announced: announced.as_ref(), phase },
+        arrived: Arrived { address, announced: announced.as_ref(), phase: &phase },
     };
     let farewell = if target.acceptor.is_none() && target.connector.is_none() {
         session.run(data, &mut logged, timer).await
@@ -80,16 +82,22 @@ pub async fn run(
         Farewell::Close => client.close(),
         // boxed, so that sessions that end otherwise need no room for it
         Farewell::Part => Box::pin(part(client)).await,
+        Farewell::Datagrams(opening) => {
+            let origin = (source.ip(), port);
+            Box::pin(datagrams::run(client, *opening, origin, &service, phase, &mut logged)).await;
+        }
     }
 }
 
 /// What the client is owed at the end.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 enum Farewell {
     Reset,
     Close,
     /// What was said last is to reach it.
     Part,
+    /// None yet: its tunnel is for datagrams of many.
+    Datagrams(Box<Opening>),
 }
 
 /// A session that is logged when it is over, however that comes about.
@@ -136,19 +144,24 @@ struct Session<'a> {
 }
 
 /// How a client has come in, for those who come in with it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Arrived<'a> {
     /// The other end of its connection.
     address: SocketAddr,
     announced: Option<&'a Header>,
     /// Of the listener.
-    phase: watch::Receiver<Phase>,
+    phase: &'a watch::Receiver<Phase>,
 }
 
 impl Session<'_> {
     const fn wanted(&self) -> Wanted<'_> {
         let &Self { service, target, port, source, header, .. } = self;
-        Wanted { service, target, port, client: source, header }
+        Wanted { service, target, port, client: source, header, purpose: Purpose::Session }
+    }
+
+    /// Whether another backend may do in place of those that have been tried.
+    fn is_there_another(&self, tried: &[usize]) -> bool {
+        self.target.ends.is_there_another(tried, Protocol::Tcp, &self.service.gate)
     }
 
     /// Carries between plain legs until it is over. `data`: what the client has sent already.
@@ -165,7 +178,7 @@ impl Session<'_> {
             };
             count_client(&reached, round_trip.take());
             logged.record.backend = reached.to.leg.peer_addr().ok();
-            let leads_to = logged.record.backend.map(|backend| backend.ip());
+            let leads_to = logged.record.backend;
             let ending = tokio::select! {
                 biased;
                 ending = self.service.gate.ended(Protocol::Tcp, self.source, leads_to) => {
@@ -219,10 +232,8 @@ impl Session<'_> {
         if pump.has_broken_off() {
             reached.lease.fail(Signal::Reset);
         }
-        let is_there_another =
-            || self.target.ends.is_there_another(&reached.tried, Protocol::Tcp, &self.service.gate);
         match pump.unsent() {
-            Some(unsent) if is_there_another() => {
+            Some(unsent) if self.is_there_another(&reached.tried) => {
                 *data = unsent;
                 None
             }

@@ -87,7 +87,7 @@ async fn carry_stream(connection: &Session<'_>, client: std::net::SocketAddr, st
         target: &target,
         header: &header,
         round_trip: None,
-        arrived: connection.arrived.clone(),
+        arrived: connection.arrived,
         ..*connection
     };
     let timer = pin!(sleep(target.timeouts.connect));
@@ -116,7 +116,7 @@ pub(super) async fn run(
         Err(ending) => return unreached(logged, ending),
     };
     count_client(&reached, session.round_trip);
-    let Connected { leg, tunnel } = reached.to;
+    let Connected { leg, tunnel, .. } = reached.to;
     logged.record.backend = leg.peer_addr().ok();
     // a tunnel has been sent the header
     let first = if tunnel.is_none() { session.header } else { &[] };
@@ -126,7 +126,7 @@ pub(super) async fn run(
     if logged.record.ending == Ending::Reset && logged.record.bytes[1] == 0 {
         reached.lease.fail(Signal::Reset);
     }
-    if farewell == Farewell::Close {
+    if matches!(farewell, Farewell::Close) {
         leg.close();
     }
     farewell
@@ -145,7 +145,7 @@ impl Session<'_> {
         logged: &mut Logged<'_>,
         timer: Pin<&mut Sleep>,
     ) -> Farewell {
-        let leads_to = logged.record.backend.map(|backend| backend.ip());
+        let leads_to = logged.record.backend;
         let address = logged.record.client;
         let mut exchange = Exchange::new(sides, first, self.service.payload(), &mut logged.record.bytes);
         let ending = tokio::select! {

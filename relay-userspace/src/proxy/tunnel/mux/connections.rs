@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +13,12 @@ use h2::client::SendRequest;
 use h2::{Ping, PingPong};
 use http::{Method, Request, Uri};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, Sleep, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, Sleep, interval};
 
 use super::{LONGEST_HEAD, MuxStream, RESET_LASTS, RESET_STREAMS, STREAMS, UNSENT, WINDOW, WINDOWS};
 use crate::proxy::counters::Refusal;
-use crate::proxy::tcp::failover::{Connected, Dial, Dialled, Wanted, dial};
+use crate::proxy::service::{Service, Target};
+use crate::proxy::tcp::failover::{Dial, Dialled, Wanted, open_for};
 use crate::proxy::tcp::socket::{Leg, probe};
 use crate::proxy::tunnel::purpose::Purpose;
 use crate::proxy::tunnel::stream::TunnelStream;
@@ -112,11 +113,8 @@ async fn take(wanted: Wanted<'_>, index: usize, key: &Key) -> Result<MuxStream, 
                 let opening = tell.subscribe();
                 // not the session's own: others wait for it too
                 let (service, target) = (wanted.service.clone(), wanted.target.clone());
-                let (port, client, key) = (wanted.port, wanted.client, key.clone());
-                tokio::spawn(async move {
-                    let wanted = Wanted { service: &service, target: &target, port, client, header: &[] };
-                    connect(wanted, index, &key, tell).await;
-                });
+                let (place, key) = ((index, wanted.port), key.clone());
+                tokio::spawn(async move { connect(&service, &target, place, &key, tell).await });
                 opening
             }
         };
@@ -165,15 +163,19 @@ async fn begin(connection: &Connection) -> Result<MuxStream, h2::Error> {
 }
 
 /// Opens a connection, and looks after it until it is over.
-async fn connect(wanted: Wanted<'_>, index: usize, key: &Key, tell: watch::Sender<Option<Refusal>>) {
-    let limit = pin!(sleep(wanted.target.timeouts.connect));
-    let opened = match dial(wanted, Purpose::Streams, index, limit).await {
-        Ok((Connected { leg, tunnel: Some(tunnel) }, _)) => {
+async fn connect(
+    service: &Service,
+    target: &Target,
+    (index, port): (usize, u16),
+    key: &Key,
+    tell: watch::Sender<Option<Refusal>>,
+) {
+    let opened = match open_for(Purpose::Streams, service, target, index, port).await {
+        Ok((leg, tunnel)) => {
             // streams may be silent for long
-            _ = probe(&*leg, wanted.target.timeouts.keepalive);
-            shake_hands(leg, *tunnel).await.map_err(|_gone| Refusal::BackendTunnel)
+            _ = probe(&*leg, target.timeouts.keepalive);
+            shake_hands(leg, tunnel).await.map_err(|_gone| Refusal::BackendTunnel)
         }
-        Ok((Connected { tunnel: None, .. }, _)) => Err(Refusal::BackendTunnel),
         Err(refusal) => Err(refusal),
     };
     match opened {
