@@ -28,7 +28,7 @@ pub use self::handshake::{Acceptor, Beginning, Connector};
 pub(super) use self::exchange::{Exchange, Road};
 pub(super) use self::handshake::{Opening, part};
 pub(super) use self::layers::Layers;
-pub(super) use self::mux::{Exit, MuxStream};
+pub(super) use self::mux::{Alone, Exit, MuxStream};
 pub(super) use self::pump::{Side, TunnelPump};
 pub(super) use self::spares::{By, Open, Place, Spare, Wanted};
 pub use self::spares::{Held, Spares};

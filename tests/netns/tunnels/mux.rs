@@ -11,6 +11,7 @@ use harness::traffic::{Client, PATIENCE, tcp_server, text};
 use harness::world::{BACKEND as HOST_OF_BACKEND, RELAY};
 use harness::{Ctl, Daemon, World, eventually, within};
 
+use super::hop::Hop;
 use super::{
     BACKEND, LIMIT, TRANSPORTS, accept, are_clean, carries, connect, dial, drops, enter, entries, exits,
     is_clean, own, ports, rule, serve, start, world,
@@ -207,11 +208,129 @@ fn limits_hold() {
         rule("out", 443, BACKEND, &(accept("wss", "") + "limit = { connections_per_ip = 40 }\n")),
     ];
     let daemon = start(&world, &rules.concat());
-    let mut inside: Vec<_> = (0..60).filter_map(|_| dial(&world, 80).start_echo().ok()).collect();
+    // who is refused may be reset before connect(2) is over
+    let open = || Client::connect(&world.client, (RELAY, 80)).and_then(Client::start_echo);
+    let mut inside: Vec<_> = (0..60).filter_map(|_| open().ok()).collect();
     // a connection of each worker
     assert!((38..=39).contains(&inside.len()), "{}", inside.len());
     assert!(drops(&daemon.ctl, "out", "limit_connections_per_ip") >= 21);
     inside[0].echo(b"still here").expect("those who are in");
+}
+
+/// Who reads nothing, and whoever a backend does not read from, fill windows of their own: others in the same connections
+/// go on. So do they when one of them is reset.
+#[test]
+fn clients_do_not_hold_each_other_up() {
+    let (world, _authority) = world();
+    serve(&world.backend, 80, |Client(mut stream)| {
+        let mut order = [0];
+        stream.read_exact(&mut order)?;
+        match &order {
+            b"f" => loop {
+                stream.write_all(&[7; 65_536])?;
+            },
+            b"s" => thread::sleep(Duration::from_secs(60)),
+            _ => {
+                let mut piece = [0; 16_384];
+                loop {
+                    let length = stream.read(&mut piece)?;
+                    if length == 0 {
+                        break;
+                    }
+                    stream.write_all(&piece[..length])?;
+                }
+            }
+        }
+        Ok(())
+    });
+    let daemon = start(&world, &both_ends());
+    for transport in TRANSPORTS {
+        let ordered = |order: &[u8]| {
+            let mut client = enter(&world, transport);
+            client.0.write_all(order).expect("an order");
+            client
+        };
+        let mut talking: Vec<Client> = (0..20).map(|_| ordered(b"e")).collect();
+        let mut stalled: Vec<Client> = (0..10).map(|_| ordered(b"f")).collect();
+        for _ in 0..10 {
+            let mut client = ordered(b"s");
+            client.0.set_write_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+            while client.0.write(&[7; 65_536]).is_ok() {}
+            stalled.push(client);
+        }
+        let total = active(&daemon.ctl, transport);
+        assert!((41..=42).contains(&total), "{transport}: {total}");
+        for client in &mut talking {
+            client.echo(&text(100_000)).unwrap_or_else(|error| panic!("{transport}: {error}"));
+        }
+        stalled.into_iter().for_each(Client::reset);
+        within(LIMIT, "who was reset is gone", &mut || active(&daemon.ctl, transport) <= 22);
+        for client in &mut talking {
+            client.echo(&text(100_000)).unwrap_or_else(|error| panic!("{transport}: {error}"));
+        }
+    }
+    are_clean(&daemon.ctl);
+}
+
+/// A connection that breaks ends its clients, each of which is counted and logged; the next ones get another one.
+#[test]
+fn a_connection_that_breaks() {
+    let (world, _authority) = world();
+    let _server = tcp_server(&world.backend, 80);
+    let rules = [
+        rule("in", 80, &own(442), &connect("wss", MUX)),
+        rule("out", 443, BACKEND, &accept("wss", "")),
+    ];
+    let log = "[log]\nformat = \"json\"\nconnections = true\n\n";
+    let mut daemon = start(&world, &[log, &rules.concat()].concat());
+    let hop = Hop::start(&world.relay, 442, 443, Duration::ZERO, None);
+    for round in 1..=2 {
+        let mut clients: Vec<Client> =
+            (0..20).map(|_| dial(&world, 80).start_echo().expect("by a connection")).collect();
+        hop.cut();
+        for client in &mut clients {
+            let ended = client.0.read(&mut [0; 8]).map_err(|error| error.kind());
+            assert_eq!(ended, Err(ErrorKind::ConnectionReset), "it is no end of a stream");
+        }
+        for name in ["in", "out"] {
+            within(LIMIT, "all are counted", &mut || drops(&daemon.ctl, name, "tunnel_lost") == 20 * round);
+        }
+    }
+    dial(&world, 80).upload(10_000).expect("by another connection");
+    let mut lines = String::new();
+    within(LIMIT, "all are logged", &mut || {
+        lines = daemon.log();
+        let of = |rule: &str| {
+            let name = format!("\"rule\":\"{rule}\"");
+            let lost = |line: &&str| line.contains(&name) && line.contains("\"reason\":\"tunnel_lost\"");
+            // the order, and a byte there and back
+            let bytes = "\"ingress\":10,\"egress\":1,";
+            lines.lines().filter(lost).filter(|line| line.contains(bytes)).count()
+        };
+        (of("in"), of("out")) == (40, 40)
+    });
+}
+
+/// `relayctl test` goes the way of a client: in a stream, and to its end.
+#[test]
+fn a_test_goes_the_same_way() {
+    let (world, _authority) = world();
+    let server = tcp_server(&world.backend, 80);
+    let options = "ws;host=relay.test;path=/tunnel";
+    let _kaminari = Kaminari::server(&world.backend, 443, (HOST_OF_BACKEND, 80).into(), options);
+    let rules = rule("stranger", 90, "\"203.0.113.2:443\"", &connect("ws", MUX));
+    let daemon = start(&world, &[both_ends(), rules].concat());
+    for transport in TRANSPORTS {
+        let said = daemon.ctl.ok(&["test", &format!("in-{transport}")]);
+        for part in ["ok      mux", "takes streams of many clients", "all is well\n"] {
+            assert!(said.contains(part), "{transport}: {said}");
+        }
+    }
+    assert_eq!(server.count(), 3, "each has reached the server");
+    eventually("none has left anything", || TRANSPORTS.iter().all(|of| active(&daemon.ctl, of) == 0));
+    are_clean(&daemon.ctl);
+    let said = daemon.ctl.run(&["test", "stranger"]);
+    assert!(said.code == 1 && said.out.contains("connect.mux"), "{}", said.out);
 }
 
 /// The next backend where the other end does not know what this is.

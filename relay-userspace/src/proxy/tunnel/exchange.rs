@@ -85,6 +85,14 @@ impl<'a> Road<'a> {
         }
     }
 
+    /// Waits for a stream to fail, which nobody reads from so far. A leg is for others to watch.
+    pub async fn gone(&mut self) {
+        match self {
+            Self::Leg(_) => pending().await,
+            Self::Stream(stream) => _ = poll_fn(|cx| stream.poll_failure(cx)).await,
+        }
+    }
+
     fn is_delivered(&self) -> bool {
         self.leg().is_none_or(|leg| is_delivered(&**leg))
     }
@@ -117,7 +125,9 @@ pub struct Exchange<'a> {
     carried: [&'a Carried; 2],
     /// The same of this session alone.
     bytes: &'a mut [u64; 2],
-    fault: Option<(usize, Fault)>,
+    /// Who broke off.
+    broken: Option<usize>,
+    fault: Option<Fault>,
 }
 
 impl<'a> Exchange<'a> {
@@ -130,12 +140,17 @@ impl<'a> Exchange<'a> {
     ) -> Self {
         let mut ways = <[Way; 2]>::default();
         ways[0].kept = (!first.is_empty()).then(|| Remainder::new(first.to_vec()));
-        Self { sides, ways, carried, bytes, fault: None }
+        Self { sides, ways, carried, bytes, broken: None, fault: None }
     }
 
     /// Whose doing it was that the session broke, and what.
-    pub const fn fault(&self) -> Option<&(usize, Fault)> {
-        self.fault.as_ref()
+    pub fn fault(&self) -> Option<(usize, &Fault)> {
+        self.broken.zip(self.fault.as_ref())
+    }
+
+    /// Whether the backend has broken off without having said anything.
+    pub fn has_broken_off(&self) -> bool {
+        self.broken == Some(1) && self.bytes[1] == 0
     }
 
     /// Carries until it is over, one side is gone, or nothing has moved for longer than allowed.
@@ -149,11 +164,12 @@ impl<'a> Exchange<'a> {
             if let Poll::Ready(end) = self.poll(cx, &mut moved) {
                 return Poll::Ready(end);
             }
-            if SIDES
-                .iter()
-                .any(|&side| self.is_unwatched(side) && self.is_lost(cx, side, failures[side].as_mut()))
-            {
-                return Poll::Ready(Ending::Reset);
+            for side in SIDES {
+                if self.is_unwatched(side)
+                    && let Poll::Ready(error) = self.poll_failure(cx, side, failures[side].as_mut())
+                {
+                    return Poll::Ready(self.broken(side, error));
+                }
             }
             if moved {
                 last = Instant::now();
@@ -197,7 +213,7 @@ impl<'a> Exchange<'a> {
         loop {
             match self.poll_deliver(cx, from, moved) {
                 Poll::Pending => return Ok(()),
-                Poll::Ready(Err(error)) => self.lost(1 - from, &error)?,
+                Poll::Ready(Err(error)) => self.lost(1 - from, error)?,
                 Poll::Ready(Ok(())) => {}
             }
             if self.ways[from].state == State::Done {
@@ -265,37 +281,42 @@ impl<'a> Exchange<'a> {
         })
     }
 
-    /// Reading from a side has failed.
+    /// A side has failed.
     fn broken(&mut self, side: usize, error: io::Error) -> Ending {
+        self.broken = Some(side);
         let Ok(fault) = error.downcast::<Fault>() else { return Ending::Reset };
         let refusal = if side == 0 { fault.of_client() } else { fault.of_backend() };
-        self.fault = Some((side, fault));
+        self.fault = Some(fault);
         Ending::Refused(refusal)
     }
 
     /// Nothing can be sent to a side any more. If it had ended its stream before, the other side gets all of that.
-    fn lost(&mut self, side: usize, error: &io::Error) -> Result<(), Ending> {
-        if !ended_before_reset(error) {
-            return Err(Ending::Reset);
+    fn lost(&mut self, side: usize, error: io::Error) -> Result<(), Ending> {
+        if !ended_before_reset(&error) {
+            return Err(self.broken(side, error));
         }
         self.ways[1 - side] = Way { kept: None, state: State::Void };
         Ok(())
     }
 
-    /// Whether nobody reads from a side for now, so that its reset would go unnoticed.
+    /// Whether nobody reads from a side for now, so that its failure would go unnoticed.
     const fn is_unwatched(&self, side: usize) -> bool {
-        self.ways[side].kept.is_some()
+        let way = &self.ways[side];
+        // a leg that has ended its stream is written to, or silent for no longer than that may be
+        let has_ended =
+            matches!((&self.sides[side], way.state), (Road::Stream(_), State::Ends | State::Done));
+        way.kept.is_some() || has_ended
     }
 
-    fn is_lost(
+    fn poll_failure(
         &mut self,
         cx: &mut Context<'_>,
         side: usize,
         failure: Pin<&mut (dyn Future<Output = ()> + Send)>,
-    ) -> bool {
+    ) -> Poll<io::Error> {
         match &mut self.sides[side] {
-            Road::Leg(_) => failure.poll(cx).is_ready(),
-            Road::Stream(stream) => stream.poll_reset(cx).is_ready(),
+            Road::Leg(_) => failure.poll(cx).map(|()| io::ErrorKind::ConnectionReset.into()),
+            Road::Stream(stream) => stream.poll_failure(cx),
         }
     }
 

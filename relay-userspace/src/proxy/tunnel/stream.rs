@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop;
 
 use super::buffer::{self, Buffers, HEADROOM, PIECE};
 use super::fault::Fault;
@@ -165,6 +166,8 @@ impl<L: Borrow<Leg> + Unpin> AsyncRead for TunnelStream<L> {
         cx: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // who reads much at once has its turn, and so have those that it reads for
+        let turn = ready!(coop::poll_proceed(cx));
         let before = out.filled().len();
         // what it is owed does not wait for somebody to write; what fails here, writing meets again
         _ = self.poll_out(cx);
@@ -178,6 +181,7 @@ impl<L: Borrow<Leg> + Unpin> AsyncRead for TunnelStream<L> {
             ready!(self.leg.borrow().poll_read_ready(cx))?;
             self.receive(out)?;
         }
+        turn.made_progress();
         Poll::Ready(Ok(()))
     }
 }

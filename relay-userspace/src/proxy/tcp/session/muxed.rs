@@ -1,5 +1,6 @@
 //! Sessions of which a leg is a stream in a connection that many share, and the connections of those who come in so.
 
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 
 use futures_util::StreamExt as _;
@@ -11,9 +12,9 @@ use super::tunnelled::{blame_client, is_muxed, plain};
 use super::{Arrived, Farewell, Logged, Session, count_client, opening};
 use crate::proxy::counters::Refusal;
 use crate::proxy::ending::{Ending, Record};
-use crate::proxy::pool::Signal;
+use crate::proxy::pool::{Lease, Signal};
 use crate::proxy::service::Phase;
-use crate::proxy::tcp::failover::{Connected, Reached};
+use crate::proxy::tcp::failover::{Connected, Dial, Reached};
 use crate::proxy::tunnel::{Exchange, Exit, MuxStream, Opening, Road, TunnelStream};
 
 /// Takes the streams of a client's connection: each is a session as any other, of that client.
@@ -35,30 +36,29 @@ pub(super) async fn take_streams(
         return Farewell::Reset;
     };
     let mut phase = session.arrived.phase.clone();
-    let mut drains = false;
+    let (mut drains, mut over) = (false, None);
     let mut sessions = FuturesUnordered::new();
     let mut used = Instant::now();
     loop {
+        if let (Some(ending), true) = (over, sessions.is_empty()) {
+            logged.record.ending = ending;
+            return if ending == Ending::Closed { Farewell::Close } else { Farewell::Reset };
+        }
         tokio::select! {
             biased;
             ending = gate.ended(Protocol::Tcp, session.source, None) => {
                 logged.cut_off(ending);
                 return Farewell::Reset;
             }
-            _ = phase.wait_for(|phase| *phase != Phase::Serve), if !drains => {
+            _ = phase.wait_for(|phase| *phase != Phase::Serve), if !drains && over.is_none() => {
                 drains = true;
                 exit.drain();
             }
-            stream = exit.accept() => match stream {
-                Some(Ok(stream)) => sessions.push(carry_stream(session, logged.record.client, stream)),
-                Some(Err(_)) if !sessions.is_empty() => {
-                    logged.record.ending = Ending::Reset;
-                    return Farewell::Reset;
-                }
-                _ => {
-                    logged.record.ending = Ending::Closed;
-                    return Farewell::Close;
-                }
+            stream = exit.accept(), if over.is_none() => match stream {
+                Some(Ok(stream)) => sessions.push(carry_stream(session, client, stream)),
+                // those that are under way meet it themselves
+                Some(Err(_)) if !sessions.is_empty() => over = Some(Ending::Reset),
+                _ => over = Some(Ending::Closed),
             },
             Some(()) = sessions.next() => used = Instant::now(),
             // who opens none has no use for it
@@ -71,7 +71,7 @@ pub(super) async fn take_streams(
 }
 
 /// Carries one stream until it is over. Dropped before that, it is reset.
-async fn carry_stream(connection: &Session<'_>, client: std::net::SocketAddr, stream: MuxStream) {
+async fn carry_stream(connection: &Session<'_>, client: SocketAddr, stream: MuxStream) {
     let service = connection.service;
     let target = service.target();
     let mut logged = Logged { service, record: Record::new(client) };
@@ -97,39 +97,50 @@ async fn carry_stream(connection: &Session<'_>, client: std::net::SocketAddr, st
 /// Carries a client that has been let in until it is over.
 pub(super) async fn run(
     session: &Session<'_>,
-    client: Road<'_>,
+    mut client: Road<'_>,
     logged: &mut Logged<'_>,
     mut timer: Pin<&mut Sleep>,
 ) -> Farewell {
     if is_muxed(session) {
-        let reached: Reached<MuxStream> = match session.reach(Vec::new(), timer.as_mut()).await {
+        let reached = match reach::<MuxStream>(session, &mut client, timer.as_mut()).await {
             Ok(reached) => reached,
             Err(ending) => return unreached(logged, ending),
         };
         count_client(&reached, session.round_trip);
-        logged.record.backend = Some(reached.to.peer);
-        let backend = Road::Stream(Box::new(reached.to));
-        return session.exchange([client, backend], &[], logged, timer).await;
+        let Reached { to, lease, .. } = reached;
+        logged.record.backend = Some(to.peer);
+        let sides = [client, Road::Stream(Box::new(to))];
+        return session.exchange(sides, &[], &lease, logged, timer).await;
     }
-    let reached: Reached<Connected> = match session.reach(Vec::new(), timer.as_mut()).await {
+    let reached = match reach::<Connected>(session, &mut client, timer.as_mut()).await {
         Ok(reached) => reached,
         Err(ending) => return unreached(logged, ending),
     };
     count_client(&reached, session.round_trip);
-    let Connected { leg, tunnel, .. } = reached.to;
+    let Reached { to: Connected { leg, tunnel, .. }, lease, .. } = reached;
     logged.record.backend = leg.peer_addr().ok();
     // a tunnel has been sent the header
     let first = if tunnel.is_none() { session.header } else { &[] };
     let opening = tunnel.map_or_else(|| plain(Vec::new()), |opening| *opening);
-    let backend = Road::Leg(Box::new(TunnelStream::new(&leg, opening)));
-    let farewell = session.exchange([client, backend], first, logged, timer).await;
-    if logged.record.ending == Ending::Reset && logged.record.bytes[1] == 0 {
-        reached.lease.fail(Signal::Reset);
-    }
+    let sides = [client, Road::Leg(Box::new(TunnelStream::new(&leg, opening)))];
+    let farewell = session.exchange(sides, first, &lease, logged, timer).await;
     if matches!(farewell, Farewell::Close) {
         leg.close();
     }
     farewell
+}
+
+/// Connects to a backend, unless the client goes before.
+async fn reach<T: Dial>(
+    session: &Session<'_>,
+    client: &mut Road<'_>,
+    limit: Pin<&mut Sleep>,
+) -> Result<Reached<T>, Ending> {
+    tokio::select! {
+        biased;
+        reached = session.reach(Vec::new(), limit) => reached,
+        () = client.gone() => Err(Ending::ClientGone),
+    }
 }
 
 fn unreached(logged: &mut Logged<'_>, ending: Ending) -> Farewell {
@@ -142,6 +153,7 @@ impl Session<'_> {
         &self,
         sides: [Road<'_>; 2],
         first: &[u8],
+        lease: &Lease,
         logged: &mut Logged<'_>,
         timer: Pin<&mut Sleep>,
     ) -> Farewell {
@@ -169,6 +181,9 @@ impl Session<'_> {
             None if ending == Ending::Closed => Farewell::Close,
             None => Farewell::Reset,
         };
+        if exchange.has_broken_off() {
+            lease.fail(Signal::Reset);
+        }
         drop(exchange);
         if let Ending::Refused(refusal) = ending {
             self.service.counters.refuse(refusal);

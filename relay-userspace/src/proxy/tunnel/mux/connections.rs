@@ -15,7 +15,7 @@ use http::{Method, Request, Uri};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, Sleep, interval};
 
-use super::{LONGEST_HEAD, MuxStream, RESET_LASTS, RESET_STREAMS, STREAMS, UNSENT, WINDOW, WINDOWS};
+use super::{FRAMES, LONGEST_HEAD, MuxStream, RESET_LASTS, RESET_STREAMS, STREAMS, UNSENT, WINDOW, WINDOWS};
 use crate::proxy::counters::Refusal;
 use crate::proxy::service::{Service, Target};
 use crate::proxy::tcp::failover::{Dial, Dialled, Wanted, open_for};
@@ -57,7 +57,7 @@ struct Shelf {
 }
 
 #[derive(Clone, Debug)]
-struct Connection {
+pub(super) struct Connection {
     sender: SendRequest<Bytes>,
     peer: SocketAddr,
     /// One for each stream, one here and one for who looks after it.
@@ -130,10 +130,7 @@ async fn take(wanted: Wanted<'_>, index: usize, key: &Key) -> Result<MuxStream, 
 fn find(key: &Key) -> Found {
     CONNECTIONS.with_borrow_mut(|all| {
         let shelf = all.entry(key.clone()).or_default();
-        let has_room = |connection: &&Connection| {
-            Arc::strong_count(&connection.places) < STREAMS as usize + Connection::NOT_STREAMS
-        };
-        if let Some(connection) = shelf.open.iter().find(has_room) {
+        if let Some(connection) = shelf.open.iter().find(|connection| connection.has_room()) {
             return Found::Open(connection.clone());
         }
         if let Some(opening) = &shelf.opening
@@ -150,9 +147,15 @@ fn find(key: &Key) -> Found {
 impl Connection {
     /// Who has its places without being a stream.
     const NOT_STREAMS: usize = 2;
+
+    fn has_room(&self) -> bool {
+        // a peer that allows none is waited for rather than asked by one connection after the other
+        let most = self.sender.current_max_send_streams().clamp(1, STREAMS as usize);
+        Arc::strong_count(&self.places) < most + Self::NOT_STREAMS
+    }
 }
 
-async fn begin(connection: &Connection) -> Result<MuxStream, h2::Error> {
+pub(super) async fn begin(connection: &Connection) -> Result<MuxStream, h2::Error> {
     let place = connection.places.clone();
     let mut sender = connection.sender.clone().ready().await?;
     let mut request = Request::new(());
@@ -190,9 +193,10 @@ async fn connect(
     }
 }
 
-type Driver = h2::client::Connection<TunnelStream<Leg>, Bytes>;
+/// What has to be polled for anything to move.
+pub(super) type Driver = h2::client::Connection<TunnelStream<Leg>, Bytes>;
 
-async fn shake_hands(leg: Leg, tunnel: Opening) -> Result<(Connection, Driver), h2::Error> {
+pub(super) async fn shake_hands(leg: Leg, tunnel: Opening) -> Result<(Connection, Driver), h2::Error> {
     let peer = leg.peer_addr().map_err(|_gone| h2::Error::from(h2::Reason::CONNECT_ERROR))?;
     let mut builder = h2::client::Builder::new();
     builder
@@ -201,6 +205,7 @@ async fn shake_hands(leg: Leg, tunnel: Opening) -> Result<(Connection, Driver), 
         .initial_window_size(WINDOW)
         .initial_connection_window_size(WINDOWS)
         .max_send_buffer_size(UNSENT)
+        .data_frame_budget(FRAMES)
         .max_header_list_size(LONGEST_HEAD)
         .max_concurrent_reset_streams(RESET_STREAMS)
         .reset_stream_duration(RESET_LASTS);

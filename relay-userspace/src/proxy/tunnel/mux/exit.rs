@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::Response;
 
 use super::{
-    LONGEST_HEAD, MuxStream, RESET_LASTS, RESET_STREAMS, STREAMS, UNSEEN_RESETS, UNSENT, WINDOW, WINDOWS,
+    FRAMES, LONGEST_HEAD, MuxStream, RESET_LASTS, RESET_STREAMS, STREAMS, UNSEEN_RESETS, UNSENT, WINDOW,
+    WINDOWS,
 };
 use crate::proxy::tcp::socket::Leg;
 use crate::proxy::tunnel::Opening;
@@ -28,6 +29,7 @@ impl<'a> Exit<'a> {
             .initial_window_size(WINDOW)
             .initial_connection_window_size(WINDOWS)
             .max_send_buffer_size(UNSENT)
+            .data_frame_budget(FRAMES)
             .max_header_list_size(LONGEST_HEAD)
             .max_concurrent_reset_streams(RESET_STREAMS)
             .reset_stream_duration(RESET_LASTS)
