@@ -9,8 +9,8 @@ use harness::within;
 use harness::world::RELAY;
 
 use super::{
-    BACKEND, LIMIT, TRANSPORTS, accept, connect, dial, drops, entries, exits, is_clean, own, ports,
-    rule, start, world,
+    BACKEND, LIMIT, TRANSPORTS, accept, connect, dial, drops, entries, exits, is_clean, own, ports, rule,
+    start, world,
 };
 
 /// Whatever is wrong with the first backend, sessions get the second: nobody listens, it is closed at once, it speaks
@@ -121,7 +121,8 @@ fn limits_hold() {
     for transport in TRANSPORTS {
         let rule = format!("out-{transport}");
         // who is refused may be reset before connect(2) is over
-        let open = || Client::connect(&world.client, (RELAY, ports(transport).0)).and_then(Client::start_echo);
+        let open =
+            || Client::connect(&world.client, (RELAY, ports(transport).0)).and_then(Client::start_echo);
         let (mut one, two) = (open().expect("the first"), open().expect("the second"));
         open().expect_err("one too many");
         let is_counted = || drops(&daemon.ctl, &rule, "limit_connections_per_ip") == 1;

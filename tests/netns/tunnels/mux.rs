@@ -277,10 +277,8 @@ fn clients_do_not_hold_each_other_up() {
 fn a_connection_that_breaks() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
-    let rules = [
-        rule("in", 80, &own(442), &connect("wss", MUX)),
-        rule("out", 443, BACKEND, &accept("wss", "")),
-    ];
+    let rules =
+        [rule("in", 80, &own(442), &connect("wss", MUX)), rule("out", 443, BACKEND, &accept("wss", ""))];
     let log = "[log]\nformat = \"json\"\nconnections = true\n\n";
     let mut daemon = start(&world, &[log, &rules.concat()].concat());
     let hop = Hop::start(&world.relay, 442, 443, Duration::ZERO, None);

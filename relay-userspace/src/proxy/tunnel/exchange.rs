@@ -103,6 +103,8 @@ impl<'a> Road<'a> {
 struct Way {
     /// What the receiver has not taken yet.
     kept: Option<Remainder>,
+    /// The receiver has not taken all that it was given, and nothing is read until it has.
+    is_held: bool,
     state: State,
 }
 
@@ -211,7 +213,9 @@ impl<'a> Exchange<'a> {
     fn poll_way(&mut self, cx: &mut Context<'_>, from: usize, moved: &mut bool) -> Result<(), Ending> {
         let mut turn = 0;
         loop {
-            match self.poll_deliver(cx, from, moved) {
+            let delivered = self.poll_deliver(cx, from, moved);
+            self.ways[from].is_held = delivered.is_pending();
+            match delivered {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Err(error)) => self.lost(1 - from, error)?,
                 Poll::Ready(Ok(())) => {}
@@ -295,7 +299,7 @@ impl<'a> Exchange<'a> {
         if !ended_before_reset(&error) {
             return Err(self.broken(side, error));
         }
-        self.ways[1 - side] = Way { kept: None, state: State::Void };
+        self.ways[1 - side] = Way { state: State::Void, ..Way::default() };
         Ok(())
     }
 
@@ -305,7 +309,7 @@ impl<'a> Exchange<'a> {
         // a leg that has ended its stream is written to, or silent for no longer than that may be
         let has_ended =
             matches!((&self.sides[side], way.state), (Road::Stream(_), State::Ends | State::Done));
-        way.kept.is_some() || has_ended
+        way.is_held || has_ended
     }
 
     fn poll_failure(

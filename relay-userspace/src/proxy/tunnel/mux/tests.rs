@@ -2,7 +2,7 @@
 
 use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use tokio::net::{TcpListener, TcpStream};
 
@@ -36,28 +36,41 @@ async fn legs() -> [Leg; 2] {
     })
 }
 
-/// The end that opens streams.
-struct Entry {
+/// Both ends.
+struct Ends<'a> {
     connection: Connection,
     driver: Driver,
+    exit: Exit<'a>,
 }
 
-async fn ends(entry: Leg, exit: &Leg) -> (Entry, Exit<'_>) {
-    let peer = exit.peer_addr().expect("a peer");
-    let (entry, exit) = tokio::join!(shake_hands(entry, plain()), Exit::begin(exit, plain(), peer));
-    let (connection, driver) = entry.expect("an entry");
-    (Entry { connection, driver }, exit.expect("an exit"))
-}
+impl<'a> Ends<'a> {
+    async fn meet(entry: Leg, exit: &'a Leg) -> Self {
+        let peer = exit.peer_addr().expect("a peer");
+        let (entry, exit) = tokio::join!(shake_hands(entry, plain()), Exit::begin(exit, plain(), peer));
+        let (connection, driver) = entry.expect("an entry");
+        Self { connection, driver, exit: exit.expect("an exit") }
+    }
 
-impl Entry {
-    /// A stream, and the other end of it.
-    async fn open(&mut self, exit: &mut Exit<'_>) -> [MuxStream; 2] {
+    /// Carries what there is. What the exit takes meanwhile, and has not been told of.
+    fn drive(&mut self, cx: &mut Context<'_>) -> Option<MuxStream> {
+        assert!(Pin::new(&mut self.driver).poll(cx).is_pending(), "the connection stands");
+        match pin!(self.exit.accept()).poll(cx) {
+            Poll::Pending => None,
+            Poll::Ready(taken) => Some(taken.expect("the connection stands").expect("a stream")),
+        }
+    }
+
+    /// A stream, from both ends. `idle`: one whose reader has its turns meanwhile, and does not read.
+    async fn open(&mut self, mut idle: Option<&mut MuxStream>) -> [MuxStream; 2] {
         let ours = begin(&self.connection).await.expect("a stream");
         let theirs = poll_fn(|cx| {
-            assert!(Pin::new(&mut self.driver).poll(cx).is_pending(), "the connection stands");
-            pin!(exit.accept()).poll(cx)
+            let taken = self.drive(cx);
+            if let Some(idle) = &mut idle {
+                assert!(idle.poll_failure(cx).is_pending(), "it is whole");
+            }
+            taken.map_or(Poll::Pending, Poll::Ready)
         });
-        [ours, theirs.await.expect("a connection").expect("a stream")]
+        [ours, theirs.await]
     }
 }
 
@@ -65,30 +78,26 @@ impl Entry {
 #[tokio::test]
 async fn many_small_frames_for_who_does_not_read() {
     let [leg, other] = legs().await;
-    let (mut entry, mut exit) = ends(leg, &other).await;
-    let [mut ours, mut theirs] = entry.open(&mut exit).await;
+    let mut ends = Ends::meet(leg, &other).await;
+    let [mut ours, mut theirs] = ends.open(None).await;
     let mut sent = 0;
     poll_fn(|cx| {
-        while sent < MANY && ours.poll_write(cx, &[7]).map(Result::unwrap).is_ready() {
-            sent += 1;
-            assert!(Pin::new(&mut entry.driver).poll(cx).is_pending(), "the connection stands");
+        for _ in 0..1000 {
+            sent += usize::from(sent < MANY && ours.poll_write(cx, &[7]).map(Result::unwrap).is_ready());
+            assert!(Pin::new(&mut ends.driver).poll(cx).is_pending(), "the connection stands");
         }
-        assert!(Pin::new(&mut entry.driver).poll(cx).is_pending(), "the connection stands");
-        assert!(pin!(exit.accept()).poll(cx).is_pending(), "the connection stands");
+        ends.drive(cx);
         assert!(theirs.poll_failure(cx).is_pending(), "and the stream");
+        cx.waker().wake_by_ref();
         if sent == MANY { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-    let [mut question, mut asked] = entry.open(&mut exit).await;
-    poll_fn(|cx| {
-        assert!(question.poll_write(cx, b"?").is_ready());
-        Poll::Ready(())
-    })
-    .await;
+    let [mut question, mut asked] = ends.open(Some(&mut theirs)).await;
     let mut byte = [0];
+    assert!(poll_fn(|cx| Poll::Ready(question.poll_write(cx, b"?").is_ready())).await);
     poll_fn(|cx| {
-        assert!(Pin::new(&mut entry.driver).poll(cx).is_pending(), "the connection stands");
-        assert!(pin!(exit.accept()).poll(cx).is_pending(), "the connection stands");
+        ends.drive(cx);
+        assert!(theirs.poll_failure(cx).is_pending(), "and the stream");
         asked.poll_read(cx, &mut byte)
     })
     .await
@@ -96,8 +105,7 @@ async fn many_small_frames_for_who_does_not_read() {
     assert_eq!(&byte, b"?");
     let (mut all, mut got) = (vec![0; MANY], 0);
     poll_fn(|cx| {
-        assert!(Pin::new(&mut entry.driver).poll(cx).is_pending(), "the connection stands");
-        assert!(pin!(exit.accept()).poll(cx).is_pending(), "the connection stands");
+        ends.drive(cx);
         while got < MANY
             && let Poll::Ready(read) = theirs.poll_read(cx, &mut all[got..])
         {
@@ -113,8 +121,8 @@ async fn many_small_frames_for_who_does_not_read() {
 #[tokio::test]
 async fn few_small_pieces_wait_for_a_connection() {
     let [leg, other] = legs().await;
-    let (mut entry, mut exit) = ends(leg, &other).await;
-    let [mut ours, _theirs] = entry.open(&mut exit).await;
+    let mut ends = Ends::meet(leg, &other).await;
+    let [mut ours, _theirs] = ends.open(None).await;
     poll_fn(|cx| {
         // nobody drives the connection
         let mut small = 0;
@@ -136,31 +144,28 @@ async fn few_small_pieces_wait_for_a_connection() {
 #[tokio::test]
 async fn a_connection_that_breaks_is_no_reset() {
     let [leg, other] = legs().await;
-    let (mut entry, mut exit) = ends(leg, &other).await;
-    let [mut reset, theirs] = entry.open(&mut exit).await;
-    let [mut reading, _kept] = entry.open(&mut exit).await;
-    let [mut ended, mut also] = entry.open(&mut exit).await;
+    let mut ends = Ends::meet(leg, &other).await;
+    let [mut reset, theirs] = ends.open(None).await;
+    let [mut reading, _kept] = ends.open(None).await;
+    let [mut ended, mut also] = ends.open(None).await;
     drop(theirs);
     also.end().expect("an end");
     let failed = poll_fn(|cx| {
-        _ = Pin::new(&mut entry.driver).poll(cx);
-        _ = pin!(exit.accept()).poll(cx);
+        ends.drive(cx);
         reset.poll_failure(cx)
     });
     assert!(failed.await.downcast::<Fault>().is_err(), "it was reset");
-    poll_fn(|cx| {
-        _ = Pin::new(&mut entry.driver).poll(cx);
-        _ = pin!(exit.accept()).poll(cx);
+    let end = poll_fn(|cx| {
+        ends.drive(cx);
         ended.poll_read(cx, &mut [0; 8])
-    })
-    .await
-    .map(|length| assert_eq!(length, 0))
-    .expect("an end");
+    });
+    assert_eq!(end.await.expect("an end"), 0);
+    let Ends { mut driver, exit, .. } = ends;
     drop(exit);
     drop(other);
     for stream in [&mut reading, &mut ended] {
         let failed = poll_fn(|cx| {
-            _ = Pin::new(&mut entry.driver).poll(cx);
+            _ = Pin::new(&mut driver).poll(cx);
             stream.poll_failure(cx)
         });
         let fault = failed.await.downcast::<Fault>().expect("the connection's");
