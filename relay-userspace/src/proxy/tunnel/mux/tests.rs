@@ -1,9 +1,11 @@
 //! Two ends of a connection, of which one does what the other cannot like.
 
 use std::future::{Future as _, poll_fn};
+use std::net::Shutdown;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::connections::{Connection, Driver, begin, shake_hands};
@@ -160,12 +162,10 @@ async fn a_connection_that_breaks_is_no_reset() {
         ended.poll_read(cx, &mut [0; 8])
     });
     assert_eq!(end.await.expect("an end"), 0);
-    let Ends { mut driver, exit, .. } = ends;
-    drop(exit);
-    drop(other);
+    SockRef::from(&*other).shutdown(Shutdown::Both).expect("a connection");
     for stream in [&mut reading, &mut ended] {
         let failed = poll_fn(|cx| {
-            _ = Pin::new(&mut driver).poll(cx);
+            _ = Pin::new(&mut ends.driver).poll(cx);
             stream.poll_failure(cx)
         });
         let fault = failed.await.downcast::<Fault>().expect("the connection's");
