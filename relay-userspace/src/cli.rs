@@ -3,6 +3,7 @@
 pub mod args;
 mod backends;
 pub mod commands;
+mod export;
 pub mod fields;
 pub mod manual;
 pub mod print;

@@ -10,6 +10,7 @@ mod man;
 mod metrics;
 mod output;
 mod ports;
+mod prometheus;
 mod refusals;
 mod rights;
 mod saving;

@@ -40,6 +40,7 @@ fn every_command_has_its_page() {
         "reload",
         "status",
         "top",
+        "export",
         "down",
         "completion",
     ];

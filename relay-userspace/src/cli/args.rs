@@ -101,6 +101,9 @@ pub enum Command {
         after_help = "Keys: ? lists them; / filters, Enter shows one rule in full, p pauses, q quits. NO_COLOR is honoured."
     )]
     Top(Top),
+    /// Write what other programs watch relayd with
+    #[command(subcommand)]
+    Export(Export),
     /// Detach everything from the kernel; traffic is no longer forwarded
     Down(Down),
     /// Print a completion script
@@ -218,6 +221,21 @@ pub struct Watch {
     pub watch: bool,
 }
 
+#[derive(Debug, Subcommand)]
+pub enum Export {
+    /// A dashboard, for Grafana to import
+    Grafana,
+    /// Alerting rules for Prometheus, about the rules that there are now
+    #[command(
+        after_help = "Example:\n  relayctl export prometheus-rules > /etc/prometheus/relay-alerts.yml\nand in prometheus.yml: rule_files: ['relay-alerts.yml']"
+    )]
+    PrometheusRules {
+        /// What Prometheus calls its scraping of relayd (job_name)
+        #[arg(long, default_value = "relay", value_parser = job_name)]
+        job: String,
+    },
+}
+
 #[derive(Debug, Args)]
 pub struct Top {
     /// Time between two looks, from 250ms to 60s
@@ -282,4 +300,10 @@ fn interval(text: &str) -> Result<Duration, String> {
     let [least, most] = INTERVALS;
     let allowed = parse_duration(text).filter(|interval| (least..=most).contains(interval));
     allowed.ok_or_else(|| "a time from 250ms to 60s".into())
+}
+
+fn job_name(text: &str) -> Result<String, &'static str> {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
+    let is_plain = !text.is_empty() && text.chars().all(plain);
+    is_plain.then(|| text.to_owned()).ok_or("letters, digits, dots, dashes and underscores")
 }

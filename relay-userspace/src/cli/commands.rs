@@ -11,9 +11,9 @@ use hyper::Method;
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
-use super::args::{Add, Apply, Backend, Call, Cli, Command, Down, Format, Names, One};
+use super::args::{Add, Apply, Backend, Call, Cli, Command, Down, Export, Format, Names, One};
 use super::walk::walk;
-use super::{Exit, fields, manual, print, top};
+use super::{Exit, export, fields, manual, print, top};
 use crate::api::client::{Client, ClientError};
 use crate::api::view::{ChangeView, DownView, ExplainView, RuleView, StatusView, WalkView};
 use crate::config::Problems;
@@ -49,6 +49,11 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
         }
         Command::Status(watch) => {
             session.repeat(watch.watch, "/v1/status", |view: &StatusView, f| print::status(view, f)).await
+        }
+        Command::Export(Export::Grafana) => write(&print::json(&export::dashboard())),
+        Command::Export(Export::PrometheusRules { job }) => {
+            let rules: Vec<RuleView> = session.client().await?.get("/v1/rules").await?;
+            write(&export::alerts(&rules, job))
         }
         Command::Top(args) => top::run(&cli.socket, args).await,
         Command::Explain(one) => {
