@@ -6,11 +6,13 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use harness::datagrams::Datagrams;
 use harness::kaminari::Kaminari;
-use harness::traffic::{Client, PATIENCE, tcp_server, text};
+use harness::traffic::{Client, PATIENCE, tcp_server, text, udp_server};
 use harness::world::{BACKEND as HOST_OF_BACKEND, RELAY};
 use harness::{Ctl, Daemon, World, eventually, within};
 
+use super::datagrams::{THROUGH, with_udp};
 use super::hop::Hop;
 use super::{
     BACKEND, LIMIT, TRANSPORTS, accept, are_clean, carries, connect, dial, drops, enter, entries, exits,
@@ -42,6 +44,28 @@ fn bulk_both_ways() {
         assert!((12..=13).contains(&total), "{transport}: {total}");
     }
     are_clean(&daemon.ctl);
+}
+
+/// A hop between two others: clients share what comes in to it, what goes on from it, or both. UDP has tunnels of its own.
+#[test]
+fn a_hop_in_the_middle() {
+    let (world, _authority) = world();
+    let (_tcp, _udp) = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
+    let hops = [(true, true), (true, false), (false, true)];
+    let mut rules = String::new();
+    for (port, (first, second)) in (8000..).zip(hops) {
+        let keys = |mux| format!("{THROUGH}, mux = {mux}");
+        let legs = [accept("tls", THROUGH), connect("wss", &keys(second))].concat();
+        rules += &rule(&format!("in-{port}"), port, &own(port + 100), &connect("tls", &keys(first)));
+        rules += &rule(&format!("middle-{port}"), port + 100, &own(port + 200), &legs);
+        rules += &rule(&format!("out-{port}"), port + 200, BACKEND, &accept("wss", THROUGH));
+    }
+    let daemon = start(&world, &with_udp(&rules));
+    for (port, (first, second)) in (8000..).zip(hops) {
+        carries(&format!("{first} and {second}"), &|| dial(&world, port));
+        Datagrams::new(&world.client, (RELAY, port)).echo(&text(9000)).expect("a datagram");
+        ["in", "middle", "out"].iter().for_each(|name| is_clean(&daemon.ctl, &format!("{name}-{port}")));
+    }
 }
 
 /// A thousand clients need a few connections, and none of them waits for one that reads nothing.
