@@ -9,6 +9,7 @@ mod flows;
 mod frames;
 mod hop;
 mod kaminari;
+mod mux;
 mod nginx;
 mod openssl;
 mod pool;

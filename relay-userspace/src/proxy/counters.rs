@@ -70,10 +70,12 @@ pub enum Refusal {
     FlowOver,
     /// The other end of a tunnel sent what is no frame of datagrams.
     UdpFrames,
+    /// A client whose stream was in a connection of many that broke off.
+    TunnelLost,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::NoBackend,
         Self::BackendRefused,
         Self::BackendTimeout,
@@ -105,6 +107,7 @@ impl Refusal {
         Self::TunnelFull,
         Self::FlowOver,
         Self::UdpFrames,
+        Self::TunnelLost,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -140,6 +143,7 @@ impl Refusal {
             Self::TunnelFull => "tunnel_full",
             Self::FlowOver => "flow_over",
             Self::UdpFrames => "udp_frames",
+            Self::TunnelLost => "tunnel_lost",
         }
     }
 }

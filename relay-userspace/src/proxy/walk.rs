@@ -49,6 +49,8 @@ pub enum Stage {
     Proxy,
     Tls,
     Websocket,
+    /// Streams of many clients in it.
+    Mux,
     /// What lies within all that.
     Payload,
     Udp,
@@ -78,6 +80,7 @@ impl Stage {
             Self::Proxy => "proxy",
             Self::Tls => "tls",
             Self::Websocket => "websocket",
+            Self::Mux => "mux",
             Self::Payload => "payload",
             Self::Udp => "udp",
         }

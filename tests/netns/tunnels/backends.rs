@@ -6,10 +6,11 @@ use harness::farm::{Farm, Visit, address};
 use harness::kaminari::Kaminari;
 use harness::traffic::{Client, tcp_server};
 use harness::within;
+use harness::world::RELAY;
 
 use super::{
-    BACKEND, LIMIT, TRANSPORTS, accept, connect, dial, drops, enter, entries, exits, is_clean, own, ports,
-    rule, start, world,
+    BACKEND, LIMIT, TRANSPORTS, accept, connect, dial, drops, entries, exits, is_clean, own, ports, rule,
+    start, world,
 };
 
 /// Whatever is wrong with the first backend, sessions get the second: nobody listens, it is closed at once, it speaks
@@ -119,7 +120,9 @@ fn limits_hold() {
         start(&world, &[entries("", ""), exits("", "limit = { connections_per_ip = 2 }\n")].concat());
     for transport in TRANSPORTS {
         let rule = format!("out-{transport}");
-        let open = || enter(&world, transport).start_echo();
+        // who is refused may be reset before connect(2) is over
+        let open =
+            || Client::connect(&world.client, (RELAY, ports(transport).0)).and_then(Client::start_echo);
         let (mut one, two) = (open().expect("the first"), open().expect("the second"));
         open().expect_err("one too many");
         let is_counted = || drops(&daemon.ctl, &rule, "limit_connections_per_ip") == 1;

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::failover::{Dialled, open};
+use super::failover::{Connected, open};
 use crate::proxy::counters::Refusal;
 use crate::proxy::descriptors;
 use crate::proxy::pool::Signal;
@@ -85,7 +85,7 @@ async fn dial(service: &Service, target: &Target, (backend, port): &Place) -> Re
     let (index, end) = target.ends.in_turn(Protocol::Tcp).find(|(_, end)| end.name == *backend).ok_or(())?;
     let limit = pin!(sleep(target.timeouts.connect));
     let opened = open(service, target, (end, *port), (Purpose::Session, &[]), limit).await;
-    let Dialled { leg, tunnel, .. } = opened.map_err(|refusal: Refusal| {
+    let (Connected { leg, tunnel, .. }, _) = opened.map_err(|refusal: Refusal| {
         if let Some(signal) = Signal::of(refusal) {
             target.ends.fail(Protocol::Tcp, index, signal);
         }

@@ -1,6 +1,7 @@
 //! One session: a client's connection, the one to the backend, and everything between them.
 
 mod datagrams;
+mod muxed;
 mod tunnelled;
 
 use std::mem;
@@ -16,7 +17,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::arrival::{Arrival, announced};
 use super::carry::carry;
-use super::failover::{self, Reached, Wanted};
+use super::failover::{self, Connected, Dial, Reached, Wanted};
 use super::pump::{Preamble, Pump};
 use super::socket::{Leg, round_trip};
 use crate::proxy::counters::Refusal;
@@ -60,7 +61,8 @@ pub async fn run(
     let active = service.counters.begin(Live::new(Protocol::Tcp, source, client.local_addr().ok()));
     logged.live = Some(active.live().clone());
     let Arrival { header, data } = arrival;
-    let header = opening(&client, address, &target, header);
+    let announced = header;
+    let header = opening(&client, address, &target, announced.as_ref());
     let session = Session {
         client: &client,
         service: &service,
@@ -70,6 +72,7 @@ pub async fn run(
         header: &header,
         round_trip,
         live: active.live(),
+        arrived: Arrived { address, announced: announced.as_ref(), phase: &phase },
     };
     let farewell = if target.acceptor.is_none() && target.connector.is_none() {
         session.run(data, &mut logged, timer).await
@@ -138,8 +141,8 @@ impl Drop for Logged<'_> {
 /// A client that has been let in.
 struct Session<'a> {
     client: &'a Leg,
-    service: &'a Service,
-    target: &'a Target,
+    service: &'a Arc<Service>,
+    target: &'a Arc<Target>,
     port: u16,
     source: IpAddr,
     /// The header of ours that the backend is sent first.
@@ -148,11 +151,22 @@ struct Session<'a> {
     round_trip: Option<u32>,
     /// What others see of it.
     live: &'a Live,
+    arrived: Arrived<'a>,
+}
+
+/// How a client has come in, for those who come in with it.
+#[derive(Clone, Copy, Debug)]
+struct Arrived<'a> {
+    /// The other end of its connection.
+    address: SocketAddr,
+    announced: Option<&'a Header>,
+    /// Of the listener.
+    phase: &'a watch::Receiver<Phase>,
 }
 
 impl Session<'_> {
     const fn wanted(&self) -> Wanted<'_> {
-        let Self { service, target, port, source, header, .. } = *self;
+        let &Self { service, target, port, source, header, .. } = self;
         Wanted { service, target, port, client: source, header, purpose: Purpose::Session }
     }
 
@@ -166,7 +180,7 @@ impl Session<'_> {
         let mut tried = Vec::new();
         let mut round_trip = self.round_trip;
         loop {
-            let reached = match self.reach(tried, timer.as_mut()).await {
+            let reached: Reached<Connected> = match self.reach(tried, timer.as_mut()).await {
                 Ok(reached) => reached,
                 Err(ending) => {
                     logged.record.ending = ending;
@@ -174,7 +188,7 @@ impl Session<'_> {
                 }
             };
             count_client(&reached, round_trip.take());
-            logged.record.backend = reached.leg.peer_addr().ok();
+            logged.record.backend = reached.to.leg.peer_addr().ok();
             self.live.set_backend(logged.record.backend);
             let leads_to = logged.record.backend;
             let ending = tokio::select! {
@@ -193,13 +207,13 @@ impl Session<'_> {
             if ending != Ending::Closed {
                 return Farewell::Reset;
             }
-            reached.leg.close();
+            reached.to.leg.close();
             return Farewell::Close;
         }
     }
 
     /// Connects to a backend that has not been tried, unless the session has to end before.
-    async fn reach(&self, tried: Vec<usize>, limit: Pin<&mut Sleep>) -> Result<Reached, Ending> {
+    async fn reach<T: Dial>(&self, tried: Vec<usize>, limit: Pin<&mut Sleep>) -> Result<Reached<T>, Ending> {
         tokio::select! {
             biased;
             ending = self.service.gate.ended(Protocol::Tcp, self.source, None) => Err(ending),
@@ -216,8 +230,13 @@ impl Session<'_> {
 
     /// Carries both ways. `None`: the backend broke off before it had got or sent anything, and what the client has sent
     /// so far is for another one. `data`: what the backend is sent behind the header.
-    async fn relay(&self, reached: &Reached, data: &mut Vec<u8>, timer: Pin<&mut Sleep>) -> Option<Ending> {
-        let legs = [self.client, &reached.leg];
+    async fn relay(
+        &self,
+        reached: &Reached<Connected>,
+        data: &mut Vec<u8>,
+        timer: Pin<&mut Sleep>,
+    ) -> Option<Ending> {
+        let legs = [self.client, &reached.to.leg];
         let preamble = Preamble::new(self.header, mem::take(data));
         let mut pump = Pump::new(legs, self.service.payload(), self.live, preamble);
         let ending = carry(legs, &mut pump, self.live, &self.target.timeouts, timer).await;
@@ -235,7 +254,7 @@ impl Session<'_> {
 }
 
 /// Counts a client's round trip with those of the backend that it has got.
-fn count_client(reached: &Reached, round_trip: Option<u32>) {
+fn count_client<T>(reached: &Reached<T>, round_trip: Option<u32>) {
     if let Some(micros) = round_trip {
         reached.lease.round_trips().client.count(micros);
     }
@@ -262,12 +281,15 @@ async fn arrive(
 }
 
 /// The header of ours that the backend is sent first; empty if it wants none. `header`: the one that came with the client.
-fn opening(client: &Leg, address: SocketAddr, target: &Target, header: Option<Header>) -> Vec<u8> {
+fn opening(client: &Leg, address: SocketAddr, target: &Target, header: Option<&Header>) -> Vec<u8> {
     let Some(version) = target.connect.proxy_protocol else { return Vec::new() };
-    let header = header.unwrap_or_else(|| {
+    let own = || {
         // one that is gone already has none
         let origin = client.local_addr().map_or(Origin::Unknown, |own| Origin::client(address, own));
         Header { origin, tlvs: Vec::new() }
-    });
-    proxy_protocol::write(&header, version)
+    };
+    header.map_or_else(
+        || proxy_protocol::write(&own(), version),
+        |header| proxy_protocol::write(header, version),
+    )
 }

@@ -22,6 +22,9 @@ pub enum Fault {
     /// Of datagrams, within the tunnel.
     #[error(transparent)]
     Datagrams(#[from] FrameFault),
+    /// A connection of many clients, with all of them.
+    #[error("the connection that many clients shared broke off: {0}")]
+    Lost(h2::Error),
     /// It went before it had sent anything.
     #[error("it ended the connection without a word")]
     Silent,
@@ -45,6 +48,7 @@ impl Fault {
             Self::Handshake(fault) => fault.as_str(),
             Self::Frame(fault) => fault.as_str(),
             Self::Datagrams(_) => "udp_frames",
+            Self::Lost(_) => "tunnel_lost",
             Self::Silent => "tunnel_silent",
             Self::Ended => "tunnel_ended",
             Self::TooMuch => "tunnel_too_much",
@@ -63,6 +67,7 @@ impl Fault {
             Self::Handshake(_) => Refusal::ClientWs,
             Self::Frame(_) => Refusal::WsFrames,
             Self::Datagrams(_) => Refusal::UdpFrames,
+            Self::Lost(_) => Refusal::TunnelLost,
             Self::Silent | Self::Ended | Self::TooMuch => Refusal::HandshakeBroken,
             Self::Late => Refusal::HandshakeTimeout,
         }
@@ -75,6 +80,7 @@ impl Fault {
             Self::Handshake(_) => Refusal::BackendWs,
             Self::Frame(_) => Refusal::WsFrames,
             Self::Datagrams(_) => Refusal::UdpFrames,
+            Self::Lost(_) => Refusal::TunnelLost,
             Self::Silent | Self::Ended | Self::TooMuch => Refusal::BackendTunnel,
             Self::Late => Refusal::BackendTimeout,
         }

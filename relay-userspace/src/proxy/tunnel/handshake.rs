@@ -255,15 +255,7 @@ struct Wire<'a> {
 
 impl<'a> Wire<'a> {
     const fn new(leg: &'a Leg, tls: Option<Box<Tls>>) -> Self {
-        Self {
-            leg,
-            tls,
-            unsent: Vec::new(),
-            raw: Vec::new(),
-            plain: Vec::new(),
-            heard: false,
-            ended: false,
-        }
+        Self { leg, tls, unsent: Vec::new(), raw: Vec::new(), plain: Vec::new(), heard: false, ended: false }
     }
 
     /// Takes what there is apart, and answers it. A client begins with this, too.

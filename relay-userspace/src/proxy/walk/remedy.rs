@@ -16,6 +16,7 @@ pub(super) const fn options(fault: &Fault) -> &'static [&'static str] {
         Fault::Name(_) => &["connect.sni"],
         Fault::Handshake(fault) => of_upgrade(fault),
         Fault::Datagrams(_) => &["connect.udp_over"],
+        Fault::Lost(_) => &["connect.mux"],
         Fault::Frame(_) | Fault::Silent | Fault::Ended | Fault::TooMuch => TRANSPORT,
         Fault::Late => &["connect.transport", "timeout.handshake"],
     }

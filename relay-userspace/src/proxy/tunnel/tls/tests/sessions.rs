@@ -77,8 +77,7 @@ fn of_many_that_begin_at_once_each_has_a_ticket() {
     let mut resumed = 0;
     // each brings two: 1, 2, 4, and so on
     for burst in [1, 2, 4, 8, 16, 32] {
-        let mut pairs: Vec<Pair> =
-            (0..burst).map(|_| Pair::new(&client, &server, "relay.test")).collect();
+        let mut pairs: Vec<Pair> = (0..burst).map(|_| Pair::new(&client, &server, "relay.test")).collect();
         for pair in &mut pairs {
             // takes its ticket, before anybody has an answer
             pair.client.take(&[]).expect("hello");
