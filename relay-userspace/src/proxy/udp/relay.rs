@@ -224,12 +224,13 @@ impl Relay {
         }
     }
 
-    /// A client that is known and where it goes, unless its session is in vain: then that ends, and another one begins.
+    /// A client that is known and where it goes, unless its session is in vain or lost: then that ends, and another one begins.
     fn still(&mut self, id: Id) -> Option<(Id, u32)> {
         let (_, session) = self.clients.get_mut(id)?;
         let lane = session.out.lane();
-        if self.accepts && session.is_in_vain() {
-            drop(self.clients.remove(id));
+        if self.accepts && (session.is_lost() || session.is_in_vain()) {
+            let gone = self.clients.remove(id)?;
+            self.log(&gone, Ending::Reset);
             return None;
         }
         Some((id, lane))

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::future::poll_fn;
 use std::mem;
 use std::net::{Shutdown, SocketAddr};
 use std::ops::Range;
@@ -10,10 +11,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
+use tokio::time::timeout;
 
 use super::super::buffer::{Buffers, HEADROOM, PIECE, REST};
 use super::super::fault::Fault;
-use super::super::handshake::{self, Opening};
+use super::super::handshake::{self, Opening, PARTING};
 use super::super::layers::Layers;
 use super::frame::{HEAD, LONGEST};
 use crate::proxy::tcp::socket::Leg;
@@ -46,7 +48,9 @@ thread_local! {
 /// Why nothing more is carried.
 #[derive(Debug)]
 pub enum Stop {
-    /// The connection has ended, in peace or not.
+    /// The peer has ended it in peace.
+    Ended,
+    /// The connection is gone.
     Gone,
     /// The peer has sent what cannot be.
     Fault(Fault),
@@ -153,7 +157,7 @@ impl Line {
             return Poll::Ready(Ok(self.join(piece, 0)));
         }
         if self.ended {
-            return Poll::Ready(Err(Stop::Gone));
+            return Poll::Ready(Err(Stop::Ended));
         }
         if self.owed > MOST_OWED {
             ready!(self.poll_flush(cx))?;
@@ -175,7 +179,7 @@ impl Line {
         let Some(length) = received else { return Ok(None) };
         if length == 0 {
             self.layers.end_of_stream(kept)?;
-            return Err(Stop::Gone);
+            return Err(Stop::Ended);
         }
         let data = &mut place[..kept + length];
         answers.clear();
@@ -207,15 +211,29 @@ impl Line {
         self.partial = rest.to_vec();
     }
 
-    /// Ends the tunnel in peace; what waits to be sent is not waited for.
-    pub fn close(mut self) {
+    /// Says that it ends here, behind what waits to be sent. `false`: not all of that is out, which [`Line::finish`] sees to.
+    pub fn end(&mut self) -> bool {
         let mut closing = Vec::new();
         if self.layers.end(&mut closing).is_ok() {
             send(&self.leg, &mut self.queue, &closing);
         }
+        if self.is_waiting() {
+            return false;
+        }
         // fails only for a connection that is gone already
         _ = SockRef::from(&*self.leg).shutdown(Shutdown::Write);
-        self.leg.close();
+        self.leg.end_in_peace();
+        true
+    }
+
+    /// Lets a peer that has been told of the end take what was sent, if it does so soon: a stream that is cut within a
+    /// record is an attack to it.
+    pub async fn finish(&mut self) {
+        let flushed = timeout(PARTING, poll_fn(|cx| self.poll_flush(cx))).await;
+        if matches!(flushed, Ok(Ok(()))) {
+            handshake::say_farewell(&self.leg).await;
+            self.leg.end_in_peace();
+        }
     }
 }
 

@@ -10,7 +10,8 @@ use std::task::{Context, Poll, Waker};
 use relay_common::net::Protocol;
 
 use super::super::clients::Id;
-use super::dial::{Carrier, CarrierFlow, News, Way};
+use super::dial::{Carrier, News, Way};
+use super::standing::CarrierFlow;
 use crate::proxy::counters::Refusal;
 use crate::proxy::pool::Lease;
 use crate::proxy::service::{Service, Target};
@@ -152,6 +153,13 @@ impl Carriers {
     pub fn keep(&mut self, lane: u32, rest: &[u8]) {
         if let Some(carrier) = self.lanes.get_mut(&lane) {
             carrier.keep(rest);
+        }
+    }
+
+    /// The other end of a carrier takes no new flows any more.
+    pub fn leave(&self, lane: u32) {
+        if let Some(carrier) = self.lanes.get(&lane) {
+            carrier.leave();
         }
     }
 
