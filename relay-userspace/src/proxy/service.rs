@@ -26,12 +26,16 @@ pub struct Service {
     /// Where its UDP sessions are told of.
     pub kept: Arc<Kept>,
     target: RwLock<Arc<Target>>,
+    /// Grows with every change of that.
+    edition: AtomicU64,
     /// UDP sessions under way, of all workers.
     clients: AtomicU64,
     /// Sockets that connections are accepted from.
     open: AtomicUsize,
     /// Clients in the middle of a tunnel's handshake, of all workers.
     handshakes: AtomicUsize,
+    /// Tunnels for datagrams to backends, of all workers.
+    carriers: AtomicUsize,
     /// Log lines about tunnels.
     pub about_clients: Complaints,
     about_backends: Complaints,
@@ -99,9 +103,11 @@ impl Service {
             log,
             kept: Arc::default(),
             target: RwLock::new(Arc::new(target)),
+            edition: AtomicU64::new(0),
             clients: AtomicU64::new(0),
             open: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
+            carriers: AtomicUsize::new(0),
             about_clients: Complaints::default(),
             about_backends: Complaints::default(),
         }
@@ -152,6 +158,11 @@ impl Service {
         (self.handshakes.fetch_add(1, Ordering::Relaxed) < HANDSHAKES).then_some(handshake)
     }
 
+    /// How many tunnels for datagrams there are to backends.
+    pub const fn carriers(&self) -> &AtomicUsize {
+        &self.carriers
+    }
+
     /// A worker is given one more socket to accept from.
     pub fn opens(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
@@ -171,5 +182,11 @@ impl Service {
 
     pub fn retarget(&self, target: Target) {
         *self.target.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(target);
+        self.edition.fetch_add(1, Ordering::Release);
+    }
+
+    /// Another number after every change of the target.
+    pub fn edition(&self) -> u64 {
+        self.edition.load(Ordering::Acquire)
     }
 }
