@@ -24,7 +24,7 @@ pub(super) async fn run(
     phase: watch::Receiver<Phase>,
     logged: &mut Logged<'_>,
 ) {
-    let line = Line::new(client, opening);
+    let line = Line::new(client, opening, service.target().timeouts.keepalive);
     let over = tokio::select! {
         biased;
         ending = service.gate.ended(Protocol::Tcp, entered.speaker, None) => return logged.cut_off(ending),

@@ -13,6 +13,7 @@ use relay_common::net::Protocol;
 use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep};
 
+use super::super::share::CarrierPlace;
 use super::flows::Flows;
 use super::standing::{CarrierFlow, Standing};
 use crate::proxy::counters::Refusal;
@@ -53,6 +54,7 @@ pub struct Carrier {
     state: State,
     timer: Pin<Box<Sleep>>,
     standing: Arc<Standing>,
+    _place: CarrierPlace,
 }
 
 type Dialling = Pin<Box<dyn Future<Output = Result<Line, Refusal>> + Send>>;
@@ -87,7 +89,8 @@ pub enum News {
 }
 
 impl Carrier {
-    pub fn new(service: &Arc<Service>, way: Way, backend: Arc<str>) -> Self {
+    /// `None`: there are as many as there may be.
+    pub fn begin_to(service: &Arc<Service>, way: Way, backend: Arc<str>) -> Option<Self> {
         let mut carrier = Self {
             way,
             backend,
@@ -97,9 +100,10 @@ impl Carrier {
             state: State::Resting,
             timer: Box::pin(sleep(Duration::ZERO)),
             standing: Arc::default(),
+            _place: CarrierPlace::take(service)?,
         };
         carrier.open(service);
-        carrier
+        Some(carrier)
     }
 
     /// Whether a new flow towards a backend may use it.
@@ -344,7 +348,7 @@ async fn dial(service: Arc<Service>, way: Way) -> Result<Line, Refusal> {
     let (leg, opening) = failover::open_for(Purpose::Datagrams, &service, target, *index, *port).await?;
     // a connection that refuses this is none any more
     _ = probe(&*leg, target.timeouts.keepalive);
-    Ok(Line::new(leg, opening))
+    Ok(Line::new(leg, opening, target.timeouts.keepalive))
 }
 
 /// `false`: there is no room. What cannot be sealed any more is found again when it is read.

@@ -116,6 +116,10 @@ impl Relay {
         self.clients.len() == 0
     }
 
+    pub fn has_no_carriers(&self) -> bool {
+        self.carriers.are_none()
+    }
+
     /// Ends the tunnel in peace.
     pub async fn end_tunnel(&mut self) {
         if let Way::Tunnel(inward) = &mut self.way {
