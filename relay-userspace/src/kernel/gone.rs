@@ -199,6 +199,20 @@ mod tests {
     }
 
     #[test]
+    fn datagrams_that_have_a_tunnel_go_nowhere_else() {
+        let backends = Backends::default();
+        assert!(backends.set(3, None, true) && !backends.set(3, None, true));
+        let mut gone = Gone::begin(&backends, SECRET);
+        let (tcp, entry) = half(3, 7, FlowFlags::EGRESS);
+        let ports = Ports::new(Port::new(80), Port::new(5000));
+        let udp = FlowKey::new(tcp.source(), tcp.destination(), ports, Protocol::Udp);
+        gone.meet(&tcp, &entry);
+        gone.meet(&udp, &entry);
+        assert_eq!(gone.left(&backends), HashMap::from([(3, vec![udp])]));
+        assert!(backends.set(3, None, false));
+    }
+
+    #[test]
     fn of_ipv6_addresses_too() {
         let backends = Backends::default();
         backends.set(3, Some(&staying(&[(address_v6(2).into(), 80)])), false);

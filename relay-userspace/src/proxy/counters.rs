@@ -1,7 +1,7 @@
 //! What the user plane counts for a rule: shared by all its workers, read by the API.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Why a session was refused or cut short. The names are the API's and the metrics'.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -196,6 +196,8 @@ pub struct Counters {
     refused: OnceLock<Box<[AtomicU64; Refusal::ALL.len()]>>,
     /// Sessions whose backend's address was the rule's no more, and that nobody has been told of.
     lost: AtomicU64,
+    /// Tunnels for datagrams to backends, which there may be no more of than so many.
+    pub carriers: AtomicUsize,
 }
 
 impl Counters {

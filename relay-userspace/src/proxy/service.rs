@@ -34,8 +34,6 @@ pub struct Service {
     open: AtomicUsize,
     /// Clients in the middle of a tunnel's handshake, of all workers.
     handshakes: AtomicUsize,
-    /// Tunnels for datagrams to backends, of all workers.
-    carriers: AtomicUsize,
     /// Log lines about tunnels.
     pub about_clients: Complaints,
     about_backends: Complaints,
@@ -107,7 +105,6 @@ impl Service {
             clients: AtomicU64::new(0),
             open: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
-            carriers: AtomicUsize::new(0),
             about_clients: Complaints::default(),
             about_backends: Complaints::default(),
         }
@@ -156,11 +153,6 @@ impl Service {
     pub fn shake_hands(&self) -> Option<Handshake<'_>> {
         let handshake = Handshake(&self.handshakes);
         (self.handshakes.fetch_add(1, Ordering::Relaxed) < HANDSHAKES).then_some(handshake)
-    }
-
-    /// How many tunnels for datagrams there are to backends.
-    pub const fn carriers(&self) -> &AtomicUsize {
-        &self.carriers
     }
 
     /// A worker is given one more socket to accept from.

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::proxy::counters::Counters;
 use crate::proxy::descriptors;
-use crate::proxy::service::Service;
 
 /// One listening socket's most clients.
 pub const MOST_CLIENTS: usize = 65_536;
 
-/// One listener's most tunnels to backends. Each of its ports needs its own, which a datagram to each of them begins.
+/// One rule's most tunnels to backends. Each of its ports needs its own, which a datagram to each of them begins.
 const MOST_CARRIERS: usize = 1024;
 
 static TAKEN: AtomicUsize = AtomicUsize::new(0);
@@ -40,28 +40,28 @@ impl Drop for Place {
 
 /// The descriptor of a tunnel to a backend; given back when dropped.
 #[derive(Debug)]
-pub struct CarrierPlace(Arc<Service>);
+pub struct CarrierPlace(Arc<Counters>);
 
 impl CarrierPlace {
-    /// `None`: the listener has as many as it may, an eighth of the process's descriptors at most, or all listeners together
-    /// have a quarter of them.
-    pub fn take(service: &Arc<Service>) -> Option<Self> {
+    /// `None`: the rule has as many as it may, an eighth of the process's descriptors at most, or all rules together have a
+    /// quarter of them.
+    pub fn take(rule: &Arc<Counters>) -> Option<Self> {
         let limit = descriptors::limit();
-        if !take(service.carriers(), MOST_CARRIERS.min(limit / 8)) {
+        if !take(&rule.carriers, MOST_CARRIERS.min(limit / 8)) {
             return None;
         }
         if !take(&CARRIERS, limit / 4) {
-            service.carriers().fetch_sub(1, Ordering::Relaxed);
+            rule.carriers.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        Some(Self(service.clone()))
+        Some(Self(rule.clone()))
     }
 }
 
 impl Drop for CarrierPlace {
     fn drop(&mut self) {
         CARRIERS.fetch_sub(1, Ordering::Relaxed);
-        self.0.carriers().fetch_sub(1, Ordering::Relaxed);
+        self.0.carriers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -100,7 +100,7 @@ impl Carrier {
             state: State::Resting,
             timer: Box::pin(sleep(Duration::ZERO)),
             standing: Arc::default(),
-            _place: CarrierPlace::take(service)?,
+            _place: CarrierPlace::take(&service.counters)?,
         };
         carrier.open(service);
         Some(carrier)
@@ -376,4 +376,30 @@ fn wait(waiting: &mut Vec<u8>, kind: Kind, flow: u32, payload: &[u8]) -> bool {
     waiting.extend_from_slice(&head);
     waiting.extend_from_slice(payload);
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::clients::Id;
+    use super::*;
+
+    #[test]
+    fn what_waits_of_flows_that_have_ended_is_not_sent() {
+        let (mut flows, mut waiting, mut kept) = (Flows::default(), Vec::new(), Vec::new());
+        let client = "192.0.2.7:4660".parse().expect("an address");
+        let [ends, stays] = [1, 2].map(|number| {
+            flows.assign(number, Id::from_number(number.into()));
+            flows.begin(number)
+        });
+        for number in [1, 2, 1] {
+            for into in [&mut waiting].into_iter().chain((number == 2).then_some(&mut kept)) {
+                assert!(wait(into, Kind::Begin, number, &announcement(client)));
+                assert!(wait(into, Kind::Data, number, b"question"));
+            }
+        }
+        drop(ends);
+        assert_eq!(flows.settle(|_client| false), [1]);
+        assert_eq!(without_ended(&waiting, &flows), (kept, 2));
+        drop(stays);
+    }
 }

@@ -72,7 +72,7 @@ impl Relay {
             return begun.map(|(flow, lease)| (Out::Carrier(flow), lease)).map_err(|reason| match reason {
                 Refusal::Descriptors => (
                     reason,
-                    "there are as many tunnels for UDP as there may be; raise LimitNOFILE=".to_owned(),
+                    "it has as many tunnels for UDP as it may, 1,024 or an eighth of LimitNOFILE=".to_owned(),
                 ),
                 _ => nowhere(),
             });
