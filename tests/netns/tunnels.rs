@@ -3,6 +3,7 @@
 mod backends;
 mod carry;
 mod certificates;
+mod datagram_edits;
 mod datagram_frames;
 mod datagrams;
 mod flows;

@@ -1,6 +1,6 @@
 //! What the user plane counts for a rule: shared by all its workers, read by the API.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::roster::{Entry, Live, Roster};
@@ -204,6 +204,8 @@ pub struct Counters {
     lost: AtomicU64,
     /// From the first session on: most rules never have one.
     roster: OnceLock<Box<Roster>>,
+    /// Tunnels for datagrams to backends, which there may be no more of than so many.
+    pub carriers: AtomicUsize,
 }
 
 impl Counters {

@@ -28,6 +28,7 @@ use crate::proxy::roster::Live;
 use crate::proxy::service::{Phase, Service, Target};
 use crate::proxy::tunnel::purpose::Purpose;
 use crate::proxy::tunnel::{Opening, part};
+use crate::proxy::udp::Entered;
 
 /// Carries a client that has come in on `port` until it is over. Dropped before that, it resets both connections. `phase`:
 /// its listener's.
@@ -87,8 +88,8 @@ pub async fn run(
         Farewell::Part => Box::pin(part(client)).await,
         Farewell::Datagrams(opening) => {
             active.live().has_flows();
-            let origin = (source.ip(), port);
-            Box::pin(datagrams::run(client, *opening, origin, &service, phase, &mut logged)).await;
+            let entered = Entered { speaker: source.ip(), port, by: target.acceptor.clone() };
+            Box::pin(datagrams::run(client, *opening, entered, &service, phase, &mut logged)).await;
         }
     }
 }

@@ -44,6 +44,11 @@ impl Leg {
 
     /// Ends the connection in peace.
     pub fn close(mut self) {
+        self.end_in_peace();
+    }
+
+    /// The same when it is dropped.
+    pub const fn end_in_peace(&mut self) {
         self.closed = true;
     }
 }

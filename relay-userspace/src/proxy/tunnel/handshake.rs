@@ -27,7 +27,7 @@ pub(super) const MOST: usize = 128 * 1024;
 /// one piece with the answer is lost to it.
 const GRACE: Duration = Duration::from_millis(20);
 /// How long a peer that is turned away gets to take the reason.
-const PARTING: Duration = Duration::from_secs(1);
+pub(super) const PARTING: Duration = Duration::from_secs(1);
 
 /// Takes tunnels in, for all sessions of a rule.
 #[derive(Debug)]
@@ -381,10 +381,15 @@ impl<'a> Wire<'a> {
 
 /// Ends the connection of a peer that has been turned away, so that what it was told last reaches it.
 pub async fn part(leg: Leg) {
-    // fails only for a connection that is gone already
-    _ = SockRef::from(&*leg).shutdown(Shutdown::Write);
-    _ = timeout(PARTING, drain(&leg)).await;
+    say_farewell(&leg).await;
     leg.close();
+}
+
+/// The same for one that is somebody's still.
+pub(super) async fn say_farewell(leg: &Leg) {
+    // fails only for a connection that is gone already
+    _ = SockRef::from(&**leg).shutdown(Shutdown::Write);
+    _ = timeout(PARTING, drain(leg)).await;
 }
 
 /// Reads to the end: what nobody has read turns the end of a connection into a reset.

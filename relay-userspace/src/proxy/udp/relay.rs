@@ -87,6 +87,8 @@ pub struct Relay {
     started: Instant,
     /// The state of the gate that all clients are let in by.
     revision: u64,
+    /// The state of the target that all of them go out by.
+    edition: u64,
 }
 
 /// How clients come in and answers go out.
@@ -123,10 +125,10 @@ impl Relay {
     fn with(service: Arc<Service>, way: Way) -> Self {
         // now: there may be no memory for them when the first datagram comes
         BUFFERS.with(|_there| ());
-        let revision = service.gate.revision();
+        let (revision, edition) = (service.gate.revision(), service.edition());
         let (clients, unfinished, started) = (Clients::new(), Vec::new(), Instant::now());
         let carriers = Carriers::default();
-        Self { service, clients, unfinished, way, carriers, accepts: true, started, revision }
+        Self { service, clients, unfinished, way, carriers, accepts: true, started, revision, edition }
     }
 
     /// For clients that come in by a tunnel.
@@ -142,8 +144,17 @@ impl Relay {
         }
     }
 
-    /// Ends the sessions of clients that are not let in any more, or whose backends are none any more.
+    /// Ends the sessions of clients that are not let in any more, whose backends are none any more, or that go out in clear
+    /// where the rule has a tunnel now, and the other way round.
     pub fn revoke(&mut self) {
+        let edition = self.service.edition();
+        if edition != self.edition {
+            self.edition = edition;
+            let is_tunnel = self.service.target().connect.sends_datagrams();
+            for gone in self.clients.retain(|_, session| session.out.socket().is_none() == is_tunnel) {
+                self.log(&gone, Ending::RuleEnded);
+            }
+        }
         let revision = self.service.gate.revision();
         if revision != self.revision {
             self.revision = revision;
@@ -224,12 +235,13 @@ impl Relay {
         }
     }
 
-    /// A client that is known and where it goes, unless its session is in vain: then that ends, and another one begins.
+    /// A client that is known and where it goes, unless its session is in vain or lost: then that ends, and another one begins.
     fn still(&mut self, id: Id) -> Option<(Id, u32)> {
         let (_, session) = self.clients.get_mut(id)?;
         let lane = session.out.lane();
-        if self.accepts && session.is_in_vain() {
-            drop(self.clients.remove(id));
+        if self.accepts && (session.is_lost() || session.is_in_vain()) {
+            let gone = self.clients.remove(id)?;
+            self.log(&gone, Ending::Reset);
             return None;
         }
         Some((id, lane))

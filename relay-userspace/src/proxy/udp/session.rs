@@ -192,6 +192,11 @@ impl Session {
         self.lease.is_deserted() && (!self.answered || is_cut_off())
     }
 
+    /// Whether its tunnel does not take it any more.
+    pub fn is_lost(&self) -> bool {
+        matches!(&self.out, Out::Carrier(flow) if flow.is_lost())
+    }
+
     /// Where it goes.
     pub fn leads_to(&self) -> Option<SocketAddr> {
         match &self.out {

@@ -70,7 +70,13 @@ impl Relay {
         let nowhere = || (Refusal::NoBackend, "its backend has no address".to_owned());
         if target.connect.sends_datagrams() {
             let begun = self.carriers.begin(&self.service, target, key.client.ip(), port);
-            return begun.map(|(flow, lease)| (Out::Carrier(flow), lease)).ok_or_else(nowhere);
+            return begun.map(|(flow, lease)| (Out::Carrier(flow), lease)).map_err(|reason| match reason {
+                Refusal::Descriptors => (
+                    reason,
+                    "it has as many tunnels for UDP as it may, 1,024 or an eighth of LimitNOFILE=".to_owned(),
+                ),
+                _ => nowhere(),
+            });
         }
         let gate = &self.service.gate;
         let opened = open_any(target, gate, key, port, || self.clients.evict().is_some());

@@ -30,12 +30,27 @@ pub struct Inward {
     flows: Flows,
     speaker: IpAddr,
     port: u16,
+    /// The other end has been told that no flow begins any more.
+    is_leaving: bool,
 }
 
 impl Inward {
     /// `speaker`: who was let in, and speaks for the clients. `port`: that it came in on.
     pub fn new(line: Line, speaker: IpAddr, port: u16) -> Self {
-        Self { line, flows: Flows::default(), speaker, port }
+        Self { line, flows: Flows::default(), speaker, port, is_leaving: false }
+    }
+
+    /// Says that no flow begins any more. Where there is no room for that now, it is to be said again.
+    fn leave(&mut self) {
+        if !self.is_leaving {
+            let line = &mut self.line;
+            let said = Writer::with(|writer| {
+                let has_room = writer.push(line, Kind::GoAway, 0, &[])?;
+                writer.flush(line).map(|()| has_room)
+            });
+            // what cannot be sealed any more is found again when it is read
+            self.is_leaving = said.unwrap_or(true);
+        }
     }
 
     pub const fn speaker(&self) -> IpAddr {
@@ -93,6 +108,27 @@ impl Inward {
 }
 
 impl Relay {
+    /// Lets no new client in any more, and tells the other end of the tunnel. Whether the last one has gone.
+    pub fn leave(&mut self) -> bool {
+        self.accept(false);
+        if let Way::Tunnel(inward) = &mut self.way {
+            inward.leave();
+        }
+        self.clients.len() == 0
+    }
+
+    pub fn has_no_carriers(&self) -> bool {
+        self.carriers.are_none()
+    }
+
+    /// Ends the tunnel in peace.
+    pub async fn end_tunnel(&mut self) {
+        if let Way::Tunnel(inward) = &mut self.way {
+            inward.line.end();
+            inward.line.finish().await;
+        }
+    }
+
     /// Carries what comes by tunnels, in both directions. An error: the one that clients came in by is over.
     pub fn poll_tunnels(
         &mut self,
@@ -105,11 +141,12 @@ impl Relay {
         }
         self.revoke();
         PIECES.with_borrow_mut(|piece| {
-            for _ in 0..TURN {
+            for turn in 0..TURN {
                 let questions = self.poll_questions(cx, piece, replies)?;
                 let answers = self.poll_answers(cx, piece, listener);
                 if questions.is_pending() && answers.is_pending() {
-                    return Poll::Pending;
+                    // whoever has come or gone may have changed what is due next
+                    return if turn == 0 { Poll::Pending } else { Poll::Ready(Ok(Left::Nothing)) };
                 }
             }
             Poll::Ready(Ok(Left::Perhaps))
@@ -157,6 +194,7 @@ impl Relay {
         match (frame.kind, known) {
             (Kind::End, Some(id)) => drop(self.clients.remove(id)),
             (Kind::End, None) => {}
+            (Kind::GoAway, _) => return Err(FrameFault::Direction(frame.kind)),
             (Kind::Begin, _) => {
                 if known.is_none_or(|id| self.clients.get_mut(id).is_none())
                     && let Some(client) = announced(payload)
@@ -220,6 +258,10 @@ impl Relay {
 
     /// Whose answer a frame is; `None`: it is none, or nobody's, which is counted.
     fn answered_by(&mut self, lane: u32, frame: &Frame) -> Result<Option<Id>, FrameFault> {
+        if frame.kind == Kind::GoAway {
+            self.carriers.leave(lane);
+            return Ok(None);
+        }
         let id = self.carriers.find(lane, frame.flow);
         let Some((id, (_, session))) = id.and_then(|id| Some((id, self.clients.get_mut(id)?))) else {
             if frame.kind == Kind::Data {
@@ -228,7 +270,7 @@ impl Relay {
             return Ok(None);
         };
         match frame.kind {
-            Kind::Begin => return Err(FrameFault::Direction(Kind::Begin)),
+            Kind::Begin | Kind::GoAway => return Err(FrameFault::Direction(frame.kind)),
             Kind::End => {
                 if let Out::Carrier(flow) = &mut session.out {
                     flow.forgotten();
