@@ -59,9 +59,7 @@ pub struct TunnelPump<'a> {
     carried: [&'a Carried; 2],
     /// The same of this session alone.
     bytes: &'a mut [u64; 2],
-    /// The stream that comes from a side has ended.
-    ended: [bool; 2],
-    /// So has the connection: nothing more can come.
+    /// A side's connection has ended, and not its stream alone: nothing more can come.
     closed: [bool; 2],
     /// A side was reset before it ended its stream.
     broken: bool,
@@ -74,6 +72,8 @@ pub struct TunnelPump<'a> {
     /// What has been counted of the client's payload for a backend before.
     counted: u64,
     fault: Option<(usize, Fault)>,
+    /// How the session came to its end by what came with the handshakes.
+    ended_early: Option<Ending>,
 }
 
 impl<'a> TunnelPump<'a> {
@@ -86,11 +86,11 @@ impl<'a> TunnelPump<'a> {
             sides,
             carried,
             bytes,
-            ended: [false; 2],
             closed: [false; 2],
             broken: false,
             broken_off: false,
             fault: None,
+            ended_early: None,
         }
     }
 
@@ -130,13 +130,20 @@ impl<'a> TunnelPump<'a> {
                 buffers.opened[HEADROOM..HEADROOM + piece.len()].copy_from_slice(piece);
                 self.pass_on(from, buffers, piece.len())
             });
-            if let Err(stop) = wrapped {
-                // reading or flushing meets it again
-                _ = self.stop(from, stop);
-            }
+            self.stop_early(from, wrapped);
         }
-        if end && let Err(stop) = self.end(from) {
-            _ = self.stop(from, stop);
+        if end {
+            let ended = self.end(from);
+            self.stop_early(from, ended);
+        }
+    }
+
+    /// Reading may never meet it again: behind the end of a stream there may be nothing more, not even the connection's.
+    fn stop_early(&mut self, from: usize, done: Result<(), Stop>) {
+        if let Err(stop) = done
+            && let Err(ending) = self.stop(from, stop)
+        {
+            self.ended_early.get_or_insert(ending);
         }
     }
 
@@ -152,11 +159,11 @@ impl<'a> TunnelPump<'a> {
 
     fn poll_way(&mut self, cx: &mut Context<'_>, from: usize, moved: &mut bool) -> Result<(), Ending> {
         let mut turn = 0;
-        while !self.ended[from] {
+        while !self.sides[from].ended {
             match self.sides[1 - from].poll_flush(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Err(error)) => self.lost(1 - from, Some(&error)),
-                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Ok(())) => self.pong(from),
             }
             if self.sides[from].is_greedy() {
                 match self.sides[from].poll_flush(cx) {
@@ -190,7 +197,10 @@ impl<'a> TunnelPump<'a> {
 
     /// Reads what comes behind the end of a stream, and forgets it: what nobody has read makes a reset of a close.
     fn discard(&mut self, cx: &mut Context<'_>, from: usize) {
-        while self.ended[from] && !self.closed[from] && self.sides[from].leg.poll_read_ready(cx).is_ready() {
+        while self.sides[from].ended
+            && !self.closed[from]
+            && self.sides[from].leg.poll_read_ready(cx).is_ready()
+        {
             let read = buffer::with(|buffers| try_receive(self.sides[from].leg, &mut buffers.opened));
             self.closed[from] = !matches!(read, Ok(None | Some(1..)));
         }
@@ -230,7 +240,7 @@ impl<'a> TunnelPump<'a> {
     fn open(&mut self, from: usize, buffers: &mut Buffers, length: usize) -> Result<bool, Stop> {
         let side = &mut self.sides[from];
         let data = &mut buffers.opened[HEADROOM..HEADROOM + length];
-        let opened = side.layers.open(data, &mut buffers.answers);
+        let opened = side.layers.open_silently(data, &mut buffers.answers);
         let answered = if buffers.answers.is_empty() { Ok(()) } else { side.answer(&buffers.answers) };
         if let Err(error) = answered {
             // it may still have something to say
@@ -242,8 +252,13 @@ impl<'a> TunnelPump<'a> {
         let rest = &data[opened.rest..];
         let is_traffic = opened.payload > 0 || !rest.is_empty();
         // a question of the peer's own is neither: whoever asks first would keep the other one from ever asking
-        if let Some(watch) = side.watch.as_mut().filter(|_| is_traffic || opened.pong) {
-            watch.hear(!is_traffic);
+        if let Some(watch) = &mut side.watch {
+            if is_traffic {
+                watch.hear();
+            }
+            if let Some(question) = opened.pong {
+                watch.hear_answer(question);
+            }
         }
         if rest.is_empty() {
             // an idle session keeps nothing
@@ -255,10 +270,23 @@ impl<'a> TunnelPump<'a> {
         if opened.payload > 0 {
             self.pass_on(from, buffers, opened.payload)?;
         }
+        self.pong(from);
         if opened.end {
             self.end(from)?;
         }
         Ok(is_traffic || opened.end)
+    }
+
+    /// Answers a side's ping if the other one has taken all that came ahead of it: who is told that somebody listens
+    /// takes a later silence for its end.
+    fn pong(&mut self, from: usize) {
+        if self.sides[1 - from].unsent.is_some() {
+            return;
+        }
+        if let Err(error) = self.sides[from].pong() {
+            // it may still have something to say
+            self.lost(from, Some(&error));
+        }
     }
 
     /// Wraps the payload at [`HEADROOM`] for the other side, and sends it.
@@ -298,7 +326,7 @@ impl<'a> TunnelPump<'a> {
         if from == 1 && self.is_end_no_answer && self.breaks_off() {
             return Err(Stop::Receive);
         }
-        self.ended[from] = true;
+        self.sides[from].ended = true;
         self.sides[from].undecoded = Vec::new();
         let told = self.sides[1 - from].end().map_err(|fault| Stop::Fault(1 - from, fault))?;
         told.map_err(Stop::Send)
@@ -331,7 +359,7 @@ impl<'a> TunnelPump<'a> {
         let Some(unread) = &mut self.unread else { return false };
         let backend = self.sides[1].leg;
         let breaks_off =
-            !self.ended[0] && !has_more(&**backend) && unread.lose(shortest_round_trip(&**backend));
+            !self.sides[0].ended && !has_more(&**backend) && unread.lose(shortest_round_trip(&**backend));
         if !breaks_off {
             self.unread = None;
         }
@@ -350,7 +378,7 @@ impl<'a> TunnelPump<'a> {
     /// Whether nothing more will be delivered of what a side sends.
     fn is_over(&self, from: usize) -> bool {
         let to = &self.sides[1 - from];
-        to.sending == Sending::Void || (self.ended[from] && to.sending == Sending::Shut)
+        to.sending == Sending::Void || (self.sides[from].ended && to.sending == Sending::Shut)
     }
 
     fn poll_end(&self) -> Poll<Ending> {
@@ -371,6 +399,9 @@ impl<'a> TunnelPump<'a> {
 
 impl Carry for TunnelPump<'_> {
     fn poll(&mut self, cx: &mut Context<'_>, moved: &mut bool) -> Poll<Ending> {
+        if let Some(ending) = self.ended_early {
+            return Poll::Ready(ending);
+        }
         for side in SIDES {
             if let Err(end) = self.poll_way(cx, side, moved) {
                 return Poll::Ready(end);
@@ -417,7 +448,7 @@ impl Carry for TunnelPump<'_> {
     }
 
     fn is_unwatched(&self, side: usize) -> bool {
-        self.ended[side] || self.sides[1 - side].unsent.is_some()
+        self.sides[side].ended || self.sides[1 - side].unsent.is_some()
     }
 
     fn fail(&mut self, side: usize, error: Option<&io::Error>) -> Poll<Ending> {
