@@ -106,7 +106,7 @@ impl Line {
     }
 
     /// Takes leave.
-    async fn end(mut self) {
+    pub async fn end(mut self) {
         let mut farewell = Vec::new();
         if self.layers.end(&mut farewell).is_ok() {
             // whoever is gone needs none
