@@ -6,10 +6,12 @@
 
 mod side;
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::mem;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
 
 use self::side::Sending;
 pub use self::side::Side;
@@ -23,7 +25,7 @@ use crate::proxy::counters::Carried;
 use crate::proxy::ending::Ending;
 use crate::proxy::tcp::carry::Carry;
 use crate::proxy::tcp::remainder;
-use crate::proxy::tcp::socket::{has_more, is_delivered, shortest_round_trip};
+use crate::proxy::tcp::socket::{acknowledged, has_more, is_delivered, shortest_round_trip};
 use crate::proxy::tcp::transfer::{ended_before_reset, try_receive};
 use crate::rule::Keepalive;
 
@@ -67,6 +69,10 @@ pub struct TunnelPump<'a> {
     broken_off: bool,
     /// What the client has sent, as long as another backend may have it.
     unread: Option<Unread>,
+    /// What the backend had acknowledged when it was put on trial, as long as it has acknowledged nothing since.
+    trial: Option<[u32; 2]>,
+    /// It has not for too long.
+    timed_out: bool,
     /// The end of the backend's stream is no answer either.
     is_end_no_answer: bool,
     /// What has been counted of the client's payload for a backend before.
@@ -81,6 +87,8 @@ impl<'a> TunnelPump<'a> {
     pub const fn new(sides: [Side<'a>; 2], carried: [&'a Carried; 2], bytes: &'a mut [u64; 2]) -> Self {
         Self {
             unread: None,
+            trial: None,
+            timed_out: false,
             is_end_no_answer: false,
             counted: bytes[0],
             sides,
@@ -99,6 +107,28 @@ impl<'a> TunnelPump<'a> {
     pub fn keep_unread(&mut self, is_end_no_answer: bool) {
         self.unread = Some(Unread::new());
         self.is_end_no_answer = is_end_no_answer;
+    }
+
+    /// A backend that was connected to long ago may be there no more. It has as long as for a connection to acknowledge the
+    /// first that it is sent.
+    pub fn try_for(&mut self, limit: Duration) {
+        let leg = &**self.sides[1].leg;
+        // whom the kernel tells nothing of, or cannot watch, is waited for as others are
+        if SockRef::from(leg).set_tcp_user_timeout(Some(limit)).is_ok() {
+            self.trial = acknowledged(leg);
+        }
+    }
+
+    /// The backend is there.
+    fn end_trial(&mut self) {
+        self.trial = None;
+        // fails only for a connection that is gone already
+        _ = SockRef::from(&**self.sides[1].leg).set_tcp_user_timeout(None);
+    }
+
+    /// Whether a backend that is on trial has acknowledged nothing yet.
+    fn is_on_trial(&self) -> bool {
+        self.trial.is_some() && acknowledged(&**self.sides[1].leg) == self.trial
     }
 
     /// Asks peers that are silent whether they are still there, where that can be asked.
@@ -214,9 +244,13 @@ impl<'a> TunnelPump<'a> {
             let place = &mut buffers.opened[HEADROOM..];
             place[..kept].copy_from_slice(&side.undecoded);
             let room = kept + remainder::room(PIECE);
-            let length = match try_receive(side.leg, &mut place[kept..room]).map_err(|_gone| Stop::Receive)? {
-                None => return Ok(Input::Nothing),
-                Some(0) => {
+            let length = match try_receive(side.leg, &mut place[kept..room]) {
+                Err(error) => {
+                    self.timed_out |= from == 1 && is_silence(&error);
+                    return Err(Stop::Receive);
+                }
+                Ok(None) => return Ok(Input::Nothing),
+                Ok(Some(0)) => {
                     self.closed[from] = true;
                     // what is thrown away is not taken apart
                     if self.sides[1 - from].sending != Sending::Void {
@@ -226,7 +260,7 @@ impl<'a> TunnelPump<'a> {
                     self.end(from)?;
                     return Ok(Input::End);
                 }
-                Some(length) => length,
+                Ok(Some(length)) => length,
             };
             if self.sides[1 - from].sending == Sending::Void {
                 return Ok(Input::Some { length, is_traffic: true });
@@ -291,6 +325,9 @@ impl<'a> TunnelPump<'a> {
 
     /// Wraps the payload at [`HEADROOM`] for the other side, and sends it.
     fn pass_on(&mut self, from: usize, buffers: &mut Buffers, length: usize) -> Result<(), Stop> {
+        if self.trial.is_some() && (from == 1 || !self.is_on_trial()) {
+            self.end_trial();
+        }
         if from == 1 {
             self.unread = None;
         } else if let Some(unread) = &mut self.unread
@@ -348,6 +385,10 @@ impl<'a> TunnelPump<'a> {
             }
             Stop::Fault(side, fault) => {
                 let refusal = if side == 0 { fault.of_client() } else { fault.of_backend() };
+                if (from, side) == (1, 1) {
+                    self.breaks_off_by(&fault);
+                    self.broken_off |= !self.broken && self.bytes[1] == 0;
+                }
                 self.fault = Some((side, fault));
                 Err(Ending::Refused(refusal))
             }
@@ -356,7 +397,11 @@ impl<'a> TunnelPump<'a> {
 
     /// The backend has gone. Whether it was too soon for it to have read anything, so that another one may have it.
     fn breaks_off(&mut self) -> bool {
+        let has_heard_nothing = self.timed_out && self.is_on_trial();
         let Some(unread) = &mut self.unread else { return false };
+        if has_heard_nothing {
+            unread.lose_all();
+        }
         let backend = self.sides[1].leg;
         let breaks_off =
             !self.sides[0].ended && !has_more(&**backend) && unread.lose(shortest_round_trip(&**backend));
@@ -367,8 +412,19 @@ impl<'a> TunnelPump<'a> {
         breaks_off
     }
 
+    /// The backend has broken the tunnel.
+    fn breaks_off_by(&mut self, fault: &Fault) {
+        if let Some(unread) = &mut self.unread
+            && fault.is_refusal()
+        {
+            unread.lose_all();
+        }
+        _ = self.breaks_off();
+    }
+
     /// Nothing can be sent to a side any more. What it sent itself may still lie in its socket.
     fn lost(&mut self, side: usize, error: Option<&io::Error>) {
+        self.timed_out |= side == 1 && error.is_some_and(is_silence);
         let is_reset = error.is_some_and(|error| !ended_before_reset(error));
         self.broken_off |= is_reset && side == 1 && !self.broken && self.bytes[1] == 0;
         self.broken |= is_reset;
@@ -395,6 +451,13 @@ impl<'a> TunnelPump<'a> {
             Some(_) => Poll::Ready(Ending::Reset),
         }
     }
+}
+
+/// Whether a connection was given up since nothing was heard from the peer's host: the kernel says what it was last told
+/// of the way there, if anything.
+fn is_silence(error: &io::Error) -> bool {
+    use ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+    matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable)
 }
 
 impl Carry for TunnelPump<'_> {

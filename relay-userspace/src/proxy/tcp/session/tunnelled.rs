@@ -184,6 +184,9 @@ impl Session<'_> {
         if reached.is_spare || self.is_there_another(&reached.tried) {
             pump.keep_unread(!is_plain);
         }
+        if reached.is_spare {
+            pump.try_for(self.target.timeouts.connect);
+        }
         pump.watch_over(self.target.timeouts.keepalive);
         if is_plain {
             pump.announce(self.header);
@@ -206,18 +209,23 @@ impl Session<'_> {
         };
         let has_broken_off = pump.has_broken_off();
         let unread = pump.into_unread().filter(|_| has_broken_off);
+        let refusal = match ending {
+            Ending::Refused(refusal) => Signal::of(refusal),
+            _ => None,
+        };
+        let signal = refusal.unwrap_or(Signal::Reset);
         let Reached { leg, is_spare, lease, tried, .. } = reached;
         if let Some(client) = unread {
             if is_spare {
                 return Over::Again(Box::new(Again { client, renew: Some(lease), tried }));
             }
             if self.is_there_another(&tried) {
-                lease.fail(Signal::Reset);
+                lease.fail(signal);
                 return Over::Again(Box::new(Again { client, renew: None, tried }));
             }
         }
         if has_broken_off {
-            lease.fail(Signal::Reset);
+            lease.fail(signal);
         }
         if let Ending::Refused(refusal) = ending {
             self.service.counters.refuse(refusal);
