@@ -25,5 +25,5 @@ pub use self::handshake::{Acceptor, Beginning, Connector};
 pub(super) use self::handshake::{Opening, part};
 pub(super) use self::layers::Layers;
 pub(super) use self::pump::{Side, TunnelPump};
-pub(super) use self::spares::{By, Open, Place, Spare, Wanted};
+pub(super) use self::spares::{By, Due, Open, Place, Spare, Wanted};
 pub use self::spares::{Held, Spares};
