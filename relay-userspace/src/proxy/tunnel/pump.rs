@@ -4,17 +4,19 @@
 //! that is not whole, and what the receiver has no room for; nothing more is read until that is out. How a session ends
 //! follows the same rules as between plain legs.
 
+mod input;
 mod side;
+mod trial;
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::mem;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
-
+use self::input::{Input, Stop};
 use self::side::Sending;
 pub use self::side::Side;
+use self::trial::Trial;
 use super::buffer::{self, Buffers, HEADROOM, PIECE};
 use super::fault::Fault;
 use super::handshake::Opening;
@@ -25,7 +27,7 @@ use crate::proxy::counters::Carried;
 use crate::proxy::ending::Ending;
 use crate::proxy::tcp::carry::Carry;
 use crate::proxy::tcp::remainder;
-use crate::proxy::tcp::socket::{acknowledged, has_more, is_delivered, shortest_round_trip};
+use crate::proxy::tcp::socket::{has_more, is_delivered, shortest_round_trip};
 use crate::proxy::tcp::transfer::{ended_before_reset, try_receive};
 use crate::rule::Keepalive;
 
@@ -33,27 +35,6 @@ use crate::rule::Keepalive;
 const SIDES: [usize; 2] = [0, 1];
 /// How much a direction may carry before others get their turn.
 const TURN: usize = 1024 * 1024;
-
-/// Why carrying stopped.
-enum Stop {
-    /// The sender is gone.
-    Receive,
-    /// The receiver is.
-    Send(io::Error),
-    /// What came from a side, or is to be sent to it, cannot be.
-    Fault(usize, Fault),
-}
-
-/// What there was to read.
-enum Input {
-    Nothing,
-    End,
-    /// `is_traffic`: it was not about the tunnel alone, as pings are.
-    Some {
-        length: usize,
-        is_traffic: bool,
-    },
-}
 
 #[derive(Debug)]
 pub struct TunnelPump<'a> {
@@ -69,10 +50,8 @@ pub struct TunnelPump<'a> {
     broken_off: bool,
     /// What the client has sent, as long as another backend may have it.
     unread: Option<Unread>,
-    /// What the backend had acknowledged when it was put on trial, as long as it has acknowledged nothing since.
-    trial: Option<[u32; 2]>,
-    /// It has not for too long.
-    timed_out: bool,
+    /// Of the backend, as long as it is not known to be there.
+    trial: Option<Trial>,
     /// The end of the backend's stream is no answer either.
     is_end_no_answer: bool,
     /// What has been counted of the client's payload for a backend before.
@@ -88,7 +67,6 @@ impl<'a> TunnelPump<'a> {
         Self {
             unread: None,
             trial: None,
-            timed_out: false,
             is_end_no_answer: false,
             counted: bytes[0],
             sides,
@@ -112,23 +90,7 @@ impl<'a> TunnelPump<'a> {
     /// A backend that was connected to long ago may be there no more. It has as long as for a connection to acknowledge the
     /// first that it is sent.
     pub fn try_for(&mut self, limit: Duration) {
-        let leg = &**self.sides[1].leg;
-        // whom the kernel tells nothing of, or cannot watch, is waited for as others are
-        if SockRef::from(leg).set_tcp_user_timeout(Some(limit)).is_ok() {
-            self.trial = acknowledged(leg);
-        }
-    }
-
-    /// The backend is there.
-    fn end_trial(&mut self) {
-        self.trial = None;
-        // fails only for a connection that is gone already
-        _ = SockRef::from(&**self.sides[1].leg).set_tcp_user_timeout(None);
-    }
-
-    /// Whether a backend that is on trial has acknowledged nothing yet.
-    fn is_on_trial(&self) -> bool {
-        self.trial.is_some() && acknowledged(&**self.sides[1].leg) == self.trial
+        self.trial = Trial::begin(self.sides[1].leg, limit);
     }
 
     /// Asks peers that are silent whether they are still there, where that can be asked.
@@ -246,7 +208,7 @@ impl<'a> TunnelPump<'a> {
             let room = kept + remainder::room(PIECE);
             let length = match try_receive(side.leg, &mut place[kept..room]) {
                 Err(error) => {
-                    self.timed_out |= from == 1 && is_silence(&error);
+                    self.note(from, &error);
                     return Err(Stop::Receive);
                 }
                 Ok(None) => return Ok(Input::Nothing),
@@ -325,8 +287,9 @@ impl<'a> TunnelPump<'a> {
 
     /// Wraps the payload at [`HEADROOM`] for the other side, and sends it.
     fn pass_on(&mut self, from: usize, buffers: &mut Buffers, length: usize) -> Result<(), Stop> {
-        if self.trial.is_some() && (from == 1 || !self.is_on_trial()) {
-            self.end_trial();
+        let backend = self.sides[1].leg;
+        if let Some(trial) = self.trial.take_if(|trial| from == 1 || trial.is_passed(backend)) {
+            trial.end(backend);
         }
         if from == 1 {
             self.unread = None;
@@ -397,12 +360,11 @@ impl<'a> TunnelPump<'a> {
 
     /// The backend has gone. Whether it was too soon for it to have read anything, so that another one may have it.
     fn breaks_off(&mut self) -> bool {
-        let has_heard_nothing = self.timed_out && self.is_on_trial();
+        let backend = self.sides[1].leg;
         let Some(unread) = &mut self.unread else { return false };
-        if has_heard_nothing {
+        if self.trial.as_ref().is_some_and(|trial| trial.is_failed(backend)) {
             unread.lose_all();
         }
-        let backend = self.sides[1].leg;
         let breaks_off =
             !self.sides[0].ended && !has_more(&**backend) && unread.lose(shortest_round_trip(&**backend));
         if !breaks_off {
@@ -422,9 +384,17 @@ impl<'a> TunnelPump<'a> {
         _ = self.breaks_off();
     }
 
+    fn note(&mut self, side: usize, error: &io::Error) {
+        if let Some(trial) = self.trial.as_mut().filter(|_| side == 1) {
+            trial.lose(error);
+        }
+    }
+
     /// Nothing can be sent to a side any more. What it sent itself may still lie in its socket.
     fn lost(&mut self, side: usize, error: Option<&io::Error>) {
-        self.timed_out |= side == 1 && error.is_some_and(is_silence);
+        if let Some(error) = error {
+            self.note(side, error);
+        }
         let is_reset = error.is_some_and(|error| !ended_before_reset(error));
         self.broken_off |= is_reset && side == 1 && !self.broken && self.bytes[1] == 0;
         self.broken |= is_reset;
@@ -451,13 +421,6 @@ impl<'a> TunnelPump<'a> {
             Some(_) => Poll::Ready(Ending::Reset),
         }
     }
-}
-
-/// Whether a connection was given up since nothing was heard from the peer's host: the kernel says what it was last told
-/// of the way there, if anything.
-fn is_silence(error: &io::Error) -> bool {
-    use ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
-    matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable)
 }
 
 impl Carry for TunnelPump<'_> {

@@ -209,11 +209,7 @@ impl Session<'_> {
         };
         let has_broken_off = pump.has_broken_off();
         let unread = pump.into_unread().filter(|_| has_broken_off);
-        let refusal = match ending {
-            Ending::Refused(refusal) => Signal::of(refusal),
-            _ => None,
-        };
-        let signal = refusal.unwrap_or(Signal::Reset);
+        let signal = signal_of(ending);
         let Reached { leg, is_spare, lease, tried, .. } = reached;
         if let Some(client) = unread {
             if is_spare {
@@ -234,6 +230,14 @@ impl Session<'_> {
             leg.close();
         }
         Over::Ended(ending, farewell)
+    }
+}
+
+/// What a backend that has broken off has done, by how that ended the session.
+fn signal_of(ending: Ending) -> Signal {
+    match ending {
+        Ending::Refused(refusal) => Signal::of(refusal).unwrap_or(Signal::Reset),
+        _ => Signal::Reset,
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use socket2::SockRef;
 
-use super::Stop;
+use super::input::Stop;
 use crate::proxy::tcp::remainder::Remainder;
 use crate::proxy::tcp::socket::Leg;
 use crate::proxy::tcp::transfer::try_send;
