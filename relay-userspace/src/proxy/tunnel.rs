@@ -30,6 +30,6 @@ pub(super) use self::handshake::{Opening, part};
 pub(super) use self::layers::Layers;
 pub(super) use self::mux::{Alone, Exit, MuxStream};
 pub(super) use self::pump::{Side, TunnelPump};
-pub(super) use self::spares::{By, Open, Place, Spare, Wanted};
+pub(super) use self::spares::{By, Due, Open, Place, Spare, Wanted};
 pub use self::spares::{Held, Spares};
 pub(super) use self::stream::TunnelStream;

@@ -83,6 +83,34 @@ fn another_backend_when_a_tunnel_breaks_off() {
     }
 }
 
+/// By TLS 1.3 a server turns a client's certificate away, or misses it, when that believes to be in.
+#[test]
+fn another_backend_when_a_certificate_is_missed() {
+    let (world, _authority) = world();
+    let _server = tcp_server(&world.backend, 80);
+    let mut rules = exits("", "");
+    for (port, transport) in [(8000, "tls"), (8001, "wss")] {
+        let to = format!("[{}, {}]", own(port + 1000), own(ports(transport).1));
+        for (name, port, more) in [("", port, ""), ("pool-", port + 100, "pool = 2")] {
+            let leg = connect(transport, more) + "balance = \"first\"\ncheck = \"passive\"\n";
+            rules += &rule(&format!("in-{name}{transport}"), port, &to, &leg);
+        }
+        let strict = accept(transport, "client_ca = \"ca.pem\"");
+        rules += &rule(&format!("strict-{transport}"), port + 1000, BACKEND, &strict);
+    }
+    let daemon = start(&world, &rules);
+    for (port, transport) in [(8000, "tls"), (8001, "wss")] {
+        for (name, port) in [("", port), ("pool-", port + 100)] {
+            for _ in 0..3 {
+                let client = dial(&world, port);
+                client.upload(10_000).unwrap_or_else(|error| panic!("{name}{transport}: {error}"));
+            }
+            let failures = daemon.ctl.rule(&format!("in-{name}{transport}"))["to"][0]["tcp"].clone();
+            assert_ne!(failures["state"], "up", "{name}{transport}: {failures}");
+        }
+    }
+}
+
 /// Choice and health look through tunnels: both ends of two of them.
 #[test]
 fn balanced_between_two_exits() {

@@ -56,6 +56,12 @@ impl Fault {
         }
     }
 
+    /// Whether the peer has turned our handshake away. By TLS 1.3 it says so only when we believe to be in; it has read
+    /// nothing of what we have sent since.
+    pub const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Tls(TlsFault { cause, .. }) if cause.is_refusal())
+    }
+
     pub const fn is_silence(&self) -> bool {
         matches!(self, Self::Silent)
     }

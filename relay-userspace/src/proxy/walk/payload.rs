@@ -87,7 +87,7 @@ impl Line {
     }
 
     /// Takes leave.
-    async fn end(self) {
+    pub(super) async fn end(self) {
         match self {
             Self::Own(wire) => wire.end().await,
             // whoever does not end its half has had its moment
@@ -151,7 +151,7 @@ impl Wire {
     }
 
     /// Takes leave.
-    async fn end(mut self) {
+    pub async fn end(mut self) {
         let mut farewell = Vec::new();
         if self.layers.end(&mut farewell).is_ok() {
             // whoever is gone needs none

@@ -52,7 +52,8 @@ const fn of_upgrade(fault: &HandshakeFault) -> &'static [&'static str] {
         HandshakeFault::Refused { status: 300..=399 } => &["connect.host", "connect.transport"],
         HandshakeFault::Refused { status: 500..=599 } => &[],
         HandshakeFault::Refused { .. } => &["connect.path", "connect.host", "connect.token"],
-        HandshakeFault::Closed => &["connect.host", "connect.path"],
+        // realm's at another host or path, or no WebSocket at all behind TLS
+        HandshakeFault::Closed => &["connect.host", "connect.path", "connect.transport"],
         HandshakeFault::Unwilling(Purpose::Datagrams) => &["connect.udp_over"],
         HandshakeFault::Unwilling(Purpose::Session | Purpose::Streams) => &["connect.mux"],
         HandshakeFault::HeadTooLong

@@ -12,13 +12,14 @@ use super::{Stage, Step, Way};
 use crate::proxy::tcp::socket::Leg;
 use crate::proxy::tunnel::purpose::Purpose;
 use crate::proxy::tunnel::tls::{Agreed, Certificate, Witness, witnessed};
+use crate::proxy::tunnel::ws::HandshakeFault;
 use crate::proxy::tunnel::{Alone, Connector, Fault, Opening, part};
 use crate::rule::ConnectTunnel;
 
-/// Opens the tunnel. `None`: it does not open, and the last step says why.
+/// Opens the tunnel for a purpose. `None`: it does not open, and the last step says why.
 pub(super) async fn wrap(
     way: Way<'_>,
-    tunnel: &Arc<ConnectTunnel>,
+    (tunnel, purpose): (&Arc<ConnectTunnel>, Purpose),
     leg: Leg,
     header: &[u8],
     steps: &mut Vec<Step>,
@@ -34,7 +35,8 @@ pub(super) async fn wrap(
     let connector = Connector::new(config, tunnel.clone());
     let begun = Instant::now();
     let mut secured = None;
-    let purpose = if tunnel.mux { Purpose::Streams } else { Purpose::Session };
+    let is_shared = tunnel.mux && purpose == Purpose::Session;
+    let purpose = if is_shared { Purpose::Streams } else { purpose };
     let opening = connector.connect_telling(purpose, &leg, way.host, header, |agreed| {
         secured = Some((Instant::now(), agreed.clone()));
     });
@@ -51,11 +53,15 @@ pub(super) async fn wrap(
                 let text = format!("open, path {}", ws.path);
                 steps.push(Step::passed(Stage::Websocket, text).since(since));
             }
-            if tunnel.mux { share(way, leg, opening, steps).await } else { Some(Line::wrapped(leg, opening)) }
+            if is_shared { share(way, leg, opening, steps).await } else { Some(Line::wrapped(leg, opening)) }
         }
         Err(fault) => {
             let is_within = secured.is_some() || tunnel.tls.is_none();
-            let stage = if is_within { Stage::Websocket } else { Stage::Tls };
+            let stage = match &fault {
+                Fault::Handshake(HandshakeFault::Unwilling(Purpose::Datagrams)) => Stage::Udp,
+                _ if is_within => Stage::Websocket,
+                _ => Stage::Tls,
+            };
             let shown = witness.filter(|_| !is_within).and_then(|witness| shown(&witness));
             let shown = shown.map(|shown| format!(" ({shown})")).unwrap_or_default();
             let text = match (&fault, stage) {

@@ -194,6 +194,9 @@ impl Session<'_> {
         if reached.to.is_spare || self.is_there_another(&reached.tried) {
             pump.keep_unread(!is_plain);
         }
+        if reached.to.is_spare {
+            pump.try_for(self.target.timeouts.connect);
+        }
         pump.watch_over(self.target.timeouts.keepalive);
         if is_plain {
             pump.announce(self.header);
@@ -216,18 +219,19 @@ impl Session<'_> {
         };
         let has_broken_off = pump.has_broken_off();
         let unread = pump.into_unread().filter(|_| has_broken_off);
+        let signal = signal_of(ending);
         let Reached { to: Connected { leg, is_spare, .. }, lease, tried } = reached;
         if let Some(client) = unread {
             if is_spare {
                 return Over::Again(Box::new(Again { client, renew: Some(lease), tried }));
             }
             if self.is_there_another(&tried) {
-                lease.fail(Signal::Reset);
+                lease.fail(signal);
                 return Over::Again(Box::new(Again { client, renew: None, tried }));
             }
         }
         if has_broken_off {
-            lease.fail(Signal::Reset);
+            lease.fail(signal);
         }
         if let Ending::Refused(refusal) = ending {
             self.service.counters.refuse(refusal);
@@ -236,6 +240,14 @@ impl Session<'_> {
             leg.close();
         }
         Over::Ended(ending, farewell)
+    }
+}
+
+/// What a backend that has broken off has done, by how that ended the session.
+fn signal_of(ending: Ending) -> Signal {
+    match ending {
+        Ending::Refused(refusal) => Signal::of(refusal).unwrap_or(Signal::Reset),
+        _ => Signal::Reset,
     }
 }
 

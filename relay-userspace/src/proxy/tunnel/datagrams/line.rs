@@ -202,10 +202,10 @@ impl Line {
             match next {
                 Next::Wait => {}
                 Next::Gone => return Poll::Ready(Stop::Gone),
-                Next::Ask => {
+                Next::Ask(question) => {
                     let mut ping = Vec::new();
                     // one that cannot be sealed is a fault of what is sent next, too
-                    if self.layers.ping(&mut ping).is_ok() {
+                    if self.layers.ping(question, &mut ping).is_ok() {
                         send(&self.leg, &mut self.queue, &ping);
                     }
                 }
@@ -239,8 +239,13 @@ impl Line {
             self.undecoded = Vec::new();
         }
         self.ended = opened.end;
-        if let Some((watch, _)) = self.watch.as_deref_mut().filter(|_| opened.payload > 0 || opened.pong) {
-            watch.hear(opened.payload == 0);
+        if let Some((watch, _)) = self.watch.as_deref_mut() {
+            if opened.payload > 0 {
+                watch.hear();
+            }
+            if let Some(question) = opened.pong {
+                watch.hear_answer(question);
+            }
         }
         Ok(Some(opened.payload))
     }
