@@ -24,7 +24,7 @@ const HEADROOM: usize = 16;
 /// What leads to a backend.
 pub(super) enum Line {
     /// A connection of its own.
-    Own(Wire),
+    Own(Box<Wire>),
     /// A stream of a connection that could have others.
     Stream(Box<Alone>),
 }
@@ -52,12 +52,12 @@ enum Break {
 impl Line {
     pub fn plain(leg: Leg, header: Vec<u8>) -> Self {
         let layers = Layers::default();
-        Self::Own(Wire { leg, layers, raw: Vec::new(), payload: Vec::new(), ended: false, header })
+        Self::Own(Box::new(Wire { leg, layers, raw: Vec::new(), payload: Vec::new(), ended: false, header }))
     }
 
     pub fn wrapped(leg: Leg, opening: Opening) -> Self {
         let Opening { layers, undecoded, payload, end, .. } = opening;
-        Self::Own(Wire { leg, layers, raw: undecoded, payload, ended: end, header: Vec::new() })
+        Self::Own(Box::new(Wire { leg, layers, raw: undecoded, payload, ended: end, header: Vec::new() }))
     }
 
     /// Sends what has to go ahead of everything.

@@ -57,11 +57,11 @@ pub struct Carrier {
     _place: CarrierPlace,
 }
 
-type Dialling = Pin<Box<dyn Future<Output = Result<Line, Refusal>> + Send>>;
+type Dialling = Pin<Box<dyn Future<Output = Result<Box<Line>, Refusal>> + Send>>;
 
 enum State {
     Opening { dialling: Dialling, waiting: Vec<u8>, datagrams: u64 },
-    Open { line: Line, since: Instant, lingers: bool },
+    Open { line: Box<Line>, since: Instant, lingers: bool },
     Resting,
 }
 
@@ -266,7 +266,7 @@ impl Carrier {
         self.state = State::Opening { dialling, waiting: Vec::new(), datagrams: 0 };
     }
 
-    fn opened(&mut self, service: &Service, line: Line) -> bool {
+    fn opened(&mut self, service: &Service, line: Box<Line>) -> bool {
         self.standing.opened(line.peer());
         let open = State::Open { line, since: Instant::now(), lingers: false };
         let State::Opening { waiting, .. } = mem::replace(&mut self.state, open) else { return true };
@@ -343,12 +343,12 @@ impl Drop for Carrier {
     }
 }
 
-async fn dial(service: Arc<Service>, way: Way) -> Result<Line, Refusal> {
+async fn dial(service: Arc<Service>, way: Way) -> Result<Box<Line>, Refusal> {
     let Way { target, index, port } = &way;
     let (leg, opening) = failover::open_for(Purpose::Datagrams, &service, target, *index, *port).await?;
     // a connection that refuses this is none any more
     _ = probe(&*leg, target.timeouts.keepalive);
-    Ok(Line::new(leg, opening, target.timeouts.keepalive))
+    Ok(Box::new(Line::new(leg, opening, target.timeouts.keepalive)))
 }
 
 /// `false`: there is no room. What cannot be sealed any more is found again when it is read.
