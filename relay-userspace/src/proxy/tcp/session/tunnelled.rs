@@ -34,12 +34,13 @@ pub(super) async fn run(
     };
     match client.purpose {
         Purpose::Datagrams => return Farewell::Datagrams(Box::new(client)),
-        Purpose::Streams => return muxed::take_streams(session, client, logged, timer).await,
+        // boxed, so that sessions with a tunnel of their own need no room for it
+        Purpose::Streams => return Box::pin(muxed::take_streams(session, client, logged, timer)).await,
         Purpose::Session => {}
     }
     if is_muxed(session) {
         let road = Road::Leg(Box::new(TunnelStream::new(session.client, client)));
-        return muxed::run(session, road, logged, timer).await;
+        return Box::pin(muxed::run(session, road, logged, timer)).await;
     }
     let mut again = Again { client, renew: None, tried: Vec::new() };
     let mut round_trip = session.round_trip;
