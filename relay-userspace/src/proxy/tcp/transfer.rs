@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
+use nix::libc::MSG_MORE;
 use nix::sys::socket::{MsgFlags, recv, send};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -23,9 +24,18 @@ pub fn try_receive(from: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usi
 
 /// How much the receiver took; 0 if it has no room.
 pub fn try_send(to: &TcpStream, data: &[u8]) -> io::Result<usize> {
+    try_send_by(to, data, MsgFlags::MSG_NOSIGNAL)
+}
+
+/// The same for what the end of the stream follows at once, so that one packet carries both.
+pub fn try_send_last(to: &TcpStream, data: &[u8]) -> io::Result<usize> {
+    try_send_by(to, data, MsgFlags::MSG_NOSIGNAL | MsgFlags::from_bits_retain(MSG_MORE))
+}
+
+fn try_send_by(to: &TcpStream, data: &[u8], flags: MsgFlags) -> io::Result<usize> {
     let mut sent = 0;
     let result = to.try_io(Interest::WRITABLE, || {
-        sent = send(to.as_raw_fd(), data, MsgFlags::MSG_NOSIGNAL)?;
+        sent = send(to.as_raw_fd(), data, flags)?;
         if sent < data.len() { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
     });
     accept_would_block(result)?;

@@ -11,6 +11,7 @@ mod fingerprint;
 mod handshake;
 mod hello;
 mod identity;
+mod provider;
 mod record;
 mod self_signed;
 mod server;

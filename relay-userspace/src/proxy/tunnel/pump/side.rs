@@ -6,11 +6,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use socket2::SockRef;
+use tokio::net::TcpStream;
 
 use super::input::Stop;
 use crate::proxy::tcp::remainder::Remainder;
 use crate::proxy::tcp::socket::Leg;
-use crate::proxy::tcp::transfer::try_send;
+use crate::proxy::tcp::transfer::{try_send, try_send_last};
 use crate::proxy::tunnel::fault::Fault;
 use crate::proxy::tunnel::layers::Layers;
 use crate::proxy::tunnel::watch::{Next, Watch};
@@ -68,12 +69,20 @@ impl<'a> Side<'a> {
 
     /// Sends what goes at once, and keeps the rest.
     pub(super) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if matches!(self.sending, Sending::Shut | Sending::Void) {
+        self.send_by(bytes, try_send)
+    }
+
+    fn send_by(
+        &mut self,
+        bytes: &[u8],
+        send: impl Fn(&TcpStream, &[u8]) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        if bytes.is_empty() || matches!(self.sending, Sending::Shut | Sending::Void) {
             return Ok(());
         }
         let rest = match &self.unsent {
             Some(unsent) => [unsent.rest(), bytes].concat(),
-            None => bytes[try_send(self.leg, bytes)?..].to_vec(),
+            None => bytes[send(self.leg, bytes)?..].to_vec(),
         };
         self.unsent = (!rest.is_empty()).then(|| Remainder::new(rest));
         Ok(())
@@ -154,7 +163,8 @@ impl<'a> Side<'a> {
         }
         let mut closing = Vec::new();
         self.layers.end(&mut closing)?;
-        let sent = self.send(&closing);
+        // the stream is shut as soon as all is out, which lets go what waits for more
+        let sent = self.send_by(&closing, try_send_last);
         self.sending = Sending::Ends;
         Ok(sent)
     }

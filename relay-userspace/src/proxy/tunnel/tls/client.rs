@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::files::{ConfigFault, Made};
 use super::fingerprint::Fingerprint;
 use super::identity::{self, Pair};
+use super::provider::provider;
 use super::tickets::Tickets;
 use super::verify::{Unsigned, Witness};
 use crate::rule::tunnel::{ConnectTls, Verify};
@@ -73,7 +73,7 @@ fn verifier(settings: &ConnectTls, ca: Option<&Path>) -> Result<Arc<dyn ServerCe
         Verify::Pin(pin) => Arc::new(Unsigned::pinned(Fingerprint(pin))),
         Verify::Ca => {
             let roots = ca.map_or_else(|| Ok(public_roots()), identity::roots)?;
-            let provider = Arc::new(aws_lc_rs::default_provider());
+            let provider = provider();
             let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build();
             verifier.map_err(|error| ConfigFault::Other(error.to_string().into()))?
         }
@@ -84,7 +84,7 @@ fn configured(
     settings: &ConnectTls,
     verifier: Arc<dyn ServerCertVerifier>,
 ) -> Result<ClientConfig, ConfigFault> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = provider();
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = match &settings.identity {

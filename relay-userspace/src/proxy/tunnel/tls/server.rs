@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs::{self, Ticketer};
+use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 
 use super::files::{ConfigFault, Made};
 use super::fingerprint::Fingerprint;
 use super::identity::{self, Pair};
+use super::provider::provider;
 use super::self_signed;
 use crate::rule::tunnel::{AcceptTls, Identity};
 
@@ -70,7 +71,7 @@ fn serve(
     client_ca: Option<&PathBuf>,
     alpn: &[Box<str>],
 ) -> Result<Served, ConfigFault> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = provider();
     let builder =
         ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let builder = match client_ca {
@@ -93,6 +94,8 @@ fn serve(
     // nobody comes back under another authority than the one that let it in
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = Ticketer::new()?;
+    // whoever comes back with it gets another; each takes both ends as long as a twentieth of a handshake
+    config.send_tls13_tickets = 1;
     config.enable_secret_extraction = true;
     Ok(Served { config: config.into(), leaf })
 }

@@ -12,8 +12,8 @@ use rustls::pki_types::ServerName;
 
 /// Names that tickets are kept for; then the one that came first goes.
 const NAMES: usize = 32;
-/// Tickets for each. A session takes one and brings two, but many begin before the first has brought any: with the 8 of
-/// rustls' own store most of such a burst would go without.
+/// Tickets for each. A session takes one and brings one or more, but many begin before the first has brought any: with
+/// the 8 of rustls' own store most of such a burst would go without.
 const TICKETS: usize = 64;
 /// What rustls counts for a name.
 const COUNTED: usize = 8;

@@ -3,12 +3,13 @@
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 
 use super::fingerprint::Fingerprint;
+use super::provider::provider;
 
 /// Takes a certificate whatever it says, as long as its owner has the key.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ pub(super) struct WrongPin {
 impl Unsigned {
     /// Any certificate.
     pub fn any() -> Self {
-        Self { pin: None, algorithms: aws_lc_rs::default_provider().signature_verification_algorithms }
+        Self { pin: None, algorithms: provider().signature_verification_algorithms }
     }
 
     /// The one with this fingerprint, or any with the public key (SubjectPublicKeyInfo) that has it.

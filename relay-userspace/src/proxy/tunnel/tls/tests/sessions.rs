@@ -70,13 +70,13 @@ fn who_comes_back_has_a_ticket() {
 }
 
 #[test]
-fn of_many_that_begin_at_once_each_has_a_ticket() {
+fn of_as_many_that_begin_at_once_as_before_each_has_a_ticket() {
     let authority = Authority::new();
     let (cert, key) = authority.issue("relay.test", |_parameters| {});
     let (client, server) = (client(&trust(&authority)), server(&accept(&cert, &key)));
     let mut resumed = 0;
-    // each brings two: 1, 2, 4, and so on
-    for burst in [1, 2, 4, 8, 16, 32] {
+    // each brings one for another
+    for burst in [32, 32, 8, 32] {
         let mut pairs: Vec<Pair> = (0..burst).map(|_| Pair::new(&client, &server, "relay.test")).collect();
         for pair in &mut pairs {
             // takes its ticket, before anybody has an answer
@@ -87,7 +87,7 @@ fn of_many_that_begin_at_once_each_has_a_ticket() {
             resumed += u32::from(pair.client.agreed().is_resumed);
         }
     }
-    assert_eq!(resumed, 62);
+    assert_eq!(resumed, 32 + 8 + 32);
 }
 
 #[test]
