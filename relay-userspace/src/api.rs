@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod extract;
+mod history;
 pub mod metrics;
 mod order;
 pub mod problem;

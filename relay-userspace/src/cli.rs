@@ -4,6 +4,7 @@ pub mod args;
 mod backends;
 pub mod commands;
 pub mod fields;
+mod history;
 pub mod manual;
 pub mod print;
 pub mod relayd;

@@ -17,6 +17,7 @@
 //! `rule`, `host` and `plan` are plain values and pure functions. The supervisor alone changes anything; `kernel` and
 //! `proxy` are the two planes.
 
+pub mod accounting;
 pub mod api;
 pub mod balance;
 pub mod boot;

@@ -12,6 +12,8 @@ use super::{Unavailable, maps};
 
 pub struct Meter {
     counters: PerCpuArray<MapData, RuleCounters>,
+    /// The counters' map, by its number in the kernel.
+    pub id: u32,
     drops: PerCpuHashMap<MapData, DropKey, u64>,
     round_trips: RoundTripTable,
 }
@@ -38,6 +40,7 @@ impl Meter {
     pub fn open(pins: &Path) -> Result<Self, Unavailable> {
         Ok(Self {
             counters: maps::open(pins, names::COUNTERS)?,
+            id: number(pins)?,
             drops: maps::open(pins, names::DROPS)?,
             round_trips: RoundTripTable::open(pins)?,
         })
@@ -77,6 +80,12 @@ impl Meter {
     pub fn unowned(drops: &Drops) -> BTreeMap<DropReason, u64> {
         drops.get(&NO_RULE).cloned().unwrap_or_default()
     }
+}
+
+/// Which map it is that is pinned; other pins have another.
+fn number(pins: &Path) -> Result<u32, Unavailable> {
+    let map = maps::open_raw(pins, names::COUNTERS)?;
+    map.info().map(|info| info.id()).map_err(|error| Unavailable(format!("map {}: {error}", names::COUNTERS)))
 }
 
 impl Direction {

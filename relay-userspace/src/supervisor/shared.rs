@@ -1,6 +1,6 @@
 //! What readers of the API see: a snapshot that the supervisor replaces whole, and counters read beside it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,16 +14,20 @@ use super::command::{Action, Command, Reply};
 use super::legs;
 use super::names::{FIRST_ANSWERS, Upkeep};
 use super::serving::{CountersByRule, PoolsByRule};
+use crate::accounting::accountant::Ledgers;
+use crate::accounting::amounts::Amounts;
+use crate::accounting::books::{Reading, Source};
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::{
     CountersView, EventView, FlowsView, InterfaceView, KernelView, PlaneView, PlanesView, RuleView,
     StatusView, TablesView, TrafficView,
 };
+use crate::boot;
 use crate::config::settings::Hook;
 use crate::health::prober::Board;
 use crate::health::saved::BackendOrder;
 use crate::health::{ProbeId, Standing};
-use crate::kernel::meter::{Drops, Meter};
+use crate::kernel::meter::{Drops, Meter, Totals};
 use crate::kernel::round_trips::RoundTripsByEnd;
 use crate::plan::{Carriage, PlannedRule, Resolved};
 use crate::proxy::counters::{Carried, Counters, Refusal};
@@ -70,6 +74,9 @@ pub struct Shared {
     /// How endpoints stand.
     board: OnceLock<Board>,
     pub census: CensusTaker,
+    pub ledgers: Ledgers,
+    /// Of the host, for counters that begin anew with it.
+    boot: Arc<str>,
     pub commands: mpsc::Sender<Command>,
     pub events: broadcast::Sender<EventView>,
     started: Instant,
@@ -97,6 +104,8 @@ impl Shared {
             meter: Mutex::new(None),
             board: OnceLock::new(),
             census: CensusTaker::default(),
+            ledgers: Ledgers::default(),
+            boot: boot::id().into(),
             commands,
             events: broadcast::channel(EVENT_BACKLOG).0,
             started: Instant::now(),
@@ -232,6 +241,10 @@ impl Shared {
         let sessions = snapshot.sessions.get(name);
         let is_counted = counted.is_some();
         let unit = if is_counted { "ip" } else { "payload" };
+        let kernel = meter.as_ref().zip(slot).zip(counted.as_ref());
+        let kernel = kernel.map(|((meter, slot), totals)| (self.source(meter, slot), amounts(totals)));
+        let reading = Reading { kernel, user: sessions.cloned() };
+        let lifetime = self.ledgers.with(|books| books.total(name, &reading));
         let totals = counted.unwrap_or_default();
         let active = slot.and_then(|slot| self.census.active(slot)).unwrap_or(0);
         let mut view = CountersView {
@@ -240,6 +253,7 @@ impl Shared {
             egress: TrafficView { packets: totals.egress.packets, bytes: totals.egress.bytes },
             flows: FlowsView { active, total: totals.flows },
             drops: totals.drops.iter().map(|(reason, &count)| (reason.as_str().into(), count)).collect(),
+            lifetime: lifetime.into(),
         };
         if let Some(sessions) = sessions {
             if !is_counted {
@@ -248,6 +262,30 @@ impl Shared {
             add_sessions(&mut view, sessions);
         }
         view
+    }
+
+    fn source(&self, meter: &Meter, slot: u32) -> Source {
+        Source { boot: self.boot.clone(), map: meter.id, slot }
+    }
+
+    /// Brings all accounts up to now.
+    pub fn take_readings(&self) {
+        let Some(snapshot) = self.snapshot.borrow().clone() else { return };
+        let meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        let nothing = Drops::new();
+        let kernel = |meter: &Meter, slot| (self.source(meter, slot), amounts(&meter.totals(slot, &nothing)));
+        let reading = |name: &RuleName| {
+            let slot = snapshot.slots.get(name).copied();
+            let kernel = meter.as_ref().zip(slot).map(|(meter, slot)| kernel(meter, slot));
+            Reading { kernel, user: snapshot.sessions.get(name).cloned() }
+        };
+        let names = snapshot.rules.iter().map(|planned| &planned.rule.name);
+        let current = names.map(|name| (name.clone(), reading(name))).collect();
+        let taken: HashSet<u32> = snapshot.slots.values().copied().collect();
+        self.ledgers.observe(&current, |source| {
+            let meter = meter.as_ref().filter(|meter| self.source(meter, source.slot) == *source)?;
+            (!taken.contains(&source.slot)).then(|| amounts(&meter.totals(source.slot, &nothing)))
+        });
     }
 
     pub async fn status(&self) -> StatusView {
@@ -281,6 +319,16 @@ impl Shared {
         let left = |until: Instant| until.saturating_duration_since(Instant::now()).as_secs();
         status.unconfirmed_seconds = snapshot.unconfirmed.map(left);
         status
+    }
+}
+
+fn amounts(totals: &Totals) -> Amounts {
+    Amounts {
+        ingress_bytes: totals.ingress.bytes,
+        ingress_packets: totals.ingress.packets,
+        egress_bytes: totals.egress.bytes,
+        egress_packets: totals.egress.packets,
+        flows: totals.flows,
     }
 }
 
