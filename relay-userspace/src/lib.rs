@@ -11,6 +11,7 @@
 //! balance           ◄── plan, proxy                 (of rules it knows how they balance)
 //! health            ◄── plan (its values), supervisor, api::view, cli
 //!                                                   (of proxy it knows how sockets towards backends are bound)
+//! accounting        ◄── supervisor, api, cli          (of the supervisor its thread knows what is shared)
 //! api::view         ◄── cli, supervisor
 //! ```
 //!
