@@ -11,7 +11,7 @@ pub enum Method {
     Turns = 1,
     /// By the client's address: the same client always the same one.
     Hash = 2,
-    /// The one with the fewest flows for its weight.
+    /// The one with the fewest flows for its weight, of those that a flow looks at: see [`Load`].
     Least = 3,
 }
 
@@ -37,6 +37,53 @@ pub const fn place_of(client: &[u32; 4], count: u32) -> u32 {
     ((hash * count as u64) >> 32) as u32
 }
 
+/// The place whose turn it is.
+#[inline(always)]
+pub const fn place_at(turn: u64, count: u32) -> u32 {
+    // there is no panicking in programs
+    match turn.checked_rem(count as u64) {
+        Some(place) => place as u32,
+        None => 0,
+    }
+}
+
+/// Another one, as if by chance.
+#[inline(always)]
+pub const fn place_beside(turn: u64, count: u32) -> u32 {
+    (((mix(turn) >> 32) * count as u64) >> 32) as u32
+}
+
+/// So many places are few: each is another endpoint's, and a flow looks at all of them, from the one whose turn it is.
+///
+/// Of more places (each endpoint has as many as its weight says) it looks at two, the one whose turn it is and another one:
+/// that costs the same however many there are, and is nearly as even as looking at all (Mitzenmacher, "The Power of Two Choices
+/// in Randomized Load Balancing").
+pub const FEW: u32 = 4;
+
+/// What an endpoint has to do, as [`Method::Least`] compares it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Load {
+    flows: i64,
+    weight: u32,
+}
+
+impl Load {
+    /// `flows`: below zero for a moment where a flow's end overtakes its beginning. `count`: of the places that a flow chooses
+    /// among.
+    #[inline(always)]
+    pub const fn new(flows: i64, weight: u32, count: u32) -> Self {
+        // of few the new flow is counted in, so that of idle ones the heaviest comes first; of more, turns see to that already
+        Self { flows: flows + (count <= FEW) as i64, weight }
+    }
+
+    /// Below zero where it is the smaller one for its weight.
+    #[inline(always)]
+    pub const fn against(self, other: Self) -> i64 {
+        // without a division
+        self.flows * other.weight as i64 - other.flows * self.weight as i64
+    }
+}
+
 /// Every bit of the result depends on all of the word (the finaliser of splitmix64, public domain).
 #[inline(always)]
 pub const fn mix(word: u64) -> u64 {
@@ -52,6 +99,37 @@ mod tests {
     use super::*;
     use crate::net::mapped;
     use std::vec;
+
+    /// What two choices are worth: flows that stay are spread by weight, and who is behind catches up.
+    #[test]
+    fn two_choices_keep_flows_in_proportion() {
+        let weights = [1, 1, 2, 4, 8, 16, 1, 1, 2, 4];
+        let places: vec::Vec<usize> =
+            weights.iter().enumerate().flat_map(|(index, weight)| vec![index; *weight as usize]).collect();
+        let count = u32::try_from(places.len()).expect("places");
+        let mut flows = [0i64; 10];
+        let go = |flows: &mut [i64; 10], turns: std::ops::Range<u64>| {
+            for turn in turns {
+                let one = places[place_at(turn, count) as usize];
+                let other = places[place_beside(turn, count) as usize];
+                let load = |index: usize| Load::new(flows[index], weights[index], count);
+                let chosen = if load(other).against(load(one)) < 0 { other } else { one };
+                flows[chosen] += 1;
+            }
+        };
+        go(&mut flows, 0..10_000);
+        let is_even = |flows: &[i64; 10]| {
+            flows.iter().zip(weights).all(|(flows, weight)| {
+                let meant = 10_000 * i64::from(weight) / i64::from(count);
+                (flows - meant).abs() <= meant * 3 / 100 + 2
+            })
+        };
+        assert!(is_even(&flows), "{flows:?}");
+        // one loses all that it has, and gets nearly twice its share
+        let lost = core::mem::take(&mut flows[4]);
+        go(&mut flows, 10_000..10_000 + lost as u64);
+        assert!(flows[4] > lost / 3, "{flows:?}");
+    }
 
     #[test]
     fn neighbours_are_spread_evenly() {

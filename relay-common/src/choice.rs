@@ -103,9 +103,6 @@ impl Place {
     }
 }
 
-/// The most endpoints that one flow looks at to find the one with the fewest flows. Of more, each flow looks at the next ones.
-pub const LOOKED_AT: u32 = 128;
-
 /// What is known of an endpoint's flows. The programs write it; relayd reads it through a mapping of the same memory.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]

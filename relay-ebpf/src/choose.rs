@@ -1,7 +1,7 @@
 //! Which of a rule's backends gets a new flow.
 
-use relay_common::balance::{Method, place_of};
-use relay_common::choice::{Choice, LOOKED_AT, Place};
+use relay_common::balance::{FEW, Load, Method, place_at, place_beside, place_of};
+use relay_common::choice::{Choice, Place};
 use relay_common::net::Protocol;
 use relay_common::rule::RuleEntry;
 
@@ -22,7 +22,7 @@ pub(crate) fn run(packet: &mut Packet, rule: &RuleEntry) -> bool {
             packet.endpoint = first;
             return true;
         }
-        Method::Turns => turn(packet, count),
+        Method::Turns => place_at(turn(packet), count),
         Method::Hash => place_of(&packet.sender, count),
         Method::Least => return least(packet, choice).is_some(),
     };
@@ -31,47 +31,45 @@ pub(crate) fn run(packet: &mut Packet, rule: &RuleEntry) -> bool {
     true
 }
 
-/// The place whose turn it is, of so many.
+/// The number of a flow that takes turns.
 #[inline(always)]
-fn turn(packet: &Packet, count: u32) -> u32 {
-    let turn = maps::usage(packet.rule).map_or(0, |usage| usage.turn(packet.protocol));
-    // there is no panicking here
-    turn.checked_rem(count.into()).unwrap_or(0) as u32
+fn turn(packet: &Packet) -> u64 {
+    maps::usage(packet.rule).map_or(0, |usage| usage.turn(packet.protocol))
 }
 
-/// The one with the fewest flows for its weight, this one counted in: of idle ones the heaviest. Each flow begins to look one place further on, so equal ones take turns.
-///
-/// Without branches: the verifier would follow each of them by itself, from place to place.
+/// Who has the fewest flows for its weight: of few places all are looked at, of more than that two.
 #[inline(always)]
 fn least(packet: &mut Packet, choice: Choice) -> Option<()> {
     let (first, count) = (choice.first(), choice.count());
-    let begin = turn(packet, count);
-    let (mut best, mut fewest) = look(first + begin)?;
-    for step in 1..LOOKED_AT {
-        if step >= count {
-            break;
+    let turn = turn(packet);
+    let begin = place_at(turn, count);
+    let mut best = look(first + begin, count)?;
+    if count > FEW {
+        best = lighter(best, look(first + place_beside(turn, count), count)?);
+    } else {
+        for step in 1..FEW {
+            if step >= count {
+                break;
+            }
+            let at = (begin + step).checked_rem(count)?;
+            best = lighter(best, look(first + at, count)?);
         }
-        let at = (begin + step).checked_rem(count)?;
-        let (next, flows) = look(first + at)?;
-        // fewer for its weight, without a division
-        let is_fewer = below_zero(flows * i64::from(best.weight()) - fewest * i64::from(next.weight()));
-        best = Place::from_word(best.to_word() ^ ((best.to_word() ^ next.to_word()) & is_fewer as u32));
-        fewest ^= (fewest ^ flows) & is_fewer;
     }
-    packet.endpoint = best.endpoint();
+    packet.endpoint = best.0.endpoint();
     Some(())
 }
 
-/// All bits where a number is below zero, none otherwise.
+type Look = (Place, Load);
+
+/// The first one, unless the other has fewer.
 #[inline(always)]
-const fn below_zero(number: i64) -> i64 {
-    number >> 63
+fn lighter(one: Look, other: Look) -> Look {
+    if other.1.against(one.1) < 0 { other } else { one }
 }
 
-/// A place, and the flows that its endpoint would have with one more: below one for a moment where a flow's end overtakes
-/// its beginning.
 #[inline(always)]
-fn look(place: u32) -> Option<(Place, i64)> {
+fn look(place: u32, count: u32) -> Option<Look> {
     let place = maps::place(place)?;
-    Some((place, maps::endpoint_usage(place.endpoint())?.active().get() + 1))
+    let flows = maps::endpoint_usage(place.endpoint())?.active().get();
+    Some((place, Load::new(flows, place.weight(), count)))
 }

@@ -7,7 +7,7 @@ mod rotation;
 
 use std::sync::{Arc, LazyLock};
 
-use relay_common::balance::Method;
+use relay_common::balance::{FEW, Method};
 use relay_common::net::Protocol;
 
 use crate::rule::Balance;
@@ -60,8 +60,8 @@ impl Weights {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Table {
     pub method: Method,
-    /// Backends by their index. None: nobody gets anything. For [`Method::Least`] each once, for the others as often as
-    /// they are meant to be chosen.
+    /// Backends by their index. None: nobody gets anything. Of [`FEW`] for [`Method::Least`] each once, all others as often
+    /// as they are meant to be chosen.
     pub places: Vec<u16>,
 }
 
@@ -82,7 +82,8 @@ impl Table {
             Balance::First => (Method::One, vec![chosen[0]]),
             Balance::RoundRobin => (Method::Turns, rotation::places(weights)),
             Balance::IpHash => (Method::Hash, maglev::places(weights, names)),
-            Balance::LeastConn => (Method::Least, chosen),
+            Balance::LeastConn if chosen.len() <= FEW as usize => (Method::Least, chosen),
+            Balance::LeastConn => (Method::Least, rotation::places(weights)),
         };
         Self { method, places }
     }

@@ -8,6 +8,8 @@ mod history;
 pub mod manual;
 pub mod print;
 pub mod relayd;
+mod top;
+mod walk;
 
 use std::process::ExitCode;
 

@@ -81,8 +81,7 @@ pub enum KernelError {
     TooManyAddresses { most: usize },
     #[error(
         "there is no room for one more table by which new flows choose their backend ({most} places in all); fewer \
-         backends take fewer, and so do smaller weights with balance = \"roundrobin\"; most takes \"iphash\", and \"leastconn\" \
-         one for each backend"
+         backends take fewer, and so do smaller weights with balance = \"roundrobin\" or \"leastconn\"; most takes \"iphash\""
     )]
     TooManyPlaces { most: u32 },
     #[error("there are more next hops than the kernel plane takes ({most})")]
@@ -121,7 +120,7 @@ pub struct DesiredRule {
     /// Who is let in; `None`: everybody. Holds for flows that there are too.
     pub allow: Option<Arc<AllowList>>,
     pub limits: Limits,
-    /// The addresses that its flows may go to, others end; `None`: they go on wherever they go.
+    /// Where its flows may go, others end; `None`: they go on wherever they go.
     pub backends: Option<Arc<Staying>>,
 }
 

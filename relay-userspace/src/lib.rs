@@ -25,6 +25,8 @@ pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod connections;
+#[cfg(test)]
+mod fuzz;
 pub mod health;
 pub mod host;
 pub mod kernel;

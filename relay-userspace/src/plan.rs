@@ -70,7 +70,7 @@ pub struct PlannedRule {
     pub kernel: Option<Arc<KernelRule>>,
     /// The part that the user plane carries.
     pub user: Option<Arc<UserRule>>,
-    /// The addresses that flows and sessions may go to, others end; `None`: they go on wherever they go.
+    /// Where flows and sessions may go, others end; `None`: they go on wherever they go.
     pub backends: Option<Arc<Staying>>,
 }
 

@@ -18,4 +18,5 @@ mod sources;
 pub mod tcp;
 pub mod tunnel;
 pub mod udp;
+pub mod walk;
 pub mod workers;

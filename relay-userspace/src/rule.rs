@@ -29,7 +29,7 @@ pub use self::check::{Check, CheckKind, Failback, HttpCheck, StatusRange};
 pub use self::connect::{Connect, ProxyVersion};
 pub use self::limit::Limits;
 pub use self::listen::{ListenOn, Listener, PortRange};
-pub use self::staying::Staying;
+pub use self::staying::{Destination, Staying};
 pub use self::tunnel::{
     AcceptTls, AcceptTunnel, AcceptWs, ConnectTls, ConnectTunnel, ConnectWs, Identity, MaskChoice, Transport,
     UdpOver, Verify,
@@ -95,6 +95,25 @@ impl Rule {
     pub fn needs_relayd(&self) -> Option<&'static str> {
         let reason = || self.accept.needs_relayd().or(self.connect.needs_relayd());
         self.protocols.has(Protocol::Tcp).then(reason).flatten()
+    }
+
+    /// Why relayd itself must carry the rule's UDP, if it must.
+    pub fn udp_needs_relayd(&self) -> Option<&'static str> {
+        let reason = || match () {
+            () if self.accept.takes_datagrams() => {
+                Some("relayd takes UDP out of its tunnel (accept.udp_over = \"tunnel\")")
+            }
+            () if self.connect.sends_datagrams() => {
+                Some("relayd sends UDP through its tunnel (connect.udp_over = \"tunnel\")")
+            }
+            () => None,
+        };
+        self.protocols.has(Protocol::Udp).then(reason).flatten()
+    }
+
+    /// Which protocols its clients come by: datagrams in tunnels come by TCP.
+    pub fn heard(&self) -> Protocols {
+        if self.accept.takes_datagrams() { Protocols::Tcp } else { self.protocols }
     }
 
     /// Whether a leg of it is more than plain TCP.

@@ -19,6 +19,7 @@ mod sharing;
 pub mod state;
 mod telling;
 mod waiting;
+pub mod walk;
 pub mod watch;
 mod yielding;
 

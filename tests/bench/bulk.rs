@@ -39,33 +39,70 @@ pub fn run(options: &Options) {
     }
 }
 
-/// Gigabits per second, and CPU-seconds per gigabyte.
+/// Which way the data goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Way {
+    Up,
+    Down,
+}
+
+/// Gigabits per second from the client to the backend, and CPU-seconds of the whole machine per gigabyte.
 pub fn measure(world: &World, target: SocketAddr, streams: usize) -> (f64, f64) {
+    let (gigabits, [cost]) = measure_by(world, target, streams, Way::Up, || [busy()]);
+    (gigabits, cost)
+}
+
+/// Gigabits per second, and how far each clock has gone per gigabyte.
+pub fn measure_by<const CLOCKS: usize>(
+    world: &World,
+    target: SocketAddr,
+    streams: usize,
+    way: Way,
+    clocks: impl Fn() -> [f64; CLOCKS],
+) -> (f64, [f64; CLOCKS]) {
     let stop = Arc::new(AtomicBool::new(false));
     let received = Arc::new(AtomicU64::new(0));
     let listener = world.backend.run(|| TcpListener::bind("[::]:80")).expect("bind");
     let mut threads = Vec::new();
     for _ in 0..streams {
-        let stopped = stop.clone();
-        threads.push(world.client.spawn(move || send(target, &stopped)));
-        let (stream, _) = listener.accept().expect("accept");
-        let counted = received.clone();
-        threads.push(thread::spawn(move || take(stream, &counted)));
+        let (at_client, client_counts) = (stop.clone(), received.clone());
+        threads.push(world.client.spawn(move || {
+            let stream = TcpStream::connect(target).expect("connect");
+            match way {
+                Way::Up => send(stream, &at_client),
+                Way::Down => {
+                    // realm loses what comes in one piece with the answer to its handshake
+                    (&stream).write_all(&[0]).expect("send");
+                    take(stream, &client_counts);
+                }
+            }
+        }));
+        let (mut stream, _) = listener.accept().expect("accept");
+        let (at_backend, backend_counts) = (stop.clone(), received.clone());
+        threads.push(thread::spawn(move || match way {
+            Way::Up => take(stream, &backend_counts),
+            Way::Down => {
+                stream.read_exact(&mut [0]).expect("the first byte");
+                send(stream, &at_backend);
+            }
+        }));
     }
     thread::sleep(Duration::from_millis(500));
-    let (bytes, cpu, start) = (received.load(Ordering::Relaxed), busy(), Instant::now());
+    let (bytes, before, start) = (received.load(Ordering::Relaxed), clocks(), Instant::now());
     thread::sleep(STRETCH);
-    let (elapsed, bytes, cpu) =
-        (start.elapsed().as_secs_f64(), received.load(Ordering::Relaxed) - bytes, busy() - cpu);
+    let (elapsed, bytes, mut spent) =
+        (start.elapsed().as_secs_f64(), received.load(Ordering::Relaxed) - bytes, clocks());
     stop.store(true, Ordering::Relaxed);
     for thread in threads {
         thread.join().expect("stream");
     }
-    (bytes as f64 * 8.0 / 1e9 / elapsed, cpu / (bytes as f64 / 1e9))
+    for (spent, before) in spent.iter_mut().zip(before) {
+        *spent = (*spent - before) / (bytes as f64 / 1e9);
+    }
+    (bytes as f64 * 8.0 / 1e9 / elapsed, spent)
 }
 
-fn send(target: SocketAddr, stop: &AtomicBool) {
-    let mut stream = TcpStream::connect(target).expect("connect");
+fn send(mut stream: TcpStream, stop: &AtomicBool) {
     let chunk = vec![0x55; CHUNK];
     while !stop.load(Ordering::Relaxed) {
         stream.write_all(&chunk).expect("send");

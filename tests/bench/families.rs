@@ -9,7 +9,7 @@ use harness::world::{RELAY, RELAY_V6};
 
 use crate::contender::{Contender, Kind};
 use crate::figures::{Options, Series, table};
-use crate::load::{WARM_UP, connects};
+use crate::load::{WARM_UP, busy, connects};
 use crate::peer::{self, Peer};
 use crate::{bulk, packets};
 
@@ -81,7 +81,7 @@ pub fn run(options: &Options) {
         });
     }
     in_turns(options.rounds, &rows, "connect, request, close", "per second", |row| {
-        connects::measure(row.world(), row.target(), WARM_UP).per_second
+        connects::measure(row.world(), row.target(), WARM_UP, busy).per_second
     });
     in_turns(options.rounds, &rows, "64-byte UDP frames one way", "million packets/s", |row| {
         let counter = Attached::xdp(&row.world().backend, "backend", "lab_count");

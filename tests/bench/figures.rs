@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 /// What to measure, and how often.
 pub struct Options {
-    /// packets, bulk, programs, choice, cost, tcp, udp, memory, families, failover, health, scale; empty: all.
+    /// packets, bulk, programs, choice, cost, tcp, udp, memory, tunnels, families, failover, health, scale; empty: all.
     pub parts: Vec<String>,
     pub rounds: usize,
     pub flows: Vec<u32>,
@@ -99,5 +99,28 @@ pub fn table(title: &str, unit: &str, rows: &[(String, Series)], bases: &[&str])
             .collect();
         let mark = if series.spread() > 0.15 { " (!)" } else { "" };
         say(&format!("| {name} | {:.3} | {:.0} %{mark} |{ratios}", series.median(), series.spread() * 100.0));
+    }
+}
+
+/// What is measured of a contender in a round: a title, with the unit behind a colon, and the value.
+pub type Figures = Vec<(String, f64)>;
+
+/// Measures every contender in every round, and prints a table for each figure.
+pub fn in_turns<T>(rounds: usize, contenders: &[(&str, T)], bases: &[&str], measure: impl Fn(&T) -> Figures) {
+    let mut tables: Vec<(String, Vec<(String, Series)>)> = Vec::new();
+    for _ in 0..rounds {
+        for (index, (_, contender)) in contenders.iter().enumerate() {
+            for (at, (title, value)) in measure(contender).into_iter().enumerate() {
+                if tables.len() <= at {
+                    let rows = contenders.iter().map(|(name, _)| ((*name).to_owned(), Series::default()));
+                    tables.push((title, rows.collect()));
+                }
+                tables[at].1[index].1.0.push(value);
+            }
+        }
+    }
+    for (title, rows) in tables {
+        let (what, unit) = title.rsplit_once(": ").unwrap_or((&title, ""));
+        table(what, unit, &rows, bases);
     }
 }

@@ -97,7 +97,7 @@ fn measure(host: &Host, figures: &mut Figures) {
     let (check, connect) = (Arc::new(Check::default()), Arc::new(Connect::default()));
     for index in 0..ENDPOINTS {
         let (check, connect) = (check.clone(), connect.clone());
-        let probe = Probe { address: host.address(index), name: None, check, connect };
+        let probe = Probe { address: host.address(index), name: None, check, connect, connector: None };
         prober.set(ProbeId(index.into()), probe, None);
     }
     thread::sleep(SETTLES);

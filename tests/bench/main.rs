@@ -12,6 +12,7 @@ mod load;
 mod packets;
 mod peer;
 mod scale;
+mod tunnels;
 mod user;
 
 use figures::Options;
@@ -48,6 +49,9 @@ fn main() {
     }
     if wants("memory") {
         user::memory(&options);
+    }
+    if wants("tunnels") {
+        tunnels::run(&options);
     }
     if wants("families") {
         families::run(&options);

@@ -153,7 +153,8 @@ impl Drop for Peer {
     }
 }
 
-fn resident_kib(pid: u32) -> u64 {
+/// Resident memory of a process.
+pub fn resident_kib(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
@@ -191,7 +192,7 @@ fn written(world: &World, name: &str, text: &str) -> PathBuf {
 }
 
 /// `cargo xtask bench` builds it.
-fn realm_program() -> PathBuf {
+pub fn realm_program() -> PathBuf {
     let own = std::env::current_exe().expect("own path");
     let target = own.parent().and_then(std::path::Path::parent).expect("target");
     let path = target.join("realm/release/realm-peer");

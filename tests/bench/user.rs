@@ -6,20 +6,18 @@ use std::time::Duration;
 
 use harness::lab::Attached;
 
-use crate::figures::{Options, Series, say, table};
-use crate::load::{WARM_UP, connects, datagrams, exchange};
+use crate::figures::{Figures, Options, in_turns, say};
+use crate::load::{WARM_UP, busy, connects, datagrams, exchange};
 use crate::peer::{Kind, Peer};
 use crate::{bulk, packets};
 
-pub use self::memory::run as memory;
+pub use self::memory::{another_process, idle_clients, run as memory};
 
-const CONNECTIONS: usize = 32;
+pub const CONNECTIONS: usize = 32;
+const BASES: [&str; 2] = ["realm", "haproxy"];
 const UDP_CLIENTS: usize = 100;
 /// Time enough to use up the ports of a host.
 const PORTS_USED: Duration = Duration::from_secs(8);
-
-/// What is measured of each peer in a round: a figure and its value.
-type Figures = Vec<(String, f64)>;
 
 fn wanted(options: &Options, kinds: &[Kind], start: fn(Kind) -> Peer) -> Vec<Peer> {
     let is_wanted =
@@ -27,23 +25,27 @@ fn wanted(options: &Options, kinds: &[Kind], start: fn(Kind) -> Peer) -> Vec<Pee
     kinds.iter().filter(is_wanted).map(|&kind| start(kind)).collect()
 }
 
+fn named(peers: &[Peer]) -> Vec<(&'static str, &Peer)> {
+    peers.iter().map(|peer| (peer.kind.name(), peer)).collect()
+}
+
 pub fn tcp(options: &Options) {
     let peers = wanted(options, &Kind::TCP, Peer::new);
-    in_turns(options.rounds, &peers, |peer| {
+    in_turns(options.rounds, &named(&peers), &BASES, |peer| {
         let mut figures = Figures::new();
         for streams in [1, 16] {
             let (gigabits, cost) = bulk::measure(&peer.world, peer.target, streams);
             figures.push((format!("bulk TCP, {streams} streams: Gbit/s"), gigabits));
             figures.push((format!("bulk TCP, {streams} streams: CPU-seconds per GB"), cost));
         }
-        let seen = exchange::measure(&peer.world, peer.target, CONNECTIONS);
+        let seen = exchange::measure(&peer.world, peer.target, CONNECTIONS, busy);
         let title = |what: &str| format!("64 B request and response, {CONNECTIONS} connections: {what}");
         figures.push((title("per second"), seen.per_second));
         figures.push((title("CPU-microseconds each"), seen.cost));
         figures.push((title("p50, microseconds"), seen.p50));
         figures.push((title("p99, microseconds"), seen.p99));
         figures.push((title("p99.9, microseconds"), seen.p999));
-        let seen = connects::measure(&peer.world, peer.target, WARM_UP);
+        let seen = connects::measure(&peer.world, peer.target, WARM_UP, busy);
         figures.push(("connect, request, close: per second".into(), seen.per_second));
         figures.push(("connect, request, close: CPU-microseconds each".into(), seen.cost));
         if seen.failed > 0 {
@@ -59,8 +61,8 @@ pub fn tcp(options: &Options) {
 /// is closed first keeps its port for a minute.
 fn ports(options: &Options) {
     let peers = wanted(options, &Kind::TCP, Peer::as_the_system_comes);
-    in_turns(options.rounds, &peers, |peer| {
-        let seen = connects::measure(&peer.world, peer.target, PORTS_USED);
+    in_turns(options.rounds, &named(&peers), &BASES, |peer| {
+        let seen = connects::measure(&peer.world, peer.target, PORTS_USED, busy);
         vec![(
             "connect, request, close, the system's own settings, after 8 s: per second".into(),
             seen.per_second,
@@ -70,7 +72,7 @@ fn ports(options: &Options) {
 
 pub fn udp(options: &Options) {
     let peers = wanted(options, &Kind::UDP, Peer::new);
-    in_turns(options.rounds, &peers, |peer| {
+    in_turns(options.rounds, &named(&peers), &BASES, |peer| {
         let mut figures = Figures::new();
         for window in [1, 16] {
             let seen = datagrams::measure(&peer.world, peer.target, UDP_CLIENTS, window);
@@ -91,24 +93,4 @@ fn flood(peer: &Peer) -> f64 {
     let rate = packets::flood(&peer.world, peer.target, &counter, UDP_CLIENTS as u32);
     peer.world.accept_checksum_errors();
     rate
-}
-
-/// Measures every peer in every round, and prints a table for each figure.
-fn in_turns(rounds: usize, peers: &[Peer], measure: impl Fn(&Peer) -> Figures) {
-    let mut tables: Vec<(String, Vec<(String, Series)>)> = Vec::new();
-    for _ in 0..rounds {
-        for (index, peer) in peers.iter().enumerate() {
-            for (at, (title, value)) in measure(peer).into_iter().enumerate() {
-                if tables.len() <= at {
-                    let rows = peers.iter().map(|peer| (peer.kind.name().to_owned(), Series::default()));
-                    tables.push((title, rows.collect()));
-                }
-                tables[at].1[index].1.0.push(value);
-            }
-        }
-    }
-    for (title, rows) in tables {
-        let (what, unit) = title.split_once(": ").unwrap_or((&title, ""));
-        table(what, unit, &rows, &["realm", "haproxy"]);
-    }
 }

@@ -8,10 +8,13 @@ use harness::daemon::{Said, binary, settings};
 use harness::traffic::{Client, tcp_server};
 use harness::world::RELAY;
 use harness::{Daemon, World, eventually};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const WEB: &str = "[[rule]]\nname = \"web\"\nlisten = \":80\"\nto = \"203.0.113.2:80\"\n";
 const OTHER: &str = "[[rule]]\nname = \"other\"\nlisten = \":81\"\nto = \"203.0.113.2:80\"\n";
+
+const TWO: &str =
+    "[[rule]]\nname = \"two\"\nlisten = \":80\"\nto = [\"203.0.113.2:80\", \"203.0.113.3:80\"]\n";
 
 fn file(world: &World, name: &str, rules: &str) -> (PathBuf, String) {
     let path = world.folder().join(name);
@@ -128,6 +131,32 @@ fn an_apply_that_nobody_confirms_is_undone() {
     eventually("it is undone", || ctl.json(&["list"])[0]["name"] == "web");
     assert_eq!((through(&world, 80), through(&world, 81), text(&daemon)), (true, false, before));
     assert!(ctl.fails(1, &["confirm"]).contains("it may have lapsed"));
+}
+
+#[test]
+fn orders_for_backends_outlive_an_apply_that_lapses() {
+    let world = World::new();
+    let mut daemon = world.start(TWO);
+    let ctl = daemon.ctl.clone();
+    let ordered = |index: usize| ctl.rule("two")["to"][index]["order"].clone();
+    ctl.ok(&["backend", "two", "203.0.113.2:80", "--drain"]);
+    ctl.ok(&["backend", "two", "203.0.113.3:80", "--down"]);
+    let (_, shown) = file(&world, "new.toml", OTHER);
+    ctl.ok(&["apply", &shown, "--confirm", "1s"]);
+    eventually("it is undone", || ctl.json(&["list"])[0]["name"] == "two");
+    assert_eq!([ordered(0), ordered(1)], ["drain", "down"]);
+    // the rule stays, a backend does not
+    let (_, shown) = file(&world, "one.toml", &TWO.replace("\"203.0.113.2:80\", ", ""));
+    ctl.ok(&["apply", &shown, "--confirm", "2s"]);
+    ctl.ok(&["backend", "two", "203.0.113.3:80", "--up"]);
+    eventually("it is undone", || ctl.rule("two")["to"].as_array().is_some_and(|to| to.len() == 2));
+    assert_eq!([ordered(0), ordered(1)], [json!("drain"), Value::Null], "what was ordered meanwhile stays");
+    // nor are they lost if relayd dies meanwhile
+    let (_, shown) = file(&world, "other.toml", OTHER);
+    ctl.ok(&["apply", &shown, "--confirm", "60s"]);
+    daemon.kill();
+    daemon.start_again(&world.relay);
+    assert_eq!([ordered(0), ordered(1)], [json!("drain"), Value::Null], "after a restart");
 }
 
 #[test]

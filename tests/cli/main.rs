@@ -13,4 +13,5 @@ mod ports;
 mod refusals;
 mod rights;
 mod saving;
+mod top;
 mod tunnels;

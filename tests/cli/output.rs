@@ -180,7 +180,8 @@ fn exit_codes_tell_scripts_what_happened() {
         let said = ctl.run(wrong);
         assert_eq!((said.code, said.out.as_str()), (2, ""), "{wrong:?}: {said:?}");
     }
-    assert!(ctl.fails(2, &["lst"]).contains("similar subcommands exist: 'ls', 'list'"));
+    let similar = ctl.fails(2, &["lst"]);
+    assert!(similar.contains("similar subcommands exist") && similar.contains("'list'"), "{similar}");
     ctl.fails(4, &["add", "70000", "203.0.113.2"]);
     assert_eq!(ctl.run(&["add", "83", "192.0.2.200"]).code, 5);
     let mut nobody = ctl.clone();

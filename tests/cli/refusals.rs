@@ -215,9 +215,9 @@ const MISTAKES: &[Mistake] = &[
         &["connect: path: transport = \"tls\" has no `path`", "transport = \"ws\" or \"wss\""],
     ),
     (
-        &["set", "web", "protocol=tcp", "connect.transport=tls", "connect.pool=4"],
+        &["set", "web", "protocol=tcp", "connect.transport=tls", "connect.pool=65"],
         4,
-        &["connect: pool: \"4\" is not built yet; leave `pool` out"],
+        &["connect: pool: 65", "from 0 to 64"],
     ),
     (
         &["add", "90", "203.0.113.2", "--plane", "kernel", "--set", "accept.transport=wss"],

@@ -2,7 +2,7 @@
 //! to say nothing at all, or to be slow.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -25,7 +25,7 @@ pub struct Farm {
 }
 
 struct Host {
-    address: Ipv4Addr,
+    at: SocketAddrV4,
     manner: Arc<Manner>,
     tcp: Option<TcpPort>,
     udp: Option<UdpPort>,
@@ -46,12 +46,22 @@ struct UdpPort(Arc<AtomicBool>, Option<JoinHandle<()>>);
 impl Farm {
     /// So many backends behind the usual world's relay, all serving.
     pub fn new(backend: &NetNs, count: u8) -> Self {
+        (0..count).for_each(|index| backend.add_address("backend", address(index.into()), 24));
+        Self::serving(backend, count, |index| SocketAddrV4::new(address(index), PORT))
+    }
+
+    /// The same at ports of one address.
+    pub fn at_one_address(backend: &NetNs, count: u8) -> Self {
+        backend.add_address("backend", address(0), 24);
+        Self::serving(backend, count, |index| one_address(index).parse().expect("an address"))
+    }
+
+    fn serving(backend: &NetNs, count: u8, at: impl Fn(usize) -> SocketAddrV4) -> Self {
         let mut farm = Self { ns: backend.another(), hosts: Vec::new() };
         for index in 0..count {
-            let address = address(index.into());
-            backend.add_address("backend", address, 24);
             let manner = Manner { index, delay: AtomicU64::new(0), status: AtomicU16::new(200) };
-            farm.hosts.push(Host { address, manner: Arc::new(manner), tcp: None, udp: None });
+            let at = at(index.into());
+            farm.hosts.push(Host { at, manner: Arc::new(manner), tcp: None, udp: None });
             farm.serve(index.into());
         }
         farm
@@ -66,14 +76,14 @@ impl Farm {
     pub fn serve_tcp(&mut self, index: usize) {
         let host = &mut self.hosts[index];
         if host.tcp.is_none() {
-            host.tcp = Some(TcpPort::open(&self.ns, host.address, &host.manner));
+            host.tcp = Some(TcpPort::open(&self.ns, host.at, &host.manner));
         }
     }
 
     pub fn serve_udp(&mut self, index: usize) {
         let host = &mut self.hosts[index];
         if host.udp.is_none() {
-            host.udp = Some(UdpPort::open(&self.ns, host.address, &host.manner));
+            host.udp = Some(UdpPort::open(&self.ns, host.at, &host.manner));
         }
     }
 
@@ -93,13 +103,13 @@ impl Farm {
 
     /// Nothing comes from it any more, neither answers nor errors; neighbours still know where it is.
     pub fn freeze(&self, index: usize) {
-        let address = self.hosts[index].address;
+        let address = *self.hosts[index].at.ip();
         self.ns.netlink(async move |handle| silence(&handle, address).execute().await);
     }
 
     /// It is back, with what it had.
     pub fn thaw(&self, index: usize) {
-        let address = self.hosts[index].address;
+        let address = *self.hosts[index].at.ip();
         self.ns.netlink(async move |handle| {
             let rule: RuleMessage = silence(&handle, address).message_mut().clone();
             handle.rule().del(rule).execute().await
@@ -128,17 +138,22 @@ pub fn name(index: usize) -> String {
     format!("{}:{PORT}", address(index))
 }
 
+/// The same of backends that are ports of one address.
+pub fn one_address(index: usize) -> String {
+    format!("{}:{}", address(0), usize::from(PORT) + index)
+}
+
 /// `ip rule add from ADDRESS blackhole`: no route leads from there to anywhere but the host itself.
 fn silence(handle: &rtnetlink::Handle, address: Ipv4Addr) -> rtnetlink::RuleAddRequest<Ipv4Addr> {
     handle.rule().add().v4().source_prefix(address, 32).priority(100).action(RuleAction::Blackhole)
 }
 
 impl TcpPort {
-    fn open(ns: &NetNs, address: Ipv4Addr, manner: &Arc<Manner>) -> Self {
+    fn open(ns: &NetNs, at: SocketAddrV4, manner: &Arc<Manner>) -> Self {
         let listener = ns.run(|| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
             socket.set_reuse_address(true).expect("reuse");
-            socket.bind(&SocketAddr::from((address, PORT)).into()).expect("bind");
+            socket.bind(&SocketAddr::from(at).into()).expect("bind");
             socket.listen(1024).expect("listen");
             TcpListener::from(socket)
         });
@@ -162,8 +177,8 @@ impl Drop for TcpPort {
 }
 
 impl UdpPort {
-    fn open(ns: &NetNs, address: Ipv4Addr, manner: &Arc<Manner>) -> Self {
-        let socket = ns.run(|| UdpSocket::bind((address, PORT))).expect("bind");
+    fn open(ns: &NetNs, at: SocketAddrV4, manner: &Arc<Manner>) -> Self {
+        let socket = ns.run(|| UdpSocket::bind(at)).expect("bind");
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("timeout");
         let (stop, index) = (Arc::new(AtomicBool::new(false)), manner.index);
         let is_over = stop.clone();

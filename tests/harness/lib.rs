@@ -1,7 +1,7 @@
 //! A world to test in: network namespaces with real links, real relayd, real relayctl, real traffic.
 //!
-//! Everything is a value that cleans up after itself. Nothing here but the peers of [`haproxy`], [`kaminari`], [`nginx`]
-//! and [`openssl`] needs a program beyond Relay's own, so the same tests run in a bare virtual machine.
+//! Everything is a value that cleans up after itself. Nothing here but the peers of [`haproxy`], [`kaminari`], [`nginx`],
+//! [`openssl`] and [`websockets`] needs a program beyond Relay's own, so the same tests run in a bare virtual machine.
 
 pub mod certificates;
 pub mod daemon;
@@ -23,8 +23,10 @@ pub mod plane;
 pub mod programs;
 pub mod raw;
 pub mod store;
+pub mod terminal;
 pub mod traffic;
 pub mod tun;
+pub mod websockets;
 pub mod world;
 
 pub use self::daemon::{Ctl, Daemon};
@@ -51,9 +53,10 @@ pub fn skip(why: &str) {
     eprintln!("skipped: {why}");
 }
 
-/// Waits until something is so; panics with `what` after a while.
+/// Waits until something is so; panics with `what` after so long that a machine which is busy with other namespaces (the
+/// kernel takes them down, and makes IPv6 addresses ready, one at a time) has come to it, too.
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    within(Duration::from_secs(10), what, &mut is_so);
+    within(Duration::from_secs(30), what, &mut is_so);
 }
 
 /// Waits until something is so, for at most so long.

@@ -29,6 +29,7 @@ mod translate;
 mod tunnels;
 mod unprivileged;
 mod user;
+mod walk;
 mod ways_out;
 mod wire;
 mod xdp;

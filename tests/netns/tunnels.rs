@@ -3,13 +3,21 @@
 mod backends;
 mod carry;
 mod certificates;
+mod datagram_frames;
+mod datagrams;
 mod frames;
+mod hop;
 mod kaminari;
 mod nginx;
 mod openssl;
+mod pool;
+mod probes;
 mod proxy_protocol;
+mod silence;
 mod slow;
 mod strangers;
+mod walk;
+mod websockets;
 
 use std::fmt::Write as _;
 use std::io::{self, Read as _, Write as _};

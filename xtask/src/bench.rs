@@ -30,11 +30,14 @@ pub fn run(args: &[String]) -> anyhow::Result<()> {
 /// Whether a part is asked for that compares with other programs.
 fn needs_peers(args: &[String]) -> bool {
     let mut parts = args.iter().filter(|arg| PARTS.contains(&arg.as_str())).peekable();
-    parts.peek().is_none() || parts.any(|part| matches!(part.as_str(), "tcp" | "udp" | "memory" | "families"))
+    parts.peek().is_none()
+        || parts.any(|part| matches!(part.as_str(), "tcp" | "udp" | "memory" | "tunnels" | "families"))
 }
 
-const PARTS: [&str; 10] =
-    ["packets", "bulk", "programs", "cost", "tcp", "udp", "memory", "scale", "families", "health"];
+const PARTS: [&str; 13] = [
+    "packets", "bulk", "programs", "choice", "cost", "tcp", "udp", "memory", "tunnels", "families",
+    "failover", "health", "scale",
+];
 
 /// realm's engine from its published crates, which want unstable features of the compiler.
 fn build_realm() -> anyhow::Result<()> {

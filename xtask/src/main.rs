@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod cargo;
 mod ebpf;
+mod fuzz;
 mod install;
 mod lint;
 mod peers;
@@ -50,6 +51,12 @@ enum Task {
     },
     /// Run Relay on older kernels under qemu: cargo xtask vm [5.10|6.1|6.12]...
     Vm(vm::Options),
+    /// Feed what reads frames, heads, records, headers and files with what is nearly right
+    Fuzz {
+        /// For how long, each
+        #[arg(default_value_t = 60)]
+        seconds: u64,
+    },
     /// Check formatting, lints and the shape of the tree
     Lint,
     /// Measure Relay beside what users run today: cargo xtask bench -- [--rounds N] [PART...]
@@ -68,6 +75,7 @@ fn main() -> ExitCode {
         Task::Install(options) => install::run(&options),
         Task::Test { quick, filter } => test::run(quick, filter.as_deref()),
         Task::Vm(options) => vm::run(&options),
+        Task::Fuzz { seconds } => fuzz::run(seconds),
         Task::Lint => lint::run(),
         Task::Bench { args } => bench::run(&args),
     };

@@ -44,6 +44,7 @@ impl Collector for Views {
         self.probes(&mut encoder)?;
         self.round_trips(&mut encoder)?;
         self.backend_failures(&mut encoder)?;
+        self.backend_pools(&mut encoder)?;
         self.daemon(&mut encoder)
     }
 }
@@ -189,6 +190,24 @@ impl Views {
         })
     }
 
+    fn backend_pools(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "Tunnels that wait for clients (connect.pool)";
+        let mut open = encoder.encode_descriptor("relay_backend_pooled", help, None, MetricType::Gauge)?;
+        self.each_backend(|labels, backend| match &backend.pool {
+            Some(pool) => gauge(&mut open, labels, pool.open),
+            None => Ok(()),
+        })?;
+        let help = "Clients that got a tunnel that waited (hit), or had to wait for their own (miss)";
+        let name = "relay_backend_pool_clients";
+        let mut clients = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        self.each_backend(|&[rule, backend], view| {
+            let pool = view.pool.into_iter().flat_map(|pool| [("hit", pool.taken), ("miss", pool.missed)]);
+            pool.into_iter().try_for_each(|(result, count)| {
+                counter(&mut clients, &[rule, backend, ("result", result)], count)
+            })
+        })
+    }
+
     fn each_backend(
         &self,
         mut write: impl FnMut(&[(&'static str, &str); 2], &BackendView) -> Encoded,
@@ -238,6 +257,7 @@ mod tests {
             "name": "tokyo", "listen": [":80"], "protocol": "tcp", "enabled": true, "state": "active",
             "to": [
                 { "addr": "10.0.0.9:80", "weight": 1, "state": "draining", "order": "drain", "failed": 2,
+                  "pool": { "open": 4, "taken": 7, "missed": 1 },
                   "flows": { "active": 1, "total": 3 },
                   "tcp": { "state": "up", "since_seconds": 9, "latency_ms": 1.5, "successes": 8, "failures": 5 },
                   "rtt": { "client": { "count": 3, "sum_ms": 40.5, "p50_ms": 1.0, "p90_ms": 1.0, "p99_ms": 1.0,
@@ -273,6 +293,9 @@ mod tests {
             "relay_backend_rtt_seconds_bucket{le=\"+Inf\",rule=\"tokyo\",backend=\"10.0.0.9:80\",leg=\"client\"} 3",
             "relay_backend_failures_total{rule=\"tokyo\",backend=\"10.0.0.9:80\",source=\"check\"} 5",
             "relay_backend_failures_total{rule=\"tokyo\",backend=\"10.0.0.9:80\",source=\"session\"} 2",
+            "relay_backend_pooled{rule=\"tokyo\",backend=\"10.0.0.9:80\"} 4",
+            "relay_backend_pool_clients_total{rule=\"tokyo\",backend=\"10.0.0.9:80\",result=\"hit\"} 7",
+            "relay_backend_pool_clients_total{rule=\"tokyo\",backend=\"10.0.0.9:80\",result=\"miss\"} 1",
             "relay_config_last_reload_success 0",
             "relay_build_info{version=\"1.2\"} 1",
         ] {

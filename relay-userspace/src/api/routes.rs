@@ -20,7 +20,9 @@ use tokio_stream::wrappers::BroadcastStream;
 use super::extract::{Path, Query, Text};
 use super::problem::{ApiProblem, Code};
 use super::server::Peer;
-use super::view::{AccountView, ChangeView, DownView, ExplainView, HistoryView, RuleView, StatusView};
+use super::view::{
+    AccountView, ChangeView, DownView, ExplainView, HistoryView, RuleView, StatusView, WalkView,
+};
 use super::{history, metrics, order};
 use crate::config::node::{Node, Value as NodeValue};
 use crate::config::problem::Problems;
@@ -29,6 +31,7 @@ use crate::rule::{Listener, Rule, RuleName};
 use crate::supervisor::Shared;
 use crate::supervisor::command::{Action, Reply};
 use crate::supervisor::explain::explain;
+use crate::supervisor::walk;
 
 /// A request body larger than this is no configuration.
 const BODY_LIMIT: usize = 64 * 1024 * 1024;
@@ -54,6 +57,7 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .route("/v1/rules/{name}/disable", post(disable))
         .route("/v1/rules/{name}/drain", post(drain))
         .route("/v1/rules/{name}/backend", post(backend))
+        .route("/v1/rules/{name}/test", post(test))
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/diff", post(diff))
@@ -262,6 +266,15 @@ async fn backend(
 ) -> Answer<ChangeView> {
     let (addr, call) = order::parse(&body)?;
     change(&shared, Action::Backend(name(&text)?, addr, call), options.dry_run).await
+}
+
+/// What a rule's sessions would meet. Backends hear of it, so it is nothing for who may only look.
+async fn test(
+    _writer: Writer,
+    State(shared): State<Arc<Shared>>,
+    Path(text): Path<String>,
+) -> Answer<WalkView> {
+    Ok(Json(walk::test(&shared, &name(&text)?).await?))
 }
 
 async fn status(State(shared): State<Arc<Shared>>) -> Json<StatusView> {

@@ -121,6 +121,9 @@ pub struct BackendView {
     /// Sessions that it has failed.
     #[serde(default)]
     pub failed: u64,
+    /// Tunnels to it that wait for clients, where the rule holds any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolView>,
     /// How long round trips take, to it and to the clients that it got.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rtt: Option<RoundTripsView>,
@@ -138,6 +141,26 @@ impl BackendView {
     pub fn judged(&self) -> impl Iterator<Item = (&'static str, &JudgedView)> {
         let both = [("tcp", &self.tcp), ("udp", &self.udp)].into_iter();
         both.filter_map(|(protocol, judged)| Some((protocol, judged.as_ref()?)))
+    }
+}
+
+/// Tunnels that are held open for clients to come (`connect.pool`).
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct PoolView {
+    /// Those that wait now.
+    pub open: u64,
+    /// Clients that got one.
+    pub taken: u64,
+    /// Clients that had to wait for a tunnel of their own.
+    pub missed: u64,
+}
+
+impl PoolView {
+    /// `4 tunnels wait; 120 clients got one, 3 did not`.
+    pub fn sentence(&self) -> String {
+        let waiting =
+            if self.open == 1 { "1 tunnel waits".into() } else { format!("{} tunnels wait", self.open) };
+        format!("{waiting}; {} clients got one, {} did not", self.taken, self.missed)
     }
 }
 
@@ -420,6 +443,44 @@ pub struct ExplainView {
     pub origin: String,
     /// One thing worth knowing per line.
     pub lines: Vec<String>,
+}
+
+/// What a walk along a rule has met.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct WalkView {
+    pub rule: String,
+    /// Nothing failed.
+    pub ok: bool,
+    pub steps: Vec<StepView>,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct StepView {
+    /// The one that it is about, as configured; absent: the rule itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// listen, certificate, dns, connect, proxy, tls, websocket, payload, udp
+    pub step: String,
+    /// ok, failed, skipped
+    pub result: String,
+    /// The cause, of what is not ok; README.md lists all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Keys of the rule that may not match the other end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ms: Option<f64>,
+    /// What was found, or the cause and the remedy.
+    pub text: String,
+}
+
+impl StepView {
+    pub const OK: &str = "ok";
+    pub const FAILED: &str = "failed";
+    pub const SKIPPED: &str = "skipped";
 }
 
 /// What `relayctl down` removed, or with a dry run would remove.

@@ -1,10 +1,12 @@
 //! What can be typed after `relayctl`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
+use super::top::INTERVALS;
 use crate::accounting::bill::{Count, Factor};
 use crate::accounting::calendar::{self, Step, TIME_FORMS, parse_time};
 use crate::config::quantity::{DURATION_FORMS, parse_duration};
@@ -79,6 +81,11 @@ pub enum Command {
     Backend(Backend),
     /// Say which plane carries a rule, by which way, and why
     Explain(One),
+    /// Walk a rule's way, from its listeners to each backend, and say where it ends and why
+    #[command(
+        after_help = "Connects to each backend as a session would, opens its tunnel, and sends it an empty line unless it speaks first. Counts as no flow, and judges nobody. Exit status 1: something failed.\n\nExamples:\n  relayctl test web\n  relayctl test web -o json"
+    )]
+    Test(One),
     /// Check a configuration file; relayd need not run
     Check(CheckFile),
     /// Show what a file would change, without changing anything
@@ -96,6 +103,11 @@ pub enum Command {
     History(History),
     /// Show how relayd is doing
     Status(Watch),
+    /// Watch all rules live: rates, flows, backends, drops
+    #[command(
+        after_help = "Keys: ? lists them; / filters, Enter shows one rule in full, p pauses, q quits. NO_COLOR is honoured."
+    )]
+    Top(Top),
     /// Detach everything from the kernel; traffic is no longer forwarded
     Down(Down),
     /// Print a completion script
@@ -244,6 +256,13 @@ pub struct Watch {
 }
 
 #[derive(Debug, Args)]
+pub struct Top {
+    /// Time between two looks, from 250ms to 60s
+    #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = interval)]
+    pub interval: Duration,
+}
+
+#[derive(Debug, Args)]
 pub struct DryRun {
     /// Say what would change, and change nothing
     #[arg(long)]
@@ -299,4 +318,10 @@ fn time(text: &str) -> Result<String, &'static str> {
 fn waiting_time(text: &str) -> Result<String, &'static str> {
     let time = parse_duration(text).filter(|time| !time.is_zero());
     time.map(|_| text.to_owned()).ok_or(DURATION_FORMS)
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let [least, most] = INTERVALS;
+    let allowed = parse_duration(text).filter(|interval| (least..=most).contains(interval));
+    allowed.ok_or_else(|| "a time from 250ms to 60s".into())
 }

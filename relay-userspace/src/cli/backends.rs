@@ -67,6 +67,7 @@ fn facts_of(rule: &RuleView, backend: &BackendView) -> Vec<(&'static str, String
     }
     let mut facts = vec![("to", text)];
     facts.extend(backend.lookup.as_ref().map(|lookup| ("name", lookup.sentence())));
+    facts.extend(backend.pool.map(|pool| ("pool", pool.sentence())));
     facts.extend(round_trips(backend).map(|sentence| ("rtt", sentence)));
     facts.extend(
         backend

@@ -11,10 +11,13 @@ use hyper::Method;
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
-use super::args::{Add, Apply, Backend, Call, Cli, Command, Down, Format, History, Names};
-use super::{Exit, fields, history, manual, print};
+use super::args::{Add, Apply, Backend, Call, Cli, Command, Down, Format, History, Names, One};
+use super::walk::walk;
+use super::{Exit, fields, history, manual, print, top};
 use crate::api::client::{Client, ClientError};
-use crate::api::view::{AccountView, ChangeView, DownView, ExplainView, HistoryView, RuleView, StatusView};
+use crate::api::view::{
+    AccountView, ChangeView, DownView, ExplainView, HistoryView, RuleView, StatusView, WalkView,
+};
 use crate::config::Problems;
 use crate::config::files::Config;
 use crate::config::problem::Source;
@@ -50,10 +53,12 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Status(watch) => {
             session.repeat(watch.watch, "/v1/status", |view: &StatusView, f| print::status(view, f)).await
         }
+        Command::Top(args) => top::run(&cli.socket, args).await,
         Command::Explain(one) => {
             let path = format!("/v1/rules/{}/explain", one.name);
             session.repeat(false, &path, |view: &ExplainView, f| print::explain(view, f)).await
         }
+        Command::Test(one) => session.test(one).await,
         Command::Check(check) => session.check(&check.file),
         Command::Diff(diff) => {
             let body = diff.file.as_deref().map(read_config).transpose()?.unwrap_or_default();
@@ -215,6 +220,13 @@ impl Session<'_> {
             }
             sleep(PACE).await;
         }
+    }
+
+    async fn test(&self, one: &One) -> anyhow::Result<Exit> {
+        let path = format!("/v1/rules/{}/test", one.name);
+        let view: WalkView = self.client().await?.ask(Method::POST, &path, String::new()).await?;
+        write(&walk(&view, self.cli.output))?;
+        Ok(if view.ok { Exit::Done } else { Exit::Failed })
     }
 
     fn check(&self, file: &Path) -> anyhow::Result<Exit> {

@@ -22,6 +22,7 @@ const NUMBERS: &[&str] = &[
     "check.fall",
     "check.port",
     "check.rise",
+    "connect.pool",
     "connect.proxy_protocol",
     "timeout.keepalive.count",
     "limit.connections",

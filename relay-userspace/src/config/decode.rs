@@ -62,7 +62,7 @@ pub fn rule(
     let timeouts = timeouts::timeouts(&mut fields, problems);
     let accept = accept::accept(&mut fields, protocols, problems);
     let connect = connect::connect(&mut fields, protocols, problems);
-    let check = check::check(&mut fields, protocols, problems);
+    let check = check::check(&mut fields, protocols, connect.sends_datagrams(), problems);
     let limits = limit::limits(&mut fields, problems);
     fields.finish(LATER, problems);
     if problems.list.len() > before {

@@ -182,6 +182,9 @@ fn connect(connect: &Connect) -> Map<String, Json> {
     if let Some(interface) = &connect.interface {
         map.insert("interface".into(), json!(interface));
     }
+    if connect.pool > 0 {
+        map.insert("pool".into(), json!(connect.pool));
+    }
     if connect.mptcp {
         map.insert("mptcp".into(), json!(true));
     }

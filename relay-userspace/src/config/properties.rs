@@ -166,12 +166,13 @@ fn connects() -> BoxedStrategy<Connect> {
     let source = proptest::option::of(hosts.prop_map(|address| address.to_canonical()));
     let interface = proptest::option::of("[a-z][a-z0-9.@_-]{0,14}".prop_map(String::into_boxed_str));
     let tunnels = proptest::option::of(tunnels::connect().prop_map(Arc::new));
-    (version, source, interface, any::<bool>(), tunnels)
-        .prop_map(|(proxy_protocol, source, interface, mptcp, tunnel)| Connect {
+    (version, source, interface, any::<bool>(), tunnels, 0..=Connect::MOST_POOL)
+        .prop_map(|(proxy_protocol, source, interface, mptcp, tunnel, pool)| Connect {
             proxy_protocol,
             source,
             interface,
             mptcp,
+            pool: if tunnel.is_some() && proxy_protocol.is_none() { pool } else { 0 },
             tunnel,
         })
         .boxed()
@@ -205,6 +206,7 @@ prop_compose! {
         let connect = Connect {
             proxy_protocol: connect.proxy_protocol.filter(|_| is_tcp),
             mptcp: connect.mptcp && is_tcp,
+            pool: if protocols == Protocols::Tcp { connect.pool } else { 0 },
             tunnel: connect.tunnel.filter(|_| protocols == Protocols::Tcp),
             ..connect
         };
@@ -451,7 +453,7 @@ proptest! {
             3 => serde_json::json!({ "balance": null }),
             4 => serde_json::json!({ "balance": by_position }),
             5 => serde_json::json!({ "accept": null, "connect": null }),
-            6 => serde_json::json!({ "connect": { "transport": "tls", "path": null, "host": null, "token": null, "headers": null, "mask": null } }),
+            6 => serde_json::json!({ "connect": { "transport": "tls", "path": null, "host": null, "token": null, "headers": null, "mask": null, "pool": null } }),
             _ => serde_json::json!({ "to": [other.to_string()] }),
         };
         let Json::Object(fields) = fields else { panic!("not an object") };

@@ -4,6 +4,7 @@ mod error;
 mod http;
 mod stream;
 mod tls;
+mod tunnel;
 mod udp;
 
 use std::io;
@@ -16,6 +17,7 @@ use socket2::{Domain, Socket, Type};
 pub use self::error::ProbeError;
 use self::stream::Conversation;
 pub(super) use self::tls::Tls;
+use self::tunnel::Tunnelling;
 use self::udp::Question;
 use super::prober::Probe;
 use crate::net::mptcp;
@@ -27,6 +29,7 @@ pub(super) enum Attempt {
     /// A connection is all that is asked for.
     Connection(Socket),
     Conversation(Box<Conversation>),
+    Tunnelling(Box<Tunnelling>),
     Question(Question),
 }
 
@@ -53,6 +56,9 @@ impl Attempt {
             result => result,
         };
         connected.map_err(|error| failure(error, address, &probe.connect))?;
+        if let Some(connector) = &probe.connector {
+            return Tunnelling::new(probe, connector, socket).map(Box::new).map(Self::Tunnelling);
+        }
         Ok(match &probe.check.kind {
             CheckKind::Passive | CheckKind::Tcp => Self::Connection(socket),
             CheckKind::Tls { .. } | CheckKind::Http(_) => {
@@ -67,6 +73,7 @@ impl Attempt {
         let step = match self {
             Self::Connection(socket) => connected(socket, ready),
             Self::Conversation(conversation) => conversation.advance(ready),
+            Self::Tunnelling(tunnelling) => tunnelling.advance(ready),
             Self::Question(question) => question.advance(),
         };
         match step {
@@ -160,7 +167,7 @@ mod tests {
         first.connect(&address.into()).expect("a connection");
         let port = first.local_addr().ok().and_then(|own| own.as_socket()).expect("its port").port();
         let check = Arc::new(Check { kind: CheckKind::Tcp, ..Check::default() });
-        let probe = Probe { address, name: None, check, connect: Arc::default() };
+        let probe = Probe { address, name: None, check, connect: Arc::default(), connector: None };
         let tls = Tls::new(crate::proxy::tunnel::tls::public_roots()).expect("TLS");
         let error = Attempt::begin(&probe, from(port), &tls).err();
         assert!(error.as_ref().is_some_and(ProbeError::is_ours), "{error:?}");

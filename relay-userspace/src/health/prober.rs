@@ -22,6 +22,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use self::engine::Engine;
 use super::judge::{Change, Judge, Signal, Standing};
 use super::probe::Tls;
+use crate::proxy::tunnel::Connector;
 use crate::proxy::tunnel::tls::public_roots;
 use crate::rule::{Check, Connect};
 
@@ -39,6 +40,8 @@ pub struct Probe {
     pub check: Arc<Check>,
     /// Probes leave as the rule's sessions do.
     pub connect: Arc<Connect>,
+    /// What a connection has to be wrapped in for a `tcp` check; `None`: being connected is enough.
+    pub connector: Option<Arc<Connector>>,
 }
 
 /// An endpoint's state is another one now.

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use aya::maps::{HashMap, MapData};
+use aya::maps::{HashMap, MapData, MapError};
 use relay_common::names;
+use relay_common::round_trip::RoundTrips;
 use relay_common::route::NextHop as KernelHop;
 use relay_common::rule::{EndpointEntry, ListenerKey, Numbered, PORT_TABLE, PortEntry, RuleEntry, SourceKey};
 
@@ -18,10 +19,31 @@ use super::shadow::{RoutePrefix, Shadow};
 use super::slots::{Slots, decode_name};
 use crate::rule::RuleName;
 
+/// `BPF_NOEXIST`: what is there stays.
+const NOEXIST: u64 = 1;
+
 /// The slots of rules, and those that rules had before.
 pub(super) fn slots(pins: &Path) -> Result<Slots, Unavailable> {
     let names = names_by_slot(&maps::open(pins, names::RULE_NAMES)?)?;
     Ok(slots_of(&names, &read_array(pins, names::RULES, maps::RULE_SLOTS)?))
+}
+
+/// Has the round trips of endpoints counted that a relayd made which knew nothing of that.
+pub(super) fn count_round_trips(maps: &mut Maps, shadow: &Shadow) -> Result<(), Unavailable> {
+    for &endpoint in shadow.endpoint_entries.keys() {
+        let nothing = maps.round_trips.insert(endpoint, RoundTrips::default(), NOEXIST);
+        present_is_fine(nothing).map_err(|error| failed(names::ROUND_TRIPS, &error))?;
+    }
+    Ok(())
+}
+
+fn present_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::EEXIST) => {
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// All that the maps hold.

@@ -1,4 +1,4 @@
-//! Flows whose backend's address is none of their rule's any more, for rules that end such flows (`on_down = "reset"`).
+//! Flows that lead where their rule leads no more, for rules that end such flows (`on_down = "reset"`).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,14 +8,21 @@ use relay_common::digest::{Digest, Secret};
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
 use relay_common::net::{Address, Protocol, ipv6_to_wire};
 
-use crate::rule::Staying;
+use crate::rule::{Destination, PortRange, Staying};
 
 /// Where flows of such rules may go, by slot. Written before the rule leads elsewhere.
 #[derive(Debug, Default)]
 pub struct Backends(Mutex<HashMap<u32, Arc<Staying>>>);
 
-/// An address as backend halves' keys have it: whether it is IPv6, and the address or the part of its digest there.
-type Source = (bool, u32);
+/// A destination as backend halves' keys have it.
+#[derive(Debug)]
+struct Source {
+    is_v6: bool,
+    /// The address, or the part of its digest that a key has.
+    address: u32,
+    ports: PortRange,
+}
+
 /// By slot and protocol.
 type Sources = HashMap<u32, [Vec<Source>; 2]>;
 
@@ -32,9 +39,11 @@ impl Backends {
 
     /// As keys have them.
     fn sources(&self, secret: &Secret) -> Sources {
-        let source = |address: &IpAddr| match address {
-            IpAddr::V4(address) => (false, Address::from(*address).to_wire()),
-            IpAddr::V6(address) => (true, Digest::new(&ipv6_to_wire(*address), secret).low),
+        let source = |&Destination { address, ports }: &Destination| match address {
+            IpAddr::V4(address) => Source { is_v6: false, address: Address::from(address).to_wire(), ports },
+            IpAddr::V6(address) => {
+                Source { is_v6: true, address: Digest::new(&ipv6_to_wire(address), secret).low, ports }
+            }
         };
         let sources = |protocol, backends: &Staying| backends.of(protocol).iter().map(source).collect();
         let by_protocol = |backends| Protocol::ALL.map(|protocol| sources(protocol, backends));
@@ -80,9 +89,12 @@ impl Gone {
 }
 
 fn leads_elsewhere(sources: &Sources, slot: u32, backend_half: &FlowKey) -> bool {
-    let source = (backend_half.is_v6(), backend_half.source().to_wire());
     let Some((by_protocol, protocol)) = sources.get(&slot).zip(backend_half.protocol()) else { return false };
-    !by_protocol[protocol.index() as usize].contains(&source)
+    let (is_v6, address) = (backend_half.is_v6(), backend_half.source().to_wire());
+    let port = backend_half.ports().source().number();
+    let is_there =
+        |source: &Source| (source.is_v6, source.address) == (is_v6, address) && source.ports.contains(port);
+    !by_protocol[protocol.index() as usize].iter().any(is_there)
 }
 
 #[cfg(test)]
@@ -107,7 +119,11 @@ mod tests {
     }
 
     fn half(rule: u32, backend: u8, flags: FlowFlags) -> (FlowKey, FlowEntry) {
-        let ports = Ports::new(Port::new(80), Port::new(5000));
+        half_at(rule, (backend, 80), flags)
+    }
+
+    fn half_at(rule: u32, (backend, port): (u8, u16), flags: FlowFlags) -> (FlowKey, FlowEntry) {
+        let ports = Ports::new(Port::new(port), Port::new(5000));
         let address = |last| Address::from(Ipv4Addr::new(203, 0, 113, last));
         let key = FlowKey::new(address(backend), address(1), ports, Protocol::Tcp);
         let to = relay_common::flow::Translation { source: address(1), destination: address(9), ports };
@@ -115,12 +131,19 @@ mod tests {
         (key, FlowEntry::new(&key, to, owner, Hop::default(), flags, 0))
     }
 
+    fn staying(list: &[(IpAddr, u16)]) -> Arc<Staying> {
+        let tcp = list.iter().map(|&(address, port)| Destination::at((address, port).into())).collect();
+        Arc::new(Staying { tcp, ..Staying::default() })
+    }
+
+    fn address_v4(last: u8) -> IpAddr {
+        Ipv4Addr::new(203, 0, 113, last).into()
+    }
+
     #[test]
     fn only_flows_to_other_addresses_have_to_go() {
-        let list = |last: &[u8]| {
-            let address = |&last: &u8| IpAddr::from(Ipv4Addr::new(203, 0, 113, last));
-            Arc::new(Staying::both(&last.iter().map(address).collect::<Vec<_>>()))
-        };
+        let list =
+            |last: &[u8]| staying(&last.iter().map(|&last| (address_v4(last), 80)).collect::<Vec<_>>());
         let backends = Backends::default();
         assert!(backends.set(3, Some(&list(&[2]))) && !backends.set(3, Some(&list(&[2]))));
         assert!(!backends.set(4, None));
@@ -143,9 +166,23 @@ mod tests {
     }
 
     #[test]
+    fn two_ports_of_one_address_are_told_apart() {
+        let backends = Backends::default();
+        let both = [(address_v4(2), 80), (address_v4(2), 81)];
+        backends.set(3, Some(&staying(&both[..1])));
+        let mut gone = Gone::begin(&backends, SECRET);
+        for port in [80, 81] {
+            let (key, half) = half_at(3, (2, port), FlowFlags::EGRESS);
+            gone.meet(&key, &half);
+        }
+        let (down, _) = half_at(3, (2, 81), FlowFlags::EGRESS);
+        assert_eq!(gone.left(&backends), HashMap::from([(3, vec![down])]));
+    }
+
+    #[test]
     fn of_ipv6_addresses_too() {
         let backends = Backends::default();
-        backends.set(3, Some(&Arc::new(Staying::both(&[address_v6(2).into()]))));
+        backends.set(3, Some(&staying(&[(address_v6(2).into(), 80)])));
         let mut gone = Gone::begin(&backends, SECRET);
         for backend in [2, 7] {
             let (key, half) = half_v6(3, backend);

@@ -26,6 +26,7 @@ use super::numbers;
 use super::shadow::Shadow;
 use super::shortage::Shortage;
 use super::slots::Slots;
+use super::tc::TcHook;
 use super::usage::{EndpointTable, UsageSlot, UsageTable};
 use super::{Desired, KernelError, Unavailable, adopt, bpffs, clock, object, pins as pinned, preflight};
 use crate::rule::RuleName;
@@ -96,10 +97,11 @@ impl Dataplane {
         }
         pinned::pin_sweeper(&mut ebpf, &pins)?;
         let lookup = Lookup::load(&mut ebpf);
-        let maps = Maps::open(&pins)?;
+        let mut maps = Maps::open(&pins)?;
         let secret = numbers::secret(&maps)?;
         let declined = Some(Declined::open(&mut ebpf, secret)?);
         let mut shadow = adopt::shadow(&maps, &pins)?;
+        adopt::count_round_trips(&mut maps, &shadow)?;
         if let Some((name, slot)) = traced {
             shadow.slots.reserve(name, slot);
         }
@@ -216,7 +218,21 @@ fn load_object(
     // every proven flow may have a client of its own
     loader.map_max_entries(names::SOURCES, halves);
     loader.map_max_entries(names::UNPROVEN, unproven_entries(options.max_flows));
-    loader.load(bytes).map_err(|error| Unavailable(format!("cannot load the programs: {error}")))
+    let ebpf =
+        loader.load(bytes).map_err(|error| Unavailable(format!("cannot load the programs: {error}")))?;
+    has_all(&ebpf)?;
+    Ok(ebpf)
+}
+
+/// Some programs are only loaded when an interface needs them: it is now that one which is missing is noticed.
+fn has_all(ebpf: &Ebpf) -> Result<(), Unavailable> {
+    let mut wanted = TcHook::PROGRAMS.into_iter().chain([names::XDP, names::SWEEP]);
+    match wanted.find(|name| ebpf.program(name).is_none()) {
+        None => Ok(()),
+        Some(name) => Err(Unavailable(format!(
+            "the object has no program {name}: build it with `cargo xtask build-ebpf`"
+        ))),
+    }
 }
 
 /// Room for unproven flows: a flood must take longer than a round trip to run through it, and small tables evict

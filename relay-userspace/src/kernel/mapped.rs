@@ -44,6 +44,9 @@ pub struct Mapped<T> {
     entries: PhantomData<T>,
 }
 
+/// Of addresses that nothing lies at.
+const ROOM: MapFlags = MapFlags::MAP_PRIVATE.union(MapFlags::MAP_NORESERVE);
+
 /// Mapped at once: some pages, whatever their size.
 const GRAIN: usize = 1 << 16;
 
@@ -55,9 +58,8 @@ impl<T: Shared> Mapped<T> {
         let map = maps::open_raw(pins, name)?;
         let bytes = NonZeroUsize::new(entries as usize * size_of::<T>());
         let bytes = bytes.ok_or_else(|| failed(&"it is empty"))?;
-        let flags = MapFlags::MAP_PRIVATE.union(MapFlags::MAP_NORESERVE);
         // SAFETY: a new mapping at an address of the kernel's choice.
-        let memory = unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, flags) };
+        let memory = unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, ROOM) };
         let memory = memory.map_err(|error| failed(&error))?;
         let (mapped, growing) = (AtomicUsize::new(0), Mutex::new(()));
         let table = Self { map, memory, bytes, mapped, growing, entries: PhantomData };
@@ -94,9 +96,21 @@ impl<T: Shared> Mapped<T> {
         let access = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
         let flags = MapFlags::MAP_SHARED.union(MapFlags::MAP_FIXED);
         // SAFETY: it replaces room of our own, which nobody could read so far.
-        unsafe { mmap(at, more, access, flags, self.map.fd(), offset) }?;
+        if let Err(error) = unsafe { mmap(at, more, access, flags, self.map.fd(), offset) } {
+            self.keep_room(at, more);
+            return Err(error);
+        }
         self.mapped.store(before + more.get(), Ordering::Release);
         Ok(())
+    }
+
+    /// The kernel may have given room up before it failed to map something there. It is ours again before somebody else's
+    /// memory comes there, which would go with ours in the end.
+    fn keep_room(&self, at: Option<NonZeroUsize>, bytes: NonZeroUsize) {
+        // SAFETY: where there is something mapped, this fails.
+        let _still_ours = unsafe {
+            mmap_anonymous(at, bytes, ProtFlags::PROT_NONE, ROOM.union(MapFlags::MAP_FIXED_NOREPLACE))
+        };
     }
 }
 

@@ -51,7 +51,7 @@ pub fn claims(rule: &Rule, listener: &Listener, host: &HostView) -> Vec<Claim> {
         if !address.is_unspecified() && !host.is_own(address) {
             continue;
         }
-        for protocol in rule.protocols.iter() {
+        for protocol in rule.heard().iter() {
             let mptcp = is_mptcp(rule, protocol);
             let claim = |port| Claim { protocol, address, interface: interface.clone(), port, mptcp };
             claims.extend((ports.first()..=ports.last()).map(claim));

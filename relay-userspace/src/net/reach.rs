@@ -30,7 +30,7 @@ pub fn wanted(rule: &Rule) -> impl Iterator<Item = Reach> + '_ {
             Reach { protocol, address, interface, ports: listener.ports }
         };
         let addresses = claim::addresses(rule, &listener.on).into_iter();
-        addresses.flat_map(|address| rule.protocols.iter().map(move |of| (address, of))).map(reach)
+        addresses.flat_map(|address| rule.heard().iter().map(move |of| (address, of))).map(reach)
     })
 }
 

@@ -225,6 +225,9 @@ fn kernel_plane(rule: &Rule, backends: &[Arc<[IpAddr]>], facts: &Facts<'_>) -> R
     if rule.plane == PlaneChoice::User {
         return Err("plane = \"user\"".into());
     }
+    if let Some(reason) = rule.udp_needs_relayd() {
+        return Err(reason.into());
+    }
     if let Some(reason) = rule.needs_relayd()
         && (!rule.protocols.has(Protocol::Udp) || rule.plane == PlaneChoice::Kernel)
     {
@@ -352,7 +355,7 @@ fn user_plane(
         priority: to.priority,
     };
     Ok(UserRule {
-        protocols: rule.protocols,
+        protocols: rule.heard(),
         ipv4: false,
         ipv6: false,
         ends: rule.to.iter().zip(backends).zip(names).map(end).collect(),

@@ -60,10 +60,18 @@ pub enum Refusal {
     BackendWs,
     /// One that did not finish its half of a handshake.
     BackendTunnel,
+    /// A datagram for a tunnel that is not open, and cannot be opened for now.
+    TunnelDown,
+    /// One for a tunnel whose queue is full: the other end is slower than what comes.
+    TunnelFull,
+    /// One out of a tunnel, of a flow that is over.
+    FlowOver,
+    /// The other end of a tunnel sent what is no frame of datagrams.
+    UdpFrames,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 31] = [
         Self::NoBackend,
         Self::BackendRefused,
         Self::BackendTimeout,
@@ -91,6 +99,10 @@ impl Refusal {
         Self::BackendTls,
         Self::BackendWs,
         Self::BackendTunnel,
+        Self::TunnelDown,
+        Self::TunnelFull,
+        Self::FlowOver,
+        Self::UdpFrames,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -122,6 +134,10 @@ impl Refusal {
             Self::BackendTls => "backend_tls",
             Self::BackendWs => "backend_ws",
             Self::BackendTunnel => "backend_tunnel",
+            Self::TunnelDown => "tunnel_down",
+            Self::TunnelFull => "tunnel_full",
+            Self::FlowOver => "flow_over",
+            Self::UdpFrames => "udp_frames",
         }
     }
 }

@@ -22,6 +22,12 @@ pub fn check(new: &impl AsRawFd) -> io::Result<()> {
     if number < sessions_end_at(limit()) { Ok(()) } else { Err(Errno::EMFILE.into()) }
 }
 
+/// The same for something that sessions can do without, which gets half of them.
+pub fn check_plenty(new: &impl AsRawFd) -> io::Result<()> {
+    let number = usize::try_from(new.as_raw_fd()).unwrap_or(0);
+    if number < limit() / 2 { Ok(()) } else { Err(Errno::EMFILE.into()) }
+}
+
 fn sessions_end_at(limit: usize) -> usize {
     limit - LEFT.min(limit / 16)
 }

@@ -1,7 +1,7 @@
 //! Who is let in: a rule's allow list and limits, as its sessions meet them.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
@@ -12,8 +12,9 @@ use tokio::sync::Notify;
 
 use super::counters::Refusal;
 use super::ending::Ending;
+use super::pool::End;
 use super::sources::{Source, Sources};
-use crate::rule::{AllowList, Limits, Staying};
+use crate::rule::{AllowList, Destination, Limits, Staying};
 
 /// One rule's gate, for all its listeners and workers.
 #[derive(Debug, Default)]
@@ -33,7 +34,7 @@ pub struct Policy {
     pub allow: Option<Arc<AllowList>>,
     pub limits: Limits,
     pub gauge: Gauge,
-    /// The addresses that sessions may go to; `None`: they go on wherever they go.
+    /// Where sessions may go; `None`: they go on wherever they go.
     pub backends: Option<Arc<Staying>>,
 }
 
@@ -43,13 +44,13 @@ impl Policy {
         &self,
         protocol: Protocol,
         client: IpAddr,
-        backend: impl FnOnce() -> Option<IpAddr>,
+        backend: impl FnOnce() -> Option<SocketAddr>,
     ) -> Option<Ending> {
         if self.allow.as_ref().is_some_and(|list| !list.allows(client)) {
             return Some(Ending::Refused(Refusal::NotAllowed));
         }
         let backends = self.backends.as_ref()?;
-        backend().filter(|backend| !backends.of(protocol).contains(backend)).map(|_gone| Ending::BackendGone)
+        backend().filter(|to| !backends.contains(protocol, *to)).map(|_gone| Ending::BackendGone)
     }
 }
 
@@ -109,11 +110,14 @@ impl Gate {
         self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether sessions may go to all of these addresses.
-    pub(super) fn leads_to(&self, protocol: Protocol, addresses: &[IpAddr]) -> bool {
+    /// Whether sessions may go to a backend, whichever of its addresses they get.
+    pub(super) fn leads_to(&self, protocol: Protocol, end: &End) -> bool {
         let policy = self.policy();
-        let may_go = |backends: &Arc<Staying>| addresses.iter().all(|to| backends.of(protocol).contains(to));
-        policy.backends.as_ref().is_none_or(may_go)
+        let Some(backends) = &policy.backends else { return true };
+        let has = |to: &Destination, address| {
+            to.address == address && end.first_port.is_none_or(|port| to.ports.contains(port))
+        };
+        end.addresses.iter().all(|&address| backends.of(protocol).iter().any(|to| has(to, address)))
     }
 
     /// Another number after every change.
@@ -122,7 +126,12 @@ impl Gate {
     }
 
     /// Returns when a session may not go on, and why. `backend`: where it goes, if it is connected.
-    pub(super) async fn ended(&self, protocol: Protocol, client: IpAddr, backend: Option<IpAddr>) -> Ending {
+    pub(super) async fn ended(
+        &self,
+        protocol: Protocol,
+        client: IpAddr,
+        backend: Option<SocketAddr>,
+    ) -> Ending {
         loop {
             let changed = self.changed.notified();
             if let Some(ending) = self.policy().ends(protocol, client, || backend) {
@@ -134,8 +143,13 @@ impl Gate {
 
     /// Whether a client may begin something new, which takes no place until [`Gate::enter`].
     pub fn admit(&self, client: IpAddr) -> Result<(), Refusal> {
+        self.admit_by(client, client)
+    }
+
+    /// The same for a client that somebody speaks for, who is the one that has to be on the list.
+    pub fn admit_by(&self, speaker: IpAddr, client: IpAddr) -> Result<(), Refusal> {
         let policy = self.policy();
-        if policy.allow.as_ref().is_some_and(|list| !list.allows(client)) {
+        if policy.allow.as_ref().is_some_and(|list| !list.allows(speaker)) {
             return Err(Refusal::NotAllowed);
         }
         let limits = policy.limits;
@@ -260,13 +274,15 @@ mod tests {
     async fn who_is_connected_to_a_backend_that_is_none_any_more_has_to_go() {
         let gate = gate(Limits::default());
         let backends = |list: &[&str]| {
-            let list: Vec<IpAddr> = list.iter().map(|text| address(text)).collect();
-            Some(Arc::new(Staying::both(&list)))
+            let to = |text: &&str| Destination::at(text.parse().expect(text));
+            Some(Arc::new(Staying { tcp: list.iter().map(to).collect(), udp: Box::default() }))
         };
-        let (client, [old, new]) = (address("192.0.2.7"), ["203.0.113.2", "203.0.113.3"].map(address));
+        let client = address("192.0.2.7");
+        // two endpoints at one address
+        let both: [SocketAddr; 2] =
+            ["203.0.113.2:80", "203.0.113.2:81"].map(|text| text.parse().expect(text));
         let mut connecting = pin!(gate.ended(Protocol::Tcp, client, None));
-        let mut connected =
-            [old, new].map(|backend| Box::pin(gate.ended(Protocol::Tcp, client, Some(backend))));
+        let mut connected = both.map(|backend| Box::pin(gate.ended(Protocol::Tcp, client, Some(backend))));
         let mut endings = async || {
             let mut polled = Vec::new();
             polled.push(poll_fn(|cx| Poll::Ready(connecting.as_mut().poll(cx))).await);
@@ -276,9 +292,9 @@ mod tests {
             polled
         };
         assert_eq!(endings().await, [Poll::Pending; 3]);
-        gate.set(Policy { backends: backends(&["203.0.113.3", "203.0.113.2"]), ..Policy::default() });
+        gate.set(Policy { backends: backends(&["203.0.113.2:81", "203.0.113.2:80"]), ..Policy::default() });
         assert_eq!(endings().await, [Poll::Pending; 3]);
-        gate.set(Policy { backends: backends(&["203.0.113.3"]), ..Policy::default() });
+        gate.set(Policy { backends: backends(&["203.0.113.2:81"]), ..Policy::default() });
         assert_eq!(endings().await, [Poll::Pending, Poll::Ready(Ending::BackendGone), Poll::Pending]);
     }
 }

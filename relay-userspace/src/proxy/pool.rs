@@ -7,7 +7,7 @@ mod tally;
 mod tests;
 
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use relay_common::net::Protocol;
 use relay_common::round_trip::RoundTrips;
@@ -21,6 +21,7 @@ use self::tally::Tally;
 pub use self::tally::{Lease, Numbers, Tallied};
 use crate::balance::Weights;
 use crate::proxy::gate::Gate;
+use crate::proxy::tunnel::{Held, Spares};
 use crate::rule::{Balance, RuleName};
 
 /// A rule's backends for its whole life, whatever is edited.
@@ -28,6 +29,8 @@ use crate::rule::{Balance, RuleName};
 pub struct Pool {
     alarm: Arc<Alarm>,
     ends: RwLock<Arc<Ends>>,
+    /// Made for the first plan that wants any.
+    spares: OnceLock<Arc<Spares>>,
 }
 
 /// A backend as sessions reach it.
@@ -62,12 +65,24 @@ pub struct Ends {
     list: Box<[End]>,
     /// That of the plan before if who is chosen from is the same, so that old sessions keep no old tables.
     chooser: Arc<Chooser>,
+    /// Tunnels that wait for clients.
+    spares: Option<Arc<Spares>>,
 }
 
 impl Pool {
     pub fn new(rule: RuleName) -> Self {
         let alarm = Arc::new(Alarm::new(rule));
-        Self { alarm, ends: RwLock::new(Arc::new(Ends::none())) }
+        Self { alarm, ends: RwLock::new(Arc::new(Ends::none())), spares: OnceLock::new() }
+    }
+
+    /// Has plans from now on hold tunnels open for clients to come.
+    pub fn hold(&self) {
+        self.spares.get_or_init(Arc::default);
+    }
+
+    /// The tunnels to a backend that wait for clients; `None`: the rule has never had any. `name`: its text in the rule.
+    pub fn held(&self, name: &str) -> Option<Held> {
+        self.spares.get().map(|spares| spares.of(name))
     }
 
     /// Has failures told there, from the first call on.
@@ -79,14 +94,15 @@ impl Pool {
     pub fn follow(&self, list: &[End], balance: Balance, weights: &Arc<Weights>) -> Arc<Ends> {
         let mut current = self.ends.write().unwrap_or_else(PoisonError::into_inner);
         let names = || list.iter().map(|end| &end.name);
+        let spares = self.spares.get().cloned();
         if current.chooser.chooses(balance, names()) {
             current.chooser.reweigh(weights);
             // even if it is equal: what is left of an old plan keeps others' memory from being given back
-            *current = Arc::new(Ends { list: list.into(), chooser: current.chooser.clone() });
+            *current = Arc::new(Ends { list: list.into(), chooser: current.chooser.clone(), spares });
         } else {
             let tallies = self.tallies_of(&current, names());
             let chooser = Arc::new(Chooser::new(balance, tallies, weights));
-            *current = Arc::new(Ends { list: list.into(), chooser });
+            *current = Arc::new(Ends { list: list.into(), chooser, spares });
         }
         current.clone()
     }
@@ -128,11 +144,28 @@ impl Pool {
 impl Ends {
     fn none() -> Self {
         let chooser = Chooser::new(Balance::default(), Box::default(), &Arc::default());
-        Self { list: Box::default(), chooser: Arc::new(chooser) }
+        Self { list: Box::default(), chooser: Arc::new(chooser), spares: None }
     }
 
     pub fn end(&self, index: usize) -> Option<&End> {
         self.list.get(index)
+    }
+
+    /// Tunnels to them that wait for clients.
+    pub const fn spares(&self) -> Option<&Arc<Spares>> {
+        self.spares.as_ref()
+    }
+
+    /// Those that get new sessions, by their index, as far as they have an address.
+    pub fn in_turn(&self, protocol: Protocol) -> impl Iterator<Item = (usize, &End)> {
+        let has_turn = self.chooser.in_turn(protocol);
+        let open = move |(index, end): &(usize, &End)| has_turn(*index) && !end.addresses.is_empty();
+        self.list.iter().enumerate().filter(open)
+    }
+
+    /// A backend failed something that is no session.
+    pub fn fail(&self, protocol: Protocol, index: usize, signal: Signal) {
+        self.chooser.tallies()[index].alarm(protocol, signal);
     }
 
     /// Whether there is another one to go on with when one fails.
@@ -158,8 +191,8 @@ impl Ends {
 
     /// Whether a backend can do for others, and its sessions may last.
     fn is_in_reserve(&self, index: usize, protocol: Protocol, gate: &Gate) -> bool {
-        let End { addresses, weight, .. } = &self.list[index];
-        *weight > 0 && !addresses.is_empty() && gate.leads_to(protocol, addresses)
+        let end = &self.list[index];
+        end.weight > 0 && !end.addresses.is_empty() && gate.leads_to(protocol, end)
     }
 
     /// A session goes to this backend, or tries to. It must be one of these.

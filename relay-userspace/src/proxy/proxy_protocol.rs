@@ -22,6 +22,11 @@ pub struct Header {
     pub tlvs: Vec<u8>,
 }
 
+impl Header {
+    /// Of a connection that no client is behind.
+    pub const LOCAL: Self = Self { origin: Origin::Local, tlvs: Vec::new() };
+}
+
 /// Whose connection it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Origin {

@@ -4,7 +4,8 @@ mod accept;
 mod arrival;
 pub(super) mod carry;
 mod connect;
-mod failover;
+pub(super) mod failover;
+mod keeper;
 mod pipe;
 mod ports;
 mod pump;
@@ -26,6 +27,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::accept::{Acceptor, Front};
+pub(super) use self::connect::dial;
+pub use self::keeper::{Entrance, keep};
 pub use self::ports::bind_by as bind_ports_by;
 pub use self::shared::serve as serve_shared;
 use super::service::{Phase, Service};
@@ -64,10 +67,11 @@ async fn accept(
     sessions: &mut JoinSet<()>,
 ) {
     let (port, inherited) = (acceptor.port(), acceptor.keepalive());
+    let watched = phase.clone();
     let begin = |sessions: &mut JoinSet<()>, (client, address)| {
         // the rule may say something else since its listener was opened
         socket::probe_anew(&client, inherited, service.target().timeouts.keepalive);
-        drop(sessions.spawn(session::run(client, address, port, service.clone())))
+        drop(sessions.spawn(session::run(client, address, port, service.clone(), watched.clone())))
     };
     let mut over = pin!(phase.wait_for(|phase| *phase != Phase::Serve));
     let next = loop {

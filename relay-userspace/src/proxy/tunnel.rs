@@ -6,18 +6,24 @@
 
 mod book;
 mod buffer;
+pub mod datagrams;
 mod fault;
 mod handshake;
 mod layers;
 mod pump;
 pub mod purpose;
+mod spares;
 pub mod tls;
+mod unread;
+mod watch;
 pub mod ws;
 
 pub use self::book::{News, Tunnels};
-pub use self::handshake::{Acceptor, Connector};
+pub use self::fault::Fault;
+pub use self::handshake::{Acceptor, Beginning, Connector};
 
-pub(super) use self::fault::Fault;
 pub(super) use self::handshake::{Opening, part};
 pub(super) use self::layers::Layers;
 pub(super) use self::pump::{Side, TunnelPump};
+pub(super) use self::spares::{By, Open, Place, Spare, Wanted};
+pub use self::spares::{Held, Spares};

@@ -1,8 +1,10 @@
 //! UDP sessions: one socket towards the backend for each client, datagrams carried in batches.
 
+mod carrier;
 mod clients;
 mod envelope;
 mod inbox;
+mod inward;
 mod open;
 mod outbox;
 mod relay;
@@ -14,6 +16,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -24,6 +27,7 @@ use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdRegisterError};
 use tokio::sync::watch;
 
+pub(super) use self::inward::serve as serve_tunnel;
 use self::relay::{Left, Relay};
 pub use self::shared::serve as serve_shared;
 use self::socket::Replies;
@@ -102,6 +106,10 @@ async fn run(
                     ready.clear_ready();
                 }
                 left
+            }
+            // fails only where clients come in by a tunnel
+            left = poll_fn(|cx| relay.poll_tunnels(cx, Some(listener.get_ref()), replies.get_ref())) => {
+                left.unwrap_or(Left::Nothing)
             }
             () = until(due) => { relay.expire(); Left::Nothing }
             // whatever has changed, the list of who is let in may have

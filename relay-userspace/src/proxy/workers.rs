@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::service::{Phase, Service};
 use super::shared::Shared;
+use super::tcp::Entrance;
 use super::{tcp, udp};
 
 /// The threads of the user plane.
@@ -39,6 +40,8 @@ enum Order {
         whose: Whose,
         phase: watch::Receiver<Phase>,
     },
+    /// Tunnels are held open for the clients of a rule.
+    Keep(Arc<Service>, watch::Receiver<Box<[Entrance]>>),
     /// Let go of when everything that was ordered before has begun.
     Begun(mpsc::Sender<()>),
 }
@@ -84,6 +87,11 @@ impl Workers {
         phase: watch::Receiver<Phase>,
     ) {
         self.order(worker, Order::Serve { socket, whose: Whose::Shared(shared), phase });
+    }
+
+    /// Has worker number `worker` hold tunnels open for the clients of a rule, until nobody can change `entrances` any more.
+    pub fn keep(&self, worker: usize, service: Arc<Service>, entrances: watch::Receiver<Box<[Entrance]>>) {
+        self.order(worker, Order::Keep(service, entrances));
     }
 
     fn order(&self, worker: usize, order: Order) {
@@ -138,6 +146,9 @@ async fn work(mut orders: mpsc::UnboundedReceiver<Order>) {
                 None => break,
                 // tasks have their first turn in the order in which they were spawned
                 Some(Order::Begun(begun)) => _ = listeners.spawn(async move { drop(begun) }),
+                Some(Order::Keep(service, entrances)) => {
+                    listeners.spawn(tcp::keep(service, entrances));
+                }
                 Some(Order::Serve { socket, whose, phase }) => _ = match (socket, whose) {
                     (Listening::Tcp(socket), Whose::Rule(service)) => {
                         listeners.spawn(tcp::serve(socket, service, phase))

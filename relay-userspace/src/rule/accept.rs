@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{AcceptTunnel, AllowList, Transport};
+use super::{AcceptTunnel, AllowList, Transport, UdpOver};
 
 /// The client leg.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -23,6 +23,11 @@ pub struct Accept {
 impl Accept {
     pub fn transport(&self) -> Transport {
         self.tunnel.as_ref().map_or(Transport::Plain, |tunnel| tunnel.transport())
+    }
+
+    /// Whether UDP clients come in tunnels, from another Relay.
+    pub fn takes_datagrams(&self) -> bool {
+        self.tunnel.as_ref().is_some_and(|tunnel| tunnel.udp_over == Some(UdpOver::Tunnel))
     }
 
     /// Whether a PROXY protocol header from this address is believed.

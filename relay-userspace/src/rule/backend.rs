@@ -82,6 +82,13 @@ impl Backend {
         }
     }
 
+    /// Where the ports of a listener go; `None`: some have no place here.
+    pub fn ports_of(&self, listen: PortRange) -> Option<PortRange> {
+        let first = self.first_port().unwrap_or(listen.first());
+        let last = u32::from(first) + listen.len() - 1;
+        PortRange::new(first, u16::try_from(last).ok()?)
+    }
+
     /// Whether everything that comes to `listen` goes to the same place here as there.
     pub fn is_where(&self, other: &Self, listen: &[Listener]) -> bool {
         let first = |listener: &Listener, to: &Self| to.first_port().unwrap_or(listener.ports.first());

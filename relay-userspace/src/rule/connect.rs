@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{ConnectTunnel, Transport};
+use super::{ConnectTunnel, Transport, UdpOver};
 
 /// The backend leg.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -16,6 +16,8 @@ pub struct Connect {
     pub interface: Option<Box<str>>,
     /// Multipath TCP where the backend speaks it.
     pub mptcp: bool,
+    /// How many tunnels to each backend are held open for clients to come.
+    pub pool: u8,
     /// What its TCP connections are wrapped in; `None`: nothing.
     pub tunnel: Option<Arc<ConnectTunnel>>,
 }
@@ -39,8 +41,16 @@ impl ProxyVersion {
 }
 
 impl Connect {
+    /// The most tunnels that may be held open to a backend.
+    pub const MOST_POOL: u8 = 64;
+
     pub fn transport(&self) -> Transport {
         self.tunnel.as_ref().map_or(Transport::Plain, |tunnel| tunnel.transport())
+    }
+
+    /// Whether UDP goes through tunnels, to another Relay.
+    pub fn sends_datagrams(&self) -> bool {
+        self.tunnel.as_ref().is_some_and(|tunnel| tunnel.udp_over == Some(UdpOver::Tunnel))
     }
 
     /// Why relayd itself must carry TCP to the backend, if it must.

@@ -1,10 +1,12 @@
 //! Backends' health: who is asked how it is, and what is known of every rule's backends, over restarts too.
 
+mod aside;
 mod endpoints;
 mod orders;
 mod saving;
 mod showing;
 mod signals;
+mod tier;
 mod verdicts;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -22,7 +24,7 @@ use self::endpoints::{endpoints, is_judged};
 pub use self::orders::BackendCall;
 use self::signals::{Counted, LOOK, Seen};
 use crate::health::prober::Board;
-use crate::health::saved::{BackendOrder, EndpointKey, FILE, Saved};
+use crate::health::saved::{BackendOrder, EndpointKey, FILE, RuleMemory, Saved};
 use crate::health::weigh::{RuleHealth, Verdict};
 use crate::health::{News, Probe, ProbeId, Prober, Standing};
 use crate::kernel::usage::BackendUsage;
@@ -56,6 +58,8 @@ pub struct Backends {
     writer: Option<JoinHandle<()>>,
     file: PathBuf,
     is_unsaved: bool,
+    /// What was ordered before an apply that waits for its confirmation.
+    aside: BTreeMap<RuleName, RuleMemory>,
     look: Interval,
     /// For readers; replaced when it changes.
     roll: Arc<Roll>,
@@ -141,6 +145,7 @@ impl Backends {
             writer: None,
             file,
             is_unsaved: false,
+            aside: BTreeMap::new(),
             look: look(),
             roll: Arc::default(),
         }

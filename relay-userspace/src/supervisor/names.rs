@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until};
 pub use self::kept::{Kept, Upkeep};
 use crate::boot::BootFile;
 use crate::config::dns::Dns;
-use crate::net::resolve::{Answer, Resolver};
+use crate::net::resolve::{Answer, Book, Resolver};
 use crate::plan::Resolved;
 use crate::rule::{Host, Rule};
 
@@ -90,6 +90,11 @@ impl Names {
 
     pub fn upkeep(&self) -> Arc<Upkeep> {
         self.upkeep.clone()
+    }
+
+    /// Who is asked, for others who want to know.
+    pub fn book(&self) -> Arc<Book> {
+        self.resolver.book()
     }
 
     pub fn has_address(&self, host: &Host) -> bool {

@@ -135,12 +135,16 @@ impl State {
             ApiProblem::new(Code::NotSaved, text)
         };
         let staged = Staged::write(&path, text).map_err(not_saved)?;
+        let memories = self.backends.memories();
         let undo = self.switch_all(config).await?;
         if let Some(within) = confirm {
             view.confirm_within = Some(within.as_secs());
+            self.backends.set_aside(memories);
             self.pending =
                 Some(Pending { until: Instant::now() + within, text: text.to_owned(), before: undo });
         } else if let Err(error) = staged.commit() {
+            self.backends.set_aside(memories);
+            self.backends.recall();
             self.go_back(undo);
             return Err(not_saved(error).into());
         } else {
@@ -162,11 +166,13 @@ impl State {
             return Err(ApiProblem::new(Code::NotPossible, "there is no file to save to"));
         };
         if let Err(error) = save(&path, &pending.text) {
+            self.backends.recall();
             self.go_back(pending.before);
             self.replan_with_ways("the apply was not saved").await;
             let text = format!("not saved, and undone: {}: {error}", path.display());
             return Err(ApiProblem::new(Code::NotSaved, text));
         }
+        self.backends.forget_aside();
         self.publish();
         Ok(ChangeView { saved: Some(path.display().to_string()), ..ChangeView::default() })
     }
@@ -175,6 +181,7 @@ impl State {
     pub async fn lapse(&mut self) {
         if let Some(pending) = self.pending.take() {
             tracing::warn!("the apply was not confirmed in time and is undone");
+            self.backends.recall();
             self.go_back(pending.before);
             // the host may have changed meanwhile
             self.replan_with_ways("the apply was not confirmed").await;

@@ -24,8 +24,9 @@ use crate::proxy::gate::{Gate, Gauge, Policy};
 use crate::proxy::kept::{Kept, Tell};
 use crate::proxy::pool::{Ends, Failure, Pool};
 use crate::proxy::service::{Phase, Service, Target};
+use crate::proxy::tcp::Entrance;
 use crate::proxy::workers::{Listening, Workers};
-use crate::rule::RuleName;
+use crate::rule::{Listener, RuleName};
 
 /// The user plane as it runs.
 #[derive(Debug)]
@@ -61,8 +62,17 @@ struct Served {
     open: BTreeMap<Claim, Open>,
     /// Listeners on shared sockets.
     branches: Branches,
+    /// Who holds tunnels open for clients to come.
+    keeping: Option<Keeping>,
     /// What accepts nothing more but has sessions left.
     ending: Vec<watch::Sender<Phase>>,
+}
+
+/// Where tunnels are held open to, until this is dropped.
+#[derive(Debug)]
+struct Keeping {
+    service: Arc<Service>,
+    entrances: watch::Sender<Box<[Entrance]>>,
 }
 
 /// How long workers may take to let go of listening sockets.
@@ -145,6 +155,9 @@ impl Serving {
                 // before: sessions to the new addresses may go on
                 served.gate.set(policy.clone());
                 if let Some(user) = &planned.user {
+                    if user.connect.pool > 0 {
+                        served.pool.hold();
+                    }
                     served.pool.follow(&user.ends, user.balance, &planned.weights);
                 }
                 self.is_shared_anew |= served.follow(planned, holder, &self.workers, until);
@@ -263,6 +276,7 @@ impl Served {
             kept,
             open: BTreeMap::new(),
             branches: Branches::default(),
+            keeping: None,
             ending: Vec::new(),
         }
     }
@@ -316,12 +330,38 @@ impl Served {
                 }
             }
         }
+        self.keep(planned, &ends, workers);
         self.planned = Some(planned.clone());
         let mut branches = mem::take(&mut self.branches);
         let service = |target| self.service(name, target);
         let is_shared_anew = branches.follow(planned, holder, &ends, service);
         self.branches = branches;
         is_shared_anew
+    }
+
+    /// Has tunnels held open for clients to come, where the rule wants that.
+    fn keep(&mut self, planned: &PlannedRule, ends: &Arc<Ends>, workers: &Workers) {
+        let rule = &planned.rule;
+        let user = planned.user.as_ref().filter(|user| !planned.draining && user.connect.pool > 0);
+        let (Some(user), Some(listener)) = (user, rule.listen.first()) else { return self.keeping = None };
+        let single = |listener: &Listener| {
+            let (first, last) = (listener.ports.first(), listener.ports.last());
+            (first == last).then_some(Entrance { first, port: first })
+        };
+        let entrances: Box<[Entrance]> = rule.listen.iter().filter_map(single).collect();
+        let target = user.target(listener, ends);
+        match &self.keeping {
+            Some(keeping) => {
+                keeping.service.retarget(target);
+                keeping.entrances.send_replace(entrances);
+            }
+            None => {
+                let service = Arc::new(self.service(&rule.name, target));
+                let (entrances, watched) = watch::channel(entrances);
+                workers.keep(listener.ports.first().into(), service.clone(), watched);
+                self.keeping = Some(Keeping { service, entrances });
+            }
+        }
     }
 
     fn service(&self, rule: &RuleName, target: Target) -> Service {
@@ -423,7 +463,7 @@ fn wanted(planned: &PlannedRule, holder: &Holder, ends: &Arc<Ends>) -> BTreeMap<
     let takes = |claim: &&Claim| if claim.address.is_ipv4() { user.ipv4 } else { user.ipv6 };
     let rule = &planned.rule;
     // until a change is done the holder has the sockets of before, too
-    let is_right = |claim: &&Claim| rule.protocols.has(claim.protocol) && claim.is_kind_for(rule);
+    let is_right = |claim: &&Claim| rule.heard().has(claim.protocol) && claim.is_kind_for(rule);
     let claims = holder.claims(&rule.name).filter(takes).filter(is_right);
     let listener = |claim: &Claim| rule.listen.iter().find(|listener| claim.is_of(listener));
     claims.filter_map(|claim| Some((claim.clone(), user.target(listener(claim)?, ends)))).collect()

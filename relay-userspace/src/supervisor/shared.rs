@@ -14,6 +14,7 @@ use super::command::{Action, Command, Reply};
 use super::legs;
 use super::names::{FIRST_ANSWERS, Upkeep};
 use super::serving::{CountersByRule, PoolsByRule};
+use super::walk::Means;
 use crate::accounting::accountant::Ledgers;
 use crate::accounting::amounts::Amounts;
 use crate::accounting::books::{Reading, Source};
@@ -62,6 +63,7 @@ pub struct Snapshot {
     pub unconfirmed: Option<Instant>,
     /// Paths to backends and the like, for `explain`.
     pub explain: Arc<super::explain::Facts>,
+    pub means: Means,
 }
 
 /// Handed to everything that answers requests.

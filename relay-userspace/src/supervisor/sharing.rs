@@ -218,14 +218,14 @@ pub struct Layout {
 impl Branch {
     fn new(planned: &PlannedRule, service: Service) -> Self {
         let entry = Arc::new(Entry::new(Arc::new(service)));
-        let (protocols, forced) = (planned.rule.protocols, planned.rule.force);
+        let (protocols, forced) = (planned.rule.heard(), planned.rule.force);
         Self { entry, protocols, ipv4: false, ipv6: false, forced }.with(planned)
     }
 
     /// As the plan has it.
     fn with(self, planned: &PlannedRule) -> Self {
         let (ipv4, ipv6) = planned.user.as_ref().map_or((false, false), |user| (user.ipv4, user.ipv6));
-        let (protocols, forced) = (planned.rule.protocols, planned.rule.force);
+        let (protocols, forced) = (planned.rule.heard(), planned.rule.force);
         Self { protocols, ipv4, ipv6, forced, ..self }
     }
 

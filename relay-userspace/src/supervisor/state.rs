@@ -13,6 +13,7 @@ use super::explain;
 use super::facts::FactBook;
 use super::serving::Serving;
 use super::shared::{Shared, Snapshot};
+use super::walk::Means;
 use tokio::task::JoinSet;
 
 use crate::api::view::{InterfaceView, KernelView};
@@ -269,6 +270,7 @@ impl State {
                 interfaces: names,
                 claims: self.claims,
             }),
+            means: Means { state_dir: self.settings.state_dir.clone(), book: Some(self.facts.names.book()) },
         });
     }
 

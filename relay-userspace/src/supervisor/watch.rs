@@ -281,7 +281,8 @@ impl State {
 
     /// Once the user plane carries TCP: ports of connections that are over should not be missed for long.
     pub fn reuse_ports(&mut self, planned: &[Arc<PlannedRule>]) {
-        let has_tcp = |user: &Arc<UserRule>| user.protocols.has(Protocol::Tcp);
+        let has_tcp =
+            |user: &Arc<UserRule>| user.protocols.has(Protocol::Tcp) || user.connect.sends_datagrams();
         if self.reuses_ports || !planned.iter().any(|planned| planned.user.as_ref().is_some_and(has_tcp)) {
             return;
         }

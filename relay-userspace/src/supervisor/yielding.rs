@@ -110,7 +110,7 @@ impl State {
         let mut rules = self.planned.iter().map(|planned| &planned.rule);
         let has_port = |rule: &Arc<Rule>| {
             let mut ports = rule.listen.iter().map(|listener| listener.ports);
-            rule.protocols.has(socket.protocol) && ports.any(|ports| ports.contains(socket.port))
+            rule.heard().has(socket.protocol) && ports.any(|ports| ports.contains(socket.port))
         };
         rules.find(|rule| self.facts.holder.shares(&rule.name) && has_port(rule)).map(|rule| &rule.name)
     }

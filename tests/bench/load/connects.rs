@@ -9,7 +9,7 @@ use nix::sys::epoll::EpollFlags;
 use socket2::{SockAddr, Socket, Type};
 
 use super::server::Answering;
-use super::{MESSAGE, Readiness, STRETCH, busy};
+use super::{MESSAGE, Readiness, STRETCH};
 
 /// How many are on their way at a time.
 const AT_ONCE: usize = 64;
@@ -18,21 +18,26 @@ const AT_ONCE: usize = 64;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Connected {
     pub per_second: f64,
-    /// CPU-microseconds of the whole machine for each.
+    /// Microseconds that the clock went on for each.
     pub cost: f64,
     /// Those that broke.
     pub failed: u64,
 }
 
-/// `warm_up`: what is not counted.
-pub fn measure(world: &World, target: SocketAddr, warm_up: Duration) -> Connected {
+/// `warm_up`: what is not counted. `clock`: seconds of CPU time that matter, such as [`busy`](super::busy).
+pub fn measure(
+    world: &World,
+    target: SocketAddr,
+    warm_up: Duration,
+    clock: impl Fn() -> f64 + Sync,
+) -> Connected {
     let _server = Answering::start(&world.backend, 80);
     world.client.run(|| {
         let mut clients = Clients::new(target);
         clients.run(Instant::now() + warm_up);
-        let (failed, done, cpu, start) = (clients.failed, clients.done, busy(), Instant::now());
+        let (failed, done, cpu, start) = (clients.failed, clients.done, clock(), Instant::now());
         clients.run(start + STRETCH);
-        let (seconds, cpu) = (start.elapsed().as_secs_f64(), busy() - cpu);
+        let (seconds, cpu) = (start.elapsed().as_secs_f64(), clock() - cpu);
         let done = (clients.done - done) as f64;
         Connected { per_second: done / seconds, cost: cpu * 1e6 / done, failed: clients.failed - failed }
     })

@@ -8,13 +8,13 @@ use harness::World;
 use nix::sys::epoll::EpollFlags;
 
 use super::server::Answering;
-use super::{MESSAGE, Readiness, STRETCH, WARM_UP, busy};
+use super::{MESSAGE, Readiness, STRETCH, WARM_UP};
 
 /// What was seen.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Exchanged {
     pub per_second: f64,
-    /// CPU-microseconds of the whole machine for each.
+    /// Microseconds that the clock went on for each.
     pub cost: f64,
     /// Round trips in microseconds.
     pub p50: f64,
@@ -22,12 +22,18 @@ pub struct Exchanged {
     pub p999: f64,
 }
 
-pub fn measure(world: &World, target: SocketAddr, connections: usize) -> Exchanged {
+/// `clock`: seconds of CPU time that matter, such as [`busy`](super::busy).
+pub fn measure(
+    world: &World,
+    target: SocketAddr,
+    connections: usize,
+    clock: impl Fn() -> f64 + Sync,
+) -> Exchanged {
     let _server = Answering::start(&world.backend, 80);
-    world.client.run(|| run(target, connections))
+    world.client.run(|| run(target, connections, &clock))
 }
 
-fn run(target: SocketAddr, connections: usize) -> Exchanged {
+fn run(target: SocketAddr, connections: usize, clock: &impl Fn() -> f64) -> Exchanged {
     let mut readiness = Readiness::new();
     let mut clients: Vec<(TcpStream, Instant)> = (0..connections)
         .map(|number| {
@@ -43,9 +49,9 @@ fn run(target: SocketAddr, connections: usize) -> Exchanged {
     }
     rounds(&mut readiness, &mut clients, Instant::now() + WARM_UP, &mut Vec::new());
     let mut times = Vec::with_capacity(1 << 21);
-    let (start, cpu) = (Instant::now(), busy());
+    let (start, cpu) = (Instant::now(), clock());
     rounds(&mut readiness, &mut clients, start + STRETCH, &mut times);
-    let (seconds, cpu) = (start.elapsed().as_secs_f64(), busy() - cpu);
+    let (seconds, cpu) = (start.elapsed().as_secs_f64(), clock() - cpu);
     times.sort_unstable();
     let count = times.len() as f64;
     let percentile = |share: f64| f64::from(times[(count * share) as usize]) / 1e3;

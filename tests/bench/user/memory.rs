@@ -2,10 +2,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use harness::programs::Running;
 use harness::traffic::udp_server;
 use harness::{NetNs, eventually};
 
@@ -39,38 +40,30 @@ pub fn run(options: &Options) {
 /// Resident MB with idle connections, all of which have said something; descriptors for each.
 fn idle_tcp(peer: &Peer, clients: usize) -> (f64, f64) {
     let _server = another_process(&peer.world.backend);
-    let (before, target) = (peer.descriptors(), peer.target);
-    let _clients: Vec<TcpStream> = peer.world.client.run(|| {
-        (0..clients)
-            .map(|_| {
-                let mut stream = TcpStream::connect(target).expect("connect");
-                stream.write_all(b"hello").expect("send");
-                stream.read_exact(&mut [0; 5]).expect("answer");
-                stream
-            })
-            .collect()
-    });
+    let before = peer.descriptors();
+    let _clients = idle_clients(&peer.world.client, peer.target, clients);
     thread::sleep(Duration::from_secs(1));
     let descriptors = (peer.descriptors() - before) as f64 / clients as f64;
     (peer.memory_kib() as f64 / 1024.0, descriptors)
 }
 
+/// Connections that have said something and had it back.
+pub fn idle_clients(ns: &NetNs, target: SocketAddr, clients: usize) -> Vec<TcpStream> {
+    let connected = |_| {
+        let mut stream = TcpStream::connect(target).expect("connect");
+        stream.write_all(b"hello").expect("send");
+        stream.read_exact(&mut [0; 5]).expect("answer");
+        stream
+    };
+    ns.run(|| (0..clients).map(connected).collect())
+}
+
 /// The answering server as a process of its own: its descriptors are not ours.
-fn another_process(ns: &NetNs) -> Ended {
+pub fn another_process(ns: &NetNs) -> Running {
     let mut command = Command::new(std::env::current_exe().expect("own path"));
     let child = ns.run(|| command.arg(ANSWERING).stdin(Stdio::null()).spawn()).expect("the server starts");
     eventually("the server listens", || ns.run(|| TcpStream::connect("127.0.0.1:80").is_ok()));
-    Ended(child)
-}
-
-/// A process that ends with its value.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _already_gone = self.0.kill();
-        let _status = self.0.wait();
-    }
+    Running(child)
 }
 
 /// Resident MB with UDP clients, each of which had an answer.

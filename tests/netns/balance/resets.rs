@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::time::Duration;
 
-use harness::farm::{Caller, Farm, Visit};
+use harness::farm::{Caller, Farm, Visit, one_address};
 use harness::{World, within};
 
 use super::{LIMIT, await_only, on_both_planes, planes, to, visit, ways_in};
@@ -90,6 +90,32 @@ fn datagrams_go_elsewhere_by_the_judge_of_udp() {
         within(LIMIT, &format!("{rule}: its own backend"), &mut || {
             callers[1].ask().is_ok_and(|host| host == 1)
         });
+    }
+}
+
+/// The two backends are two ports of one address.
+#[test]
+fn backends_at_one_address_are_told_apart() {
+    let world = World::new();
+    let _farm = Farm::at_one_address(&world.backend, 2);
+    let to = [0, 1].map(|index| format!("\"{}\"", one_address(index))).join(", ");
+    let rules = on_both_planes("reset", 8001, &to, "on_down = \"reset\"\ncheck = \"passive\"");
+    let daemon = world.start(&rules);
+    for (rule, port) in planes("reset").iter().zip([8001, 9001]) {
+        let mut visits = [visit(&world, port), visit(&world, port)];
+        visits.sort_by_key(|visit| visit.host);
+        let callers = [(); 2].map(|()| Caller::new(&world.client, None, ways_in(port)[1]));
+        let hosts = callers.each_ref().map(|caller| caller.settle().expect("an answer"));
+        assert_eq!(visits.each_ref().map(|visit| visit.host), [0, 1], "{rule}");
+        assert_eq!(hosts.iter().sum::<usize>(), 1, "{rule}: {hosts:?}");
+        daemon.ctl.ok(&["backend", rule, &one_address(1), "--down"]);
+        within(LIMIT, &format!("{rule}: all datagrams go to the other port"), &mut || {
+            callers.iter().all(|caller| caller.ask().is_ok_and(|host| host == 0))
+        });
+        let [stays, goes] = &mut visits;
+        within(LIMIT, &format!("{rule}: a reset"), &mut || is_reset(goes));
+        stays.echo().unwrap_or_else(|error| panic!("{rule}: to who is there: {error}"));
+        assert_eq!((0..4).map(|_| visit(&world, port).host).sum::<usize>(), 0, "{rule}: new ones");
     }
 }
 

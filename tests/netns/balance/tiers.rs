@@ -1,9 +1,9 @@
 //! Priorities: who gets flows while better ones are down, and when those get them back.
 
-use harness::World;
 use harness::farm::{Farm, name};
+use harness::{Daemon, World, within};
 
-use super::{QUICK, await_all, await_only, await_up, on_both_planes, planes, to, to_with, visits};
+use super::{LIMIT, QUICK, await_all, await_only, await_up, on_both_planes, planes, to, to_with, visits};
 
 const PORTS: [u16; 2] = [8001, 9001];
 
@@ -19,8 +19,8 @@ fn better_ones_get_their_flows_back_at_once_by_hand_or_after_a_while() {
         on_both_planes("later", 8003, &tiers, &check("3s")),
         on_both_planes("held", 8004, &tiers, &check("1h")),
     ];
-    let daemon = world.start(&config.concat());
-    let ctl = &daemon.ctl;
+    let mut daemon = world.start(&config.concat());
+    let ctl = &daemon.ctl.clone();
     let rules = |name: &str, port: u16| planes(name).into_iter().zip([port, port + 1000]);
     let held = || rules("manual", 8002).chain(rules("held", 8004));
     let all = || rules("auto", 8001).chain(rules("later", 8003)).chain(held());
@@ -37,11 +37,17 @@ fn better_ones_get_their_flows_back_at_once_by_hand_or_after_a_while() {
     for (rule, port) in all() {
         await_only(ctl, &rule, "tcp", &[2]);
         assert_eq!(visits(&world, port, 4), [2], "{rule}");
+        let [second, third] = [1, 2].map(name);
+        await_told(
+            &mut daemon,
+            &format!("rule {rule}: new flows of tcp go from {second} to {third}: {second} is down"),
+        );
     }
     farm.serve(0);
     farm.serve(1);
     for (rule, port) in rules("auto", 8001) {
         await_all(ctl, &rule);
+        await_told(&mut daemon, &format!("rule {rule}: new flows of tcp go from {} to ", name(2)));
         assert_eq!(visits(&world, port, 4), [0, 1], "{rule}");
     }
     for (rule, port) in held() {
@@ -63,6 +69,11 @@ fn better_ones_get_their_flows_back_at_once_by_hand_or_after_a_while() {
         await_all(ctl, &rule);
         assert_eq!(visits(&world, port, 4), [0, 1], "{rule}");
     }
+}
+
+/// The event's text is the log's.
+fn await_told(daemon: &mut Daemon, text: &str) {
+    within(LIMIT, text, &mut || daemon.log().contains(text));
 }
 
 #[test]

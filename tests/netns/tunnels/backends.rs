@@ -50,6 +50,38 @@ fn another_backend_when_a_tunnel_fails() {
     }
 }
 
+/// A tunnel's end whose own backend is not there breaks the tunnel off behind its handshake: who has not said anything
+/// until then goes to another one.
+#[test]
+fn another_backend_when_a_tunnel_breaks_off() {
+    let (world, _authority) = world();
+    let _server = tcp_server(&world.backend, 80);
+    let mut rules = exits("", "");
+    for (port, transport) in (8000..).zip(TRANSPORTS) {
+        let to = format!("[{}, {}]", own(port + 1000), own(ports(transport).1));
+        for (name, more) in [("", ""), ("pool-", "pool = 2")] {
+            let leg =
+                [connect(transport, more).as_str(), "balance = \"first\"\ncheck = \"passive\"\n"].concat();
+            let port = if more.is_empty() { port } else { port + 100 };
+            rules += &rule(&format!("in-{name}{transport}"), port, &to, &leg);
+        }
+        let dead = accept(transport, "");
+        rules += &rule(&format!("dead-{transport}"), port + 1000, "\"203.0.113.2:9\"", &dead);
+    }
+    let daemon = start(&world, &rules);
+    for (port, transport) in (8000..).zip(TRANSPORTS) {
+        for (port, name) in [(port, ""), (port + 100, "pool-")] {
+            for _ in 0..3 {
+                let client = dial(&world, port);
+                std::thread::sleep(std::time::Duration::from_millis(200));
+                client.upload(10_000).unwrap_or_else(|error| panic!("{name}{transport}: {error}"));
+            }
+            is_clean(&daemon.ctl, &format!("in-{name}{transport}"));
+            assert_eq!(daemon.ctl.counter(&format!("in-{name}{transport}"), "/flows/total"), 3);
+        }
+    }
+}
+
 /// Choice and health look through tunnels: both ends of two of them.
 #[test]
 fn balanced_between_two_exits() {

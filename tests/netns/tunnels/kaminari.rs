@@ -24,20 +24,20 @@ fn options(transport: &str, tls: &str) -> String {
     }
 }
 
-/// A relayd that wraps, and a kaminari behind it for each transport that unwraps.
-fn before_kaminari(world: &World) -> (Daemon, [Kaminari; 3]) {
+/// A relayd that wraps, and a kaminari behind it for each transport that unwraps. `more`: further keys and lines.
+pub fn before_kaminari(world: &World, more: &str, lines: &str) -> (Daemon, [Kaminari; 3]) {
     let file = |name| world.folder().join(name).display().to_string();
     let tls = format!("tls;cert={};key={}", file("server.pem"), file("server.key"));
     let servers = TRANSPORTS.map(|transport| {
         let to = ([127, 0, 0, 1], 80).into();
         Kaminari::server(&world.backend, ports(transport).1, to, &options(transport, &tls))
     });
-    (start(world, &entries("", "").replace("198.51.100.1", "203.0.113.2")), servers)
+    (start(world, &entries(more, lines).replace("198.51.100.1", "203.0.113.2")), servers)
 }
 
 /// A kaminari on the client's host for each transport that wraps, and a relayd that unwraps.
-fn behind_kaminari(world: &World) -> (Daemon, [Kaminari; 3]) {
-    let daemon = start(world, &exits("", ""));
+pub fn behind_kaminari(world: &World, lines: &str) -> (Daemon, [Kaminari; 3]) {
+    let daemon = start(world, &exits("", lines));
     let clients = TRANSPORTS.map(|transport| {
         let (port, to) = ports(transport);
         let options = options(transport, "tls;sni=relay.test;insecure");
@@ -47,7 +47,7 @@ fn behind_kaminari(world: &World) -> (Daemon, [Kaminari; 3]) {
 }
 
 /// A connection by the kaminari on the client's host.
-fn wrapped(world: &World, transport: &str) -> Client {
+pub fn wrapped(world: &World, transport: &str) -> Client {
     Client::connect(&world.client, ([127, 0, 0, 1], ports(transport).0)).expect("connect")
 }
 
@@ -55,7 +55,7 @@ fn wrapped(world: &World, transport: &str) -> Client {
 fn bulk_to_kaminaris() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
-    let (daemon, _kaminaris) = before_kaminari(&world);
+    let (daemon, _kaminaris) = before_kaminari(&world, "", "");
     for transport in TRANSPORTS {
         carries(transport, &|| enter(&world, transport));
         is_clean(&daemon.ctl, &format!("in-{transport}"));
@@ -66,7 +66,7 @@ fn bulk_to_kaminaris() {
 fn bulk_from_kaminaric() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
-    let (daemon, _kaminaris) = behind_kaminari(&world);
+    let (daemon, _kaminaris) = behind_kaminari(&world, "");
     for transport in TRANSPORTS {
         carries(transport, &|| wrapped(&world, transport));
         is_clean(&daemon.ctl, &format!("out-{transport}"));
@@ -108,13 +108,13 @@ fn half_closes() {
         stream.read_to_end(&mut answer).unwrap_or_else(|error| panic!("{transport}: {error}"));
         assert!(answer == text(200_000), "{transport}: {} bytes came back", answer.len());
     };
-    let (daemon, _kaminaris) = before_kaminari(&world);
+    let (daemon, _kaminaris) = before_kaminari(&world, "", "");
     for transport in TRANSPORTS {
         ends(transport, enter(&world, transport));
         is_clean(&daemon.ctl, &format!("in-{transport}"));
     }
     drop(daemon);
-    let (daemon, _kaminaris) = behind_kaminari(&world);
+    let (daemon, _kaminaris) = behind_kaminari(&world, "");
     for transport in TRANSPORTS {
         ends(transport, wrapped(&world, transport));
         is_clean(&daemon.ctl, &format!("out-{transport}"));
@@ -124,7 +124,7 @@ fn half_closes() {
 const BANNER: &[u8] = b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u7\r\n";
 
 /// A server that speaks first, as SSH's do.
-fn greet(world: &World, port: u16) {
+pub fn greet(world: &World, port: u16) {
     serve(&world.backend, port, |Client(mut stream)| {
         stream.write_all(BANNER)?;
         stream.read(&mut [0; 1]).map(drop)
@@ -132,7 +132,7 @@ fn greet(world: &World, port: u16) {
 }
 
 /// How many of 300 connections get the banner.
-fn banners(connect: &(dyn Fn() -> Client + Sync)) -> usize {
+pub fn banners(connect: &(dyn Fn() -> Client + Sync)) -> usize {
     let many = || {
         let heard = |_: &usize| {
             let mut banner = vec![0; BANNER.len()];
@@ -151,7 +151,7 @@ fn banners(connect: &(dyn Fn() -> Client + Sync)) -> usize {
 fn banners_of_servers_behind_kaminaris_arrive() {
     let (world, _authority) = world();
     greet(&world, 80);
-    let (daemon, _kaminaris) = before_kaminari(&world);
+    let (daemon, _kaminaris) = before_kaminari(&world, "", "");
     assert_eq!(banners(&|| enter(&world, "ws")), 300);
     is_clean(&daemon.ctl, "in-ws");
 }
@@ -161,7 +161,7 @@ fn banners_of_servers_behind_kaminaris_arrive() {
 fn banners_of_servers_reach_kaminarics_clients() {
     let (world, _authority) = world();
     greet(&world, 80);
-    let (daemon, _kaminaris) = behind_kaminari(&world);
+    let (daemon, _kaminaris) = behind_kaminari(&world, "");
     assert_eq!(banners(&|| wrapped(&world, "ws")), 300);
     is_clean(&daemon.ctl, "out-ws");
 }

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use harness::traffic::{Client, tcp_server};
 use harness::within;
+use harness::world::RELAY;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::{
     LIMIT, TRANSPORTS, dial, drops, enter, entries, exits, fails, is_clean, is_counted, own, ports, start,
@@ -65,6 +67,63 @@ fn many_slow_clients_keep_nobody_out() {
         let _reset = stream.read_to_end(&mut rest);
         assert_eq!(rest, b"");
     }
+}
+
+/// The test has a socket for each client.
+fn raise_descriptors() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("a higher one");
+}
+
+#[test]
+fn a_thousand_clients_at_a_byte_a_second() {
+    const CLIENTS: u64 = 1000;
+    raise_descriptors();
+    let (world, _authority) = world();
+    let server = tcp_server(&world.backend, 80);
+    let daemon = start(&world, &[entries("", ""), exits("", "timeout = { handshake = \"4s\" }\n")].concat());
+    enter(&world, "wss").upload(1000).expect("the first one");
+    let before = daemon.memory_kib();
+    let mut slow: Vec<Client> = (0..CLIENTS).map(|_| dial(&world, ports("wss").1)).collect();
+    for byte in &HELLO[..4] {
+        for Client(stream) in &mut slow {
+            let _gone = stream.write_all(&[*byte]);
+        }
+        for _ in 0..10 {
+            enter(&world, "wss").upload(1000).expect("one that is quick");
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let grown = daemon.memory_kib().saturating_sub(before);
+    assert!(grown < 24 * CLIENTS, "{grown} KiB for {CLIENTS} clients");
+    within(LIMIT, "they have had their time", &mut || {
+        drops(&daemon.ctl, "out-wss", "handshake_timeout") == CLIENTS
+    });
+    within(LIMIT, "they are gone", &mut || daemon.ctl.counter("out-wss", "/flows/active") == 0);
+    assert_eq!(server.count(), 41, "no backend has heard of them");
+}
+
+/// As many as may be in the middle of their handshakes keep others out, until one of them is done.
+#[test]
+fn more_handshakes_than_there_may_be() {
+    const MOST: u64 = 4096;
+    raise_descriptors();
+    let (world, _authority) = world();
+    let _server = tcp_server(&world.backend, 80);
+    let rules = [entries("", ""), exits("", "timeout = { handshake = \"5m\" }\n")].concat();
+    let daemon = start(&world, &rules);
+    let mut silent: Vec<Client> = (0..MOST).map(|_| dial(&world, ports("tls").1)).collect();
+    within(LIMIT, "all have begun", &mut || daemon.ctl.counter("out-tls", "/flows/active") == MOST);
+    // the reset may come before connecting is over
+    if let Ok(Client(mut next)) = Client::connect(&world.client, (RELAY, ports("tls").1)) {
+        assert!(next.read(&mut [0]).is_err(), "a reset");
+    }
+    within(LIMIT, "it is counted", &mut || drops(&daemon.ctl, "out-tls", "handshakes_full") == 1);
+    enter(&world, "wss").upload(1000).expect("other listeners have room");
+    silent.truncate(10);
+    within(LIMIT, "they are gone", &mut || daemon.ctl.counter("out-tls", "/flows/active") == 10);
+    enter(&world, "tls").upload(1000).expect("there is room again");
+    assert_eq!(drops(&daemon.ctl, "out-tls", "handshakes_full"), 1);
 }
 
 /// A backend that takes the connection, and says nothing.

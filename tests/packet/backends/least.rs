@@ -71,13 +71,34 @@ fn equal_ones_take_turns() {
     assert_eq!(chosen, [10; 10]);
 }
 
-/// Each flow looks at 128 of them, the next one's at the next.
+/// Idle ones take turns, by weight.
 #[test]
-fn of_very_many_all_get_some() {
-    let (plane, _) = plane(Balance::LeastConn, &[1; 200]);
-    let mut chosen = vec![0; 200];
+fn of_many_idle_ones_all_get_their_share() {
+    let (plane, _) = plane(Balance::LeastConn, &[1; 100]);
+    let mut chosen = vec![0; 100];
     for port in 26_000..26_400 {
         chosen[usize::from(first(&plane, (client(4), port), Protocol::Udp).expect("a backend"))] += 1;
     }
-    assert_eq!(chosen, [2; 200]);
+    assert_eq!(chosen, [4; 100]);
+}
+
+/// What they have is held against their weight: who is behind gets more than its turns.
+#[test]
+fn of_many_the_less_loaded_one_of_two_gets_it() {
+    let weights = [1, 1, 2, 4, 8, 16, 1, 1, 2, 4];
+    let (mut plane, mut desired) = plane(Balance::LeastConn, &weights);
+    let flows = proven(&plane, 27_000..27_040, 10);
+    let is_near = |(flows, weight): (&u32, u16)| flows.abs_diff(weight.into()) <= 1 + u32::from(weight) / 8;
+    assert!(flows.iter().zip(weights).all(is_near), "{flows:?}");
+    // the heaviest loses all
+    let without = [1, 1, 2, 4, 8, 0, 1, 1, 2, 4];
+    swap(&mut plane, &mut desired, &without, &without);
+    plane.age(400);
+    plane.sweep();
+    plane.sweep();
+    let others = proven(&plane, 27_100..27_124, 10);
+    assert_eq!(others[5], 0, "{others:?}");
+    swap(&mut plane, &mut desired, &weights, &weights);
+    let flows = proven(&plane, 27_200..27_220, 10);
+    assert!(flows[5] >= 10, "of 20, its turns being 8: {flows:?}");
 }

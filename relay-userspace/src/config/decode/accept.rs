@@ -44,7 +44,7 @@ fn tunnel(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems
     let tls = AcceptTls {
         identity: identity(fields, name, problems),
         client_ca: file(fields, "client_ca", problems),
-        alpn: alpn(fields, problems),
+        alpn: alpn(fields, transport, problems),
     };
     let path = websocket::path(fields, problems);
     let token = websocket::token(fields, problems);

@@ -36,7 +36,13 @@ const COUNTS: RangeInclusive<i64> = 1..=100;
 const MOST_BYTES: usize = 1200;
 const STATUS_CODES: RangeInclusive<u16> = 100..=599;
 
-pub fn check(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems) -> Option<Check> {
+/// `through_tunnel`: that is how the rule's datagrams reach backends.
+pub fn check(
+    fields: &mut Fields<'_>,
+    protocols: Protocols,
+    through_tunnel: bool,
+    problems: &mut Problems,
+) -> Option<Check> {
     let node = fields.take("check")?;
     let subject = fields.subject_of("check");
     let of_kind_alone: Table;
@@ -52,7 +58,7 @@ pub fn check(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Probl
         }
     };
     let mut inner = Fields::new(table, node.span.clone(), subject);
-    let kind = kind(&mut inner, node, protocols, problems)?;
+    let kind = kind(&mut inner, node, (protocols, through_tunnel), problems)?;
     let usual = Check::default();
     let check = Check {
         interval: time(&mut inner, "interval", SHORTEST_INTERVAL, problems).unwrap_or(usual.interval),
@@ -72,7 +78,7 @@ pub fn check(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Probl
 fn kind(
     fields: &mut Fields<'_>,
     whole: &Node,
-    protocols: Protocols,
+    (protocols, through_tunnel): (Protocols, bool),
     problems: &mut Problems,
 ) -> Option<&'static str> {
     let at = fields.peek("kind").unwrap_or(whole);
@@ -86,6 +92,13 @@ fn kind(
     let misfit = match kind {
         "passive" => None,
         "udp" if !protocols.has(Protocol::Udp) => Some(("UDP", "TCP", r#""tcp", "tls", "http""#)),
+        "udp" if through_tunnel => {
+            let message = "a check of kind \"udp\" asks backends in clear, and the rule's datagrams go through a tunnel";
+            let help =
+                "say kind = \"passive\" (a tunnel that cannot be opened is a failure) or, for TCP, \"tcp\"";
+            problems.at(at, &fields.subject_of("kind"), message, Some(help));
+            None
+        }
         "udp" => None,
         _ if !protocols.has(Protocol::Tcp) => Some(("TCP", "UDP", r#""udp""#)),
         _ => None,
@@ -276,7 +289,7 @@ mod tests {
         let Value::Table(table) = &table.value else { panic!("not a table") };
         let mut problems = Problems::default();
         let mut fields = Fields::new(table, None, "");
-        let check = super::check(&mut fields, protocols, &mut problems);
+        let check = super::check(&mut fields, protocols, false, &mut problems);
         problems.into_result(()).map_err(|problems| problems.to_string())?;
         Ok(check.expect("a check"))
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use relay_common::net::Protocol;
 
-use super::super::fields::{Fields, Later};
+use super::super::fields::Fields;
 use super::super::problem::Problems;
 use super::tunnel::{Belongs, alpn, certificate, file, host_name, transport, udp_over};
 use super::{NO_TCP, NO_TCP_HELP, tcp_switch, websocket};
@@ -14,8 +14,6 @@ use crate::rule::listen::is_interface_name;
 use crate::rule::{
     Connect, ConnectTls, ConnectTunnel, ConnectWs, MaskChoice, Protocols, ProxyVersion, Transport, Verify,
 };
-
-const LATER: &[Later] = &[Later { key: "pool", default: Some("0") }];
 
 /// What only some transports have.
 const OF_TRANSPORTS: &[Belongs] = &[
@@ -31,6 +29,7 @@ const OF_TRANSPORTS: &[Belongs] = &[
     Belongs::to_ws("headers"),
     Belongs::to_ws("mask"),
     Belongs::to_tunnels("mux"),
+    Belongs::to_tunnels("pool"),
     Belongs::to_tunnels("udp_over"),
 ];
 
@@ -38,12 +37,40 @@ pub fn connect(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Pro
     let mut connect = Connect::default();
     let Some(mut inner) = fields.table("connect", problems) else { return connect };
     connect.tunnel = tunnel(&mut inner, protocols, problems).map(Arc::new);
+    let pool = inner.peek("pool");
+    connect.pool = inner.integer("pool", 0..=Connect::MOST_POOL.into(), problems).map_or(0, number);
     connect.proxy_protocol = proxy_protocol(&mut inner, protocols, problems);
     connect.source = source(&mut inner, problems);
     connect.interface = interface(&mut inner, problems);
     connect.mptcp = tcp_switch(&mut inner, "mptcp", protocols, problems);
-    inner.finish(LATER, problems);
+    if let Some((message, help)) = alone(&connect)
+        && let Some(node) = pool
+    {
+        problems.at(node, &inner.subject_of("pool"), message, Some(help));
+    }
+    inner.finish(&[], problems);
     connect
+}
+
+/// Of a range that has been looked at.
+fn number(value: i64) -> u8 {
+    u8::try_from(value).unwrap_or(u8::MAX)
+}
+
+/// Why tunnels cannot be held open, and what helps.
+fn alone(connect: &Connect) -> Option<(&'static str, &'static str)> {
+    match connect {
+        Connect { pool: 0, .. } => None,
+        Connect { proxy_protocol: Some(_), .. } => Some((
+            "a header that names the client goes ahead of the tunnel, which cannot be opened before the client is there",
+            "leave out one of `pool` and `proxy_protocol`",
+        )),
+        Connect { tunnel: Some(tunnel), .. } if tunnel.mux => Some((
+            "with `mux` new clients go through a tunnel that is open anyway",
+            "leave out one of `pool` and `mux`",
+        )),
+        _ => None,
+    }
 }
 
 fn tunnel(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems) -> Option<ConnectTunnel> {
@@ -55,7 +82,7 @@ fn tunnel(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems
         verify,
         ca: ca(fields, verify, problems),
         identity: certificate(fields, problems),
-        alpn: alpn(fields, problems),
+        alpn: alpn(fields, transport, problems),
     };
     let host = websocket::host(fields, problems).map(|(text, _)| text);
     let path = websocket::path(fields, problems);

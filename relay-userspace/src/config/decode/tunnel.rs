@@ -33,6 +33,8 @@ impl Belongs {
 /// RFC 7301 section 3.1.
 const LONGEST_ALPN: usize = 255;
 const MOST_ALPN: usize = 16;
+/// What a WebSocket's handshake is written in.
+const OF_WEBSOCKETS: &str = "http/1.1";
 
 /// Whether a rule's table says that a leg of it has a tunnel: which protocols it carries goes by that.
 pub fn is_said(rule: &Fields<'_>) -> bool {
@@ -77,10 +79,6 @@ pub fn udp_over(
         (Some(node), _) if !protocols.has(Protocol::Udp) => {
             let help = "leave it out, or say protocol = \"tcp+udp\"";
             problems.at(node, &fields.subject_of("udp_over"), "the rule carries no UDP", Some(help));
-        }
-        (Some(node), _) if over == Some(UdpOver::Tunnel) => {
-            let message = format!("{} is not built yet", node.shown());
-            problems.at(node, &fields.subject_of("udp_over"), message, None);
         }
         (None, Some(node)) if protocols.has(Protocol::Udp) => {
             let message = "the rule carries UDP, and does not say whether that goes through the tunnel, too";
@@ -133,7 +131,7 @@ pub fn certificate(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<(
 }
 
 /// What to agree on in the TLS handshake, in order of preference.
-pub fn alpn(fields: &mut Fields<'_>, problems: &mut Problems) -> Vec<Box<str>> {
+pub fn alpn(fields: &mut Fields<'_>, transport: Transport, problems: &mut Problems) -> Vec<Box<str>> {
     let Some(node) = fields.take("alpn") else { return Vec::new() };
     let items = one_or_more(node);
     let name = |item: &Node| match &item.value {
@@ -149,7 +147,13 @@ pub fn alpn(fields: &mut Fields<'_>, problems: &mut Problems) -> Vec<Box<str>> {
         let message = format!("the list has {} protocols, and may have {MOST_ALPN}", items.len());
         problems.at(node, &subject, message, Some("name those that the other end may want"));
     }
-    items.into_iter().filter_map(name).collect()
+    let names: Vec<Box<str>> = items.into_iter().filter_map(name).collect();
+    let has = |protocol: &str| names.iter().any(|name| **name == *protocol);
+    if transport.has_ws() && has("h2") && !has(OF_WEBSOCKETS) {
+        let message = "a WebSocket begins in HTTP/1.1, and who agrees to \"h2\" expects HTTP/2";
+        problems.at(node, &subject, message, Some("say alpn = \"http/1.1\", or leave it out"));
+    }
+    names
 }
 
 fn is_alpn(text: &str) -> bool {

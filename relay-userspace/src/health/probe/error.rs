@@ -4,6 +4,8 @@ use std::io;
 
 use nix::errno::Errno;
 
+use crate::proxy::tunnel::Fault;
+
 /// What went wrong with a probe, in words that are shown.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ProbeError {
@@ -22,6 +24,9 @@ pub enum ProbeError {
     NoPort,
     #[error("TLS: {0}")]
     Tls(Box<str>),
+    /// The rule's tunnel does not open: why, and its stable name.
+    #[error("{0} ({1})")]
+    Tunnel(Box<str>, &'static str),
     #[error("the answer is not HTTP: {0}")]
     NotHttp(Box<str>),
     #[error("HTTP status {0}")]
@@ -57,6 +62,12 @@ impl From<io::Error> for ProbeError {
             Some(errno) => Self::Other(errno),
             None => Self::Closed,
         }
+    }
+}
+
+impl From<Fault> for ProbeError {
+    fn from(fault: Fault) -> Self {
+        Self::Tunnel(fault.to_string().into(), fault.as_str())
     }
 }
 

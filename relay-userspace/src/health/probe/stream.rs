@@ -28,16 +28,13 @@ pub(in crate::health) struct Conversation {
 }
 
 /// Bytes on their way.
-struct Outgoing {
+pub(super) struct Outgoing {
     bytes: Vec<u8>,
     sent: usize,
 }
 
 impl Conversation {
     pub(super) fn new(probe: &Probe, socket: Socket, tls: &Tls) -> Result<Self, ProbeError> {
-        let header = Header { origin: Origin::Local, tlvs: Vec::new() };
-        let version = probe.connect.proxy_protocol;
-        let greeting = version.map(|version| proxy_protocol::write(&header, version)).unwrap_or_default();
         let (tls, exchange) = match &probe.check.kind {
             CheckKind::Tls { sni, verify } => (Some(tls.connection(probe, sni.as_deref(), *verify)?), None),
             CheckKind::Http(check) => {
@@ -48,7 +45,7 @@ impl Conversation {
             }
             CheckKind::Passive | CheckKind::Tcp | CheckKind::Udp { .. } => (None, None),
         };
-        Ok(Self { socket, is_connected: false, greeting: Outgoing::new(greeting), tls, exchange })
+        Ok(Self { socket, is_connected: false, greeting: Outgoing::new(greeting(probe)), tls, exchange })
     }
 
     /// Breaks the connection off: nobody waits for what is left of it, and its port is free at once.
@@ -75,6 +72,13 @@ impl Conversation {
             Some(tls) => converse(request, response, &mut rustls::Stream::new(&mut **tls, &mut self.socket)),
         }
     }
+}
+
+/// What a backend is sent first, if the rule says so.
+pub(super) fn greeting(probe: &Probe) -> Vec<u8> {
+    let header = Header { origin: Origin::Local, tlvs: Vec::new() };
+    let version = probe.connect.proxy_protocol;
+    version.map(|version| proxy_protocol::write(&header, version)).unwrap_or_default()
 }
 
 /// The name in a Host header, without a port.
@@ -109,11 +113,15 @@ fn converse(
 }
 
 impl Outgoing {
-    const fn new(bytes: Vec<u8>) -> Self {
+    pub const fn new(bytes: Vec<u8>) -> Self {
         Self { bytes, sent: 0 }
     }
 
-    fn send(&mut self, stream: &mut impl io::Write) -> Step<()> {
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    pub fn send(&mut self, stream: &mut impl io::Write) -> Step<()> {
         while self.sent < self.bytes.len() {
             self.sent += stream.write(&self.bytes[self.sent..])?;
         }

@@ -58,6 +58,7 @@ impl Flights {
 
     pub fn begin(&mut self, id: ProbeId, probe: &Probe, poller: &Epoll) -> Result<FlightId, ProbeError> {
         let socket = match probe.check.kind {
+            _ if probe.connector.is_some() => pool::open(probe, poller)?,
             CheckKind::Tcp | CheckKind::Passive => {
                 let socket = self.pool.take(probe, poller)?;
                 pool::withhold_ack(&socket);
@@ -92,6 +93,7 @@ impl Flights {
                 self.pool.give_back(way, socket)
             }
             Some(Flight { attempt: Attempt::Conversation(conversation), .. }) => conversation.end(),
+            Some(Flight { attempt: Attempt::Tunnelling(tunnelling), .. }) => tunnelling.end(),
             Some(Flight { attempt: Attempt::Question(_), .. }) | None => {}
         }
     }

@@ -94,5 +94,11 @@ fn quick(kind: CheckKind) -> Check {
 }
 
 fn probe(address: SocketAddr, check: Check) -> Probe {
-    Probe { address, name: None, check: Arc::new(check), connect: Arc::new(Connect::default()) }
+    Probe {
+        address,
+        name: None,
+        check: Arc::new(check),
+        connect: Arc::new(Connect::default()),
+        connector: None,
+    }
 }

@@ -12,7 +12,7 @@ use crate::balance::Weights;
 use crate::health::weigh::{RuleHealth, Weighing, weigh};
 use crate::host::{Path, WayTo};
 use crate::plan::PlannedRule;
-use crate::rule::{OnDown, Rule, RuleName, Staying};
+use crate::rule::{Destination, OnDown, Rule, RuleName, Staying};
 
 /// What is known for it.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +50,7 @@ fn is_reachable(planned: &PlannedRule, paths: &BTreeMap<WayTo, Path>, index: usi
     }
 }
 
-/// The addresses that flows and sessions may go to; `None`: any. While a backend has none there is nothing to go by.
+/// Where flows and sessions may go; `None`: anywhere. While a backend has none there is nothing to go by.
 ///
 /// Those of a backend that is down are not among them, unless it has to serve for want of others.
 fn staying(
@@ -69,7 +69,11 @@ fn staying(
     };
     let of = |protocol: Protocol| {
         let stay = (0..backends.len()).filter(|&index| !is_gone(protocol, index));
-        stay.flat_map(|index| backends[index].iter().copied()).collect()
+        let places = |index: usize| {
+            let to = &rule.to[index];
+            backends[index].iter().flat_map(|address| Destination::of(to, *address, &rule.listen))
+        };
+        stay.flat_map(places).collect()
     };
     Some(Arc::new(Staying { tcp: of(Protocol::Tcp), udp: of(Protocol::Udp) }))
 }

@@ -1,11 +1,10 @@
 //! Who gets a new session, and whom it goes on with if that one fails.
 
-use std::cmp::Ordering::Less;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
-use relay_common::balance::{Method, place_of};
+use relay_common::balance::{FEW, Load, Method, place_at, place_beside, place_of};
 use relay_common::net::{Protocol, ipv6_to_wire, mapped};
 
 use super::{Ends, Tally, place};
@@ -20,7 +19,7 @@ pub(super) struct Chooser {
     tallies: Box<[Arc<Tally>]>,
     lanes: RwLock<Lanes>,
     /// New sessions so far, of each protocol.
-    turns: [AtomicU32; 2],
+    turns: [AtomicU64; 2],
 }
 
 #[derive(Debug)]
@@ -68,12 +67,18 @@ impl Chooser {
     pub fn choose(&self, protocol: Protocol, client: IpAddr) -> Option<usize> {
         self.with_lanes(|lanes| {
             let lane = &lanes.of[place(protocol)];
+            let looks = self.looks(lane, protocol, client);
             match lane.table.method {
-                Method::One => lane.index(0),
-                Method::Turns | Method::Hash => lane.index(self.begin(lane, protocol, client)),
-                Method::Least => self.least(lane, protocol, self.begin(lane, protocol, client), &[]),
+                Method::Least => self.least(lane, looks, |_| true),
+                Method::One | Method::Turns | Method::Hash => lane.index(looks.first),
             }
         })
+    }
+
+    /// Tells who gets new sessions.
+    pub fn in_turn(&self, protocol: Protocol) -> impl Fn(usize) -> bool + use<> {
+        let lane = self.lane(protocol);
+        move |index| lane.weights.get(index).is_some_and(|weight| *weight > 0)
     }
 
     fn with_lanes<T>(&self, look: impl FnOnce(&Lanes) -> T) -> T {
@@ -84,32 +89,44 @@ impl Chooser {
         self.with_lanes(|lanes| lanes.of[place(protocol)].clone())
     }
 
-    /// Where in the table a client begins to look.
-    fn begin(&self, lane: &Lane, protocol: Protocol, client: IpAddr) -> usize {
-        // there are 65,535 places at most
-        let count = u32::try_from(lane.table.places.len()).unwrap_or(u32::MAX);
-        let place = match lane.table.method {
-            _ if count < 2 => 0,
-            Method::One => 0,
-            Method::Hash => place_of(&words(client), count),
+    /// Where in the table a client looks.
+    fn looks(&self, lane: &Lane, protocol: Protocol, client: IpAddr) -> Looks {
+        let count = lane.count();
+        let (first, beside) = match lane.table.method {
+            _ if count < 2 => (0, None),
+            Method::One => (0, None),
+            Method::Hash => (place_of(&words(client), count), None),
             Method::Turns | Method::Least => {
-                self.turns[place(protocol)].fetch_add(1, Ordering::Relaxed) % count
+                let turn = self.turns[place(protocol)].fetch_add(1, Ordering::Relaxed);
+                let are_two = lane.table.method == Method::Least && !lane.looks_at_all();
+                (place_at(turn, count), are_two.then(|| place_beside(turn, count) as usize))
             }
         };
-        place as usize
+        Looks { first: first as usize, beside }
     }
 
-    /// Who has the fewest sessions for its weight, one more counted in; of equals the first one from a place on.
-    fn least(&self, lane: &Lane, protocol: Protocol, from: usize, tried: &[usize]) -> Option<usize> {
-        let (before, after) = lane.table.places.split_at_checked(from)?;
-        let places = after.iter().chain(before).map(|index| usize::from(*index));
+    /// Who has the fewest sessions for its weight, of those that are open where it looks; of equals the first one.
+    fn least(&self, lane: &Lane, looks: Looks, is_open: impl Fn(usize) -> bool) -> Option<usize> {
         let load = |index: usize| {
-            let sessions = self.tallies[index].active(protocol).saturating_add(1);
-            (u128::from(sessions), u128::from(lane.weights[index]))
+            let sessions = i64::try_from(self.tallies[index].active()).unwrap_or(i64::MAX);
+            Load::new(sessions, lane.weights[index].into(), lane.count())
         };
-        let untried = places.filter(|index| !tried.contains(index));
-        untried.map(|index| (index, load(index))).reduce(lighter).map(|(index, _)| index)
+        let all = lane.table.places.len();
+        let steps = if looks.beside.is_some() { 2 } else { all };
+        let place = |step| looks.beside.filter(|_| step == 1).unwrap_or((looks.first + step) % all);
+        let open = (0..steps).filter_map(|step| lane.index(place(step))).filter(|index| is_open(*index));
+        let looked_at = open.map(|index| (index, load(index)));
+        let fewest = looked_at.reduce(|one, other| if other.1.against(one.1) < 0 { other } else { one });
+        fewest.map(|(index, _)| index)
     }
+}
+
+/// Where in a table a session looks for its backend.
+#[derive(Clone, Copy, Debug)]
+struct Looks {
+    first: usize,
+    /// The other one of two.
+    beside: Option<usize>,
 }
 
 /// Has sessions choose anew that wait in vain, now that they would find somebody else.
@@ -124,14 +141,6 @@ fn desert(tallies: &[Arc<Tally>], weights: &Weights) {
 /// That of all rules with one backend.
 static USUAL: LazyLock<Arc<Lane>> =
     LazyLock::new(|| Arc::new(Lane { weights: [1].into(), table: Table::of_one(), ..Lane::default() }));
-
-type Load = (usize, (u128, u128));
-
-/// The first one unless the other has less to do for its weight.
-fn lighter(one: Load, other: Load) -> Load {
-    let ((_, (sessions, weight)), (_, (others, others_weight))) = (one, other);
-    if (others * weight).cmp(&(sessions * others_weight)) == Less { other } else { one }
-}
 
 impl Lanes {
     fn new(balance: Balance, tallies: &[Arc<Tally>], weights: &Arc<Weights>) -> Self {
@@ -152,6 +161,15 @@ impl Lane {
         let weights: Box<[u16]> = (0..tallies.len()).map(weight).collect();
         let table = Table::new(balance, &weights, |index| tallies[index].name().to_owned());
         Self { weights, table, barred: barred.into() }
+    }
+
+    fn looks_at_all(&self) -> bool {
+        self.table.method == Method::Least && self.count() <= FEW
+    }
+
+    /// There are 65,535 places at most.
+    fn count(&self) -> u32 {
+        u32::try_from(self.table.places.len()).unwrap_or(u32::MAX)
     }
 
     fn index(&self, place: usize) -> Option<usize> {
@@ -175,8 +193,8 @@ pub struct Candidates<'a> {
     gate: &'a Gate,
     lane: Arc<Lane>,
     protocol: Protocol,
-    /// Places of the table: the next one, and how many have not been looked at.
-    next: usize,
+    /// Places of the table: where it looks next, and how many have not been looked at.
+    looks: Looks,
     left: usize,
     tried: Vec<usize>,
     /// The last one, which is not among the tried yet: most sessions need no more than one.
@@ -186,8 +204,8 @@ pub struct Candidates<'a> {
 impl<'a> Candidates<'a> {
     pub(super) fn new(ends: &'a Ends, protocol: Protocol, client: IpAddr, gate: &'a Gate) -> Self {
         let lane = ends.chooser.lane(protocol);
-        let (next, left) = (ends.chooser.begin(&lane, protocol, client), lane.table.places.len());
-        Self { ends, gate, lane, protocol, next, left, tried: Vec::new(), last: None }
+        let (looks, left) = (ends.chooser.looks(&lane, protocol, client), lane.table.places.len());
+        Self { ends, gate, lane, protocol, looks, left, tried: Vec::new(), last: None }
     }
 
     /// Without those that have been tried before.
@@ -207,14 +225,17 @@ impl<'a> Candidates<'a> {
     }
 
     fn in_turn(&mut self) -> Option<usize> {
-        if self.lane.table.method == Method::Least {
-            let without: Vec<usize> =
-                (0..self.lane.weights.len()).filter(|index| !self.is_open(*index)).collect();
-            return self.ends.chooser.least(&self.lane, self.protocol, self.next, &without);
+        if self.lane.looks_at_all() || self.looks.beside.is_some() {
+            let chosen = self.ends.chooser.least(&self.lane, self.looks, |index| self.is_open(index));
+            // who comes after those two comes by turns
+            self.looks.beside = None;
+            if chosen.is_some() {
+                return chosen;
+            }
         }
         while self.left > 0 {
-            let index = self.lane.index(self.next)?;
-            self.next = (self.next + 1) % self.lane.table.places.len();
+            let index = self.lane.index(self.looks.first)?;
+            self.looks.first = (self.looks.first + 1) % self.lane.table.places.len();
             self.left -= 1;
             if self.is_open(index) {
                 return Some(index);

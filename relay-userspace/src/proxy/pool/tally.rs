@@ -82,14 +82,21 @@ impl Tally {
         &self.name
     }
 
-    /// Sessions under way.
-    pub fn active(&self, protocol: Protocol) -> u64 {
-        self.counts[place(protocol)].active.load(Ordering::Relaxed)
+    /// Sessions under way, of both protocols, as the kernel plane counts flows.
+    pub fn active(&self) -> u64 {
+        self.counts.iter().map(|counts| counts.active.load(Ordering::Relaxed)).sum()
     }
 
     /// Whether sessions that it never answered are to choose anew.
     pub fn desert(&self, protocol: Protocol, is_deserted: bool) {
         self.counts[place(protocol)].is_deserted.store(is_deserted, Ordering::Relaxed);
+    }
+
+    /// Tells of a failure.
+    pub fn alarm(&self, protocol: Protocol, signal: Signal) {
+        let backend = self.name.clone();
+        let failure = |rule| Failure { rule, backend, protocol, signal };
+        self.alarm.sound(&self.counts[place(protocol)].told, failure);
     }
 
     pub fn read(&self) -> Tallied {
@@ -160,13 +167,7 @@ impl Lease {
             self.counts().answered.fetch_sub(1, Ordering::Relaxed);
         }
         self.counts().failed.fetch_add(1, Ordering::Relaxed);
-        let Self { tally, protocol, .. } = self;
-        tally.alarm.sound(&self.counts().told, |rule| Failure {
-            rule,
-            backend: tally.name.clone(),
-            protocol: *protocol,
-            signal,
-        });
+        self.tally.alarm(self.protocol, signal);
     }
 
     fn counts(&self) -> &Counts {

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
-use relay_common::balance::place_of;
+use relay_common::balance::{Load, place_at, place_beside, place_of};
 use relay_common::net::mapped;
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::*;
 use crate::balance::Table;
-use crate::rule::Staying;
+use crate::rule::{Destination, Staying};
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
@@ -86,6 +86,33 @@ fn the_least_loaded_for_its_weight_is_chosen_and_equals_take_turns() {
     assert!(firsts.contains(&0) && firsts.contains(&1), "{firsts:?}");
 }
 
+/// With the arithmetic of the programs.
+#[test]
+fn of_many_two_are_compared_and_all_the_others_follow() {
+    let of = [2, 1, 1, 1, 1, 4];
+    let list: Vec<End> =
+        ["a", "b", "c", "d", "e", "f"].iter().zip(of).map(|(name, weight)| end(name, weight, 0)).collect();
+    let ends = pool().follow(&list, Balance::LeastConn, &weights(&of));
+    let table = Table::new(Balance::LeastConn, &of, |index| list[index].name.to_string());
+    let count = u32::try_from(table.places.len()).expect("places");
+    let mut leases = Vec::new();
+    let mut flows = [0i64; 6];
+    for turn in 0..200 {
+        let [one, other] = [place_at(turn, count), place_beside(turn, count)]
+            .map(|place| usize::from(table.places[place as usize]));
+        let load = |index: usize| Load::new(flows[index], of[index].into(), count);
+        let meant = if load(other).against(load(one)) < 0 { other } else { one };
+        assert_eq!(ends.choose(Protocol::Tcp, CLIENT), Some(meant), "turn {turn}");
+        leases.push(ends.lease(Protocol::Tcp, meant));
+        flows[meant] += 1;
+    }
+    let is_near = |(flows, weight): (&i64, u16)| (flows - 20 * i64::from(weight)).abs() <= 3;
+    assert!(flows.iter().zip(of).all(is_near), "{flows:?}");
+    let mut order = order(&ends, CLIENT);
+    order.sort_unstable();
+    assert_eq!(order, [0, 1, 2, 3, 4, 5]);
+}
+
 #[test]
 fn others_follow_tier_by_tier_and_who_is_passed_over_is_last() {
     let list = [end("spare", 1, 2), end("down", 1, 0), end("up", 1, 0), end("off", 0, 0), end("next", 1, 1)];
@@ -107,9 +134,11 @@ fn others_follow_tier_by_tier_and_who_is_passed_over_is_last() {
 /// With `on_down = "reset"`.
 #[test]
 fn who_would_not_keep_a_session_is_not_in_reserve() {
-    let down = End { addresses: [client(1)].into(), ..end("down", 1, 0) };
-    let ends = pool().follow(&[down, end("up", 1, 0)], Balance::RoundRobin, &weights(&[0, 1]));
-    let staying = Staying { tcp: [CLIENT].into(), udp: [CLIENT, client(1)].into() };
+    // at one address
+    let at = |name, port| End { first_port: Some(port), ..end(name, 1, 0) };
+    let ends = pool().follow(&[at("down", 81), at("up", 80)], Balance::RoundRobin, &weights(&[0, 1]));
+    let [up, down] = [80, 81].map(|port| Destination::at((CLIENT, port).into()));
+    let staying = Staying { tcp: [up].into(), udp: [up, down].into() };
     let gate = Gate::default();
     gate.lead_to(Some(Arc::new(staying)));
     let order = |protocol| ends.candidates(protocol, CLIENT, &gate).collect::<Vec<_>>();

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{self, Duration};
 
 use tokio::io::Interest;
 use tokio::time::{Instant, Sleep};
@@ -27,6 +27,16 @@ pub trait Carry {
 
     /// Whether a direction is over.
     fn is_half_closed(&self) -> bool;
+
+    /// When somebody is to be asked next whether it is still there.
+    fn asks_at(&self) -> Option<time::Instant> {
+        None
+    }
+
+    /// Asks whom it is time to ask. Ready when somebody is gone.
+    fn ask(&mut self, _now: time::Instant) -> Poll<Ending> {
+        Poll::Pending
+    }
 
     /// Whether nobody reads from a side for now, so that its reset would go unnoticed.
     fn is_unwatched(&self, side: usize) -> bool;
@@ -67,15 +77,20 @@ pub async fn carry(
         }
         let silence = if pump.is_half_closed() { timeouts.half_close } else { timeouts.tcp_idle };
         let due = if pump.is_lingering() { Instant::now() + DELIVERY } else { last + silence };
-        if timer.deadline() > due {
-            timer.as_mut().reset(due);
+        let sooner = |asks_at: Option<time::Instant>| asks_at.map_or(due, |at| due.min(at.into()));
+        let next = sooner(pump.asks_at());
+        if timer.deadline() > next {
+            timer.as_mut().reset(next);
         }
         loop {
             ready!(timer.as_mut().poll(cx));
             if last.elapsed() >= silence {
                 return Poll::Ready(if pump.is_half_closed() { Ending::HalfClosed } else { Ending::Idle });
             }
-            timer.as_mut().reset(due);
+            if let Poll::Ready(end) = pump.ask(Instant::now().into_std()) {
+                return Poll::Ready(end);
+            }
+            timer.as_mut().reset(sooner(pump.asks_at()));
             if !probed {
                 // not before, since most sessions are short; a connection that refuses this is none any more
                 probed = true;

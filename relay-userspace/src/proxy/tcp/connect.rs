@@ -68,7 +68,8 @@ async fn attempt(address: SocketAddr, by: &Connect, limit: Pin<&mut Sleep>) -> R
     }
 }
 
-async fn dial(address: SocketAddr, by: &Connect) -> io::Result<TcpStream> {
+/// A connection to one address. Whoever wants a limit sets it.
+pub async fn dial(address: SocketAddr, by: &Connect) -> io::Result<TcpStream> {
     let stream = open(address, by).await?;
     // a connection from a free port of this host to itself: nobody listens there
     if stream.local_addr()? == address {

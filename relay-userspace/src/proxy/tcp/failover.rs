@@ -8,14 +8,17 @@ use std::task::Poll;
 use std::time::Duration;
 
 use relay_common::net::Protocol;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::connect::connect;
 use super::socket::{Leg, round_trip};
 use crate::proxy::counters::Refusal;
-use crate::proxy::pool::{Lease, Signal};
+use crate::proxy::pool::{End, Lease, Signal};
+use crate::proxy::proxy_protocol::{self, Header};
 use crate::proxy::service::{Service, Target};
-use crate::proxy::tunnel::{Connector, Fault, Opening};
+use crate::proxy::tunnel::purpose::Purpose;
+use crate::proxy::tunnel::{By, Connector, Fault, Opening};
 use crate::rule::Backend;
 
 /// How long a backend may be silent before the next one is tried beside it: as long as its first SYN, which may be lost,
@@ -30,6 +33,8 @@ pub struct Reached {
     pub leg: Leg,
     /// What it is wrapped in.
     pub tunnel: Option<Box<Opening>>,
+    /// It was held open for whoever came next.
+    pub is_spare: bool,
     pub lease: Lease,
     /// Who will not be tried again, this one included; kept where there are several.
     pub tried: Vec<usize>,
@@ -45,6 +50,8 @@ pub struct Wanted<'a> {
     pub client: IpAddr,
     /// What the backend is sent ahead of a tunnel.
     pub header: &'a [u8],
+    /// What the tunnel is for.
+    pub purpose: Purpose,
 }
 
 /// A connection to a backend that has not been tried, or why there is none: what the last one said. `limit` ends the
@@ -104,56 +111,133 @@ async fn reach_any(wanted: Wanted<'_>, tried: Vec<usize>) -> Result<Reached, Ref
     }
 }
 
-fn reached(Dialled { leg, round_trip, tunnel }: Dialled, lease: Lease, tried: Vec<usize>) -> Reached {
+/// The same backend again, for a client whose tunnel had been held open and has broken off: it gets one of its own. What
+/// the session counts for stays as it is.
+pub async fn renew(
+    wanted: Wanted<'_>,
+    lease: Lease,
+    tried: Vec<usize>,
+    mut limit: Pin<&mut Sleep>,
+) -> Result<Reached, (Refusal, Vec<usize>)> {
+    let Wanted { service, target, header, purpose, .. } = wanted;
+    limit.as_mut().reset(Instant::now() + target.timeouts.connect);
+    let opened = match place(wanted, lease.index()) {
+        Ok(place) => open(service, target, place, (purpose, header), limit).await,
+        Err(refusal) => Err(refusal),
+    };
+    match opened {
+        Ok(Dialled { leg, tunnel, .. }) => Ok(Reached { leg, tunnel, is_spare: false, lease, tried }),
+        Err(refusal) => {
+            if Signal::of(refusal).is_some() {
+                // it has counted as an answer
+                lease.fail(Signal::Reset);
+            }
+            Err((refusal, tried))
+        }
+    }
+}
+
+fn reached(dialled: Dialled, lease: Lease, tried: Vec<usize>) -> Reached {
+    let Dialled { leg, round_trip, tunnel, is_spare } = dialled;
     lease.begin();
     lease.answer();
     if let Some(micros) = round_trip {
         lease.round_trips().backend.count(micros);
     }
-    Reached { leg, tunnel, lease, tried }
+    Reached { leg, tunnel, is_spare, lease, tried }
+}
+
+/// A tunnel to one backend for something else than a session.
+pub async fn open_for(
+    purpose: Purpose,
+    service: &Service,
+    target: &Target,
+    index: usize,
+    port: u16,
+) -> Result<(Leg, Opening), Refusal> {
+    let header = target.connect.proxy_protocol.map(|version| proxy_protocol::write(&Header::LOCAL, version));
+    let header = header.unwrap_or_default();
+    let end = target.ends.end(index).ok_or(Refusal::NoBackend)?;
+    let place = (end, end.port(target.first_port, port));
+    let limit = pin!(sleep(target.timeouts.connect));
+    let Dialled { leg, tunnel, .. } = open(service, target, place, (purpose, &header), limit).await?;
+    tunnel.map(|opening| (leg, *opening)).ok_or(Refusal::BackendTunnel)
 }
 
 /// A connection, with the tunnel on it.
-struct Dialled {
-    leg: Leg,
+pub struct Dialled {
+    pub leg: Leg,
     /// Of its handshake, in microseconds.
     round_trip: Option<u32>,
-    tunnel: Option<Box<Opening>>,
+    pub tunnel: Option<Box<Opening>>,
+    is_spare: bool,
 }
 
-async fn dial(wanted: Wanted<'_>, index: usize, mut limit: Pin<&mut Sleep>) -> Result<Dialled, Refusal> {
-    let Wanted { target, port, .. } = wanted;
-    let end = target.ends.end(index).ok_or(Refusal::NoBackend)?;
-    let (port, each) = (end.port(target.first_port, port), target.timeouts.connect);
+async fn dial(wanted: Wanted<'_>, index: usize, limit: Pin<&mut Sleep>) -> Result<Dialled, Refusal> {
+    let place = place(wanted, index)?;
+    let is_session = wanted.purpose == Purpose::Session;
+    match is_session.then(|| spare(wanted.target, place)).flatten() {
+        Some(dialled) => Ok(dialled),
+        None => open(wanted.service, wanted.target, place, (wanted.purpose, wanted.header), limit).await,
+    }
+}
+
+/// A backend, and its port for a client.
+fn place(wanted: Wanted<'_>, index: usize) -> Result<(&End, u16), Refusal> {
+    let end = wanted.target.ends.end(index).ok_or(Refusal::NoBackend)?;
+    Ok((end, end.port(wanted.target.first_port, wanted.port)))
+}
+
+/// A tunnel that has been held open.
+fn spare(target: &Target, (end, port): (&End, u16)) -> Option<Dialled> {
+    let spares = target.ends.spares().filter(|_| target.connect.pool > 0)?;
+    let by = By { connector: target.connector.clone()?, connect: target.connect.clone() };
+    let (socket, opening) = spares.take((end.name.clone(), port), &by, &end.addresses)?;
+    let leg = Leg::new(TcpStream::from_std(socket).ok()?);
+    Some(Dialled { leg, round_trip: None, tunnel: Some(Box::new(opening)), is_spare: true })
+}
+
+/// Connects to a backend, with the tunnel that the rule wants, and what for. `header`: what goes ahead of a tunnel.
+pub async fn open(
+    service: &Service,
+    target: &Target,
+    (end, port): (&End, u16),
+    (purpose, header): (Purpose, &[u8]),
+    mut limit: Pin<&mut Sleep>,
+) -> Result<Dialled, Refusal> {
+    let each = target.timeouts.connect;
     let stream = connect(&end.addresses, port, &target.connect, each, limit.as_mut()).await?;
     let round_trip = round_trip(&stream);
     let leg = Leg::new(stream);
     let tunnel = match &target.connector {
         None => None,
-        // boxed, so that sessions of other rules need no room for it
-        Some(connector) => Some(Box::pin(wrap(wanted, connector, &leg, &end.name, limit)).await?),
+        Some(connector) => {
+            limit.as_mut().reset(Instant::now() + target.timeouts.handshake);
+            // boxed, so that sessions of other rules need no room for it
+            Some(Box::pin(wrap(service, connector, &leg, &end.name, (purpose, header), limit)).await?)
+        }
     };
-    Ok(Dialled { leg, round_trip, tunnel })
+    Ok(Dialled { leg, round_trip, tunnel, is_spare: false })
 }
 
 /// Opens the tunnel on a connection to a backend.
 async fn wrap(
-    wanted: Wanted<'_>,
+    service: &Service,
     connector: &Connector,
     leg: &Leg,
     backend: &str,
-    mut limit: Pin<&mut Sleep>,
+    (purpose, header): (Purpose, &[u8]),
+    limit: Pin<&mut Sleep>,
 ) -> Result<Box<Opening>, Refusal> {
-    limit.as_mut().reset(Instant::now() + wanted.target.timeouts.handshake);
     let host = host_of(backend);
     let opened = tokio::select! {
         biased;
-        opened = connector.connect(leg, &host, wanted.header) => opened,
+        opened = connector.connect_for(purpose, leg, &host, header) => opened,
         () = limit => Err(Fault::Late),
     };
     opened.map(Box::new).map_err(|fault| {
         let reason = fault.as_str();
-        wanted.service.complain(format_args!("backend {backend}: {fault} ({reason})"));
+        service.complain(format_args!("backend {backend}: {fault} ({reason})"));
         fault.of_backend()
     })
 }

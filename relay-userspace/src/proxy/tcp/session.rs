@@ -1,5 +1,6 @@
 //! One session: a client's connection, the one to the backend, and everything between them.
 
+mod datagrams;
 mod tunnelled;
 
 use std::mem;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use relay_common::net::Protocol;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::arrival::{Arrival, announced};
@@ -21,11 +23,19 @@ use crate::proxy::counters::Refusal;
 use crate::proxy::ending::{Ending, Record};
 use crate::proxy::pool::Signal;
 use crate::proxy::proxy_protocol::{self, Header, Origin};
-use crate::proxy::service::{Service, Target};
-use crate::proxy::tunnel::part;
+use crate::proxy::service::{Phase, Service, Target};
+use crate::proxy::tunnel::purpose::Purpose;
+use crate::proxy::tunnel::{Opening, part};
 
-/// Carries a client that has come in on `port` until it is over. Dropped before that, it resets both connections.
-pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc<Service>) {
+/// Carries a client that has come in on `port` until it is over. Dropped before that, it resets both connections. `phase`:
+/// its listener's.
+pub async fn run(
+    client: TcpStream,
+    address: SocketAddr,
+    port: u16,
+    service: Arc<Service>,
+    phase: watch::Receiver<Phase>,
+) {
     let client = Leg::new(client);
     let target = service.target();
     let mut logged = Logged { service: &service, record: Record::new(address) };
@@ -69,16 +79,22 @@ pub async fn run(client: TcpStream, address: SocketAddr, port: u16, service: Arc
         Farewell::Close => client.close(),
         // boxed, so that sessions that end otherwise need no room for it
         Farewell::Part => Box::pin(part(client)).await,
+        Farewell::Datagrams(opening) => {
+            let origin = (source.ip(), port);
+            Box::pin(datagrams::run(client, *opening, origin, &service, phase, &mut logged)).await;
+        }
     }
 }
 
 /// What the client is owed at the end.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 enum Farewell {
     Reset,
     Close,
     /// What was said last is to reach it.
     Part,
+    /// None yet: its tunnel is for datagrams of many.
+    Datagrams(Box<Opening>),
 }
 
 /// A session that is logged when it is over, however that comes about.
@@ -126,7 +142,12 @@ struct Session<'a> {
 impl Session<'_> {
     const fn wanted(&self) -> Wanted<'_> {
         let Self { service, target, port, source, header, .. } = *self;
-        Wanted { service, target, port, client: source, header }
+        Wanted { service, target, port, client: source, header, purpose: Purpose::Session }
+    }
+
+    /// Whether another backend may do in place of those that have been tried.
+    fn is_there_another(&self, tried: &[usize]) -> bool {
+        self.target.ends.is_there_another(tried, Protocol::Tcp, &self.service.gate)
     }
 
     /// Carries between plain legs until it is over. `data`: what the client has sent already.
@@ -143,7 +164,7 @@ impl Session<'_> {
             };
             count_client(&reached, round_trip.take());
             logged.record.backend = reached.leg.peer_addr().ok();
-            let leads_to = logged.record.backend.map(|backend| backend.ip());
+            let leads_to = logged.record.backend;
             let ending = tokio::select! {
                 biased;
                 ending = self.service.gate.ended(Protocol::Tcp, self.source, leads_to) => {
@@ -197,10 +218,8 @@ impl Session<'_> {
         if pump.has_broken_off() {
             reached.lease.fail(Signal::Reset);
         }
-        let is_there_another =
-            || self.target.ends.is_there_another(&reached.tried, Protocol::Tcp, &self.service.gate);
         match pump.unsent() {
-            Some(unsent) if is_there_another() => {
+            Some(unsent) if self.is_there_another(&reached.tried) => {
                 *data = unsent;
                 None
             }

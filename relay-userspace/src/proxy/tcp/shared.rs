@@ -61,7 +61,7 @@ fn begin(
         return drop(Leg::new(client));
     };
     probe_anew(&client, inherited, entry.service.target().timeouts.keepalive);
-    let session = session::run(client, address, port, entry.service.clone());
+    let session = session::run(client, address, port, entry.service.clone(), entry.follow());
     sessions.spawn(until_the_end(session, entry.follow()));
 }
 

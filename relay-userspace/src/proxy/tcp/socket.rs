@@ -1,7 +1,7 @@
 //! What the sockets of a session are told, and how they end.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{self, SocketAddr};
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
@@ -33,6 +33,13 @@ pub struct Leg {
 impl Leg {
     pub const fn new(stream: TcpStream) -> Self {
         Self { stream, closed: false }
+    }
+
+    /// The socket, for another thread to wait for.
+    pub fn into_std(self) -> io::Result<net::TcpStream> {
+        let socket = self.stream.as_fd().try_clone_to_owned()?;
+        self.close();
+        Ok(socket.into())
     }
 
     /// Ends the connection in peace.
@@ -68,6 +75,23 @@ pub fn round_trip(socket: &impl AsRawFd) -> Option<u32> {
     // SAFETY: the kernel writes `length` bytes at most, to where `info` is, and how many to where `length` is.
     let asked = unsafe { getsockopt(socket, IPPROTO_TCP, TCP_INFO, place, &raw mut length) };
     (asked == 0 && info.tcpi_rtt > 0).then_some(info.tcpi_rtt)
+}
+
+/// How much of `struct tcp_info` (include/uapi/linux/tcp.h) has `tcpi_min_rtt` at its end, in words. The C libraries' own
+/// forms of it end at different places.
+const WORDS_TO_MIN_RTT: usize = 38;
+
+/// The shortest round trip of a connection so far, also of one that has just been reset.
+pub fn shortest_round_trip(socket: &impl AsRawFd) -> Option<Duration> {
+    let mut info = [0_u32; WORDS_TO_MIN_RTT];
+    let mut length = size_of_val(&info) as socklen_t;
+    let (place, socket) = (info.as_mut_ptr().cast(), socket.as_raw_fd());
+    // SAFETY: the kernel writes `length` bytes at most, to where `info` is, and how many to where `length` is.
+    let asked = unsafe { getsockopt(socket, IPPROTO_TCP, TCP_INFO, place, &raw mut length) };
+    let [.., micros] = info;
+    let is_whole = asked == 0 && length as usize == size_of_val(&info);
+    // all ones: there has been none
+    (is_whole && micros != u32::MAX).then(|| Duration::from_micros(micros.into()))
 }
 
 /// Whether the peer has everything that was sent to it.

@@ -94,7 +94,7 @@ fn connects(tunnel: &Arc<ConnectTunnel>) -> Result<(Option<ClientTls>, Connector
 }
 
 fn connector(tunnel: &Arc<ConnectTunnel>, tls: Option<&ClientTls>) -> Connector {
-    Connector { tls: tls.map(ClientTls::config), tunnel: tunnel.clone() }
+    Connector::new(tls.map(ClientTls::config), tunnel.clone())
 }
 
 fn lock<T>(shelf: &Mutex<T>) -> MutexGuard<'_, T> {

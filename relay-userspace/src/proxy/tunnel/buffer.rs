@@ -10,7 +10,7 @@ pub const HEADROOM: usize = Encoder::HEADROOM.next_multiple_of(16);
 /// What is read at once.
 pub const PIECE: usize = 64 * 1024;
 /// What may be left over of what came before.
-const REST: usize = Tls::MOST_REST;
+pub const REST: usize = Tls::MOST_REST;
 /// Room for a piece that is sealed.
 const SEALED: usize = PIECE + 1024;
 

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::datagrams::FrameFault;
 use super::tls::{ConfigFault, TlsFault};
 use super::ws::{HandshakeFault, Violation};
 use crate::proxy::counters::Refusal;
@@ -18,6 +19,9 @@ pub enum Fault {
     Handshake(#[from] HandshakeFault),
     #[error(transparent)]
     Frame(#[from] Violation),
+    /// Of datagrams, within the tunnel.
+    #[error(transparent)]
+    Datagrams(#[from] FrameFault),
     /// It went before it had sent anything.
     #[error("it ended the connection without a word")]
     Silent,
@@ -40,6 +44,7 @@ impl Fault {
             Self::Name(_) => "tls_name",
             Self::Handshake(fault) => fault.as_str(),
             Self::Frame(fault) => fault.as_str(),
+            Self::Datagrams(_) => "udp_frames",
             Self::Silent => "tunnel_silent",
             Self::Ended => "tunnel_ended",
             Self::TooMuch => "tunnel_too_much",
@@ -57,6 +62,7 @@ impl Fault {
             Self::Tls(_) | Self::Name(_) => Refusal::ClientTls,
             Self::Handshake(_) => Refusal::ClientWs,
             Self::Frame(_) => Refusal::WsFrames,
+            Self::Datagrams(_) => Refusal::UdpFrames,
             Self::Silent | Self::Ended | Self::TooMuch => Refusal::HandshakeBroken,
             Self::Late => Refusal::HandshakeTimeout,
         }
@@ -68,6 +74,7 @@ impl Fault {
             Self::Tls(_) | Self::Name(_) => Refusal::BackendTls,
             Self::Handshake(_) => Refusal::BackendWs,
             Self::Frame(_) => Refusal::WsFrames,
+            Self::Datagrams(_) => Refusal::UdpFrames,
             Self::Silent | Self::Ended | Self::TooMuch => Refusal::BackendTunnel,
             Self::Late => Refusal::BackendTimeout,
         }

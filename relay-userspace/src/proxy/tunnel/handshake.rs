@@ -6,21 +6,23 @@ use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ClientConfig;
+use rustls::client::Resumption;
 use socket2::SockRef;
 use tokio::time::{Instant, timeout};
 
 use super::fault::Fault;
 use super::layers::{Layers, Ws};
 use super::purpose::{Purpose, Willing};
-use super::tls::{self, Fingerprint, Tls};
-use super::ws::{self, HandshakeFault, Role};
+use super::tls::{self, Agreed, Fingerprint, Tls};
+use super::ws::{self, Expected, HandshakeFault, Role};
 use crate::proxy::tcp::socket::Leg;
-use crate::rule::tunnel::{AcceptWs, ConnectTunnel};
+use crate::rule::tunnel::{AcceptWs, ConnectTunnel, ConnectWs};
 
 /// What is read at once.
 const PIECE: usize = 4096;
 /// The longest that a peer's half of a handshake may be: certificates and a head.
-const MOST: usize = 128 * 1024;
+pub(super) const MOST: usize = 128 * 1024;
 /// How long a realm that comes to us must not get anything behind our answer, unless it has sent something: what comes in
 /// one piece with the answer is lost to it.
 const GRACE: Duration = Duration::from_millis(20);
@@ -41,8 +43,17 @@ pub struct Acceptor {
 /// Opens tunnels to a rule's backends.
 #[derive(Debug)]
 pub struct Connector {
-    pub tls: Option<Arc<rustls::ClientConfig>>,
+    tls: Option<Arc<ClientConfig>>,
+    /// The same without tickets: whoever comes with one is not shown the certificate.
+    afresh: Option<Arc<ClientConfig>>,
     pub tunnel: Arc<ConnectTunnel>,
+}
+
+/// What a tunnel to a backend begins with.
+pub struct Beginning {
+    pub tls: Option<Box<Tls>>,
+    /// The WebSocket's request, and what answers it.
+    pub upgrade: Option<(Vec<u8>, Expected)>,
 }
 
 /// A tunnel that is open.
@@ -50,7 +61,6 @@ pub struct Connector {
 pub struct Opening {
     pub layers: Layers,
     /// What the two ends have agreed to use it for.
-    #[expect(dead_code, reason = "sessions are all that there is yet")]
     pub purpose: Purpose,
     /// What has come of a record that is not whole.
     pub undecoded: Vec<u8>,
@@ -113,17 +123,41 @@ impl Acceptor {
 }
 
 impl Connector {
-    /// For one client. `host`: the backend's, as the rule calls it. `header`: what the backend is sent ahead of all else.
-    pub(in crate::proxy) async fn connect(
-        &self,
-        leg: &Leg,
-        host: &str,
-        header: &[u8],
-    ) -> Result<Opening, Fault> {
-        self.connect_for(Purpose::Session, leg, host, header).await
+    /// `tls` goes with the tunnel's.
+    pub fn new(tls: Option<Arc<ClientConfig>>, tunnel: Arc<ConnectTunnel>) -> Self {
+        let afresh = tls.as_deref().map(|config| {
+            let mut config = config.clone();
+            config.resumption = Resumption::disabled();
+            Arc::new(config)
+        });
+        Self { tls, afresh, tunnel }
     }
 
-    /// For a purpose, which the other end has to agree to.
+    /// The beginning of a tunnel to `host` in which the other end has to show all it has.
+    pub fn begin_afresh(&self, host: &str) -> Result<Beginning, Fault> {
+        self.begin(Purpose::Session, self.afresh.as_ref(), host)
+    }
+
+    fn begin(
+        &self,
+        purpose: Purpose,
+        config: Option<&Arc<ClientConfig>>,
+        host: &str,
+    ) -> Result<Beginning, Fault> {
+        let sni = self.tunnel.tls.as_ref().map(|tls| tls.sni.as_deref().unwrap_or(host));
+        let tls = match (config, sni) {
+            (Some(config), Some(sni)) => {
+                let said = if self.tunnel.ws.is_some() { Purpose::Session } else { purpose };
+                Some(Box::new(Tls::client(&asking(config, said), tls::server_name(sni)?)?))
+            }
+            _ => None,
+        };
+        let ask = |ws: &ConnectWs| ws::request(ws, ws.host.as_deref().or(sni).unwrap_or(host), purpose);
+        Ok(Beginning { tls, upgrade: self.tunnel.ws.as_ref().map(ask) })
+    }
+
+    /// `purpose`: what the other end has to agree to. `host`: the backend's, as the rule calls it. `header`: what the
+    /// backend is sent ahead of all else.
     pub(in crate::proxy) async fn connect_for(
         &self,
         purpose: Purpose,
@@ -131,24 +165,30 @@ impl Connector {
         host: &str,
         header: &[u8],
     ) -> Result<Opening, Fault> {
-        let sni = self.tunnel.tls.as_ref().map(|tls| tls.sni.as_deref().unwrap_or(host));
-        let tls = match (&self.tls, sni) {
-            (Some(config), Some(sni)) => {
-                let said = if self.tunnel.ws.is_some() { Purpose::Session } else { purpose };
-                Some(Box::new(Tls::client(&asking(config, said), tls::server_name(sni)?)?))
-            }
-            _ => None,
-        };
+        self.connect_telling(purpose, leg, host, header, |_agreed| {}).await
+    }
+
+    /// The same. `secured` is told when TLS stands.
+    pub(in crate::proxy) async fn connect_telling(
+        &self,
+        purpose: Purpose,
+        leg: &Leg,
+        host: &str,
+        header: &[u8],
+        secured: impl FnOnce(&Agreed),
+    ) -> Result<Opening, Fault> {
+        let Beginning { tls, upgrade } = self.begin(purpose, self.tls.as_ref(), host)?;
         let mut wire = Wire { leg, tls, raw: Vec::new(), plain: Vec::new(), heard: false, ended: false };
         wire.write(header).await?;
         wire.open().await?;
         wire.finish_tls().await.map_err(|fault| about(purpose, fault))?;
-        let Some(settings) = &self.tunnel.ws else {
+        if let Some(agreed) = wire.tls.as_ref().and_then(|tls| tls.agreed()) {
+            secured(agreed);
+        }
+        let (Some(settings), Some((request, expected))) = (&self.tunnel.ws, upgrade) else {
             wire.has_agreed(purpose)?;
             return Ok(wire.opening(None, None, purpose));
         };
-        let host = settings.host.as_deref().or(sni).unwrap_or(host);
-        let (request, expected) = ws::request(settings, host, purpose);
         wire.say(&request).await?;
         let length = loop {
             match ws::read_response(&wire.plain, &expected)? {
@@ -170,9 +210,9 @@ fn agreeing(config: &Arc<rustls::ServerConfig>, purpose: Purpose) -> Arc<rustls:
 }
 
 /// A client's settings that ask for a purpose, and for nothing that the other end could agree to instead.
-fn asking(config: &Arc<rustls::ClientConfig>, purpose: Purpose) -> Arc<rustls::ClientConfig> {
+fn asking(config: &Arc<ClientConfig>, purpose: Purpose) -> Arc<ClientConfig> {
     let Some(protocol) = purpose.protocol() else { return config.clone() };
-    let mut config = rustls::ClientConfig::clone(config);
+    let mut config = ClientConfig::clone(config);
     config.alpn_protocols = vec![protocol.into()];
     config.into()
 }

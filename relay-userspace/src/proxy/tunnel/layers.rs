@@ -46,6 +46,8 @@ pub struct Opened {
     pub rest: usize,
     /// The peer has ended its stream.
     pub end: bool,
+    /// It has answered a ping.
+    pub pong: bool,
 }
 
 impl Layers {
@@ -56,10 +58,10 @@ impl Layers {
     /// Takes apart what has come: what was left over before, and what is new. What must be answered is appended to
     /// `answers`, also when this fails.
     pub fn open(&mut self, data: &mut [u8], answers: &mut Vec<u8>) -> Result<Opened, Fault> {
-        let mut opened = Opened { payload: data.len(), rest: data.len(), end: false };
+        let mut opened = Opened { payload: data.len(), rest: data.len(), end: false, pong: false };
         if let Some(tls) = &mut self.tls {
             let received = tls.receive(data, answers)?;
-            opened = Opened { payload: received.payload, rest: received.rest, end: received.end };
+            opened = Opened { payload: received.payload, rest: received.rest, end: received.end, ..opened };
         }
         let Some(ws) = &mut self.ws else { return Ok(opened) };
         let mut replies = Vec::new();
@@ -71,7 +73,7 @@ impl Layers {
         if opened.end {
             self.end_of_stream(0)?;
         }
-        Ok(Opened { payload: decoded.payload, end: opened.end || decoded.end, ..opened })
+        Ok(Opened { payload: decoded.payload, end: opened.end || decoded.end, pong: decoded.pong, ..opened })
     }
 
     /// What the end of the peer's connection means: the end of its stream, also without a leave-taking, unless it comes
@@ -104,6 +106,19 @@ impl Layers {
                 Ok(sealed)
             }
         }
+    }
+
+    /// Whether the peer can be asked whether it is there.
+    pub const fn has_pings(&self) -> bool {
+        self.ws.is_some()
+    }
+
+    /// Asks it.
+    pub fn ping(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
+        let Some(ws) = &self.ws else { return Ok(()) };
+        let mut ping = Vec::new();
+        ws.encoder.ping(&mut ping);
+        self.seal(&ping, out)
     }
 
     /// Says that the stream ends here.

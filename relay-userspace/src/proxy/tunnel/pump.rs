@@ -4,132 +4,33 @@
 //! that is not whole, and what the receiver has no room for; nothing more is read until that is out. How a session ends
 //! follows the same rules as between plain legs.
 
+mod side;
+
 use std::io;
 use std::mem;
-use std::net::Shutdown;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
+use std::time::Instant;
 
-use socket2::SockRef;
-
+use self::side::Sending;
+pub use self::side::Side;
 use super::buffer::{self, Buffers, HEADROOM, PIECE};
 use super::fault::Fault;
-use super::layers::Layers;
+use super::handshake::Opening;
+use super::purpose::Purpose;
+use super::unread::Unread;
+use super::watch::Watch;
 use crate::proxy::counters::Carried;
 use crate::proxy::ending::Ending;
 use crate::proxy::tcp::carry::Carry;
-use crate::proxy::tcp::remainder::{self, Remainder};
-use crate::proxy::tcp::socket::{Leg, is_delivered};
-use crate::proxy::tcp::transfer::{ended_before_reset, try_receive, try_send};
+use crate::proxy::tcp::remainder;
+use crate::proxy::tcp::socket::{has_more, is_delivered, shortest_round_trip};
+use crate::proxy::tcp::transfer::{ended_before_reset, try_receive};
+use crate::rule::Keepalive;
 
 /// Sides are numbered: the client is 0, the backend 1.
 const SIDES: [usize; 2] = [0, 1];
-/// Who does not take so much of what it has asked for is not heard until it does.
-const MOST_OWED: usize = 16 * 1024;
 /// How much a direction may carry before others get their turn.
 const TURN: usize = 1024 * 1024;
-
-/// One leg, what it is wrapped in, and what lies on its way in and out.
-#[derive(Debug)]
-pub struct Side<'a> {
-    leg: &'a Leg,
-    layers: Layers,
-    /// The beginning of a record.
-    undecoded: Vec<u8>,
-    /// What the peer has not taken yet.
-    unsent: Option<Remainder>,
-    /// How much of that are answers that only it has asked for.
-    owed: usize,
-    /// The peer has taken something of it.
-    moved: bool,
-    sending: Sending,
-}
-
-/// What becomes of what is sent to a side.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Sending {
-    Open,
-    /// The end of the stream has been wrapped, too.
-    Ends,
-    /// All of it is out, and the stream is shut.
-    Shut,
-    /// The peer takes nothing any more.
-    Void,
-}
-
-impl<'a> Side<'a> {
-    /// `undecoded`: what has come of a record that is not whole.
-    pub const fn new(leg: &'a Leg, layers: Layers, undecoded: Vec<u8>) -> Self {
-        Self { leg, layers, undecoded, unsent: None, owed: 0, moved: false, sending: Sending::Open }
-    }
-
-    /// Sends what goes at once, and keeps the rest.
-    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if matches!(self.sending, Sending::Shut | Sending::Void) {
-            return Ok(());
-        }
-        let rest = match &self.unsent {
-            Some(unsent) => [unsent.rest(), bytes].concat(),
-            None => bytes[try_send(self.leg, bytes)?..].to_vec(),
-        };
-        self.unsent = (!rest.is_empty()).then(|| Remainder::new(rest));
-        Ok(())
-    }
-
-    /// Sends what a codec answers by itself.
-    fn answer(&mut self, answers: &[u8]) -> io::Result<()> {
-        self.send(answers)?;
-        if self.unsent.is_some() {
-            self.owed += answers.len();
-        }
-        Ok(())
-    }
-
-    /// Whether it asks for answers and does not take them.
-    const fn is_greedy(&self) -> bool {
-        self.owed > MOST_OWED
-    }
-
-    /// Sends what was kept, and then the end of the stream if it has come. Ready when all is out.
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(unsent) = &mut self.unsent {
-            ready!(self.leg.poll_write_ready(cx))?;
-            let sent = try_send(self.leg, unsent.rest())?;
-            unsent.take(sent);
-            self.moved |= sent > 0;
-            if unsent.rest().is_empty() {
-                self.unsent = None;
-                self.owed = 0;
-            }
-        }
-        if self.sending == Sending::Ends {
-            self.sending = Sending::Shut;
-            // fails only if the peer is gone, which reading from it will tell
-            _ = SockRef::from(&**self.leg).shutdown(Shutdown::Write);
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Wraps the end of the stream.
-    fn end(&mut self) -> Result<io::Result<()>, Fault> {
-        if self.sending != Sending::Open {
-            return Ok(Ok(()));
-        }
-        let mut closing = Vec::new();
-        self.layers.end(&mut closing)?;
-        let sent = self.send(&closing);
-        self.sending = Sending::Ends;
-        Ok(sent)
-    }
-
-    /// Nothing can be sent to it any more.
-    fn give_up(&mut self) {
-        if self.sending != Sending::Shut {
-            self.sending = Sending::Void;
-        }
-        self.unsent = None;
-        self.owed = 0;
-    }
-}
 
 /// Why carrying stopped.
 enum Stop {
@@ -145,7 +46,11 @@ enum Stop {
 enum Input {
     Nothing,
     End,
-    Some(usize),
+    /// `is_traffic`: it was not about the tunnel alone, as pings are.
+    Some {
+        length: usize,
+        is_traffic: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -162,6 +67,12 @@ pub struct TunnelPump<'a> {
     broken: bool,
     /// It was the backend's, before anything had come from there.
     broken_off: bool,
+    /// What the client has sent, as long as another backend may have it.
+    unread: Option<Unread>,
+    /// The end of the backend's stream is no answer either.
+    is_end_no_answer: bool,
+    /// What has been counted of the client's payload for a backend before.
+    counted: u64,
     fault: Option<(usize, Fault)>,
 }
 
@@ -169,6 +80,9 @@ impl<'a> TunnelPump<'a> {
     /// `carried`, `bytes`: where payload is counted.
     pub const fn new(sides: [Side<'a>; 2], carried: [&'a Carried; 2], bytes: &'a mut [u64; 2]) -> Self {
         Self {
+            unread: None,
+            is_end_no_answer: false,
+            counted: bytes[0],
             sides,
             carried,
             bytes,
@@ -178,6 +92,28 @@ impl<'a> TunnelPump<'a> {
             broken_off: false,
             fault: None,
         }
+    }
+
+    /// Keeps what the client sends until the backend answers, for another one if this one breaks off. `is_end_no_answer`:
+    /// one that ends its stream without a word has broken off, too, as a tunnel's end does whose own backend is gone.
+    pub fn keep_unread(&mut self, is_end_no_answer: bool) {
+        self.unread = Some(Unread::new());
+        self.is_end_no_answer = is_end_no_answer;
+    }
+
+    /// Asks peers that are silent whether they are still there, where that can be asked.
+    pub fn watch_over(&mut self, keepalive: Keepalive) {
+        for side in &mut self.sides {
+            side.watch = side.layers.has_pings().then(|| Watch::new(keepalive, Instant::now()));
+        }
+    }
+
+    /// The client, with all that it has sent, for another backend; `None`: this one may have read some of it.
+    pub fn into_unread(self) -> Option<Opening> {
+        let [Side { layers, undecoded, unsent, sending, .. }, _] = self.sides;
+        let is_whole = unsent.is_none() && sending == Sending::Open;
+        let payload = self.unread.filter(|_| is_whole && self.bytes[1] == 0)?.lost()?;
+        Some(Opening { layers, purpose: Purpose::Session, undecoded, payload, end: false, grace: None })
     }
 
     /// What the backend is sent ahead of everything, that is no client's.
@@ -240,9 +176,9 @@ impl<'a> TunnelPump<'a> {
             }
             match self.read(from) {
                 Ok(Input::Nothing) => {}
-                Ok(Input::Some(length)) => {
+                Ok(Input::Some { length, is_traffic }) => {
                     turn += length;
-                    *moved = true;
+                    *moved |= is_traffic;
                 }
                 Ok(Input::End) => *moved = true,
                 Err(stop) => self.stop(from, stop)?,
@@ -283,14 +219,15 @@ impl<'a> TunnelPump<'a> {
                 Some(length) => length,
             };
             if self.sides[1 - from].sending == Sending::Void {
-                return Ok(Input::Some(length));
+                return Ok(Input::Some { length, is_traffic: true });
             }
-            self.open(from, buffers, kept + length)?;
-            Ok(Input::Some(length))
+            let is_traffic = self.open(from, buffers, kept + length)?;
+            Ok(Input::Some { length, is_traffic })
         })
     }
 
-    fn open(&mut self, from: usize, buffers: &mut Buffers, length: usize) -> Result<(), Stop> {
+    /// Takes apart what has come. Whether there was payload in it, or the beginning of something.
+    fn open(&mut self, from: usize, buffers: &mut Buffers, length: usize) -> Result<bool, Stop> {
         let side = &mut self.sides[from];
         let data = &mut buffers.opened[HEADROOM..HEADROOM + length];
         let opened = side.layers.open(data, &mut buffers.answers);
@@ -303,6 +240,11 @@ impl<'a> TunnelPump<'a> {
         let data = &buffers.opened[HEADROOM..HEADROOM + length];
         let opened = opened.map_err(|fault| Stop::Fault(from, fault))?;
         let rest = &data[opened.rest..];
+        let is_traffic = opened.payload > 0 || !rest.is_empty();
+        // a question of the peer's own is neither: whoever asks first would keep the other one from ever asking
+        if let Some(watch) = side.watch.as_mut().filter(|_| is_traffic || opened.pong) {
+            watch.hear(!is_traffic);
+        }
         if rest.is_empty() {
             // an idle session keeps nothing
             side.undecoded = Vec::new();
@@ -313,18 +255,37 @@ impl<'a> TunnelPump<'a> {
         if opened.payload > 0 {
             self.pass_on(from, buffers, opened.payload)?;
         }
-        if opened.end { self.end(from) } else { Ok(()) }
+        if opened.end {
+            self.end(from)?;
+        }
+        Ok(is_traffic || opened.end)
     }
 
     /// Wraps the payload at [`HEADROOM`] for the other side, and sends it.
     fn pass_on(&mut self, from: usize, buffers: &mut Buffers, length: usize) -> Result<(), Stop> {
+        if from == 1 {
+            self.unread = None;
+        } else if let Some(unread) = &mut self.unread
+            && !unread.keep(&buffers.opened[HEADROOM..HEADROOM + length])
+        {
+            self.unread = None;
+        }
         let to = &mut self.sides[1 - from];
+        if let Some(watch) = &mut to.watch {
+            watch.say();
+        }
         let Buffers { opened, sealed, .. } = buffers;
         let wrapped = to.layers.wrap(opened, HEADROOM, length, sealed);
         let wrapped = wrapped.map_err(|fault| Stop::Fault(1 - from, fault))?;
         to.send(wrapped).map_err(Stop::Send)?;
-        self.carried[from].add_bytes(length as u64);
-        self.bytes[from] += length as u64;
+        let mut new = length as u64;
+        if from == 0 {
+            let again = new.min(self.counted);
+            self.counted -= again;
+            new -= again;
+        }
+        self.carried[from].add_bytes(new);
+        self.bytes[from] += new;
         Ok(())
     }
 
@@ -332,6 +293,9 @@ impl<'a> TunnelPump<'a> {
     fn end(&mut self, from: usize) -> Result<(), Stop> {
         if self.broken {
             // after a failed send the kernel tells of the reset no more, and of an end in its place
+            return Err(Stop::Receive);
+        }
+        if from == 1 && self.is_end_no_answer && self.breaks_off() {
             return Err(Stop::Receive);
         }
         self.ended[from] = true;
@@ -344,13 +308,15 @@ impl<'a> TunnelPump<'a> {
     fn stop(&mut self, from: usize, stop: Stop) -> Result<(), Ending> {
         match stop {
             Stop::Receive => {
+                _ = from == 1 && self.breaks_off();
                 self.broken_off |= from == 1 && !self.broken && self.bytes[1] == 0;
                 self.broken = true;
                 Err(Ending::Reset)
             }
             Stop::Send(error) => {
                 self.lost(1 - from, Some(&error));
-                Ok(())
+                // what the client still sends would be thrown away otherwise
+                if from == 0 && self.breaks_off() { Err(Ending::Reset) } else { Ok(()) }
             }
             Stop::Fault(side, fault) => {
                 let refusal = if side == 0 { fault.of_client() } else { fault.of_backend() };
@@ -358,6 +324,19 @@ impl<'a> TunnelPump<'a> {
                 Err(Ending::Refused(refusal))
             }
         }
+    }
+
+    /// The backend has gone. Whether it was too soon for it to have read anything, so that another one may have it.
+    fn breaks_off(&mut self) -> bool {
+        let Some(unread) = &mut self.unread else { return false };
+        let backend = self.sides[1].leg;
+        let breaks_off =
+            !self.ended[0] && !has_more(&**backend) && unread.lose(shortest_round_trip(&**backend));
+        if !breaks_off {
+            self.unread = None;
+        }
+        self.broken_off |= breaks_off;
+        breaks_off
     }
 
     /// Nothing can be sent to a side any more. What it sent itself may still lie in its socket.
@@ -407,6 +386,28 @@ impl Carry for TunnelPump<'_> {
         self.poll_end()
     }
 
+    fn asks_at(&self) -> Option<Instant> {
+        self.sides
+            .iter()
+            .filter(|side| side.can_ask())
+            .filter_map(|side| Some(side.watch.as_ref()?.due()))
+            .min()
+    }
+
+    fn ask(&mut self, now: Instant) -> Poll<Ending> {
+        for side in SIDES {
+            let stopped = match self.sides[side].look(now) {
+                Ok(()) => Ok(()),
+                Err(Stop::Send(error)) => self.stop(1 - side, Stop::Send(error)),
+                Err(stop) => self.stop(side, stop),
+            };
+            if let Err(ending) = stopped {
+                return Poll::Ready(ending);
+            }
+        }
+        Poll::Pending
+    }
+
     fn is_lingering(&self) -> bool {
         SIDES.iter().all(|&side| self.is_over(side))
     }
@@ -421,6 +422,9 @@ impl Carry for TunnelPump<'_> {
 
     fn fail(&mut self, side: usize, error: Option<&io::Error>) -> Poll<Ending> {
         self.lost(side, error);
+        if side == 1 && self.breaks_off() {
+            return Poll::Ready(Ending::Reset);
+        }
         if self.broken { Poll::Ready(Ending::Reset) } else { Poll::Pending }
     }
 }

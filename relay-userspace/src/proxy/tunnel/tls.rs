@@ -3,6 +3,7 @@
 //! rustls shakes hands. Then its keys are taken over: records are sealed and opened by [`record`] right in the caller's
 //! buffers, without a copy on the heap for each, and what is left of a session are two keys and what makes the next ones.
 
+mod certificate;
 mod client;
 mod fault;
 mod files;
@@ -26,12 +27,14 @@ use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::{ClientConfig, ProtocolVersion, ServerConfig, Side, SupportedCipherSuite};
 
-pub use self::client::{ClientTls, public_roots, server_name};
+pub use self::certificate::Certificate;
+pub use self::client::{ClientTls, public_roots, server_name, witnessed};
 pub use self::fault::{Cause, TlsFault};
 pub use self::files::ConfigFault;
 pub use self::fingerprint::Fingerprint;
 pub use self::hello::of_protocols;
 pub use self::server::ServerTls;
+pub use self::verify::Witness;
 
 use self::handshake::{Connection, Handshake};
 use self::traffic::Traffic;

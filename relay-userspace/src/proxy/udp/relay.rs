@@ -1,7 +1,10 @@
 //! One listener's traffic: datagrams of clients to their sockets, datagrams of those sockets to the clients.
 
+mod admission;
+pub mod tunnels;
+
 use std::cell::RefCell;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,20 +13,19 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollEvent;
 use relay_common::net::Protocol;
 
+use self::tunnels::Inward;
+use super::carrier::Carriers;
 use super::clients::{Clients, Id, Tick};
-use super::envelope::{Control, Local, Name};
-use super::inbox::{Inbox, SLOTS};
-use super::open::{Opened, open_any};
+use super::envelope::{Control, Name};
+use super::inbox::{Inbox, SLOTS, Train};
 use super::outbox::{Outbox, Sent};
 use super::sender::{Sender, Senders};
-use super::session::{Key, Session, lacks_descriptors, refusal};
-use super::share::{self, Place};
+use super::session::{Key, Out, Session, Via};
 use super::socket::Replies;
 use crate::proxy::counters::{Carried, Counters, Refusal};
 use crate::proxy::ending::Ending;
-use crate::proxy::kept::Ends;
 use crate::proxy::pool::Signal;
-use crate::proxy::service::{Service, UdpNat};
+use crate::proxy::service::Service;
 use crate::proxy::shared::Shared;
 
 /// Answers sent at once. They come client by client, so that more would not travel together.
@@ -41,10 +43,18 @@ const TICK: Duration = Duration::from_millis(250);
 pub struct Buffers {
     pub inbox: Inbox,
     outbox: Outbox,
-    /// Whose datagram is in which slot.
-    order: Vec<(Id, usize)>,
+    order: Vec<Item>,
     events: Vec<EpollEvent>,
     ready: Vec<Id>,
+}
+
+/// Datagrams of a client on their way to its backend.
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    /// See [`Out::lane`].
+    lane: u32,
+    client: Id,
+    train: Train,
 }
 
 thread_local! {
@@ -72,6 +82,7 @@ pub struct Relay {
     /// Clients whose sockets had more than a turn takes.
     unfinished: Vec<Id>,
     way: Way,
+    carriers: Carriers,
     accepts: bool,
     started: Instant,
     /// The state of the gate that all clients are let in by.
@@ -85,13 +96,15 @@ enum Way {
     Port(SocketAddr),
     /// By a listener for many ports, and a socket for answers from each of them.
     Shared(Senders),
+    /// By a tunnel, and out by it again.
+    Tunnel(Box<Inward>),
 }
 
 impl Way {
     /// The most that a client needs.
     const fn descriptors(&self) -> usize {
         match self {
-            Self::Port(_) => 1,
+            Self::Port(_) | Self::Tunnel(_) => 1,
             Self::Shared(_) => 2,
         }
     }
@@ -112,7 +125,21 @@ impl Relay {
         BUFFERS.with(|_there| ());
         let revision = service.gate.revision();
         let (clients, unfinished, started) = (Clients::new(), Vec::new(), Instant::now());
-        Self { service, clients, unfinished, way, accepts: true, started, revision }
+        let carriers = Carriers::default();
+        Self { service, clients, unfinished, way, carriers, accepts: true, started, revision }
+    }
+
+    /// For clients that come in by a tunnel.
+    pub fn behind(service: Arc<Service>, inward: Inward) -> Self {
+        Self::with(service, Way::Tunnel(Box::new(inward)))
+    }
+
+    /// Who has to be on the allow list for a client to be let in.
+    fn speaker(&self, client: IpAddr) -> IpAddr {
+        match &self.way {
+            Way::Port(_) | Way::Shared(_) => client,
+            Way::Tunnel(inward) => inward.speaker(),
+        }
     }
 
     /// Ends the sessions of clients that are not let in any more, or whose backends are none any more.
@@ -124,8 +151,13 @@ impl Relay {
             if policy.allow.is_none() && policy.backends.is_none() {
                 return;
             }
+            let spoken_for = match &self.way {
+                Way::Port(_) | Way::Shared(_) => None,
+                Way::Tunnel(inward) => Some(inward.speaker()),
+            };
             let ends = |key: &Key, session: &Session| {
-                policy.ends(Protocol::Udp, key.client.ip(), || session.leads_to().map(|to| to.ip()))
+                let speaker = spoken_for.unwrap_or(key.client.ip());
+                policy.ends(Protocol::Udp, speaker, || session.leads_to())
             };
             for gone in self.clients.retain(|key, session| ends(key, session).is_none()) {
                 let Some(ending) = ends(&gone.0, &gone.1) else { continue };
@@ -163,71 +195,78 @@ impl Relay {
     pub fn take(&mut self, buffers: &mut Buffers, slots: impl Iterator<Item = usize>, replies: &Replies) {
         self.revoke();
         self.sort(buffers, slots, replies);
-        self.forward(buffers);
+        let Buffers { inbox, outbox, order, .. } = buffers;
+        self.forward(order, inbox.memory(), outbox);
     }
 
-    /// Finds out whose every datagram is, and puts those of a client side by side.
+    /// Finds out whose every datagram is.
     fn sort(&mut self, buffers: &mut Buffers, slots: impl Iterator<Item = usize>, replies: &Replies) {
         let Buffers { inbox, order, .. } = buffers;
         let now = self.now();
         let mut last = None;
         order.clear();
         for slot in slots {
-            let Some(client) = inbox.sender(slot).address() else { continue };
-            let key = Key { client, local: inbox.control(slot).local() };
+            let Some(address) = inbox.sender(slot).address() else { continue };
+            let via = inbox.control(slot).local().map_or(Via::Listener, Via::Local);
+            let key = Key { client: address, via };
             let known = match last {
-                Some((same, id)) if same == key => Some(id),
-                _ => self.find(&key).or_else(|| self.admit(key, replies, now)),
+                Some((same, known)) if same == key => Some(known),
+                _ => self
+                    .clients
+                    .find(&key)
+                    .and_then(|id| self.still(id))
+                    .or_else(|| self.admit(key, replies, now).and_then(|id| self.still(id))),
             };
-            last = known.map(|id| (key, id));
-            if let Some(id) = known {
-                order.push((id, slot));
+            last = known.map(|known| (key, known));
+            if let Some((client, lane)) = known {
+                order.push(Item { lane, client, train: inbox.train(slot) });
             }
         }
-        order.sort_unstable();
     }
 
-    /// A client that is known, unless its session is in vain: then that ends, and another one begins.
-    fn find(&mut self, key: &Key) -> Option<Id> {
-        let id = self.clients.find(key)?;
+    /// A client that is known and where it goes, unless its session is in vain: then that ends, and another one begins.
+    fn still(&mut self, id: Id) -> Option<(Id, u32)> {
         let (_, session) = self.clients.get_mut(id)?;
+        let lane = session.out.lane();
         if self.accepts && session.is_in_vain() {
             drop(self.clients.remove(id));
             return None;
         }
-        Some(id)
+        Some((id, lane))
     }
 
-    fn forward(&mut self, buffers: &mut Buffers) {
-        let Buffers { inbox, outbox, order, .. } = buffers;
-        let now = self.now();
+    /// Sends datagrams on, those of a client and a carrier side by side.
+    fn forward(&mut self, order: &mut [Item], memory: &[u8], outbox: &mut Outbox) {
+        order.sort_unstable_by_key(|item| (item.lane, item.client, item.train.start));
+        let (direct, carried) = order.split_at(order.partition_point(|item| item.lane == 0));
         let mut total = Sent::default();
-        for run in order.chunk_by(|(one, _), (other, _)| one == other) {
-            let id = run[0].0;
-            let Some((key, session)) = self.clients.get_mut(id) else {
-                // It has made room for another one of this very batch.
-                self.service.counters.refuse_many(Refusal::TableFull, run.len() as u64);
-                continue;
-            };
-            if let Err(refusal) = session.prove(key.client.ip(), &self.service.gate) {
-                self.service.counters.refuse_many(refusal, run.len() as u64);
-                continue;
-            }
-            let name = session.backend.map(Name::from).unwrap_or_default();
-            for &(_, slot) in run {
-                let train = inbox.train(slot);
-                outbox.push(id, train, session.ingress_limit, || (name, Control::default()));
-            }
-            let limit = &mut session.ingress_limit;
-            let sent = outbox.send(&session.socket, inbox.memory(), |_, size| *limit = size);
-            session.bytes[0] += sent.bytes;
-            if sent.refused > 0 {
-                session.fail(Signal::Refused);
-            }
-            total += sent;
-            self.clients.heard(id, now);
+        for run in direct.chunk_by(|one, other| one.client == other.client) {
+            total += self.send(run, memory, outbox);
+        }
+        if !carried.is_empty() {
+            total += self.send_by_carriers(carried, memory);
         }
         count(&self.service.counters, self.service.payload()[0], total);
+    }
+
+    /// Sends a client's datagrams by its socket.
+    fn send(&mut self, run: &[Item], memory: &[u8], outbox: &mut Outbox) -> Sent {
+        let now = self.now();
+        let id = run[0].client;
+        let Some(session) = proven(&mut self.clients, &self.service, run) else { return Sent::default() };
+        let Out::Socket { socket, backend } = &session.out else { return Sent::default() };
+        let name = backend.map(Name::from).unwrap_or_default();
+        for item in run {
+            outbox.push(id, item.train, session.ingress_limit, || (name, Control::default()));
+        }
+        let limit = &mut session.ingress_limit;
+        let sent = outbox.send(socket, memory, |_, size| *limit = size);
+        session.bytes[0] += sent.bytes;
+        if sent.refused > 0 {
+            session.fail(Signal::Refused);
+        }
+        self.clients.heard(id, now);
+        sent
     }
 
     /// One batch from backends to their clients, by the listener or by the ports' own sockets.
@@ -240,7 +279,10 @@ impl Relay {
             buffers
                 .ready
                 .extend(buffers.events[..reported].iter().map(|event| Id::from_number(event.data())));
-            self.collect(buffers, listener);
+            match &self.way {
+                Way::Port(_) | Way::Shared(_) => self.collect(buffers, listener),
+                Way::Tunnel(_) => self.collect_frames(buffers),
+            }
             let left = reported == buffers.events.len() || !self.unfinished.is_empty();
             if left { Left::Perhaps } else { Left::Nothing }
         })
@@ -254,13 +296,13 @@ impl Relay {
         let mut sender: Option<Arc<Sender>> = None;
         if listener.is_none() {
             // those of one port side by side, so that their answers leave together
-            ready.sort_by_cached_key(|&id| self.clients.get_mut(id).and_then(|(key, _)| key.local));
+            ready.sort_by_cached_key(|&id| self.clients.get_mut(id).and_then(|(key, _)| key.local()));
         }
         for &id in &*ready {
             let Some((&key, session)) = self.clients.get_mut(id) else { continue };
             let next = session.sender.clone();
             if used + TURN > REPLIES || !is_same(sender.as_ref(), next.as_ref()) {
-                total += self.reply(inbox, outbox, listener, sender.as_deref());
+                total += self.reply(inbox.memory(), outbox, listener, sender.as_deref());
                 used = 0;
             }
             sender = next;
@@ -280,13 +322,14 @@ impl Relay {
                 self.unfinished.push(id);
             }
         }
-        total += self.reply(inbox, outbox, listener, sender.as_deref());
+        total += self.reply(inbox.memory(), outbox, listener, sender.as_deref());
         count(&self.service.counters, self.service.payload()[1], total);
     }
 
+    /// Sends answers that lie in the outbox, out of `memory`.
     fn reply(
         &mut self,
-        inbox: &Inbox,
+        memory: &[u8],
         outbox: &mut Outbox,
         listener: Option<&UdpSocket>,
         sender: Option<&Sender>,
@@ -295,96 +338,10 @@ impl Relay {
         let Some(socket) = sender.map(AsFd::as_fd).or_else(|| listener.map(AsFd::as_fd)) else {
             return Sent::default();
         };
-        outbox.send(socket, inbox.memory(), |id, size| {
+        outbox.send(socket, memory, |id, size| {
             if let Some((_, session)) = clients.get_mut(id) {
                 session.egress_limit = size;
             }
-        })
-    }
-
-    /// A new client, unless there is a reason against it, which is counted.
-    fn admit(&mut self, key: Key, replies: &Replies, now: Tick) -> Option<Id> {
-        if !key.is_for_us() {
-            return None;
-        }
-        match self.open(key, replies, now) {
-            Ok(id) => Some(id),
-            Err((reason, detail)) => {
-                self.service.counters.refuse(reason);
-                if !reason.is_policy() && share::may_log() {
-                    tracing::warn!("rule {}: no session for {}: {detail}", self.service.rule, key.client);
-                }
-                None
-            }
-        }
-    }
-
-    fn open(&mut self, key: Key, replies: &Replies, now: Tick) -> Result<Id, (Refusal, String)> {
-        if !self.accepts {
-            return Err((Refusal::Draining, String::new()));
-        }
-        self.service.gate.admit(key.client.ip()).map_err(|refusal| (refusal, String::new()))?;
-        let target = self.service.target();
-        let asked = self.asked(&key);
-        let place = self.make_room()?;
-        let sender = self.sender(key)?;
-        let gate = &self.service.gate;
-        let opened = open_any(&target, gate, &key, asked.port(), || self.clients.evict().is_some());
-        let Opened { socket, backend, lease } = opened.map_err(|failure| match failure {
-            Some((error, backend)) => refusal(&error, backend),
-            None => (Refusal::NoBackend, "its backend has no address".to_owned()),
-        })?;
-        let unconnected = (target.udp_nat == UdpNat::FullCone).then_some(backend);
-        let kept = self.service.kept.keep(Ends { client: key.client, asked });
-        let session = Session::new(&self.service, socket, sender, unconnected, lease, place, kept);
-        let id = self.clients.insert(key, session, now);
-        let watched =
-            self.clients.get_mut(id).map_or(Ok(()), |(_, session)| replies.add(&session.socket, id));
-        watched.map_err(|error| {
-            drop(self.clients.remove(id));
-            refusal(&error, backend)
-        })?;
-        Ok(id)
-    }
-
-    /// The address and port that a client sends to.
-    fn asked(&self, key: &Key) -> SocketAddr {
-        match (&self.way, key.local) {
-            (Way::Port(listener), None) => *listener,
-            (Way::Port(listener), Some(local)) => (local.address, listener.port()).into(),
-            (Way::Shared(_), local) => local.map_or((Ipv4Addr::UNSPECIFIED, 0).into(), Local::socket_address),
-        }
-    }
-
-    /// What a client of a shared listener is answered by. Where there is no descriptor for it, clients go that never got
-    /// an answer.
-    fn sender(&mut self, key: Key) -> Result<Option<Arc<Sender>>, (Refusal, String)> {
-        let (Way::Shared(senders), Some(local)) = (&mut self.way, key.local) else { return Ok(None) };
-        let mut sender = senders.for_answers_from(local);
-        for _ in 0..MOST_EVICTED {
-            match &sender {
-                Err(error) if lacks_descriptors(error) && self.clients.evict().is_some() => {}
-                _ => break,
-            }
-            sender = senders.for_answers_from(local);
-        }
-        let from = local.socket_address();
-        sender.map(Some).map_err(|error| refusal(&error, format_args!("clients from {from}")))
-    }
-
-    /// Room for one more; where there is none, the longest silent client goes that never got an answer.
-    fn make_room(&mut self) -> Result<Place, (Refusal, String)> {
-        let most = share::most_of_a_listener(self.way.descriptors());
-        let (own, all) = (self.clients.len(), self.service.clients());
-        let is_full = own >= share::MOST_CLIENTS || (own >= most / share::OWN_PART && all >= most as u64);
-        if is_full && self.clients.evict().is_none() {
-            let most = most.min(share::MOST_CLIENTS);
-            return Err((Refusal::TableFull, format!("all of its {most} clients are in use")));
-        }
-        let place = Place::take().or_else(|| self.clients.evict().and_then(|_| Place::take()));
-        place.ok_or_else(|| {
-            let why = "UDP clients have their share of the file descriptors; raise LimitNOFILE=";
-            (Refusal::Descriptors, why.to_owned())
         })
     }
 
@@ -404,9 +361,9 @@ impl Relay {
     }
 
     /// Ends all sessions.
-    pub fn clear(&mut self) {
+    pub fn clear(&mut self, ending: Ending) {
         while let Some(gone) = self.clients.expire(Tick::MAX) {
-            self.log(&gone, Ending::RuleEnded);
+            self.log(&gone, ending);
         }
     }
 
@@ -423,7 +380,27 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.clear();
+        self.clear(Ending::RuleEnded);
+    }
+}
+
+/// The session of a client that has sent this, if it may go on; otherwise the reason is counted.
+fn proven<'a>(
+    clients: &'a mut Clients<Key, Session>,
+    service: &Service,
+    run: &[Item],
+) -> Option<&'a mut Session> {
+    let Some((key, session)) = clients.get_mut(run[0].client) else {
+        // it has made room for another one of this very batch
+        service.counters.refuse_many(Refusal::TableFull, run.len() as u64);
+        return None;
+    };
+    match session.prove(key.client.ip(), &service.gate) {
+        Ok(()) => Some(session),
+        Err(refusal) => {
+            service.counters.refuse_many(refusal, run.len() as u64);
+            None
+        }
     }
 }
 
@@ -438,7 +415,8 @@ fn is_same(one: Option<&Arc<Sender>>, other: Option<&Arc<Sender>>) -> bool {
 /// Datagrams of the client's backend into the slots from `first` on.
 fn receive(inbox: &mut Inbox, session: &mut Session, first: usize, counters: &Counters) -> usize {
     for _ in 0..MOST_ERRORS {
-        match inbox.receive(&session.socket, first, TURN) {
+        let Some(socket) = session.out.socket() else { return 0 };
+        match inbox.receive(socket, first, TURN) {
             Ok(received) => return received,
             Err(Errno::ECONNREFUSED) => {
                 counters.refuse(Refusal::BackendRefused);

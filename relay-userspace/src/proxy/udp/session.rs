@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use relay_common::net::Protocol;
 use socket2::SockRef;
 
+use super::carrier::{CarrierFlow, Flow};
 use super::envelope::{Control, Local, Name};
 use super::sender::Sender;
 use super::share::Place;
@@ -25,20 +26,38 @@ use crate::proxy::service::Service;
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Key {
     pub client: SocketAddr,
-    /// `None`: the listener has one address only.
-    pub local: Option<Local>,
+    pub via: Via,
+}
+
+/// How a client comes in.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Via {
+    /// By a listener with one address only.
+    Listener,
+    /// By one with several.
+    Local(Local),
+    /// By a tunnel, in which it has this number.
+    Flow(u32),
 }
 
 impl Key {
     /// A wildcard socket also gets what others on the host have joined a group for.
     pub fn is_for_us(&self) -> bool {
-        let Some(Local { address, .. }) = self.local else { return true };
+        let Some(Local { address, .. }) = self.local() else { return true };
         !address.is_multicast() && address != IpAddr::V4(Ipv4Addr::BROADCAST)
+    }
+
+    /// The address that it asks, if that has to be said.
+    pub const fn local(&self) -> Option<Local> {
+        match self.via {
+            Via::Local(local) => Some(local),
+            Via::Listener | Via::Flow(_) => None,
+        }
     }
 
     /// Where an answer goes, and where it comes from. A socket of a port's own knows that.
     pub fn envelope(&self) -> (Name, Control) {
-        let local = self.local.filter(|local| local.port == 0);
+        let local = self.local().filter(|local| local.port == 0);
         (self.client.into(), Control::from_local(local))
     }
 }
@@ -46,11 +65,9 @@ impl Key {
 /// What a client has of ours.
 #[derive(Debug)]
 pub struct Session {
-    pub socket: OwnedFd,
+    pub out: Out,
     /// What answers leave by, if that is not the listener.
     pub sender: Option<Arc<Sender>>,
-    /// To be named with every datagram, since the socket is not connected.
-    pub backend: Option<SocketAddr>,
     /// Datagrams of this size and more go to the backend one by one.
     pub ingress_limit: usize,
     pub egress_limit: usize,
@@ -67,26 +84,60 @@ pub struct Session {
     begun: Instant,
     _counted: Counted,
     _place: Place,
-    _kept: kept::Session,
+    _told: Told,
+}
+
+/// Its way to the backend.
+#[derive(Debug)]
+pub enum Out {
+    Socket {
+        socket: OwnedFd,
+        /// To be named with every datagram, since the socket is not connected.
+        backend: Option<SocketAddr>,
+    },
+    Carrier(CarrierFlow),
+}
+
+/// Who else knows of a session, until its end.
+#[derive(Debug)]
+pub enum Told {
+    /// The kernel plane, which leaves its packets to us.
+    Kernel(#[expect(dead_code, reason = "dropping it tells")] kept::Session),
+    /// The tunnel that it came in by.
+    Tunnel(#[expect(dead_code, reason = "dropping it tells")] Flow),
+}
+
+impl Out {
+    /// 0 for sockets; the carrier's number otherwise.
+    pub const fn lane(&self) -> u32 {
+        match self {
+            Self::Socket { .. } => 0,
+            Self::Carrier(flow) => flow.lane,
+        }
+    }
+
+    pub const fn socket(&self) -> Option<&OwnedFd> {
+        match self {
+            Self::Socket { socket, .. } => Some(socket),
+            Self::Carrier(_) => None,
+        }
+    }
 }
 
 impl Session {
-    /// `backend`: only for a socket that is not connected.
     pub fn new(
         service: &Arc<Service>,
-        socket: OwnedFd,
+        out: Out,
         sender: Option<Arc<Sender>>,
-        backend: Option<SocketAddr>,
         lease: Lease,
         place: Place,
-        kept: kept::Session,
+        told: Told,
     ) -> Self {
         let _counted = Counted::new(service);
         lease.begin();
         Self {
-            socket,
+            out,
             sender,
-            backend,
             ingress_limit: usize::MAX,
             egress_limit: usize::MAX,
             answered: false,
@@ -97,7 +148,7 @@ impl Session {
             begun: Instant::now(),
             _counted,
             _place: place,
-            _kept: kept,
+            _told: told,
         }
     }
 }
@@ -125,14 +176,19 @@ impl Session {
         self.lease.fail(signal);
     }
 
-    /// Whether nobody has answered, and nobody will: the backend is down, and others are not.
+    /// Whether nobody will answer: the backend is down, others are not, and it has never answered or there is no way to it.
     pub fn is_in_vain(&self) -> bool {
-        !self.answered && self.lease.is_deserted()
+        let is_cut_off = || matches!(&self.out, Out::Carrier(flow) if !flow.is_open());
+        self.lease.is_deserted() && (!self.answered || is_cut_off())
     }
 
     /// Where it goes.
     pub fn leads_to(&self) -> Option<SocketAddr> {
-        self.backend.or_else(|| SockRef::from(&self.socket).peer_addr().ok()?.as_socket())
+        match &self.out {
+            Out::Socket { backend: Some(backend), .. } => Some(*backend),
+            Out::Socket { socket, backend: None } => SockRef::from(socket).peer_addr().ok()?.as_socket(),
+            Out::Carrier(flow) => flow.leads_to(),
+        }
     }
 
     /// The session is over. One that nobody answered is not logged: anybody can send a first datagram.

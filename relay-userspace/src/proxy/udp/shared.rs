@@ -1,6 +1,7 @@
 //! Datagrams of shared listeners: sorted by the rule that has the port, each rule with clients of its own.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
 use std::net::UdpSocket;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,7 @@ use super::share;
 use super::socket::{Replies, prepare_shared};
 use super::{next, register, until};
 use crate::proxy::counters::Refusal;
+use crate::proxy::ending::Ending;
 use crate::proxy::service::Phase;
 use crate::proxy::shared::{Entry, Shared};
 
@@ -165,6 +167,10 @@ impl Branch {
                     }
                     left
                 }
+                // fails only where clients come in by a tunnel
+                left = poll_fn(|cx| self.state().relay.poll_tunnels(cx, None, self.replies.get_ref())) => {
+                    left.unwrap_or(Left::Nothing)
+                }
                 () = until(Some(due)) => { self.state().relay.expire(); idle = true; Left::Nothing }
                 next = next(&mut phase) => { current = next; Left::Nothing }
             };
@@ -183,7 +189,7 @@ impl Branch {
         let due = state.relay.due();
         state.over = phase == Phase::End || (idle && due.is_none());
         if state.over {
-            state.relay.clear();
+            state.relay.clear(Ending::RuleEnded);
             return None;
         }
         Some(due.unwrap_or_else(|| Instant::now() + LINGER))

@@ -8,6 +8,7 @@ use relay_common::net::Protocol;
 use super::EndName;
 use crate::health::Probe;
 use crate::plan::PlannedRule;
+use crate::proxy::tunnel::Connector;
 use crate::rule::{Backend, Check, CheckKind, Connect, Host, Rule};
 
 /// Whether there is anything to judge backends for: there are several, or somebody wants to know.
@@ -33,11 +34,12 @@ pub(super) fn endpoints(planned: &PlannedRule) -> Vec<(EndName, usize, Probe)> {
         };
         for (protocol, check) in &checks {
             let (check, connect) = (check.clone(), connect.clone());
+            let connector = connector(planned, &check);
             let address = SocketAddr::new(address, port(rule, to));
             endpoints.push((
                 (*protocol, to.to_string().into()),
                 index,
-                Probe { address, name: name.clone(), check, connect },
+                Probe { address, name: name.clone(), check, connect, connector },
             ));
         }
     }
@@ -54,6 +56,12 @@ fn check(rule: &Rule, protocol: Protocol) -> Check {
     };
     let kind = if is_for(&check.kind) { check.kind.clone() } else { CheckKind::Passive };
     Check { kind, ..check }
+}
+
+/// What a `tcp` check opens besides the connection, where it asks where sessions go.
+fn connector(planned: &PlannedRule, check: &Check) -> Option<Arc<Connector>> {
+    let is_asked = check.kind == CheckKind::Tcp && check.port.is_none();
+    planned.user.as_ref().filter(|_| is_asked)?.connector.clone()
 }
 
 /// The address that new flows go to; `None` while there is none.

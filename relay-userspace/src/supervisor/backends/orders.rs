@@ -84,6 +84,7 @@ impl super::Backends {
 
     /// Takes an order for a backend, or ends one and lets it begin anew.
     fn order(&mut self, rule: &Rule, backend: &str, order: Option<BackendOrder>) {
+        self.overrule(&rule.name, backend);
         let health = self.health.entry(rule.name.clone()).or_default();
         match order {
             Some(order) => _ = health.orders.insert(backend.into(), order),

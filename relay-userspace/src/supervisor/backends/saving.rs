@@ -1,13 +1,12 @@
 //! Keeping what is known for the next relayd.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use super::{Backends, EndName};
-use crate::health::saved::{EndpointKey, RuleMemory, Saved};
-use crate::health::weigh::RuleHealth;
+use crate::health::saved::{EndpointKey, Saved};
 use crate::health::{Prober, Standing};
 use crate::rule::RuleName;
 
@@ -52,22 +51,12 @@ impl Backends {
                 endpoints.insert(key(name, end_name, end.probe.address), standing);
             }
         }
-        Some((Saved { endpoints, rules: memories(&self.health) }, self.file.clone()))
+        Some((Saved { endpoints, rules: self.memories() }, self.file.clone()))
     }
 }
 
 fn key(rule: &RuleName, (protocol, backend): &EndName, address: SocketAddr) -> EndpointKey {
     EndpointKey { rule: rule.clone(), backend: backend.clone(), address, protocol: *protocol }
-}
-
-fn memories<'a>(
-    health: impl IntoIterator<Item = (&'a RuleName, &'a RuleHealth)>,
-) -> BTreeMap<RuleName, RuleMemory> {
-    let memory =
-        |health: &RuleHealth| RuleMemory { held: health.held.clone(), orders: health.orders.clone() };
-    let is_worth_it = |health: &RuleHealth| !health.held.is_empty() || !health.orders.is_empty();
-    let worth = health.into_iter().filter(|(_, health)| is_worth_it(health));
-    worth.map(|(name, health)| (name.clone(), memory(health))).collect()
 }
 
 fn write(saved: &Saved, file: &Path) {

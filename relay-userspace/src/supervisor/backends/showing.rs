@@ -7,11 +7,12 @@ use relay_common::net::Protocol;
 use relay_common::round_trip::RoundTrips;
 
 use crate::api::round_trips::RoundTripsView;
-use crate::api::view::{BackendView, FlowsView, JudgedView, LookupView};
+use crate::api::view::{BackendView, FlowsView, JudgedView, LookupView, PoolView};
 use crate::health::saved::BackendOrder;
 use crate::health::{ProbeId, Standing};
 use crate::kernel::round_trips::RoundTripsByEnd;
 use crate::plan::PlannedRule;
+use crate::proxy::tunnel::Held;
 use crate::rule::{Backend, CheckKind, Host};
 use crate::supervisor::names::Kept;
 use crate::supervisor::shared::{Shared, Snapshot};
@@ -50,6 +51,8 @@ impl Shared {
                 view.flows = FlowsView { active: tally.active(), total: tally.total() };
                 view.failed = tally.failed();
             }
+            let held = pool.filter(|_| planned.rule.connect.pool > 0).and_then(|pool| pool.held(&view.addr));
+            view.pool = held.map(|Held { open, taken, missed }| PoolView { open, taken, missed });
             if let Some(counted) = flows.and_then(|flows| flows.of(place)) {
                 view.flows.active += u64::try_from(counted.active().get()).unwrap_or(0);
                 view.flows.total +=

@@ -108,6 +108,7 @@ impl State {
             return;
         }
         self.tell_basis(before, &after);
+        self.tell_tier(before, &after);
         let after = Arc::new(after);
         self.backends.remember(&after);
         self.planned[index] = after.clone();

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use relay_common::balance::FEW;
+
 use super::health::basis;
 use super::listed;
 use crate::api::view::RuleView;
@@ -83,11 +85,14 @@ fn among(balance: Balance, tier: &[&Backend]) -> String {
         false => format!("{to} (weight {})", to.weight),
     };
     let all = listed(&tier.iter().map(shown).collect::<Vec<_>>());
+    let least = if are_equal { "the fewest flows" } else { "the fewest flows for its weight" };
     match balance {
         Balance::RoundRobin => format!("round robin over {all}"),
         Balance::IpHash => format!("each client address to the same one of {all}"),
-        Balance::LeastConn if are_equal => format!("the one with the fewest flows of {all}"),
-        Balance::LeastConn => format!("the one with the fewest flows for its weight of {all}"),
+        Balance::LeastConn if tier.len() <= FEW as usize => format!("the one with {least} of {all}"),
+        Balance::LeastConn => {
+            format!("of two, one in turn and one by chance, the one with {least}; they are {all}")
+        }
         Balance::First => all,
     }
 }

@@ -13,7 +13,8 @@ impl Serving {
     /// shared sockets has to be laid out anew after that.
     pub fn drain(&mut self, holder: &Holder) {
         let is_handed_over = self.sharing.as_ref().is_some_and(Sharing::lasts);
-        for served in self.rules.values() {
+        for served in self.rules.values_mut() {
+            served.keeping = None;
             served.drain(holder);
             if !is_handed_over {
                 served.branches.drain();

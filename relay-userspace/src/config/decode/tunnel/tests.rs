@@ -150,13 +150,21 @@ const MISTAKES: &[(&str, &[&str])] = &[
         &["headers: Authorization: the token stands in it; keep one of `token` and this header"],
     ),
     (
-        "connect = { transport = \"wss\", pool = 2 }",
-        &["connect: pool: 2 is not built yet; leave `pool` out, or set it to 0"],
+        "connect = { transport = \"wss\", alpn = [\"h2\"] }",
+        &["connect: alpn: a WebSocket begins in HTTP/1.1", "say alpn = \"http/1.1\""],
+    ),
+    ("accept = { transport = \"wss\", alpn = \"h2\" }", &["accept: alpn: a WebSocket begins in HTTP/1.1"]),
+    ("connect = { transport = \"wss\", pool = 65 }", &["connect: pool: 65", "from 0 to 64"]),
+    ("connect = { pool = 2 }", &["transport = \"plain\" has no `pool`"]),
+    (
+        "connect = { transport = \"wss\", pool = 2, proxy_protocol = 2 }",
+        &["connect: pool: a header that names the client", "leave out one of `pool` and `proxy_protocol`"],
     ),
     ("connect = { transport = \"wss\", mux = true }", &["connect: mux: true is not built yet"]),
     (
-        "protocol = \"tcp+udp\"\nconnect = { transport = \"wss\", udp_over = \"tunnel\" }",
-        &["connect: udp_over: \"tunnel\" is not built yet"],
+        "protocol = \"tcp+udp\"\nconnect = { transport = \"wss\", udp_over = \"tunnel\" }\n\
+         check = { kind = \"udp\", send = \"a\" }",
+        &["check: kind: a check of kind \"udp\" asks backends in clear", "kind = \"passive\""],
     ),
     (
         "connect = { transport = \"wss\", udp_over = \"tunnel\" }",

@@ -4,16 +4,17 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 
 use relay_common::net::Protocol;
+use tokio::io::Interest;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{Farewell, Logged, Session, count_client};
 use crate::proxy::complaints::and_others;
 use crate::proxy::counters::Refusal;
 use crate::proxy::ending::{Ending, Record};
-use crate::proxy::pool::Signal;
+use crate::proxy::pool::{Lease, Signal};
 use crate::proxy::service::Service;
 use crate::proxy::tcp::carry::carry;
-use crate::proxy::tcp::failover::Reached;
+use crate::proxy::tcp::failover::{self, Reached};
 use crate::proxy::tunnel::purpose::Purpose;
 use crate::proxy::tunnel::{Acceptor, Fault, Layers, Opening, Side, TunnelPump};
 
@@ -31,34 +32,62 @@ pub(super) async fn run(
             Err(farewell) => return farewell,
         },
     };
-    let reached = match session.reach(Vec::new(), timer.as_mut()).await {
-        Ok(reached) => reached,
-        Err(ending) => {
-            logged.record.ending = ending;
-            return Farewell::Reset;
-        }
-    };
-    count_client(&reached, session.round_trip);
-    if let Some(grace) = client.grace {
-        let mut byte = [0];
-        tokio::select! {
-            _ = session.client.peek(&mut byte) => {}
-            () = sleep_until(grace) => {}
-        }
+    match client.purpose {
+        Purpose::Session | Purpose::Streams => {}
+        Purpose::Datagrams => return Farewell::Datagrams(Box::new(client)),
     }
-    logged.record.backend = reached.leg.peer_addr().ok();
-    let leads_to = logged.record.backend.map(|backend| backend.ip());
-    let gate = &session.service.gate;
-    let (ending, farewell) = tokio::select! {
-        biased;
-        ending = gate.ended(Protocol::Tcp, session.source, leads_to) => {
-            logged.cut_off(ending);
-            return Farewell::Reset;
+    let mut again = Again { client, renew: None, tried: Vec::new() };
+    let mut round_trip = session.round_trip;
+    loop {
+        let Again { mut client, renew, tried } = again;
+        let reached = match session.reach_with(renew, tried, timer.as_mut()).await {
+            Ok(reached) => reached,
+            Err(ending) => {
+                logged.record.ending = ending;
+                return Farewell::Reset;
+            }
+        };
+        count_client(&reached, round_trip.take());
+        if let Some(grace) = client.grace.take() {
+            let mut byte = [0];
+            tokio::select! {
+                _ = session.client.peek(&mut byte) => {}
+                () = sleep_until(grace) => {}
+            }
         }
-        over = session.relay_tunnel(client, reached, &mut logged.record, timer) => over,
-    };
-    logged.record.ending = ending;
-    farewell
+        logged.record.backend = reached.leg.peer_addr().ok();
+        let leads_to = logged.record.backend;
+        let over = tokio::select! {
+            biased;
+            ending = session.service.gate.ended(Protocol::Tcp, session.source, leads_to) => {
+                logged.cut_off(ending);
+                return Farewell::Reset;
+            }
+            over = session.relay_tunnel(client, reached, &mut logged.record, timer.as_mut()) => over,
+        };
+        again = match over {
+            Over::Again(again) => *again,
+            Over::Ended(ending, farewell) => {
+                logged.record.ending = ending;
+                return farewell;
+            }
+        };
+    }
+}
+
+/// A client whose backend has broken off before it had read or said anything.
+struct Again {
+    client: Opening,
+    /// The backend's tunnel had been held open: the same backend by a new one.
+    renew: Option<Lease>,
+    tried: Vec<usize>,
+}
+
+/// How a session with one backend came out.
+enum Over {
+    Ended(Ending, Farewell),
+    /// Boxed, since most end.
+    Again(Box<Again>),
 }
 
 /// A leg that is no tunnel.
@@ -111,13 +140,37 @@ impl Session<'_> {
         })
     }
 
+    /// Connects to a backend: to the same one again, or to one that has not been tried.
+    async fn reach_with(
+        &self,
+        renew: Option<Lease>,
+        tried: Vec<usize>,
+        mut limit: Pin<&mut Sleep>,
+    ) -> Result<Reached, Ending> {
+        let Some(lease) = renew else { return self.reach(tried, limit).await };
+        let renewed = tokio::select! {
+            biased;
+            ending = self.service.gate.ended(Protocol::Tcp, self.source, None) => return Err(ending),
+            renewed = failover::renew(self.wanted(), lease, tried, limit.as_mut()) => renewed,
+            _ = self.client.ready(Interest::ERROR) => return Err(Ending::ClientGone),
+        };
+        match renewed {
+            Ok(reached) => Ok(reached),
+            Err((_, tried)) if self.is_there_another(&tried) => self.reach(tried, limit).await,
+            Err((refusal, _)) => {
+                self.service.counters.refuse(refusal);
+                Err(Ending::Refused(refusal))
+            }
+        }
+    }
+
     async fn relay_tunnel(
         &self,
         client: Opening,
         mut reached: Reached,
         record: &mut Record,
         timer: Pin<&mut Sleep>,
-    ) -> (Ending, Farewell) {
+    ) -> Over {
         let tunnel = reached.tunnel.take();
         let is_plain = tunnel.is_none();
         let backend = tunnel.map_or_else(|| plain(Vec::new()), |opening| *opening);
@@ -128,6 +181,10 @@ impl Session<'_> {
         ];
         let address = record.client;
         let mut pump = TunnelPump::new(sides, self.service.payload(), &mut record.bytes);
+        if reached.is_spare || self.is_there_another(&reached.tried) {
+            pump.keep_unread(!is_plain);
+        }
+        pump.watch_over(self.target.timeouts.keepalive);
         if is_plain {
             pump.announce(self.header);
         }
@@ -147,21 +204,32 @@ impl Session<'_> {
             None if ending == Ending::Closed => Farewell::Close,
             None => Farewell::Reset,
         };
-        if pump.has_broken_off() {
-            reached.lease.fail(Signal::Reset);
+        let has_broken_off = pump.has_broken_off();
+        let unread = pump.into_unread().filter(|_| has_broken_off);
+        let Reached { leg, is_spare, lease, tried, .. } = reached;
+        if let Some(client) = unread {
+            if is_spare {
+                return Over::Again(Box::new(Again { client, renew: Some(lease), tried }));
+            }
+            if self.is_there_another(&tried) {
+                lease.fail(Signal::Reset);
+                return Over::Again(Box::new(Again { client, renew: None, tried }));
+            }
+        }
+        if has_broken_off {
+            lease.fail(Signal::Reset);
         }
         if let Ending::Refused(refusal) = ending {
             self.service.counters.refuse(refusal);
         }
-        drop(pump);
-        if farewell == Farewell::Close {
-            reached.leg.close();
+        if matches!(farewell, Farewell::Close) {
+            leg.close();
         }
-        (ending, farewell)
+        Over::Ended(ending, farewell)
     }
 }
 
-fn blame_client(service: &Service, client: SocketAddr, fault: &Fault) {
+pub(super) fn blame_client(service: &Service, client: SocketAddr, fault: &Fault) {
     let reason = fault.as_str();
     tracing::debug!(rule = %service.rule, %client, reason, "refused");
     if let Some(muted) = service.about_clients.admit() {

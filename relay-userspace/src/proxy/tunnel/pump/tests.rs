@@ -5,7 +5,12 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
+use socket2::SockRef;
+
+use super::side::MOST_OWED;
 use super::*;
+use crate::proxy::tcp::socket::Leg;
+use crate::proxy::tunnel::layers::Layers;
 
 /// A leg, and its peer.
 fn pair() -> (Leg, TcpStream) {

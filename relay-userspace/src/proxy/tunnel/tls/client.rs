@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
@@ -11,7 +12,7 @@ use rustls::{ClientConfig, RootCertStore};
 use super::files::{ConfigFault, Made};
 use super::fingerprint::Fingerprint;
 use super::identity::{self, Pair};
-use super::verify::Unsigned;
+use super::verify::{Unsigned, Witness};
 use crate::rule::tunnel::{ConnectTls, Verify};
 
 /// Names that tickets are kept for.
@@ -54,20 +55,40 @@ pub fn server_name(host: &str) -> Result<ServerName<'static>, ConfigFault> {
     ServerName::try_from(name).map_err(|_form| ConfigFault::Name(host.into()))
 }
 
+/// A configuration like those of sessions for one handshake in full, and who sees the certificate that comes, also one that
+/// is refused.
+pub fn witnessed(settings: &ConnectTls) -> Result<(Arc<ClientConfig>, Arc<Witness>), ConfigFault> {
+    let witness = Arc::new(Witness::new(verifier(settings, settings.ca.as_deref())?));
+    let mut config = configured(settings, witness.clone())?;
+    config.resumption = Resumption::disabled();
+    Ok((config.into(), witness))
+}
+
 fn connect(settings: &ConnectTls, ca: Option<&Path>) -> Result<Arc<ClientConfig>, ConfigFault> {
+    configured(settings, verifier(settings, ca)?).map(Arc::new)
+}
+
+/// Who looks at the other end's certificate.
+fn verifier(settings: &ConnectTls, ca: Option<&Path>) -> Result<Arc<dyn ServerCertVerifier>, ConfigFault> {
+    Ok(match settings.verify {
+        Verify::Insecure => Arc::new(Unsigned::any()),
+        Verify::Pin(pin) => Arc::new(Unsigned::pinned(Fingerprint(pin))),
+        Verify::Ca => {
+            let roots = ca.map_or_else(|| Ok(public_roots()), identity::roots)?;
+            let provider = Arc::new(aws_lc_rs::default_provider());
+            let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build();
+            verifier.map_err(|error| ConfigFault::Other(error.to_string().into()))?
+        }
+    })
+}
+
+fn configured(
+    settings: &ConnectTls,
+    verifier: Arc<dyn ServerCertVerifier>,
+) -> Result<ClientConfig, ConfigFault> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let unsigned = |verifier| Arc::new(verifier) as Arc<Unsigned>;
-    let builder = match settings.verify {
-        Verify::Ca => builder.with_root_certificates(match ca {
-            Some(path) => identity::roots(path)?,
-            None => public_roots(),
-        }),
-        Verify::Insecure => builder.dangerous().with_custom_certificate_verifier(unsigned(Unsigned::any())),
-        Verify::Pin(pin) => {
-            builder.dangerous().with_custom_certificate_verifier(unsigned(Unsigned::pinned(Fingerprint(pin))))
-        }
-    };
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = match &settings.identity {
         None => builder.with_no_client_auth(),
         Some((cert, key)) => {
@@ -79,7 +100,7 @@ fn connect(settings: &ConnectTls, ca: Option<&Path>) -> Result<Arc<ClientConfig>
     config.alpn_protocols = settings.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     config.resumption = Resumption::in_memory_sessions(RESUMED_NAMES);
     config.enable_secret_extraction = true;
-    Ok(config.into())
+    Ok(config)
 }
 
 /// The authorities that browsers know.

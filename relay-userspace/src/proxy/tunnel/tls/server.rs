@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::{self, Ticketer};
+use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 
 use super::files::{ConfigFault, Made};
@@ -21,7 +22,7 @@ pub struct ServerTls {
 #[derive(Clone)]
 struct Served {
     config: Arc<ServerConfig>,
-    fingerprint: Fingerprint,
+    leaf: CertificateDer<'static>,
 }
 
 impl ServerTls {
@@ -48,7 +49,12 @@ impl ServerTls {
 
     /// The certificate's, as clients may pin it.
     pub fn fingerprint(&self) -> Fingerprint {
-        self.made.latest().fingerprint
+        Fingerprint::of(&self.certificate())
+    }
+
+    /// The certificate that clients are shown.
+    pub fn certificate(&self) -> CertificateDer<'static> {
+        self.made.latest().leaf
     }
 
     /// Looks whether the files have changed, and reads them if so. Whether new sessions get something new; an error is
@@ -79,8 +85,7 @@ fn serve(
         }
     };
     let Pair { chain, key: private } = Pair::read(cert, key)?;
-    let fingerprint =
-        chain.first().map(Fingerprint::of).ok_or_else(|| ConfigFault::NoCertificate(cert.into()))?;
+    let leaf = chain.first().cloned().ok_or_else(|| ConfigFault::NoCertificate(cert.into()))?;
     let mut config =
         builder.with_single_cert(chain, private).map_err(|error| identity::refused(error, cert, key))?;
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
@@ -89,5 +94,5 @@ fn serve(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = Ticketer::new()?;
     config.enable_secret_extraction = true;
-    Ok(Served { config: config.into(), fingerprint })
+    Ok(Served { config: config.into(), leaf })
 }

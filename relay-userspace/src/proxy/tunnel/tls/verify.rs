@@ -1,5 +1,7 @@
 //! Looking at certificates in other ways than by their authority: the pinned one, or any.
 
+use std::sync::{Arc, OnceLock};
+
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -13,6 +15,13 @@ use super::fingerprint::Fingerprint;
 pub struct Unsigned {
     pin: Option<Fingerprint>,
     algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// Lets another one decide, and keeps what was shown.
+#[derive(Debug)]
+pub struct Witness {
+    judge: Arc<dyn ServerCertVerifier>,
+    seen: OnceLock<CertificateDer<'static>>,
 }
 
 /// The certificate that came in place of the pinned one.
@@ -51,7 +60,7 @@ impl ServerCertVerifier for Unsigned {
         if is_pinned {
             return Ok(ServerCertVerified::assertion());
         }
-        Err(CertificateError::Other(OtherError(std::sync::Arc::new(WrongPin { found }))).into())
+        Err(CertificateError::Other(OtherError(Arc::new(WrongPin { found }))).into())
     }
 
     fn verify_tls12_signature(
@@ -74,6 +83,53 @@ impl ServerCertVerifier for Unsigned {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+impl Witness {
+    pub fn new(judge: Arc<dyn ServerCertVerifier>) -> Self {
+        Self { judge, seen: OnceLock::new() }
+    }
+
+    /// The first certificate that was shown.
+    pub fn seen(&self) -> Option<&CertificateDer<'static>> {
+        self.seen.get()
+    }
+}
+
+impl ServerCertVerifier for Witness {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.seen.get_or_init(|| certificate.clone().into_owned());
+        self.judge.verify_server_cert(certificate, intermediates, name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.judge.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.judge.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.judge.supported_verify_schemes()
     }
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::proxy::counters::Refusal;
 use crate::proxy::gate::Policy;
 use crate::proxy::pool::Signal;
-use crate::rule::Staying;
+use crate::rule::{Destination, Staying};
 
 /// A rig whose target leads to others than its own backend.
 fn among(list: &[End], balance: Balance) -> Rig {
@@ -86,16 +86,16 @@ fn a_refusal_is_told_and_the_client_stays() {
 /// With `on_down = "reset"`.
 #[test]
 fn clients_of_a_backend_that_goes_choose_anew_and_others_stay() {
-    let backends = [UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.2:0").unwrap()];
+    let backends = [socket(V4), socket(V4)];
     let both = [to(&backends[0]), to(&backends[1])];
     let rig = among(&both, Balance::RoundRobin);
     let clients = [rig.client(), rig.client()];
     assert_eq!(clients.each_ref().map(|client| asked(client, &backends)), [0, 1]);
+    let staying =
+        Staying { udp: [Destination::at(backends[1].local_addr().unwrap())].into(), ..Staying::default() };
     let only = ends(&both[1..], Balance::RoundRobin);
     rig.service.retarget(Target { ends: only, ..(*rig.service.target()).clone() });
-    rig.service
-        .gate
-        .set(Policy { backends: Some(Arc::new(Staying::both(&both[1].addresses))), ..Policy::default() });
+    rig.service.gate.set(Policy { backends: Some(Arc::new(staying)), ..Policy::default() });
     assert_eq!(clients.each_ref().map(|client| asked(client, &backends)), [1, 1]);
     assert_eq!((rig.service.counters.take_lost(), rig.service.counters.total()), (1, 3));
     rig.end();

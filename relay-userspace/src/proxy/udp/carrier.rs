@@ -1,0 +1,12 @@
+//! Carriers: tunnels to backends, each of which carries the datagrams of many clients.
+//!
+//! A carrier is there for a listener of a worker and a backend's port, from the first client that needs it on. When it
+//! breaks it is opened again; its flows keep their numbers and are announced anew.
+
+mod carriers;
+mod dial;
+mod flows;
+
+pub use self::carriers::Carriers;
+pub use self::dial::CarrierFlow;
+pub use self::flows::{Flow, Flows};
