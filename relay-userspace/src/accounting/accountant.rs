@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::books::{Books, Entries, Reading, Source};
+use super::books::{Books, Entries, Left, Reading, Source};
 use super::calendar;
 use super::store::{Store, StoreError, move_aside};
 use crate::rule::RuleName;
@@ -36,14 +36,15 @@ impl Accountant {
     /// There is no thread to be had.
     pub fn start(folder: &Path, shared: &Arc<Shared>) -> io::Result<Self> {
         let mut writer = Writer::open(folder, &shared.ledgers);
-        let _opened_once = shared.ledgers.folder.set(folder.into());
         let (stop, stopped) = mpsc::channel();
         let shared = shared.clone();
         let thread = thread::Builder::new().name("accounts".into()).spawn(move || {
             loop {
                 let over = stopped.recv_timeout(until_next(SystemTime::now()));
-                shared.take_readings();
-                writer.write(&shared.ledgers);
+                if writer.is_open(&shared.ledgers) {
+                    shared.take_readings();
+                    writer.write(&shared.ledgers);
+                }
                 if !matches!(over, Err(RecvTimeoutError::Timeout)) {
                     return;
                 }
@@ -80,17 +81,16 @@ impl Ledgers {
         work(&mut self.books.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Where the database is; `None` until it has been opened.
+    /// Where the database is; `None` until it has been read. Until then all counters wait: what is known of them is in it.
     pub fn folder(&self) -> Option<&Path> {
         self.folder.get().map(PathBuf::as_path)
     }
 
-    /// Takes in what all counters say now. `last` reads a source that a rule has had before.
-    pub fn observe(
-        &self,
-        current: &HashMap<RuleName, Reading>,
-        last: impl Fn(&Source) -> Option<super::amounts::Amounts>,
-    ) {
+    /// Takes in what all counters say now. `last` looks at a source that a rule has had before.
+    pub fn observe(&self, current: &HashMap<RuleName, Reading>, last: impl Fn(&Source) -> Left) {
+        if self.folder().is_none() {
+            return;
+        }
         // what came until now came before the full minute
         let minute = calendar::now().saturating_sub(1) / 60;
         self.with(|books| {
@@ -119,16 +119,31 @@ impl Writer {
             fails: false,
             pruned: (Instant::now(), calendar::now()),
         };
-        let opened = Store::open(folder).and_then(|store| {
-            let accounts = store.accounts()?;
-            ledgers.with(|books| *books = Books::restored(accounts));
-            writer.store = Some(store);
-            Ok(())
-        });
-        if let Err(error) = opened {
-            writer.failed(&error, ledgers);
-        }
+        let _tried_again_later = writer.is_open(ledgers);
         writer
+    }
+
+    /// Whether the accounts are known; if not, reads them. One that is of no use is left for a new one at once.
+    fn is_open(&mut self, ledgers: &Ledgers) -> bool {
+        for _ in 0..2 {
+            if ledgers.folder().is_some() {
+                return true;
+            }
+            match self.try_open(ledgers) {
+                Ok(()) => self.succeeded(),
+                Err(error) => self.failed(&error, ledgers),
+            }
+        }
+        ledgers.folder().is_some()
+    }
+
+    fn try_open(&mut self, ledgers: &Ledgers) -> Result<(), StoreError> {
+        let store = Store::open(&self.folder)?;
+        let accounts = store.accounts()?;
+        ledgers.with(|books| *books = Books::restored(accounts));
+        self.store = Some(store);
+        let _only_once = ledgers.folder.set(self.folder.clone());
+        Ok(())
     }
 
     fn write(&mut self, ledgers: &Ledgers) {
@@ -136,9 +151,7 @@ impl Writer {
         match self.try_write(&entries) {
             Ok(()) => {
                 ledgers.with(|books| books.written(&entries));
-                if std::mem::take(&mut self.fails) {
-                    tracing::info!("{}: history is written again", self.folder.display());
-                }
+                self.succeeded();
             }
             Err(error) => self.failed(&error, ledgers),
         }
@@ -163,6 +176,12 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    fn succeeded(&mut self) {
+        if std::mem::take(&mut self.fails) {
+            tracing::info!("{}: history is written again", self.folder.display());
+        }
     }
 
     /// Counting goes on in memory; what is of no use makes room.

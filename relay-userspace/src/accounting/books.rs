@@ -19,6 +19,17 @@ pub struct Source {
     pub slot: u32,
 }
 
+/// What has become of counters that a rule has had.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Left {
+    /// Nobody has them now; this is the last that they have counted.
+    At(Amounts),
+    /// They count for another rule.
+    Reused,
+    /// They cannot be read now, as while relayd has no kernel plane. They may go on.
+    Unseen,
+}
+
 /// The counters of one rule at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
@@ -114,8 +125,13 @@ impl Books {
         self.accounts.iter().filter_map(left).collect()
     }
 
-    /// The last that a source has counted for a rule. One that has gone back counts for somebody else.
-    pub fn close(&mut self, name: &RuleName, last: Option<Amounts>, minute: u64) {
+    /// The last that a source has counted for a rule. One that has gone back has counted for somebody else.
+    pub fn close(&mut self, name: &RuleName, left: Left, minute: u64) {
+        let last = match left {
+            Left::At(last) => Some(last),
+            Left::Reused => None,
+            Left::Unseen => return,
+        };
         let Some(account) = self.accounts.get_mut(name) else { return };
         let Some((_, before)) = account.kernel.take() else { return };
         let came = last.and_then(|last| last.since(&before)).unwrap_or_default();
@@ -304,13 +320,42 @@ mod tests {
         books.observe(&current(at("one", 1, 100)), 1);
         let none = HashMap::new();
         assert_eq!(books.left(&none), [(name("a"), at("one", 1, 0).0)]);
-        books.close(&name("a"), Some(at("one", 1, 120).1), 1);
+        books.close(&name("a"), Left::At(at("one", 1, 120).1), 1);
         assert_eq!((bytes(&books), books.left(&none).len()), (120, 0));
         // the same name again, in the same slot, goes on
         books.observe(&current(at("one", 1, 5)), 2);
         assert_eq!(bytes(&books), 125);
-        books.close(&name("a"), Some(at("one", 1, 2).1), 2);
+        books.close(&name("a"), Left::At(at("one", 1, 2).1), 2);
         assert_eq!(bytes(&books), 125, "the slot is somebody else's");
+    }
+
+    #[test]
+    fn counters_that_were_out_of_sight_go_on() {
+        let mut books = Books::default();
+        books.observe(&current(at("one", 1, 100)), 1);
+        // a relayd without the kernel plane, and then one with it
+        let none = HashMap::from([(name("a"), Reading::default())]);
+        for (name, _) in books.left(&none) {
+            books.close(&name, Left::Unseen, 1);
+        }
+        books.observe(&none, 1);
+        books.observe(&current(at("one", 1, 130)), 2);
+        assert_eq!(bytes(&books), 130);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_neither_loses_nor_counts_twice() {
+        let mut books = Books::default();
+        let mut seen = HashMap::<u64, u64>::new();
+        for (step, minute) in (1_u64..).zip([100, 101, 5_000_000, 102, 3, 3, 101, 0, 5_000_000]) {
+            books.observe(&current(at("one", 1, step * step)), minute);
+            let entries = books.entries();
+            for (_, minute, amounts) in &entries.minutes {
+                *seen.entry(*minute).or_default() += amounts.ingress_bytes;
+            }
+            books.written(&entries);
+            assert_eq!((bytes(&books), seen.values().sum::<u64>()), (step * step, step * step));
+        }
     }
 
     #[test]
@@ -326,7 +371,7 @@ mod tests {
         assert_eq!(bytes(&books), 150, "only what came since");
         drop(counters.begin());
         counters.ingress.add_bytes(7);
-        books.close(&name("a"), None, 1);
+        books.close(&name("a"), Left::Reused, 1);
         books.observe(&HashMap::new(), 1);
         let total = books.total(&name("a"), &Reading::default());
         assert_eq!((total.ingress_bytes, total.flows), (157, 1), "and what came last");

@@ -1,16 +1,14 @@
 //! One relayd for a state folder: two would each count what both carry.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::time::sleep;
 
-/// What the file is called in `state_dir`.
-const FILE: &str = "relayd.lock";
 /// How long one that is stopping gets: its sessions may take five seconds to finish.
 const PATIENCE: Duration = Duration::from_secs(8);
 const PACE: Duration = Duration::from_millis(50);
@@ -19,35 +17,44 @@ const PACE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 #[must_use = "the folder is anybody's without it"]
 pub struct StateLock {
-    _held: Flock<File>,
+    /// `None` where the file system has no locks.
+    _held: Option<Flock<File>>,
 }
 
 /// Takes a state folder.
 ///
 /// # Errors
 ///
-/// Another relayd has it, or it cannot be written to.
+/// Another relayd has it.
 pub async fn take(folder: &Path) -> anyhow::Result<StateLock> {
     take_within(folder, PATIENCE).await
 }
 
 async fn take_within(folder: &Path, patience: Duration) -> anyhow::Result<StateLock> {
-    let path = folder.join(FILE);
-    let open = OpenOptions::new().create(true).append(true).open(&path);
-    let mut file = open.with_context(|| format!("cannot write to {}", path.display()))?;
     let began = Instant::now();
+    // the folder itself: a file in it would need room on its disk
+    let mut file = match File::open(folder) {
+        Ok(file) => file,
+        Err(error) => return Ok(without(folder, &error)),
+    };
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(held) => return Ok(StateLock { _held: held }),
+            Ok(held) => return Ok(StateLock { _held: Some(held) }),
             Err((back, Errno::EWOULDBLOCK)) if began.elapsed() < patience => file = back,
             Err((_, Errno::EWOULDBLOCK)) => bail!(
                 "another relayd has the state folder {}; stop it, or set another state_dir",
                 folder.display()
             ),
-            Err((_, error)) => bail!("cannot lock {}: {error}", path.display()),
+            Err((_, error)) => return Ok(without(folder, &error)),
         }
         sleep(PACE).await;
     }
+}
+
+/// To forward matters more.
+fn without(folder: &Path, error: &dyn std::error::Error) -> StateLock {
+    tracing::warn!("{} cannot be locked ({error}); see that no other relayd uses it", folder.display());
+    StateLock { _held: None }
 }
 
 #[cfg(test)]

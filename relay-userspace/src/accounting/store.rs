@@ -6,9 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{
-    CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, Transaction, params,
-};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, Transaction, params};
 
 use super::amounts::Amounts;
 use super::books::{Account, Entries, Source};
@@ -26,6 +24,11 @@ const BUSY: Duration = Duration::from_secs(2);
 /// Tables of history: seconds in a row, and how many rows of the past are kept.
 const TABLES: [(&str, u64, u64); 3] =
     [("minutes", 60, 2 * 1440), ("hours", 3600, 60 * 24), ("days", 86_400, 400)];
+/// The minute that is not over, by itself: a row that grows after others have come behind it would split pages.
+const RECENT: &str = "recent";
+/// The bits of a row's key that name the rule; above them is which minute, hour or day since 1970 it is. One number
+/// for both is the narrowest row, and new ones come at the end.
+const RULE_BITS: u32 = 24;
 
 const SCHEMA: &str = "
     CREATE TABLE rules (
@@ -36,6 +39,12 @@ const SCHEMA: &str = "
         seen_ingress_bytes INTEGER, seen_ingress_packets INTEGER,
         seen_egress_bytes INTEGER, seen_egress_packets INTEGER, seen_flows INTEGER
     );";
+
+/// What a row has, and how one more is added to it.
+const COLUMNS: &str = "ingress_bytes, ingress_packets, egress_bytes, egress_packets, flows";
+const SUMS: &str = "ON CONFLICT (at) DO UPDATE SET ingress_bytes = ingress_bytes + excluded.ingress_bytes,
+    ingress_packets = ingress_packets + excluded.ingress_packets, egress_bytes = egress_bytes + excluded.egress_bytes,
+    egress_packets = egress_packets + excluded.egress_packets, flows = flows + excluded.flows";
 
 /// What has been wrong with a database that was there.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +60,11 @@ pub enum StoreError {
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Unusable(error.to_string()),
-            _ => Self::Failed(error),
+            // the last two: tables or values that are not ours
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown) | None => {
+                Self::Unusable(error.to_string())
+            }
+            Some(_) => Self::Failed(error),
         }
     }
 }
@@ -76,6 +88,10 @@ impl Store {
         let connection = Connection::open(folder.join(FILE))?;
         connection.busy_timeout(BUSY)?;
         let format: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let application: i64 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+        if format > 0 && application != APPLICATION {
+            return Err(StoreError::Unusable("another program's database".into()));
+        }
         if format > FORMAT {
             return Err(StoreError::Unusable(format!(
                 "format {format} is a newer relayd's, this one writes {FORMAT}"
@@ -103,14 +119,13 @@ impl Store {
     fn make(&mut self) -> Result<(), StoreError> {
         let transaction = self.connection.transaction()?;
         transaction.execute_batch(SCHEMA)?;
-        for (table, _, _) in TABLES {
+        for table in TABLES.map(|(table, ..)| table).into_iter().chain([RECENT]) {
             transaction.execute_batch(&format!(
                 "CREATE TABLE {table} (
-                    start INTEGER NOT NULL, rule INTEGER NOT NULL,
+                    at INTEGER PRIMARY KEY,
                     ingress_bytes INTEGER NOT NULL, ingress_packets INTEGER NOT NULL,
-                    egress_bytes INTEGER NOT NULL, egress_packets INTEGER NOT NULL, flows INTEGER NOT NULL,
-                    PRIMARY KEY (start, rule)
-                ) WITHOUT ROWID;"
+                    egress_bytes INTEGER NOT NULL, egress_packets INTEGER NOT NULL, flows INTEGER NOT NULL
+                );"
             ))?;
         }
         transaction.pragma_update(None, "application_id", APPLICATION)?;
@@ -144,12 +159,18 @@ impl Store {
         for (name, account) in &entries.accounts {
             write_account(&transaction, name, account)?;
         }
-        for (table, seconds, _) in TABLES {
-            let mut add = adding(&transaction, table)?;
+        {
+            let mut add = transaction.prepare_cached(&format!(
+                "INSERT INTO {RECENT} VALUES (?1 << {RULE_BITS} | (SELECT id FROM rules WHERE name = ?2), ?3, ?4, ?5, ?6, ?7)
+                 {SUMS}"
+            ))?;
             for (name, minute, amounts) in &entries.minutes {
                 let [ib, ip, eb, ep, flows] = signed(amounts);
-                add.execute(params![integer(minute * 60 / seconds), name.as_str(), ib, ip, eb, ep, flows])?;
+                add.execute(params![integer(*minute), name.as_str(), ib, ip, eb, ep, flows])?;
             }
+        }
+        if let Some(newest) = entries.minutes.iter().map(|(_, minute, _)| *minute).max() {
+            roll_up(&transaction, newest)?;
         }
         transaction.commit()?;
         Ok(())
@@ -162,9 +183,11 @@ impl Store {
     /// The database is damaged, or cannot be written.
     pub fn prune(&mut self, now: u64) -> Result<(), StoreError> {
         let transaction = self.connection.transaction()?;
+        roll_up(&transaction, now / 60)?;
         for (table, seconds, kept) in TABLES {
             let oldest = (now / seconds).saturating_sub(kept);
-            transaction.execute(&format!("DELETE FROM {table} WHERE start < ?1"), [integer(oldest)])?;
+            let query = format!("DELETE FROM {table} WHERE at < ?1 << {RULE_BITS}");
+            transaction.execute(&query, [integer(oldest)])?;
         }
         transaction.commit()?;
         Ok(())
@@ -191,9 +214,13 @@ impl Store {
             Step::Hour => hours,
             Step::Day | Step::Month => days,
         };
+        let minutes = seconds / 60;
         let mut query = self.connection.prepare(&format!(
-            "SELECT start, ingress_bytes, ingress_packets, egress_bytes, egress_packets, flows FROM {table}
-             WHERE start >= ?1 AND start < ?2 AND rule = ?3 ORDER BY start"
+            "SELECT at >> {RULE_BITS} AS start, {COLUMNS} FROM {table}
+             WHERE at >= ?1 << {RULE_BITS} AND at < ?2 << {RULE_BITS} AND at & (1 << {RULE_BITS}) - 1 = ?3
+             UNION ALL SELECT (at >> {RULE_BITS}) / {minutes}, {COLUMNS} FROM {RECENT}
+             WHERE at >= ?1 * {minutes} << {RULE_BITS} AND at < ?2 * {minutes} << {RULE_BITS}
+             AND at & (1 << {RULE_BITS}) - 1 = ?3 ORDER BY start"
         ))?;
         let bounds = params![integer(step.start(since) / seconds), integer(until.div_ceil(seconds)), id];
         let mut rows = query.query(bounds)?;
@@ -261,13 +288,21 @@ fn write_account(
     Ok(())
 }
 
-fn adding<'a>(transaction: &'a Transaction<'_>, table: &str) -> Result<CachedStatement<'a>, StoreError> {
-    Ok(transaction.prepare_cached(&format!(
-        "INSERT INTO {table} VALUES (?1, (SELECT id FROM rules WHERE name = ?2), ?3, ?4, ?5, ?6, ?7)
-         ON CONFLICT (start, rule) DO UPDATE SET ingress_bytes = ingress_bytes + ?3,
-            ingress_packets = ingress_packets + ?4, egress_bytes = egress_bytes + ?5,
-            egress_packets = egress_packets + ?6, flows = flows + ?7"
-    ))?)
+/// Brings minutes that are over into all tables.
+fn roll_up(transaction: &Transaction<'_>, newest: u64) -> Result<(), StoreError> {
+    let newest = integer(newest);
+    for (table, seconds, _) in TABLES {
+        let minutes = seconds / 60;
+        let mut add = transaction.prepare_cached(&format!(
+            "INSERT INTO {table} SELECT (at >> {RULE_BITS}) / {minutes} << {RULE_BITS} | (at & (1 << {RULE_BITS}) - 1), {COLUMNS}
+             FROM {RECENT} WHERE at >> {RULE_BITS} <> ?1 ORDER BY at {SUMS}"
+        ))?;
+        add.execute([newest])?;
+    }
+    transaction
+        .prepare_cached(&format!("DELETE FROM {RECENT} WHERE at >> {RULE_BITS} <> ?1"))?
+        .execute([newest])?;
+    Ok(())
 }
 
 fn account(row: &Row<'_>) -> Result<Account, rusqlite::Error> {

@@ -41,7 +41,7 @@ pub async fn history(shared: &Shared, name: RuleName, options: Options) -> Resul
     let Some(folder) = shared.ledgers.folder().map(PathBuf::from) else {
         return Err(ApiProblem::new(
             Code::Starting,
-            "relayd is starting and has no history yet; ask again in a moment",
+            "relayd has not read its history yet; ask again in a moment, or look into its log for what is wrong with it",
         ));
     };
     let rule = name.to_string();

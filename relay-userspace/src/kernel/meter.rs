@@ -66,14 +66,21 @@ impl Meter {
 
     /// Totals of the rule in a slot, its drops taken from [`Meter::drops`].
     pub fn totals(&self, slot: u32, drops: &Drops) -> Totals {
-        let mut totals = Totals { drops: drops.get(&slot).cloned().unwrap_or_default(), ..Totals::default() };
-        let Ok(per_cpu) = self.counters.get(&slot, 0) else { return totals };
-        for cpu in per_cpu.iter() {
+        Totals {
+            drops: drops.get(&slot).cloned().unwrap_or_default(),
+            ..self.traffic(slot).unwrap_or_default()
+        }
+    }
+
+    /// The same without drops; `None` if they cannot be read, which is not to be taken for zero.
+    pub fn traffic(&self, slot: u32) -> Option<Totals> {
+        let mut totals = Totals::default();
+        for cpu in self.counters.get(&slot, 0).ok()?.iter() {
             totals.ingress.add(cpu.traffic[0].packets, cpu.traffic[0].bytes);
             totals.egress.add(cpu.traffic[1].packets, cpu.traffic[1].bytes);
             totals.flows += cpu.flows;
         }
-        totals
+        Some(totals)
     }
 
     /// Drops that belong to no rule.

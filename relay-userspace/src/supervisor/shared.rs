@@ -17,7 +17,7 @@ use super::serving::{CountersByRule, PoolsByRule};
 use super::walk::Means;
 use crate::accounting::accountant::Ledgers;
 use crate::accounting::amounts::Amounts;
-use crate::accounting::books::{Reading, Source};
+use crate::accounting::books::{Left, Reading, Source};
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::{
     CountersView, EventView, FlowsView, InterfaceView, KernelView, PlaneView, PlanesView, RuleView,
@@ -274,19 +274,29 @@ impl Shared {
     pub fn take_readings(&self) {
         let Some(snapshot) = self.snapshot.borrow().clone() else { return };
         let meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
-        let nothing = Drops::new();
-        let kernel = |meter: &Meter, slot| (self.source(meter, slot), amounts(&meter.totals(slot, &nothing)));
-        let reading = |name: &RuleName| {
+        let meter = meter.as_ref();
+        let mut current = HashMap::with_capacity(snapshot.rules.len());
+        for name in snapshot.rules.iter().map(|planned| &planned.rule.name) {
             let slot = snapshot.slots.get(name).copied();
-            let kernel = meter.as_ref().zip(slot).map(|(meter, slot)| kernel(meter, slot));
-            Reading { kernel, user: snapshot.sessions.get(name).cloned() }
-        };
-        let names = snapshot.rules.iter().map(|planned| &planned.rule.name);
-        let current = names.map(|name| (name.clone(), reading(name))).collect();
+            let kernel = match meter.zip(slot) {
+                // the next reading has all of it
+                Some((meter, slot)) => match meter.traffic(slot) {
+                    Some(totals) => Some((self.source(meter, slot), amounts(&totals))),
+                    None => return,
+                },
+                None => None,
+            };
+            current.insert(name.clone(), Reading { kernel, user: snapshot.sessions.get(name).cloned() });
+        }
         let taken: HashSet<u32> = snapshot.slots.values().copied().collect();
-        self.ledgers.observe(&current, |source| {
-            let meter = meter.as_ref().filter(|meter| self.source(meter, source.slot) == *source)?;
-            (!taken.contains(&source.slot)).then(|| amounts(&meter.totals(source.slot, &nothing)))
+        self.ledgers.observe(&current, |source| match meter {
+            Some(meter) if self.source(meter, source.slot) == *source => {
+                if taken.contains(&source.slot) {
+                    return Left::Reused;
+                }
+                meter.traffic(source.slot).map_or(Left::Unseen, |totals| Left::At(amounts(&totals)))
+            }
+            _ => Left::Unseen,
         });
     }
 
