@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod extract;
+pub mod flows;
 mod history;
 pub mod metrics;
 mod order;

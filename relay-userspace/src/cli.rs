@@ -3,7 +3,9 @@
 pub mod args;
 mod backends;
 pub mod commands;
+mod export;
 pub mod fields;
+mod flows;
 mod history;
 pub mod manual;
 pub mod print;

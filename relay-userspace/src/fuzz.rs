@@ -65,7 +65,7 @@ fn frames(role: Role) -> Vec<Vec<u8>> {
     };
     let mut seeds: Vec<Vec<u8>> = [0, 1, 125, 126, 4096, 66_000].map(frame).into();
     let (mut ping, mut close) = (Vec::new(), Vec::new());
-    Encoder::new(role).ping(&mut ping);
+    Encoder::new(role).ping(7, &mut ping);
     Encoder::new(role).close(&mut close);
     seeds.push([frame(3), ping.clone(), frame(200), close].concat());
     // a message in pieces

@@ -13,6 +13,7 @@ pub mod declined;
 pub mod detach;
 mod ended;
 pub mod filters;
+pub mod flows;
 pub mod gone;
 pub mod guard;
 pub mod hops;
@@ -122,6 +123,8 @@ pub struct DesiredRule {
     pub limits: Limits,
     /// Where its flows may go, others end; `None`: they go on wherever they go.
     pub backends: Option<Arc<Staying>>,
+    /// Its UDP has a tunnel, which the flows from before go beside: they end.
+    pub wraps_udp: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]

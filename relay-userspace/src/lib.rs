@@ -8,6 +8,7 @@
 //! kernel, net       ◄── supervisor                  (kernel and net never see each other)
 //! proxy             ◄── plan (its values), supervisor
 //! connections       ◄── proxy, supervisor
+//! flows             ◄── kernel, supervisor, api
 //! balance           ◄── plan, proxy                 (of rules it knows how they balance)
 //! health            ◄── plan (its values), supervisor, api::view, cli
 //!                                                   (of proxy it knows how sockets towards backends are bound)
@@ -25,6 +26,7 @@ pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod connections;
+pub mod flows;
 #[cfg(test)]
 mod fuzz;
 pub mod health;

@@ -12,6 +12,7 @@ pub mod kept;
 pub mod outgoing;
 pub mod pool;
 pub mod proxy_protocol;
+pub mod roster;
 pub mod service;
 pub mod shared;
 mod sources;

@@ -9,6 +9,7 @@ mod delta;
 pub mod desire;
 pub mod explain;
 pub mod facts;
+pub mod flows;
 mod legs;
 pub mod names;
 mod reload;

@@ -40,7 +40,9 @@ fn every_command_has_its_page() {
         "reload",
         "history",
         "status",
+        "flows",
         "top",
+        "export",
         "down",
         "completion",
     ];

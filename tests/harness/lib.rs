@@ -1,7 +1,8 @@
 //! A world to test in: network namespaces with real links, real relayd, real relayctl, real traffic.
 //!
 //! Everything is a value that cleans up after itself. Nothing here but the peers of [`haproxy`], [`kaminari`], [`nginx`],
-//! [`openssl`] and [`websockets`] needs a program beyond Relay's own, so the same tests run in a bare virtual machine.
+//! [`openssl`], [`prometheus`] and [`websockets`] needs a program beyond Relay's own, so the same tests run in a bare
+//! virtual machine.
 
 pub mod certificates;
 pub mod daemon;
@@ -21,6 +22,7 @@ pub mod packet;
 pub mod panics;
 pub mod plane;
 pub mod programs;
+pub mod prometheus;
 pub mod raw;
 pub mod store;
 pub mod terminal;

@@ -3,11 +3,14 @@
 mod backends;
 mod carry;
 mod certificates;
+mod datagram_edits;
 mod datagram_frames;
 mod datagrams;
+mod flows;
 mod frames;
 mod hop;
 mod kaminari;
+mod mux;
 mod nginx;
 mod openssl;
 mod pool;

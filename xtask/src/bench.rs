@@ -18,7 +18,12 @@ pub fn run(args: &[String]) -> anyhow::Result<()> {
         "bench",
     ]))?;
     if needs_peers(args) {
-        need_programs(&[("haproxy", "haproxy"), ("nginx", "nginx-light libnginx-mod-stream")])?;
+        // the last for realm's TLS as it is released
+        need_programs(&[
+            ("haproxy", "haproxy"),
+            ("nginx", "nginx-light libnginx-mod-stream"),
+            ("cmake", "cmake libclang-dev"),
+        ])?;
         build_realm()?;
     }
     let mut bench = Command::new(release_dir().join("bench"));

@@ -262,7 +262,10 @@ fn payload(counters: &Counters) -> Amounts {
 
 #[cfg(test)]
 mod tests {
+    use relay_common::net::Protocol;
+
     use super::*;
+    use crate::proxy::roster::Live;
 
     fn name(text: &str) -> RuleName {
         RuleName::parse(text).expect(text)
@@ -369,7 +372,7 @@ mod tests {
         counters.ingress.add_bytes(10);
         books.observe(&user(None), 1);
         assert_eq!(bytes(&books), 150, "only what came since");
-        drop(counters.begin());
+        drop(counters.begin(Live::new(Protocol::Tcp, ([198, 51, 100, 7], 1).into(), None)));
         counters.ingress.add_bytes(7);
         books.close(&name("a"), Left::Reused, 1);
         books.observe(&HashMap::new(), 1);

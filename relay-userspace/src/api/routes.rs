@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 use tokio_stream::wrappers::BroadcastStream;
 
 use super::extract::{Path, Query, Text};
+use super::flows::{FlowsView, Params};
 use super::problem::{ApiProblem, Code};
 use super::server::Peer;
 use super::view::{
@@ -57,6 +58,7 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .route("/v1/rules/{name}/disable", post(disable))
         .route("/v1/rules/{name}/drain", post(drain))
         .route("/v1/rules/{name}/backend", post(backend))
+        .route("/v1/flows", get(flows))
         .route("/v1/rules/{name}/test", post(test))
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
@@ -266,6 +268,10 @@ async fn backend(
 ) -> Answer<ChangeView> {
     let (addr, call) = order::parse(&body)?;
     change(&shared, Action::Backend(name(&text)?, addr, call), options.dry_run).await
+}
+
+async fn flows(State(shared): State<Arc<Shared>>, Query(params): Query<Params>) -> Answer<FlowsView> {
+    Ok(Json(shared.flows(params.into_query()?).await?.into()))
 }
 
 /// What a rule's sessions would meet. Backends hear of it, so it is nothing for who may only look.

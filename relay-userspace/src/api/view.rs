@@ -461,7 +461,7 @@ pub struct StepView {
     pub backend: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// listen, certificate, dns, connect, proxy, tls, websocket, payload, udp
+    /// listen, certificate, dns, connect, proxy, tls, websocket, mux, payload, udp
     pub step: String,
     /// ok, failed, skipped
     pub result: String,

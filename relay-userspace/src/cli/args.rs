@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use super::top::INTERVALS;
 use crate::accounting::bill::{Count, Factor};
 use crate::accounting::calendar::{self, Step, TIME_FORMS, parse_time};
+use crate::api::flows::{self, MOST, USUAL_LIMIT};
 use crate::config::quantity::{DURATION_FORMS, parse_duration};
 use crate::rule::{self, RuleName};
 
@@ -103,11 +104,19 @@ pub enum Command {
     History(History),
     /// Show how relayd is doing
     Status(Watch),
+    /// Show live flows and sessions, those with the most bytes first
+    #[command(
+        after_help = "Bytes are those of IP packets in the kernel plane, of payload in the user plane.\n\nExamples:\n  relayctl flows web --limit 20\n  relayctl flows --client 198.51.100.0/24 --protocol udp\n  relayctl flows --backend 203.0.113.11 --sort age -o json"
+    )]
+    Flows(Flows),
     /// Watch all rules live: rates, flows, backends, drops
     #[command(
         after_help = "Keys: ? lists them; / filters, Enter shows one rule in full, p pauses, q quits. NO_COLOR is honoured."
     )]
     Top(Top),
+    /// Write what other programs watch relayd with
+    #[command(subcommand)]
+    Export(Export),
     /// Detach everything from the kernel; traffic is no longer forwarded
     Down(Down),
     /// Print a completion script
@@ -255,6 +264,48 @@ pub struct Watch {
     pub watch: bool,
 }
 
+#[derive(Debug, Subcommand)]
+pub enum Export {
+    /// A dashboard, for Grafana to import
+    Grafana,
+    /// Alerting rules for Prometheus, about the rules that there are now
+    #[command(
+        after_help = "Example:\n  relayctl export prometheus-rules > /etc/prometheus/relay-alerts.yml\nand in prometheus.yml: rule_files: ['relay-alerts.yml']"
+    )]
+    PrometheusRules {
+        /// What Prometheus calls its scraping of relayd (job_name)
+        #[arg(long, default_value = "relay", value_parser = job_name)]
+        job: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Flows {
+    /// Of this rule; of all without
+    #[arg(value_parser = rule_name)]
+    pub name: Option<RuleName>,
+    /// Of clients with this address or in this network
+    #[arg(long, value_name = "NET", value_parser = clients)]
+    pub client: Option<String>,
+    /// To this backend: an address, with or without its port
+    #[arg(long, value_name = "ADDR", value_parser = backend_place)]
+    pub backend: Option<String>,
+    /// tcp or udp
+    #[arg(long, value_parser = ["tcp", "udp"])]
+    pub protocol: Option<String>,
+    /// kernel or user
+    #[arg(long, value_parser = ["kernel", "user"])]
+    pub plane: Option<String>,
+    /// What comes first: most bytes, the oldest (age) or the youngest (new)
+    #[arg(long, default_value = "bytes", value_parser = ["bytes", "age", "new"])]
+    pub sort: String,
+    /// No more than so many, up to 10000
+    #[arg(long, value_name = "N", default_value_t = USUAL_LIMIT as u64, value_parser = clap::value_parser!(u64).range(1..=MOST as u64))]
+    pub limit: u64,
+    #[command(flatten)]
+    pub watch: Watch,
+}
+
 #[derive(Debug, Args)]
 pub struct Top {
     /// Time between two looks, from 250ms to 60s
@@ -324,4 +375,19 @@ fn interval(text: &str) -> Result<Duration, String> {
     let [least, most] = INTERVALS;
     let allowed = parse_duration(text).filter(|interval| (least..=most).contains(interval));
     allowed.ok_or_else(|| "a time from 250ms to 60s".into())
+}
+
+/// Checked here, sent as it was typed.
+fn clients(text: &str) -> Result<String, &'static str> {
+    flows::client(text).map(|_| text.to_owned())
+}
+
+fn backend_place(text: &str) -> Result<String, &'static str> {
+    flows::backend(text).map(|_| text.to_owned())
+}
+
+fn job_name(text: &str) -> Result<String, &'static str> {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
+    let is_plain = !text.is_empty() && text.chars().all(plain);
+    is_plain.then(|| text.to_owned()).ok_or("letters, digits, dots, dashes and underscores")
 }

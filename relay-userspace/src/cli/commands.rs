@@ -11,10 +11,11 @@ use hyper::Method;
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
-use super::args::{Add, Apply, Backend, Call, Cli, Command, Down, Format, History, Names, One};
+use super::args::{Add, Apply, Backend, Call, Cli, Command, Down, Export, Format, History, Names, One};
 use super::walk::walk;
-use super::{Exit, fields, history, manual, print, top};
+use super::{Exit, export, fields, flows, history, manual, print, top};
 use crate::api::client::{Client, ClientError};
+use crate::api::flows::FlowsView;
 use crate::api::view::{
     AccountView, ChangeView, DownView, ExplainView, HistoryView, RuleView, StatusView, WalkView,
 };
@@ -52,6 +53,15 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::History(history) => session.history(history).await,
         Command::Status(watch) => {
             session.repeat(watch.watch, "/v1/status", |view: &StatusView, f| print::status(view, f)).await
+        }
+        Command::Export(Export::Grafana) => write(&print::json(&export::dashboard())),
+        Command::Export(Export::PrometheusRules { job }) => {
+            let rules: Vec<RuleView> = session.client().await?.get("/v1/rules").await?;
+            write(&export::alerts(&rules, job))
+        }
+        Command::Flows(args) => {
+            let path = flows::path(args);
+            session.repeat(args.watch.watch, &path, |view: &FlowsView, f| flows::print(view, f)).await
         }
         Command::Top(args) => top::run(&cli.socket, args).await,
         Command::Explain(one) => {

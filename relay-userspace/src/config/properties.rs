@@ -167,13 +167,11 @@ fn connects() -> BoxedStrategy<Connect> {
     let interface = proptest::option::of("[a-z][a-z0-9.@_-]{0,14}".prop_map(String::into_boxed_str));
     let tunnels = proptest::option::of(tunnels::connect().prop_map(Arc::new));
     (version, source, interface, any::<bool>(), tunnels, 0..=Connect::MOST_POOL)
-        .prop_map(|(proxy_protocol, source, interface, mptcp, tunnel, pool)| Connect {
-            proxy_protocol,
-            source,
-            interface,
-            mptcp,
-            pool: if tunnel.is_some() && proxy_protocol.is_none() { pool } else { 0 },
-            tunnel,
+        .prop_map(|(version, source, interface, mptcp, tunnel, pool)| {
+            let is_muxed = tunnel.as_ref().is_some_and(|tunnel| tunnel.mux);
+            let proxy_protocol = version.filter(|_| !is_muxed);
+            let pool = if tunnel.is_some() && proxy_protocol.is_none() && !is_muxed { pool } else { 0 };
+            Connect { proxy_protocol, source, interface, mptcp, pool, tunnel }
         })
         .boxed()
 }

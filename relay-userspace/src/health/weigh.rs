@@ -45,9 +45,9 @@ pub struct Verdict {
 
 impl Verdict {
     /// Forgets that it is down.
-    pub fn pardon(&mut self) {
+    pub fn pardon(&mut self, now: Instant) {
         if matches!(self.state, State::Unanswered | State::Down) {
-            self.state = State::Untried;
+            *self = Self { state: State::Untried, since: now };
         }
     }
 }
@@ -142,7 +142,9 @@ fn candidate(
         Some(verdict) => verdict.state.fitness(),
         None => Fitness::Good,
     };
-    let up_since = verdict.filter(|verdict| verdict.state == State::Up).map(|verdict| verdict.since);
+    // who nobody asks has nobody to prove itself to before it gets flows again
+    let up_since =
+        verdict.filter(|verdict| verdict.state.fitness() == Fitness::Good).map(|verdict| verdict.since);
     Candidate { key, priority: to.priority, fitness, up_since }
 }
 

@@ -186,7 +186,7 @@ impl Dataplane {
             if self.shadow.draining.contains(&rule.name) != rule.draining {
                 self.write_name(slot, rule)?;
             }
-            applied.orphans |= self.backends.set(slot, rule.backends.as_ref());
+            applied.orphans |= self.backends.set(slot, rule.backends.as_ref(), rule.wraps_udp);
             applied.orphans |= entry.generation != old.generation || entry.guarded != old.guarded;
             self.shortage.passing |= self.choose(slot, rule, old, entry)?;
             self.narrow(slot, list)?;
@@ -296,7 +296,7 @@ impl Dataplane {
             self.choose_nobody(slot, &old);
             absent_is_fine(self.maps.rule_names.remove(&slot)).map_err(map_error(names::RULE_NAMES))?;
             self.narrow(slot, None)?;
-            self.backends.set(slot, None);
+            self.backends.forget(slot);
             self.shadow.rules.remove(&slot);
             self.shadow.draining.remove(&name);
             self.shadow.slots.release(&name);

@@ -40,7 +40,7 @@ impl Dataplane {
         if let Some(slot) = self.shadow.slots.get(&rule.name)
             && let Some(&old) = self.shadow.rules.get(&slot)
         {
-            applied.orphans = self.backends.set(slot, rule.backends.as_ref());
+            applied.orphans = self.backends.set(slot, rule.backends.as_ref(), rule.wraps_udp);
             applied.is_short = self.choose(slot, rule, old, old)?;
         }
         let known = self.applied.as_mut().and_then(|desired| desired.rules.get_mut(index));

@@ -1,4 +1,5 @@
-//! Flows that lead where their rule leads no more, for rules that end such flows (`on_down = "reset"`).
+//! Flows that lead where their rule leads no more, for rules that end such flows (`on_down = "reset"`), and those that go in
+//! clear beside a tunnel that the rule has now for datagrams.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,7 +13,16 @@ use crate::rule::{Destination, PortRange, Staying};
 
 /// Where flows of such rules may go, by slot. Written before the rule leads elsewhere.
 #[derive(Debug, Default)]
-pub struct Backends(Mutex<HashMap<u32, Arc<Staying>>>);
+pub struct Backends(Mutex<HashMap<u32, Bounds>>);
+
+/// Where one rule's flows may go.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Bounds {
+    /// `None`: anywhere.
+    backends: Option<Arc<Staying>>,
+    /// UDP nowhere.
+    wraps_udp: bool,
+}
 
 /// A destination as backend halves' keys have it.
 #[derive(Debug)]
@@ -23,18 +33,23 @@ struct Source {
     ports: PortRange,
 }
 
-/// By slot and protocol.
-type Sources = HashMap<u32, [Vec<Source>; 2]>;
+/// By slot and protocol. `None`: whatever they are.
+type Sources = HashMap<u32, [Option<Vec<Source>>; 2]>;
 
 impl Backends {
-    /// Returns whether that is news. `None`: anywhere.
-    pub(super) fn set(&self, slot: u32, backends: Option<&Arc<Staying>>) -> bool {
+    /// Returns whether that is news. `None`: anywhere. `wraps_udp`: UDP nowhere.
+    pub(super) fn set(&self, slot: u32, backends: Option<&Arc<Staying>>, wraps_udp: bool) -> bool {
         let mut all = self.all();
-        let before = match backends {
-            Some(backends) => all.insert(slot, backends.clone()),
-            None => all.remove(&slot),
-        };
-        before.as_ref() != backends
+        let bounds = Bounds { backends: backends.cloned(), wraps_udp };
+        if backends.is_none() && !wraps_udp {
+            return all.remove(&slot).is_some();
+        }
+        all.insert(slot, bounds.clone()) != Some(bounds)
+    }
+
+    /// The rule has gone, and its flows with it.
+    pub(super) fn forget(&self, slot: u32) {
+        self.all().remove(&slot);
     }
 
     /// As keys have them.
@@ -45,12 +60,15 @@ impl Backends {
                 Source { is_v6: true, address: Digest::new(&ipv6_to_wire(address), secret).low, ports }
             }
         };
-        let sources = |protocol, backends: &Staying| backends.of(protocol).iter().map(source).collect();
-        let by_protocol = |backends| Protocol::ALL.map(|protocol| sources(protocol, backends));
-        self.all().iter().map(|(&slot, backends)| (slot, by_protocol(backends))).collect()
+        let sources = |protocol, Bounds { backends, wraps_udp }: &Bounds| match (protocol, backends) {
+            (Protocol::Udp, _) if *wraps_udp => Some(Vec::new()),
+            (_, backends) => Some(backends.as_ref()?.of(protocol).iter().map(source).collect()),
+        };
+        let by_protocol = |bounds| Protocol::ALL.map(|protocol| sources(protocol, bounds));
+        self.all().iter().map(|(&slot, bounds)| (slot, by_protocol(bounds))).collect()
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<u32, Arc<Staying>>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<u32, Bounds>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -94,7 +112,8 @@ fn leads_elsewhere(sources: &Sources, slot: u32, backend_half: &FlowKey) -> bool
     let port = backend_half.ports().source().number();
     let is_there =
         |source: &Source| (source.is_v6, source.address) == (is_v6, address) && source.ports.contains(port);
-    !by_protocol[protocol.index() as usize].iter().any(is_there)
+    let sources = by_protocol[protocol.index() as usize].as_ref();
+    sources.is_some_and(|sources| !sources.iter().any(is_there))
 }
 
 #[cfg(test)]
@@ -145,8 +164,8 @@ mod tests {
         let list =
             |last: &[u8]| staying(&last.iter().map(|&last| (address_v4(last), 80)).collect::<Vec<_>>());
         let backends = Backends::default();
-        assert!(backends.set(3, Some(&list(&[2]))) && !backends.set(3, Some(&list(&[2]))));
-        assert!(!backends.set(4, None));
+        assert!(backends.set(3, Some(&list(&[2])), false) && !backends.set(3, Some(&list(&[2])), false));
+        assert!(!backends.set(4, None, false));
         let mut gone = Gone::begin(&backends, SECRET);
         let over = FlowFlags::EGRESS.with(FlowFlags::CLOSED);
         for (rule, backend, flags) in [
@@ -161,7 +180,7 @@ mod tests {
             gone.meet(&key, &half);
         }
         // during the walk the name gets another address
-        assert!(backends.set(3, Some(&list(&[2, 8]))));
+        assert!(backends.set(3, Some(&list(&[2, 8])), false));
         assert_eq!(gone.left(&backends), HashMap::from([(3, vec![half(3, 7, FlowFlags::EGRESS).0])]));
     }
 
@@ -169,7 +188,7 @@ mod tests {
     fn two_ports_of_one_address_are_told_apart() {
         let backends = Backends::default();
         let both = [(address_v4(2), 80), (address_v4(2), 81)];
-        backends.set(3, Some(&staying(&both[..1])));
+        backends.set(3, Some(&staying(&both[..1])), false);
         let mut gone = Gone::begin(&backends, SECRET);
         for port in [80, 81] {
             let (key, half) = half_at(3, (2, port), FlowFlags::EGRESS);
@@ -180,9 +199,23 @@ mod tests {
     }
 
     #[test]
+    fn datagrams_that_have_a_tunnel_go_nowhere_else() {
+        let backends = Backends::default();
+        assert!(backends.set(3, None, true) && !backends.set(3, None, true));
+        let mut gone = Gone::begin(&backends, SECRET);
+        let (tcp, entry) = half(3, 7, FlowFlags::EGRESS);
+        let ports = Ports::new(Port::new(80), Port::new(5000));
+        let udp = FlowKey::new(tcp.source(), tcp.destination(), ports, Protocol::Udp);
+        gone.meet(&tcp, &entry);
+        gone.meet(&udp, &entry);
+        assert_eq!(gone.left(&backends), HashMap::from([(3, vec![udp])]));
+        assert!(backends.set(3, None, false));
+    }
+
+    #[test]
     fn of_ipv6_addresses_too() {
         let backends = Backends::default();
-        backends.set(3, Some(&staying(&[(address_v6(2).into(), 80)])));
+        backends.set(3, Some(&staying(&[(address_v6(2).into(), 80)])), false);
         let mut gone = Gone::begin(&backends, SECRET);
         for backend in [2, 7] {
             let (key, half) = half_v6(3, backend);

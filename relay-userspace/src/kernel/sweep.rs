@@ -6,6 +6,7 @@
 mod findings;
 
 use std::collections::HashMap;
+use std::net::Ipv6Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use nix::time::{ClockId, clock_gettime};
 use relay_common::choice::EndpointUsage;
 use relay_common::digest::{Digest, Secret};
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
-use relay_common::net::Protocol;
+use relay_common::net::{Protocol, ipv6_from_wire};
 use relay_common::rule::{Numbered, RuleEntry};
 use relay_common::settings::{Settings, SweepRequest};
 use relay_common::usage::Usage;
@@ -81,6 +82,13 @@ impl Others {
         settings
             .map(|settings| settings.secret)
             .map_err(|error| Unavailable(format!("map {}: {error}", names::SETTINGS)))
+    }
+
+    /// The IPv6 address with this number.
+    pub fn address(&self, number: u32) -> Ipv6Addr {
+        self.numbered
+            .get(&number, 0)
+            .map_or(Ipv6Addr::UNSPECIFIED, |numbered| ipv6_from_wire(numbered.address))
     }
 
     fn digest(&self, number: u32) -> Digest {
@@ -149,7 +157,7 @@ impl Sweeper {
         let deleted = self.run(SweepRequest::DELETE, &marked)?;
         let mut census = Census { deleted, ..Census::default() };
         let mut walk = Findings {
-            now: self.now()?,
+            now: ticks_now(self.hz)?,
             rules: HashMap::new(),
             pairs: self.rounds.is_multiple_of(PAIRING).then(Pairs::default),
             idle: Vec::new(),
@@ -186,17 +194,6 @@ impl Sweeper {
         Ok(())
     }
 
-    /// The programs' clock, in ticks.
-    fn now(&self) -> Result<u32, Unavailable> {
-        // the monotonic clock and jiffies start together, but for 300 s that jiffies are set back by
-        let up = uptime()?;
-        let hz = u64::from(self.hz);
-        let seconds = up.tv_sec().cast_unsigned();
-        let since_boot = seconds * hz + up.tv_nsec().cast_unsigned() * hz / 1_000_000_000;
-        let jiffies = ((1u64 << 32) - 300 * hz).wrapping_add(since_boot);
-        Ok((jiffies >> tick::shift(self.hz)) as u32)
-    }
-
     /// Hands keys to the sweep program; returns how many flows it acted on.
     fn run(&self, mode: u32, keys: &[FlowKey]) -> Result<u64, Unavailable> {
         self.run_for(0, mode, keys)
@@ -215,6 +212,17 @@ impl Sweeper {
         }
         Ok(acted)
     }
+}
+
+/// The programs' clock, in ticks.
+pub(super) fn ticks_now(hz: u32) -> Result<u32, Unavailable> {
+    // the monotonic clock and jiffies start together, but for 300 s that jiffies are set back by
+    let up = uptime()?;
+    let wide = u64::from(hz);
+    let seconds = up.tv_sec().cast_unsigned();
+    let since_boot = seconds * wide + up.tv_nsec().cast_unsigned() * wide / 1_000_000_000;
+    let jiffies = ((1u64 << 32) - 300 * wide).wrapping_add(since_boot);
+    Ok((jiffies >> tick::shift(hz)) as u32)
 }
 
 fn uptime() -> Result<TimeSpec, Unavailable> {

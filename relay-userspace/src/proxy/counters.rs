@@ -1,7 +1,9 @@
 //! What the user plane counts for a rule: shared by all its workers, read by the API.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use super::roster::{Entry, Live, Roster};
 
 /// Why a session was refused or cut short. The names are the API's and the metrics'.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -68,10 +70,12 @@ pub enum Refusal {
     FlowOver,
     /// The other end of a tunnel sent what is no frame of datagrams.
     UdpFrames,
+    /// A client whose stream was in a connection of many that broke off.
+    TunnelLost,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::NoBackend,
         Self::BackendRefused,
         Self::BackendTimeout,
@@ -103,6 +107,7 @@ impl Refusal {
         Self::TunnelFull,
         Self::FlowOver,
         Self::UdpFrames,
+        Self::TunnelLost,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -138,6 +143,7 @@ impl Refusal {
             Self::TunnelFull => "tunnel_full",
             Self::FlowOver => "flow_over",
             Self::UdpFrames => "udp_frames",
+            Self::TunnelLost => "tunnel_lost",
         }
     }
 }
@@ -196,6 +202,10 @@ pub struct Counters {
     refused: OnceLock<Box<[AtomicU64; Refusal::ALL.len()]>>,
     /// Sessions whose backend's address was the rule's no more, and that nobody has been told of.
     lost: AtomicU64,
+    /// From the first session on: most rules never have one.
+    roster: OnceLock<Box<Roster>>,
+    /// Tunnels for datagrams to backends, which there may be no more of than so many.
+    pub carriers: AtomicUsize,
 }
 
 impl Counters {
@@ -236,10 +246,15 @@ impl Counters {
         self.lost.swap(0, Ordering::Relaxed)
     }
 
-    /// Counts a session, which is active until the guard is dropped.
-    pub fn begin(&self) -> Active<'_> {
+    /// Sessions that can be seen.
+    pub fn roster(&self) -> &Roster {
+        self.roster.get_or_init(Box::default)
+    }
+
+    /// Counts a session, which is active, and can be seen, until what this returns is dropped.
+    pub fn begin(self: &Arc<Self>, live: Live) -> Active {
         self.enter();
-        Active(self)
+        Active { counters: self.clone(), entry: Entry::new(self, live) }
     }
 
     /// As [`Self::begin`], for who keeps the balance with [`Self::leave`].
@@ -255,10 +270,19 @@ impl Counters {
 
 /// A session under way.
 #[derive(Debug)]
-pub struct Active<'a>(&'a Counters);
+pub struct Active {
+    counters: Arc<Counters>,
+    entry: Entry,
+}
 
-impl Drop for Active<'_> {
+impl Active {
+    pub const fn live(&self) -> &Arc<Live> {
+        self.entry.live()
+    }
+}
+
+impl Drop for Active {
     fn drop(&mut self) {
-        self.0.leave();
+        self.counters.leave();
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit};
 
 /// How many they leave, or a sixteenth of a small number.
@@ -26,6 +27,11 @@ pub fn check(new: &impl AsRawFd) -> io::Result<()> {
 pub fn check_plenty(new: &impl AsRawFd) -> io::Result<()> {
     let number = usize::try_from(new.as_raw_fd()).unwrap_or(0);
     if number < limit() / 2 { Ok(()) } else { Err(Errno::EMFILE.into()) }
+}
+
+/// The same before there is one: what would be given up at once is not begun.
+pub fn are_plenty() -> io::Result<()> {
+    check_plenty(&EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)?)
 }
 
 fn sessions_end_at(limit: usize) -> usize {

@@ -26,6 +26,8 @@ pub struct Service {
     /// Where its UDP sessions are told of.
     pub kept: Arc<Kept>,
     target: RwLock<Arc<Target>>,
+    /// Grows with every change of that.
+    edition: AtomicU64,
     /// UDP sessions under way, of all workers.
     clients: AtomicU64,
     /// Sockets that connections are accepted from.
@@ -99,6 +101,7 @@ impl Service {
             log,
             kept: Arc::default(),
             target: RwLock::new(Arc::new(target)),
+            edition: AtomicU64::new(0),
             clients: AtomicU64::new(0),
             open: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
@@ -171,5 +174,11 @@ impl Service {
 
     pub fn retarget(&self, target: Target) {
         *self.target.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(target);
+        self.edition.fetch_add(1, Ordering::Release);
+    }
+
+    /// Another number after every change of the target.
+    pub fn edition(&self) -> u64 {
+        self.edition.load(Ordering::Acquire)
     }
 }

@@ -67,11 +67,11 @@ async fn accept(
     sessions: &mut JoinSet<()>,
 ) {
     let (port, inherited) = (acceptor.port(), acceptor.keepalive());
-    let watched = phase.clone();
+    let orders = phase.clone();
     let begin = |sessions: &mut JoinSet<()>, (client, address)| {
         // the rule may say something else since its listener was opened
         socket::probe_anew(&client, inherited, service.target().timeouts.keepalive);
-        drop(sessions.spawn(session::run(client, address, port, service.clone(), watched.clone())))
+        drop(sessions.spawn(session::run(client, address, port, service.clone(), orders.clone())))
     };
     let mut over = pin!(phase.wait_for(|phase| *phase != Phase::Serve));
     let next = loop {

@@ -7,12 +7,15 @@
 mod book;
 mod buffer;
 pub mod datagrams;
+mod exchange;
 mod fault;
 mod handshake;
 mod layers;
+mod mux;
 mod pump;
 pub mod purpose;
 mod spares;
+mod stream;
 pub mod tls;
 mod unread;
 mod watch;
@@ -22,8 +25,11 @@ pub use self::book::{News, Tunnels};
 pub use self::fault::Fault;
 pub use self::handshake::{Acceptor, Beginning, Connector};
 
+pub(super) use self::exchange::{Exchange, Road};
 pub(super) use self::handshake::{Opening, part};
 pub(super) use self::layers::Layers;
+pub(super) use self::mux::{Alone, Exit, MuxStream};
 pub(super) use self::pump::{Side, TunnelPump};
-pub(super) use self::spares::{By, Open, Place, Spare, Wanted};
+pub(super) use self::spares::{By, Due, Open, Place, Spare, Wanted};
 pub use self::spares::{Held, Spares};
+pub(super) use self::stream::TunnelStream;

@@ -27,7 +27,7 @@ use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdRegisterError};
 use tokio::sync::watch;
 
-pub(super) use self::inward::serve as serve_tunnel;
+pub(super) use self::inward::{Entered, serve as serve_tunnel};
 use self::relay::{Left, Relay};
 pub use self::shared::serve as serve_shared;
 use self::socket::Replies;

@@ -12,8 +12,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use self::datagram::{Question, ask};
+use self::payload::Line;
 use super::proxy_protocol::{self, Header, Origin};
 use super::tcp::socket::Leg;
+use super::tunnel::purpose::Purpose;
 use crate::rule::{Connect, ConnectTunnel, Timeouts};
 
 /// Where a backend is reached, and by what.
@@ -49,6 +51,8 @@ pub enum Stage {
     Proxy,
     Tls,
     Websocket,
+    /// Streams of many clients in it.
+    Mux,
     /// What lies within all that.
     Payload,
     Udp,
@@ -78,6 +82,7 @@ impl Stage {
             Self::Proxy => "proxy",
             Self::Tls => "tls",
             Self::Websocket => "websocket",
+            Self::Mux => "mux",
             Self::Payload => "payload",
             Self::Udp => "udp",
         }
@@ -115,10 +120,32 @@ impl Step {
 /// Goes the way of a TCP session to a backend, as far as it leads.
 pub async fn walk(way: Way<'_>) -> Vec<Step> {
     let mut steps = Vec::new();
+    if let Some(line) = open(way, Purpose::Session, &mut steps).await {
+        let begun = Instant::now();
+        steps.push(payload::listen(line, way).await.since(begun));
+    }
+    steps
+}
+
+/// Goes the way of datagrams that a tunnel carries, as far as there is somebody who takes them.
+pub async fn walk_for_datagrams(way: Way<'_>) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if let Some(line) = open(way, Purpose::Datagrams, &mut steps).await {
+        line.end().await;
+        steps.push(Step::passed(Stage::Udp, "the other end takes datagrams through the tunnel"));
+    }
+    steps
+}
+
+/// Connects, and opens what the rule wraps connections in. `None`: it came to nothing, and the last step says why.
+async fn open(way: Way<'_>, purpose: Purpose, steps: &mut Vec<Step>) -> Option<Line> {
     let begun = Instant::now();
     let stream = match dial::dial(way).await {
         Ok(stream) => stream,
-        Err(step) => return vec![step.since(begun)],
+        Err(step) => {
+            steps.push(step.since(begun));
+            return None;
+        }
     };
     steps.push(Step::passed(Stage::Connect, "connected").since(begun));
     let leg = Leg::new(stream);
@@ -127,16 +154,10 @@ pub async fn walk(way: Way<'_>) -> Vec<Step> {
         let text = format!("a header of version {} (of our own: LOCAL) goes ahead", version.number());
         steps.push(Step::passed(Stage::Proxy, text));
     }
-    let line = match way.tunnel {
-        None => payload::Line::plain(leg, header),
-        Some(tunnel) => match wrap::wrap(way, tunnel, leg, &header, &mut steps).await {
-            Some(line) => line,
-            None => return steps,
-        },
-    };
-    let begun = Instant::now();
-    steps.push(payload::listen(line, way).await.since(begun));
-    steps
+    match way.tunnel {
+        None => Some(Line::plain(leg, header)),
+        Some(tunnel) => wrap::wrap(way, (tunnel, purpose), leg, &header, steps).await,
+    }
 }
 
 /// What a backend is sent first, if the rule says so.

@@ -49,6 +49,7 @@ fn rule(planned: &PlannedRule, facts: &FactBook) -> Arc<DesiredRule> {
         user: planned.user.clone(),
         shares: facts.holder.shares(&planned.rule.name),
         backends: planned.backends.clone(),
+        wraps_udp: planned.rule.udp_needs_relayd().is_some(),
     })
 }
 

@@ -30,6 +30,7 @@ use crate::api::server;
 use crate::config::files::Config;
 use crate::config::settings::{Hook, Settings};
 use crate::connections::ConnectionLog;
+use crate::kernel::flows::FlowReader;
 use crate::kernel::meter::Meter;
 use crate::kernel::sweep::Sweeper;
 use crate::kernel::{Dataplane, Desired, Options, Unavailable};
@@ -252,6 +253,7 @@ fn start_census(state: &mut State) -> Option<watch::Receiver<u64>> {
     let kernel = state.kernel.as_ref().ok()?;
     let meter = Meter::open(kernel.pins());
     let sweeper = Sweeper::open(kernel);
+    state.shared.flow_seeker.set(Some(FlowReader::new(kernel)));
     match meter {
         Ok(meter) => state.shared.set_meter(Some(meter)),
         Err(error) => tracing::error!("no counters: {error}"),

@@ -26,7 +26,7 @@ use crate::proxy::pool::{Ends, Failure, Pool};
 use crate::proxy::service::{Phase, Service, Target};
 use crate::proxy::tcp::Entrance;
 use crate::proxy::workers::{Listening, Workers};
-use crate::rule::{Listener, RuleName};
+use crate::rule::{Listener, Rule, RuleName};
 
 /// The user plane as it runs.
 #[derive(Debug)]
@@ -298,7 +298,7 @@ impl Served {
             self.open[claim].phase.send_replace(Phase::Drain);
         }
         for claim in &gone {
-            self.leave(name, claim, holder, until);
+            self.leave(&planned.rule, claim, holder, until);
         }
         self.open.retain(|claim, open| {
             let stays = !wanted.contains_key(claim) || open.socket == holder.inode(name, claim);
@@ -400,14 +400,17 @@ impl Served {
         Some(Ok(Open { service, phase, socket: holder.inode(name, claim) }))
     }
 
-    /// Gives up a port that drains; its sessions go on.
-    fn leave(&mut self, name: &RuleName, claim: &Claim, holder: &mut Holder, until: Instant) {
+    /// Gives up a port that drains; its sessions go on, but not beside a tunnel that the rule has now for datagrams.
+    fn leave(&mut self, rule: &Rule, claim: &Claim, holder: &mut Holder, until: Instant) {
         let Some(open) = self.open.get(claim) else { return };
+        let name = &rule.name;
+        let is_wrapped = open.service.target().connect.sends_datagrams();
+        let is_in_clear = rule.accept.takes_datagrams() || (rule.connect.sends_datagrams() && !is_wrapped);
         if claim.protocol == Protocol::Tcp {
             // it resets those who wait, whom the workers take in first
             open.service.await_closed(until);
             holder.shut(name, claim);
-        } else if holder.is_passed_on(name, claim) {
+        } else if is_in_clear || holder.is_passed_on(name, claim) {
             // every socket on the port gets a share of all clients, the other rule's too
             open.phase.send_replace(Phase::End);
             holder.shut(name, claim);

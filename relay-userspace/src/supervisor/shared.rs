@@ -11,6 +11,7 @@ use super::backends::Roll;
 use super::census::CensusTaker;
 use super::change::complain;
 use super::command::{Action, Command, Reply};
+use super::flows::FlowSeeker;
 use super::legs;
 use super::names::{FIRST_ANSWERS, Upkeep};
 use super::serving::{CountersByRule, PoolsByRule};
@@ -79,6 +80,7 @@ pub struct Shared {
     pub ledgers: Ledgers,
     /// Of the host, for counters that begin anew with it.
     boot: Arc<str>,
+    pub flow_seeker: FlowSeeker,
     pub commands: mpsc::Sender<Command>,
     pub events: broadcast::Sender<EventView>,
     started: Instant,
@@ -108,6 +110,7 @@ impl Shared {
             census: CensusTaker::default(),
             ledgers: Ledgers::default(),
             boot: boot::id().into(),
+            flow_seeker: FlowSeeker::default(),
             commands,
             events: broadcast::channel(EVENT_BACKLOG).0,
             started: Instant::now(),

@@ -14,6 +14,7 @@ use crate::net::resolve::Book;
 use crate::plan::{Carriage, Fault, PlannedRule};
 use crate::proxy::tunnel::tls::{Certificate, ServerTls};
 use crate::proxy::walk::{self, Outcome, Question, Stage, Step, Way};
+use crate::rule::tunnel::UdpOver;
 use crate::rule::{AcceptTls, Backend, CheckKind, ConnectTunnel, Host, Identity, Rule, RuleName};
 use relay_common::net::Protocol;
 
@@ -194,19 +195,27 @@ impl Walker {
 
     async fn address(&self, backend: &Backend, address: SocketAddr) -> Vec<Step> {
         let rule = &*self.planned.rule;
+        let way = Way {
+            address,
+            host: &backend.host.to_string(),
+            connect: &rule.connect,
+            timeouts: &rule.timeouts,
+            tunnel: self.tunnel.as_ref(),
+        };
         let mut steps = Vec::new();
         if rule.protocols.has(Protocol::Tcp) {
-            let way = Way {
-                address,
-                host: &backend.host.to_string(),
-                connect: &rule.connect,
-                timeouts: &rule.timeouts,
-                tunnel: self.tunnel.as_ref(),
-            };
             steps = walk::walk(way).await;
         }
-        if rule.protocols.has(Protocol::Udp) {
-            steps.push(datagram(rule, address).await);
+        if !rule.protocols.has(Protocol::Udp) {
+            return steps;
+        }
+        match self.tunnel.as_ref().and_then(|tunnel| tunnel.udp_over) {
+            Some(UdpOver::Tunnel) if steps.is_empty() => steps = walk::walk_for_datagrams(way).await,
+            // what keeps sessions out of the tunnel keeps datagrams out as well, and has been said
+            Some(UdpOver::Tunnel)
+                if steps.iter().any(|step| step.is_failed() && step.stage != Stage::Payload) => {}
+            Some(UdpOver::Tunnel) => steps.extend(walk::walk_for_datagrams(way).await.pop()),
+            Some(UdpOver::Plain) | None => steps.push(datagram(rule, address).await),
         }
         steps
     }

@@ -6,10 +6,11 @@ use harness::farm::{Farm, Visit, address};
 use harness::kaminari::Kaminari;
 use harness::traffic::{Client, tcp_server};
 use harness::within;
+use harness::world::RELAY;
 
 use super::{
-    BACKEND, LIMIT, TRANSPORTS, accept, connect, dial, drops, enter, entries, exits, is_clean, own, ports,
-    rule, start, world,
+    BACKEND, LIMIT, TRANSPORTS, accept, connect, dial, drops, entries, exits, is_clean, own, ports, rule,
+    start, world,
 };
 
 /// Whatever is wrong with the first backend, sessions get the second: nobody listens, it is closed at once, it speaks
@@ -82,6 +83,34 @@ fn another_backend_when_a_tunnel_breaks_off() {
     }
 }
 
+/// By TLS 1.3 a server turns a client's certificate away, or misses it, when that believes to be in.
+#[test]
+fn another_backend_when_a_certificate_is_missed() {
+    let (world, _authority) = world();
+    let _server = tcp_server(&world.backend, 80);
+    let mut rules = exits("", "");
+    for (port, transport) in [(8000, "tls"), (8001, "wss")] {
+        let to = format!("[{}, {}]", own(port + 1000), own(ports(transport).1));
+        for (name, port, more) in [("", port, ""), ("pool-", port + 100, "pool = 2")] {
+            let leg = connect(transport, more) + "balance = \"first\"\ncheck = \"passive\"\n";
+            rules += &rule(&format!("in-{name}{transport}"), port, &to, &leg);
+        }
+        let strict = accept(transport, "client_ca = \"ca.pem\"");
+        rules += &rule(&format!("strict-{transport}"), port + 1000, BACKEND, &strict);
+    }
+    let daemon = start(&world, &rules);
+    for (port, transport) in [(8000, "tls"), (8001, "wss")] {
+        for (name, port) in [("", port), ("pool-", port + 100)] {
+            for _ in 0..3 {
+                let client = dial(&world, port);
+                client.upload(10_000).unwrap_or_else(|error| panic!("{name}{transport}: {error}"));
+            }
+            let failures = daemon.ctl.rule(&format!("in-{name}{transport}"))["to"][0]["tcp"].clone();
+            assert_ne!(failures["state"], "up", "{name}{transport}: {failures}");
+        }
+    }
+}
+
 /// Choice and health look through tunnels: both ends of two of them.
 #[test]
 fn balanced_between_two_exits() {
@@ -119,7 +148,9 @@ fn limits_hold() {
         start(&world, &[entries("", ""), exits("", "limit = { connections_per_ip = 2 }\n")].concat());
     for transport in TRANSPORTS {
         let rule = format!("out-{transport}");
-        let open = || enter(&world, transport).start_echo();
+        // who is refused may be reset before connect(2) is over
+        let open =
+            || Client::connect(&world.client, (RELAY, ports(transport).0)).and_then(Client::start_echo);
         let (mut one, two) = (open().expect("the first"), open().expect("the second"));
         open().expect_err("one too many");
         let is_counted = || drops(&daemon.ctl, &rule, "limit_connections_per_ip") == 1;

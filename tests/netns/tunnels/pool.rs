@@ -1,5 +1,6 @@
 //! Tunnels that are held open for clients to come (`connect.pool`).
 
+use std::net::Ipv4Addr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -134,6 +135,33 @@ fn ends_of_tunnels_just_taken_go_unnoticed() {
         }
         is_clean(&daemon.ctl, "in");
         assert_eq!(daemon.ctl.counter("in", "/flows/total"), 2);
+    }
+}
+
+/// A host has gone while a tunnel to it waited, and nobody says so.
+#[test]
+fn hosts_that_have_gone_without_a_word() {
+    const GONE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 3);
+    const QUICK: &str = "balance = \"first\"\ncheck = \"passive\"\ntimeout = { connect = \"1s\" }\n";
+    let (world, _authority) = world();
+    let _server = tcp_server(&world.backend, 80);
+    world.backend.add_address("backend", GONE, 24);
+    let mut rules = exits("", "");
+    for (port, transport) in (8000..).zip(TRANSPORTS) {
+        let exit = ports(transport).1;
+        Hop::start(&world.backend, port, exit, Duration::ZERO, None);
+        let to = format!("[\"{GONE}:{port}\", {}]", own(exit));
+        let leg = [super::connect(transport, "pool = 1").as_str(), QUICK].concat();
+        rules += &rule(&format!("in-{transport}"), port, &to, &leg);
+    }
+    let daemon = start(&world, &rules);
+    TRANSPORTS.iter().for_each(|transport| holds(&daemon.ctl, &format!("in-{transport}"), 1));
+    world.backend.delete_address("backend", GONE);
+    for (port, transport) in (8000..).zip(TRANSPORTS) {
+        let begun = Instant::now();
+        dial(&world, port).upload(10_000).unwrap_or_else(|error| panic!("{transport}: {error}"));
+        assert!(begun.elapsed() < Duration::from_secs(6), "{transport}: {:?}", begun.elapsed());
+        assert_eq!(pool(&daemon.ctl, &format!("in-{transport}")).1, 1, "{transport}: it got one");
     }
 }
 

@@ -4,9 +4,12 @@ use std::io::{ErrorKind, Read as _};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::traffic::{Client, tcp_server};
+use harness::datagrams::Datagrams;
+use harness::traffic::{Client, tcp_server, udp_server};
+use harness::world::RELAY;
 use harness::{World, within};
 
+use super::datagrams::{THROUGH, with_udp};
 use super::hop::Hop;
 use super::{LIMIT, TRANSPORTS, enter, entries, exits, is_clean, kaminari, ports, start, world};
 
@@ -14,9 +17,9 @@ const ASKED: &str = "timeout = { keepalive = { idle = \"1s\", interval = \"1s\",
 /// So many seconds of silence, and a connection is forgotten on its way.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Both ends, with a hop between them by each WebSocket.
-fn with_hops(world: &World, patience: Option<Duration>, lines: &str) -> (String, Vec<Hop>) {
-    let mut rules = [entries("", lines), exits("", lines)].concat();
+/// Both ends, with a hop between them by each WebSocket. `more`: further keys of their legs.
+fn with_hops(world: &World, patience: Option<Duration>, more: &str) -> (String, Vec<Hop>) {
+    let mut rules = [entries(more, ASKED), exits(more, ASKED)].concat();
     let mut hops = Vec::new();
     for transport in ["ws", "wss"] {
         let exit = ports(transport).1;
@@ -30,7 +33,7 @@ fn with_hops(world: &World, patience: Option<Duration>, lines: &str) -> (String,
 fn silent_sessions_are_not_forgotten_on_their_way() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
-    let (rules, _hops) = with_hops(&world, Some(PATIENCE), ASKED);
+    let (rules, _hops) = with_hops(&world, Some(PATIENCE), "");
     let daemon = start(&world, &rules);
     let mut clients = ["ws", "wss"].map(|transport| enter(&world, transport).start_echo().expect("echo"));
     thread::sleep(3 * PATIENCE);
@@ -41,10 +44,26 @@ fn silent_sessions_are_not_forgotten_on_their_way() {
 }
 
 #[test]
+fn silent_tunnels_for_datagrams_are_not_forgotten_on_their_way() {
+    let (world, _authority) = world();
+    let _server = udp_server(&world.backend, 80);
+    let (rules, _hops) = with_hops(&world, Some(PATIENCE), THROUGH);
+    let daemon = start(&world, &with_udp(&rules));
+    let clients = ["ws", "wss"].map(|transport| Datagrams::new(&world.client, (RELAY, ports(transport).0)));
+    clients.iter().for_each(|client| client.echo(b"question").expect("an echo"));
+    let begun =
+        || ["ws", "wss"].map(|transport| daemon.ctl.counter(&format!("out-{transport}"), "/flows/total"));
+    let before = begun();
+    thread::sleep(3 * PATIENCE);
+    clients.iter().for_each(|client| client.echo(b"still here").expect("an echo"));
+    assert_eq!(begun(), before, "by the same tunnels");
+}
+
+#[test]
 fn who_has_gone_without_a_word_is_found() {
     let (world, _authority) = world();
     let _server = tcp_server(&world.backend, 80);
-    let (rules, hops) = with_hops(&world, None, ASKED);
+    let (rules, hops) = with_hops(&world, None, "");
     let daemon = start(&world, &rules);
     let clients = ["ws", "wss"].map(|transport| enter(&world, transport).start_echo().expect("echo"));
     // both ends have been asked and have answered

@@ -6,6 +6,7 @@ use harness::traffic::tcp_server;
 use harness::{Ctl, World};
 use serde_json::{Value, json};
 
+use super::datagrams::{THROUGH, with_udp};
 use super::{
     BACKEND, HOST, TRANSPORTS, accept, both_ends, connect, drops, is_clean, own, ports, rule, start, world,
 };
@@ -155,6 +156,9 @@ fn tunnels_that_do_not_match() {
             "{name}: {step}"
         );
         assert_eq!(step["options"][0], wrong.option, "{name}: {step}");
+        if wrong.name == "wss-to-tls" {
+            assert_eq!(step["options"][2], "connect.transport", "{step}");
+        }
         is_clean(&daemon.ctl, &name);
     }
     let served = std::fs::read_to_string(world.folder().join("server.pem")).expect("a file");
@@ -167,6 +171,36 @@ fn tunnels_that_do_not_match() {
         "the server's side says so, too: {}",
         said.out
     );
+}
+
+/// Datagrams that go through a tunnel need an end that takes them.
+#[test]
+fn datagrams_through_tunnels() {
+    let (world, _authority) = world();
+    let _server = tcp_server(&world.backend, 80);
+    let mut rules = String::new();
+    for (port, transport) in (8000..).step_by(10).zip(TRANSPORTS) {
+        let leg = connect(transport, THROUGH);
+        let both = |rules: String| with_udp(&rules);
+        rules += &both(rule(&format!("both-{transport}"), port, &own(port + 1000), &leg));
+        rules +=
+            &both(rule(&format!("taken-{transport}"), port + 1000, BACKEND, &accept(transport, THROUGH)));
+        let udp = rule(&format!("udp-{transport}"), port + 1, &own(port + 1001), &leg);
+        rules += &udp.replace("\"tcp\"", "\"udp\"");
+        rules += &rule(&format!("strict-{transport}"), port + 1001, BACKEND, &accept(transport, ""));
+    }
+    let daemon = start(&world, &rules);
+    for transport in TRANSPORTS {
+        let (steps, code) = walk(&daemon.ctl, &format!("both-{transport}"));
+        assert_eq!((code, names(&steps).last()), (0, Some(&"udp")), "{steps:?}");
+        let failed = failure(&daemon.ctl, &format!("udp-{transport}"));
+        assert_eq!(
+            (&failed["step"], &failed["code"]),
+            (&json!("udp"), &json!("tunnel_unwilling")),
+            "{failed}"
+        );
+        assert_eq!(failed["options"][0], "connect.udp_over", "{failed}");
+    }
 }
 
 /// What is no tunnel's fault: nobody there, nobody who answers, nobody behind the other end.

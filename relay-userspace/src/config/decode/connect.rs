@@ -100,11 +100,14 @@ fn tunnel(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems
     (transport != Transport::Plain).then_some(tunnel)
 }
 
+/// Whether many clients share a connection. Who comes in with others cannot be announced ahead of the tunnel.
 fn mux(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Problems) -> bool {
     let node = fields.peek("mux");
     let mux = tcp_switch(fields, "mux", protocols, problems);
-    if let (true, Some(node)) = (mux, node) {
-        problems.at(node, &fields.subject_of("mux"), format!("{} is not built yet", node.shown()), None);
+    if let (true, Some(node), Some(_)) = (mux, node, fields.peek("proxy_protocol")) {
+        let message = "many clients share a connection, and `proxy_protocol` names one ahead of it";
+        let help = "leave out `mux`, or `proxy_protocol`";
+        problems.at(node, &fields.subject_of("mux"), message, Some(help));
     }
     mux
 }

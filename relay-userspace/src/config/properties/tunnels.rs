@@ -99,15 +99,11 @@ prop_compose! {
 }
 
 pub fn connect() -> BoxedStrategy<ConnectTunnel> {
-    let both = (connect_tls(), connect_ws()).prop_map(|(tls, ws)| ConnectTunnel {
-        tls: Some(tls),
-        ws: Some(ws),
-        udp_over: None,
-        mux: false,
-    });
-    let tls =
-        connect_tls().prop_map(|tls| ConnectTunnel { tls: Some(tls), ws: None, udp_over: None, mux: false });
-    let ws =
-        connect_ws().prop_map(|ws| ConnectTunnel { tls: None, ws: Some(ws), udp_over: None, mux: false });
-    prop_oneof![both.boxed(), tls.boxed(), ws.boxed()].boxed()
+    let both = (connect_tls(), connect_ws()).prop_map(|(tls, ws)| (Some(tls), Some(ws)));
+    let tls = connect_tls().prop_map(|tls| (Some(tls), None));
+    let ws = connect_ws().prop_map(|ws| (None, Some(ws)));
+    let layers = prop_oneof![both.boxed(), tls.boxed(), ws.boxed()];
+    (layers, any::<bool>())
+        .prop_map(|((tls, ws), mux)| ConnectTunnel { tls, ws, udp_over: None, mux })
+        .boxed()
 }

@@ -17,6 +17,9 @@ use crate::proxy::tunnel::{Beginning, Connector, Fault};
 const PIECE: usize = 4096;
 /// The longest that the other end's half of a handshake may be: certificates and a head.
 const MOST: usize = 128 * 1024;
+/// How many pieces of what the other end has sent besides are taken off it at the end. Who streams on gets a reset: the
+/// thread has others to ask.
+const LAST_PIECES: usize = 16;
 
 /// A tunnel that is being opened.
 pub(in crate::health) struct Tunnelling {
@@ -175,7 +178,9 @@ impl Tunnelling {
         // whoever does not take it now needs none
         _ = self.outgoing.send(&mut self.socket);
         // what nobody has read would make a reset of the end
-        while self.socket.read(&mut [0; PIECE]).is_ok_and(|length| length > 0) {}
+        let mut piece = [0; PIECE];
+        let is_more = |_: &usize| self.socket.read(&mut piece).is_ok_and(|length| length > 0);
+        _ = (0..LAST_PIECES).take_while(is_more).count();
     }
 }
 

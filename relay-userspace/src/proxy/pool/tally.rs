@@ -124,13 +124,15 @@ pub struct Lease {
     tally: Arc<Tally>,
     protocol: Protocol,
     index: u16,
+    /// The backend has answered, and has not taken it back.
+    has_answered: AtomicBool,
 }
 
 impl Lease {
     pub(super) fn new(tally: Arc<Tally>, protocol: Protocol, index: usize) -> Self {
         // there are as many backends as a table can name
         let index = u16::try_from(index).unwrap_or(u16::MAX);
-        let lease = Self { tally, protocol, index };
+        let lease = Self { tally, protocol, index, has_answered: AtomicBool::new(false) };
         lease.counts().active.fetch_add(1, Ordering::Relaxed);
         lease
     }
@@ -158,11 +160,12 @@ impl Lease {
     /// The backend answers.
     pub fn answer(&self) {
         self.counts().answered.fetch_add(1, Ordering::Relaxed);
+        self.has_answered.store(true, Ordering::Relaxed);
     }
 
     /// The backend failed the session.
     pub fn fail(&self, signal: Signal) {
-        if signal == Signal::Reset {
+        if signal == Signal::Reset && self.has_answered.swap(false, Ordering::Relaxed) {
             // it was connected, which is all the answer there was
             self.counts().answered.fetch_sub(1, Ordering::Relaxed);
         }

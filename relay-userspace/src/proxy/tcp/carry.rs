@@ -12,6 +12,7 @@ use tokio::time::{Instant, Sleep};
 use super::pump::SIDES;
 use super::socket::{Leg, probe};
 use crate::proxy::ending::Ending;
+use crate::proxy::roster::Live;
 use crate::rule::Timeouts;
 
 /// How often to look whether a side has everything, before it is reset.
@@ -49,6 +50,7 @@ pub trait Carry {
 pub async fn carry(
     legs: [&Leg; 2],
     pump: &mut impl Carry,
+    live: &Live,
     timeouts: &Timeouts,
     mut timer: Pin<&mut Sleep>,
 ) -> Ending {
@@ -56,33 +58,35 @@ pub async fn carry(
     let mut noticed = [false; 2];
     let mut last = Instant::now();
     let mut probed = false;
+    // what is asked may have to wait for room, which carrying sees to: after each time it is carried again
     poll_fn(|cx| {
-        let mut moved = false;
         loop {
-            if let Poll::Ready(end) = pump.poll(cx, &mut moved) {
-                return Poll::Ready(end);
+            let mut moved = false;
+            loop {
+                if let Poll::Ready(end) = pump.poll(cx, &mut moved) {
+                    return Poll::Ready(end);
+                }
+                let new = |&side: &usize| {
+                    !noticed[side] && pump.is_unwatched(side) && failures[side].as_mut().poll(cx).is_ready()
+                };
+                let Some(side) = SIDES.into_iter().find(new) else { break };
+                noticed[side] = true;
+                let error = legs[side].take_error().ok().flatten();
+                if let Poll::Ready(end) = pump.fail(side, error.as_ref()) {
+                    return Poll::Ready(end);
+                }
             }
-            let new = |&side: &usize| {
-                !noticed[side] && pump.is_unwatched(side) && failures[side].as_mut().poll(cx).is_ready()
-            };
-            let Some(side) = SIDES.into_iter().find(new) else { break };
-            noticed[side] = true;
-            let error = legs[side].take_error().ok().flatten();
-            if let Poll::Ready(end) = pump.fail(side, error.as_ref()) {
-                return Poll::Ready(end);
+            if moved {
+                last = Instant::now();
+                live.touch(last.into_std());
             }
-        }
-        if moved {
-            last = Instant::now();
-        }
-        let silence = if pump.is_half_closed() { timeouts.half_close } else { timeouts.tcp_idle };
-        let due = if pump.is_lingering() { Instant::now() + DELIVERY } else { last + silence };
-        let sooner = |asks_at: Option<time::Instant>| asks_at.map_or(due, |at| due.min(at.into()));
-        let next = sooner(pump.asks_at());
-        if timer.deadline() > next {
-            timer.as_mut().reset(next);
-        }
-        loop {
+            let silence = if pump.is_half_closed() { timeouts.half_close } else { timeouts.tcp_idle };
+            let due = if pump.is_lingering() { Instant::now() + DELIVERY } else { last + silence };
+            let sooner = |asks_at: Option<time::Instant>| asks_at.map_or(due, |at| due.min(at.into()));
+            let next = sooner(pump.asks_at());
+            if timer.deadline() > next {
+                timer.as_mut().reset(next);
+            }
             ready!(timer.as_mut().poll(cx));
             if last.elapsed() >= silence {
                 return Poll::Ready(if pump.is_half_closed() { Ending::HalfClosed } else { Ending::Idle });

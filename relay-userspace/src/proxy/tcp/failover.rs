@@ -4,6 +4,7 @@
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -29,22 +30,52 @@ const PATIENCE_WITH_TUNNELS: Duration = Duration::from_secs(3);
 
 /// A backend that has accepted a session.
 #[derive(Debug)]
-pub struct Reached {
-    pub leg: Leg,
-    /// What it is wrapped in.
-    pub tunnel: Option<Box<Opening>>,
-    /// It was held open for whoever came next.
-    pub is_spare: bool,
+pub struct Reached<T> {
+    pub to: T,
     pub lease: Lease,
     /// Who will not be tried again, this one included; kept where there are several.
     pub tried: Vec<usize>,
 }
 
+/// A connection of the session's own.
+#[derive(Debug)]
+pub struct Connected {
+    pub leg: Leg,
+    /// What it is wrapped in.
+    pub tunnel: Option<Box<Opening>>,
+    /// It was held open for whoever came next.
+    pub is_spare: bool,
+}
+
+/// What there is then, and how long a handshake's round trip has taken, in microseconds.
+pub type Dialled<T> = Result<(T, Option<u32>), Refusal>;
+
+/// What a session may have to its backend.
+pub trait Dial: Send + Sized {
+    /// Reaches the backend of this index.
+    fn dial(
+        wanted: Wanted<'_>,
+        index: usize,
+        limit: Pin<&mut Sleep>,
+    ) -> impl Future<Output = Dialled<Self>> + Send;
+}
+
+impl Dial for Connected {
+    async fn dial(wanted: Wanted<'_>, index: usize, limit: Pin<&mut Sleep>) -> Dialled<Self> {
+        let place = place(wanted, index)?;
+        let is_session = wanted.purpose == Purpose::Session;
+        match is_session.then(|| spare(wanted.target, place)).flatten() {
+            Some(connected) => Ok((connected, None)),
+            None => open(wanted.service, wanted.target, place, (wanted.purpose, wanted.header), limit).await,
+        }
+    }
+}
+
 /// Who wants a backend.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
-    pub service: &'a Service,
-    pub target: &'a Target,
+    pub service: &'a Arc<Service>,
+    pub target: &'a Arc<Target>,
     /// That the client has come in on.
     pub port: u16,
     pub client: IpAddr,
@@ -56,11 +87,11 @@ pub struct Wanted<'a> {
 
 /// A connection to a backend that has not been tried, or why there is none: what the last one said. `limit` ends the
 /// attempt at the only one there is.
-pub async fn reach(
+pub async fn reach<T: Dial>(
     wanted: Wanted<'_>,
     tried: Vec<usize>,
     limit: Pin<&mut Sleep>,
-) -> Result<Reached, Refusal> {
+) -> Result<Reached<T>, Refusal> {
     let Wanted { target, client, .. } = wanted;
     if target.ends.are_several() {
         // boxed, so that sessions of other rules need no room for it
@@ -68,7 +99,7 @@ pub async fn reach(
     }
     let index = target.ends.choose(Protocol::Tcp, client).ok_or(Refusal::NoBackend)?;
     let lease = target.ends.lease(Protocol::Tcp, index);
-    match dial(wanted, index, limit).await {
+    match T::dial(wanted, index, limit).await {
         Ok(dialled) => Ok(reached(dialled, lease, tried)),
         Err(refusal) => {
             Signal::of(refusal).into_iter().for_each(|signal| lease.fail(signal));
@@ -78,10 +109,10 @@ pub async fn reach(
 }
 
 /// The same, of several.
-async fn reach_any(wanted: Wanted<'_>, tried: Vec<usize>) -> Result<Reached, Refusal> {
+async fn reach_any<T: Dial>(wanted: Wanted<'_>, tried: Vec<usize>) -> Result<Reached<T>, Refusal> {
     let Wanted { service, target, client, .. } = wanted;
     let mut waiting = Some(target.ends.candidates(Protocol::Tcp, client, &service.gate).without(tried));
-    let mut attempts: Vec<Attempt<'_>> = Vec::new();
+    let mut attempts: Vec<Attempt<'_, T>> = Vec::new();
     let mut failure = Refusal::NoBackend;
     let patience = if target.connector.is_some() { PATIENCE_WITH_TUNNELS } else { PATIENCE };
     loop {
@@ -118,7 +149,7 @@ pub async fn renew(
     lease: Lease,
     tried: Vec<usize>,
     mut limit: Pin<&mut Sleep>,
-) -> Result<Reached, (Refusal, Vec<usize>)> {
+) -> Result<Reached<Connected>, (Refusal, Vec<usize>)> {
     let Wanted { service, target, header, purpose, .. } = wanted;
     limit.as_mut().reset(Instant::now() + target.timeouts.connect);
     let opened = match place(wanted, lease.index()) {
@@ -126,7 +157,7 @@ pub async fn renew(
         Err(refusal) => Err(refusal),
     };
     match opened {
-        Ok(Dialled { leg, tunnel, .. }) => Ok(Reached { leg, tunnel, is_spare: false, lease, tried }),
+        Ok((to, _)) => Ok(Reached { to, lease, tried }),
         Err(refusal) => {
             if Signal::of(refusal).is_some() {
                 // it has counted as an answer
@@ -137,14 +168,13 @@ pub async fn renew(
     }
 }
 
-fn reached(dialled: Dialled, lease: Lease, tried: Vec<usize>) -> Reached {
-    let Dialled { leg, round_trip, tunnel, is_spare } = dialled;
+fn reached<T>((to, round_trip): (T, Option<u32>), lease: Lease, tried: Vec<usize>) -> Reached<T> {
     lease.begin();
     lease.answer();
     if let Some(micros) = round_trip {
         lease.round_trips().backend.count(micros);
     }
-    Reached { leg, tunnel, is_spare, lease, tried }
+    Reached { to, lease, tried }
 }
 
 /// A tunnel to one backend for something else than a session.
@@ -160,26 +190,8 @@ pub async fn open_for(
     let end = target.ends.end(index).ok_or(Refusal::NoBackend)?;
     let place = (end, end.port(target.first_port, port));
     let limit = pin!(sleep(target.timeouts.connect));
-    let Dialled { leg, tunnel, .. } = open(service, target, place, (purpose, &header), limit).await?;
+    let (Connected { leg, tunnel, .. }, _) = open(service, target, place, (purpose, &header), limit).await?;
     tunnel.map(|opening| (leg, *opening)).ok_or(Refusal::BackendTunnel)
-}
-
-/// A connection, with the tunnel on it.
-pub struct Dialled {
-    pub leg: Leg,
-    /// Of its handshake, in microseconds.
-    round_trip: Option<u32>,
-    pub tunnel: Option<Box<Opening>>,
-    is_spare: bool,
-}
-
-async fn dial(wanted: Wanted<'_>, index: usize, limit: Pin<&mut Sleep>) -> Result<Dialled, Refusal> {
-    let place = place(wanted, index)?;
-    let is_session = wanted.purpose == Purpose::Session;
-    match is_session.then(|| spare(wanted.target, place)).flatten() {
-        Some(dialled) => Ok(dialled),
-        None => open(wanted.service, wanted.target, place, (wanted.purpose, wanted.header), limit).await,
-    }
 }
 
 /// A backend, and its port for a client.
@@ -189,12 +201,12 @@ fn place(wanted: Wanted<'_>, index: usize) -> Result<(&End, u16), Refusal> {
 }
 
 /// A tunnel that has been held open.
-fn spare(target: &Target, (end, port): (&End, u16)) -> Option<Dialled> {
+fn spare(target: &Target, (end, port): (&End, u16)) -> Option<Connected> {
     let spares = target.ends.spares().filter(|_| target.connect.pool > 0)?;
     let by = By { connector: target.connector.clone()?, connect: target.connect.clone() };
     let (socket, opening) = spares.take((end.name.clone(), port), &by, &end.addresses)?;
     let leg = Leg::new(TcpStream::from_std(socket).ok()?);
-    Some(Dialled { leg, round_trip: None, tunnel: Some(Box::new(opening)), is_spare: true })
+    Some(Connected { leg, tunnel: Some(Box::new(opening)), is_spare: true })
 }
 
 /// Connects to a backend, with the tunnel that the rule wants, and what for. `header`: what goes ahead of a tunnel.
@@ -204,7 +216,7 @@ pub async fn open(
     (end, port): (&End, u16),
     (purpose, header): (Purpose, &[u8]),
     mut limit: Pin<&mut Sleep>,
-) -> Result<Dialled, Refusal> {
+) -> Dialled<Connected> {
     let each = target.timeouts.connect;
     let stream = connect(&end.addresses, port, &target.connect, each, limit.as_mut()).await?;
     let round_trip = round_trip(&stream);
@@ -217,7 +229,7 @@ pub async fn open(
             Some(Box::pin(wrap(service, connector, &leg, &end.name, (purpose, header), limit)).await?)
         }
     };
-    Ok(Dialled { leg, round_trip, tunnel, is_spare: false })
+    Ok((Connected { leg, tunnel, is_spare: false }, round_trip))
 }
 
 /// Opens the tunnel on a connection to a backend.
@@ -248,18 +260,18 @@ fn host_of(backend: &str) -> String {
 }
 
 /// One backend on trial.
-struct Attempt<'a> {
+struct Attempt<'a, T> {
     lease: Lease,
     /// Its silence has been told of.
     is_told: bool,
-    dialling: Pin<Box<dyn Future<Output = Result<Dialled, Refusal>> + Send + 'a>>,
+    dialling: Pin<Box<dyn Future<Output = Dialled<T>> + Send + 'a>>,
 }
 
-impl<'a> Attempt<'a> {
+impl<'a, T: Dial + 'a> Attempt<'a, T> {
     fn new(wanted: Wanted<'a>, index: usize) -> Self {
         let target = wanted.target;
         let dialling =
-            Box::pin(async move { dial(wanted, index, pin!(sleep(target.timeouts.connect))).await });
+            Box::pin(async move { T::dial(wanted, index, pin!(sleep(target.timeouts.connect))).await });
         Self { lease: target.ends.lease(Protocol::Tcp, index), is_told: false, dialling }
     }
 
@@ -278,7 +290,7 @@ impl<'a> Attempt<'a> {
 }
 
 /// The first attempt that comes to an end, taken out.
-async fn first<'a>(attempts: &mut Vec<Attempt<'a>>) -> (Attempt<'a>, Result<Dialled, Refusal>) {
+async fn first<'a, T>(attempts: &mut Vec<Attempt<'a, T>>) -> (Attempt<'a, T>, Dialled<T>) {
     poll_fn(|cx| {
         for place in 0..attempts.len() {
             if let Poll::Ready(result) = attempts[place].dialling.as_mut().poll(cx) {

@@ -8,15 +8,15 @@ use std::time::Duration;
 use relay_common::net::Protocol;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::failover::{Dialled, open};
+use super::failover::{Connected, open};
 use crate::proxy::counters::Refusal;
 use crate::proxy::descriptors;
 use crate::proxy::pool::Signal;
 use crate::proxy::service::{Service, Target};
 use crate::proxy::tunnel::purpose::Purpose;
-use crate::proxy::tunnel::{By, Open, Place, Spare, Spares, Wanted};
+use crate::proxy::tunnel::{By, Due, Open, Place, Spare, Spares, Wanted};
 
 /// How often tunnels that wait are looked at: whether they have ended, ask for an answer, or are to be renewed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -31,16 +31,37 @@ pub struct Entrance {
     pub port: u16,
 }
 
+/// What is looked at.
+#[derive(Clone, Copy, Debug)]
+enum Scope {
+    All,
+    /// Where a client has come, or a tunnel.
+    Changed,
+}
+
 /// Keeps on until nobody can give orders any more. `service`: has what the rule says, and takes no clients itself.
 pub async fn keep(service: Arc<Service>, mut entrances: watch::Receiver<Box<[Entrance]>>) {
     let mut opening = JoinSet::new();
     let mut last = None;
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut scope = Scope::All;
     loop {
         let target = service.target();
         if let Some(spares) = target.ends.spares().cloned() {
             let wanted =
                 wanted(&target, &entrances.borrow_and_update(), AT_ONCE - opening.len().min(AT_ONCE));
-            for place in wanted.iter().flat_map(|wanted| spares.tend(wanted)) {
+            let due = wanted.map(|wanted| match scope {
+                Scope::All => spares.tend(&wanted),
+                Scope::Changed => spares.tend_changed(&wanted),
+            });
+            let Due { lacking, broken } = due.unwrap_or_default();
+            for (index, end) in target.ends.in_turn(Protocol::Tcp) {
+                if broken.contains(&end.name) {
+                    target.ends.fail(Protocol::Tcp, index, Signal::Reset);
+                }
+            }
+            for place in lacking {
                 opening.spawn(open_one(service.clone(), target.clone(), spares.clone(), place));
             }
             last = Some(spares);
@@ -51,11 +72,11 @@ pub async fn keep(service: Arc<Service>, mut entrances: watch::Receiver<Box<[Ent
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            changed = entrances.changed() => if changed.is_err() { break },
-            Some(_) = opening.join_next() => {}
-            () = asked => {}
-            () = sleep(LOOK) => {}
+        scope = tokio::select! {
+            changed = entrances.changed() => if changed.is_err() { break } else { Scope::All },
+            Some(_) = opening.join_next() => Scope::Changed,
+            () = asked => Scope::Changed,
+            _ = look.tick() => Scope::All,
         }
     }
     opening.shutdown().await;
@@ -81,18 +102,19 @@ async fn open_one(service: Arc<Service>, target: Arc<Target>, spares: Arc<Spares
 
 /// Opens one. What goes wrong is told to the backend's judge.
 async fn dial(service: &Service, target: &Target, (backend, port): &Place) -> Result<Spare, ()> {
+    // clients have more use for descriptors
+    descriptors::are_plenty().map_err(drop)?;
     let by = By { connector: target.connector.clone().ok_or(())?, connect: target.connect.clone() };
     let (index, end) = target.ends.in_turn(Protocol::Tcp).find(|(_, end)| end.name == *backend).ok_or(())?;
     let limit = pin!(sleep(target.timeouts.connect));
     let opened = open(service, target, (end, *port), (Purpose::Session, &[]), limit).await;
-    let Dialled { leg, tunnel, .. } = opened.map_err(|refusal: Refusal| {
+    let (Connected { leg, tunnel, .. }, _) = opened.map_err(|refusal: Refusal| {
         if let Some(signal) = Signal::of(refusal) {
             target.ends.fail(Protocol::Tcp, index, signal);
         }
     })?;
     let peer = leg.peer_addr().map_err(drop)?.ip().to_canonical();
     let socket = leg.into_std().map_err(drop)?;
-    // clients have more use for it
     descriptors::check_plenty(&socket).map_err(drop)?;
     Ok(Spare::new(socket, *tunnel.ok_or(())?, by, peer))
 }

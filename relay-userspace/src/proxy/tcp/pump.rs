@@ -16,6 +16,7 @@ use super::transfer::ended_before_reset;
 use super::way::{Fault, Moved, Way};
 use crate::proxy::counters::Carried;
 use crate::proxy::ending::Ending;
+use crate::proxy::roster::Live;
 
 /// Sides are numbered: the client is 0, the backend 1. Way 0 leads from the client to the backend.
 pub const SIDES: [usize; 2] = [0, 1];
@@ -40,7 +41,7 @@ pub struct Pump<'a> {
     legs: [&'a Leg; 2],
     carried: [&'a Carried; 2],
     /// The same of this session alone.
-    bytes: &'a mut [u64; 2],
+    live: &'a Live,
     ways: [Way; 2],
     /// A side was reset before it ended its stream.
     broken: bool,
@@ -53,19 +54,14 @@ pub struct Pump<'a> {
 }
 
 impl<'a> Pump<'a> {
-    /// `preamble`: what the backend is sent before anything else. `carried`, `bytes`: where the rule's bytes and this
+    /// `preamble`: what the backend is sent before anything else. `carried`, `live`: where the rule's bytes and this
     /// session's own are counted.
-    pub fn new(
-        legs: [&'a Leg; 2],
-        carried: [&'a Carried; 2],
-        bytes: &'a mut [u64; 2],
-        preamble: Preamble,
-    ) -> Self {
+    pub fn new(legs: [&'a Leg; 2], carried: [&'a Carried; 2], live: &'a Live, preamble: Preamble) -> Self {
         let ways = [Way::starting_with(preamble.data), Way::default()];
         Self {
             legs,
             carried,
-            bytes,
+            live,
             ways,
             broken: false,
             failed: false,
@@ -85,7 +81,7 @@ impl<'a> Pump<'a> {
                 self.overhead -= overhead;
                 let payload = (amount.sent - overhead) as u64;
                 self.carried[side].add_bytes(payload);
-                self.bytes[side] += payload;
+                self.live.add(side, payload);
                 *moved = true;
             }
             match result {
@@ -142,7 +138,7 @@ impl<'a> Pump<'a> {
     /// What the client has sent, if the backend has broken off and has got none of it.
     pub fn unsent(&self) -> Option<Vec<u8>> {
         let [way, _] = &self.ways;
-        let is_whole = self.has_broken_off() && self.bytes[0] == 0 && !way.is_over();
+        let is_whole = self.has_broken_off() && self.live.bytes()[0] == 0 && !way.is_over();
         let data = is_whole.then(|| way.kept())??;
         data.get(self.overhead..).map(<[u8]>::to_vec)
     }

@@ -1,6 +1,7 @@
 //! One session: a client's connection, the one to the backend, and everything between them.
 
 mod datagrams;
+mod muxed;
 mod tunnelled;
 
 use std::mem;
@@ -16,16 +17,18 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::arrival::{Arrival, announced};
 use super::carry::carry;
-use super::failover::{self, Reached, Wanted};
+use super::failover::{self, Connected, Dial, Reached, Wanted};
 use super::pump::{Preamble, Pump};
 use super::socket::{Leg, round_trip};
 use crate::proxy::counters::Refusal;
 use crate::proxy::ending::{Ending, Record};
 use crate::proxy::pool::Signal;
 use crate::proxy::proxy_protocol::{self, Header, Origin};
+use crate::proxy::roster::Live;
 use crate::proxy::service::{Phase, Service, Target};
 use crate::proxy::tunnel::purpose::Purpose;
 use crate::proxy::tunnel::{Opening, part};
+use crate::proxy::udp::Entered;
 
 /// Carries a client that has come in on `port` until it is over. Dropped before that, it resets both connections. `phase`:
 /// its listener's.
@@ -38,7 +41,7 @@ pub async fn run(
 ) {
     let client = Leg::new(client);
     let target = service.target();
-    let mut logged = Logged { service: &service, record: Record::new(address) };
+    let mut logged = Logged { service: &service, record: Record::new(address), live: None };
     // one timer for everything that may take too long: it is cheap as long as it is left alone
     let mut timer = pin!(sleep(target.timeouts.connect));
     let round_trip = round_trip(&*client);
@@ -56,9 +59,11 @@ pub async fn run(
         Ok(seat) => seat,
         Err(refusal) => return logged.refuse(refusal),
     };
-    let _active = service.counters.begin();
+    let active = service.counters.begin(Live::new(Protocol::Tcp, source, client.local_addr().ok()));
+    logged.live = Some(active.live().clone());
     let Arrival { header, data } = arrival;
-    let header = opening(&client, address, &target, header);
+    let announced = header;
+    let header = opening(&client, address, &target, announced.as_ref());
     let session = Session {
         client: &client,
         service: &service,
@@ -67,6 +72,8 @@ pub async fn run(
         source: source.ip(),
         header: &header,
         round_trip,
+        live: active.live(),
+        arrived: Arrived { address, announced: announced.as_ref(), phase: &phase },
     };
     let farewell = if target.acceptor.is_none() && target.connector.is_none() {
         session.run(data, &mut logged, timer).await
@@ -80,8 +87,9 @@ pub async fn run(
         // boxed, so that sessions that end otherwise need no room for it
         Farewell::Part => Box::pin(part(client)).await,
         Farewell::Datagrams(opening) => {
-            let origin = (source.ip(), port);
-            Box::pin(datagrams::run(client, *opening, origin, &service, phase, &mut logged)).await;
+            active.live().has_flows();
+            let entered = Entered { speaker: source.ip(), port, by: target.acceptor.clone() };
+            Box::pin(datagrams::run(client, *opening, entered, &service, phase, &mut logged)).await;
         }
     }
 }
@@ -101,6 +109,8 @@ enum Farewell {
 struct Logged<'a> {
     service: &'a Service,
     record: Record,
+    /// From when it was let in.
+    live: Option<Arc<Live>>,
 }
 
 impl Logged<'_> {
@@ -111,7 +121,7 @@ impl Logged<'_> {
 
     /// The rule does not want it any more.
     fn cut_off(&mut self, ending: Ending) {
-        let Self { service, record } = self;
+        let Self { service, record, .. } = self;
         tracing::debug!(rule = %service.rule, client = %record.client, reason = ending.as_str(), "cut off");
         if ending == Ending::BackendGone {
             service.counters.lose();
@@ -122,6 +132,9 @@ impl Logged<'_> {
 
 impl Drop for Logged<'_> {
     fn drop(&mut self) {
+        if let Some(live) = &self.live {
+            self.record.bytes = live.bytes();
+        }
         self.record.log(self.service, Protocol::Tcp);
     }
 }
@@ -129,19 +142,32 @@ impl Drop for Logged<'_> {
 /// A client that has been let in.
 struct Session<'a> {
     client: &'a Leg,
-    service: &'a Service,
-    target: &'a Target,
+    service: &'a Arc<Service>,
+    target: &'a Arc<Target>,
     port: u16,
     source: IpAddr,
     /// The header of ours that the backend is sent first.
     header: &'a [u8],
     /// Of the handshake with the client, in microseconds.
     round_trip: Option<u32>,
+    /// What others see of it.
+    live: &'a Live,
+    arrived: Arrived<'a>,
+}
+
+/// How a client has come in, for those who come in with it.
+#[derive(Clone, Copy, Debug)]
+struct Arrived<'a> {
+    /// The other end of its connection.
+    address: SocketAddr,
+    announced: Option<&'a Header>,
+    /// Of the listener.
+    phase: &'a watch::Receiver<Phase>,
 }
 
 impl Session<'_> {
     const fn wanted(&self) -> Wanted<'_> {
-        let Self { service, target, port, source, header, .. } = *self;
+        let &Self { service, target, port, source, header, .. } = self;
         Wanted { service, target, port, client: source, header, purpose: Purpose::Session }
     }
 
@@ -155,7 +181,7 @@ impl Session<'_> {
         let mut tried = Vec::new();
         let mut round_trip = self.round_trip;
         loop {
-            let reached = match self.reach(tried, timer.as_mut()).await {
+            let reached: Reached<Connected> = match self.reach(tried, timer.as_mut()).await {
                 Ok(reached) => reached,
                 Err(ending) => {
                     logged.record.ending = ending;
@@ -163,7 +189,8 @@ impl Session<'_> {
                 }
             };
             count_client(&reached, round_trip.take());
-            logged.record.backend = reached.leg.peer_addr().ok();
+            logged.record.backend = reached.to.leg.peer_addr().ok();
+            self.live.set_backend(logged.record.backend);
             let leads_to = logged.record.backend;
             let ending = tokio::select! {
                 biased;
@@ -171,7 +198,7 @@ impl Session<'_> {
                     logged.cut_off(ending);
                     return Farewell::Reset;
                 }
-                ending = self.relay(&reached, &mut logged.record, &mut data, timer.as_mut()) => ending,
+                ending = self.relay(&reached, &mut data, timer.as_mut()) => ending,
             };
             let Some(ending) = ending else {
                 tried = reached.tried;
@@ -181,13 +208,13 @@ impl Session<'_> {
             if ending != Ending::Closed {
                 return Farewell::Reset;
             }
-            reached.leg.close();
+            reached.to.leg.close();
             return Farewell::Close;
         }
     }
 
     /// Connects to a backend that has not been tried, unless the session has to end before.
-    async fn reach(&self, tried: Vec<usize>, limit: Pin<&mut Sleep>) -> Result<Reached, Ending> {
+    async fn reach<T: Dial>(&self, tried: Vec<usize>, limit: Pin<&mut Sleep>) -> Result<Reached<T>, Ending> {
         tokio::select! {
             biased;
             ending = self.service.gate.ended(Protocol::Tcp, self.source, None) => Err(ending),
@@ -206,15 +233,14 @@ impl Session<'_> {
     /// so far is for another one. `data`: what the backend is sent behind the header.
     async fn relay(
         &self,
-        reached: &Reached,
-        record: &mut Record,
+        reached: &Reached<Connected>,
         data: &mut Vec<u8>,
         timer: Pin<&mut Sleep>,
     ) -> Option<Ending> {
-        let legs = [self.client, &reached.leg];
+        let legs = [self.client, &reached.to.leg];
         let preamble = Preamble::new(self.header, mem::take(data));
-        let mut pump = Pump::new(legs, self.service.payload(), &mut record.bytes, preamble);
-        let ending = carry(legs, &mut pump, &self.target.timeouts, timer).await;
+        let mut pump = Pump::new(legs, self.service.payload(), self.live, preamble);
+        let ending = carry(legs, &mut pump, self.live, &self.target.timeouts, timer).await;
         if pump.has_broken_off() {
             reached.lease.fail(Signal::Reset);
         }
@@ -229,7 +255,7 @@ impl Session<'_> {
 }
 
 /// Counts a client's round trip with those of the backend that it has got.
-fn count_client(reached: &Reached, round_trip: Option<u32>) {
+fn count_client<T>(reached: &Reached<T>, round_trip: Option<u32>) {
     if let Some(micros) = round_trip {
         reached.lease.round_trips().client.count(micros);
     }
@@ -256,12 +282,15 @@ async fn arrive(
 }
 
 /// The header of ours that the backend is sent first; empty if it wants none. `header`: the one that came with the client.
-fn opening(client: &Leg, address: SocketAddr, target: &Target, header: Option<Header>) -> Vec<u8> {
+fn opening(client: &Leg, address: SocketAddr, target: &Target, header: Option<&Header>) -> Vec<u8> {
     let Some(version) = target.connect.proxy_protocol else { return Vec::new() };
-    let header = header.unwrap_or_else(|| {
+    let own = || {
         // one that is gone already has none
         let origin = client.local_addr().map_or(Origin::Unknown, |own| Origin::client(address, own));
         Header { origin, tlvs: Vec::new() }
-    });
-    proxy_protocol::write(&header, version)
+    };
+    header.map_or_else(
+        || proxy_protocol::write(&own(), version),
+        |header| proxy_protocol::write(header, version),
+    )
 }

@@ -44,6 +44,11 @@ impl Leg {
 
     /// Ends the connection in peace.
     pub fn close(mut self) {
+        self.end_in_peace();
+    }
+
+    /// The same when it is dropped.
+    pub const fn end_in_peace(&mut self) {
         self.closed = true;
     }
 }
@@ -81,17 +86,30 @@ pub fn round_trip(socket: &impl AsRawFd) -> Option<u32> {
 /// forms of it end at different places.
 const WORDS_TO_MIN_RTT: usize = 38;
 
+/// The words of it that tell how many bytes the peer has acknowledged.
+const WORDS_OF_BYTES_ACKED: [usize; 2] = [30, 31];
+
 /// The shortest round trip of a connection so far, also of one that has just been reset.
 pub fn shortest_round_trip(socket: &impl AsRawFd) -> Option<Duration> {
+    let [.., micros] = info_to_min_rtt(socket)?;
+    // all ones: there has been none
+    (micros != u32::MAX).then(|| Duration::from_micros(micros.into()))
+}
+
+/// How much of what was sent the peer's host has acknowledged, as a number that only counts up; also of a connection that
+/// has just failed.
+pub fn acknowledged(socket: &impl AsRawFd) -> Option<[u32; 2]> {
+    let info = info_to_min_rtt(socket)?;
+    Some(WORDS_OF_BYTES_ACKED.map(|word| info[word]))
+}
+
+fn info_to_min_rtt(socket: &impl AsRawFd) -> Option<[u32; WORDS_TO_MIN_RTT]> {
     let mut info = [0_u32; WORDS_TO_MIN_RTT];
     let mut length = size_of_val(&info) as socklen_t;
     let (place, socket) = (info.as_mut_ptr().cast(), socket.as_raw_fd());
     // SAFETY: the kernel writes `length` bytes at most, to where `info` is, and how many to where `length` is.
     let asked = unsafe { getsockopt(socket, IPPROTO_TCP, TCP_INFO, place, &raw mut length) };
-    let [.., micros] = info;
-    let is_whole = asked == 0 && length as usize == size_of_val(&info);
-    // all ones: there has been none
-    (is_whole && micros != u32::MAX).then(|| Duration::from_micros(micros.into()))
+    (asked == 0 && length as usize == size_of_val(&info)).then_some(info)
 }
 
 /// Whether the peer has everything that was sent to it.

@@ -83,7 +83,7 @@ impl fmt::Debug for Tunnels {
 
 fn acceptor(tunnel: &AcceptTunnel, tls: Option<&ServerTls>) -> Acceptor {
     let fingerprint = tls.map(ServerTls::fingerprint);
-    let willing = Willing { datagrams: tunnel.udp_over == Some(UdpOver::Tunnel), streams: false };
+    let willing = Willing { datagrams: tunnel.udp_over == Some(UdpOver::Tunnel), streams: true };
     Acceptor { tls: tls.map(ServerTls::config), ws: tunnel.ws.clone(), willing, fingerprint }
 }
 

@@ -22,6 +22,9 @@ pub enum Fault {
     /// Of datagrams, within the tunnel.
     #[error(transparent)]
     Datagrams(#[from] FrameFault),
+    /// A connection of many clients, with all of them.
+    #[error("the connection that many clients shared broke off: {0}")]
+    Lost(h2::Error),
     /// It went before it had sent anything.
     #[error("it ended the connection without a word")]
     Silent,
@@ -45,11 +48,18 @@ impl Fault {
             Self::Handshake(fault) => fault.as_str(),
             Self::Frame(fault) => fault.as_str(),
             Self::Datagrams(_) => "udp_frames",
+            Self::Lost(_) => "tunnel_lost",
             Self::Silent => "tunnel_silent",
             Self::Ended => "tunnel_ended",
             Self::TooMuch => "tunnel_too_much",
             Self::Late => "tunnel_late",
         }
+    }
+
+    /// Whether the peer has turned our handshake away. By TLS 1.3 it says so only when we believe to be in; it has read
+    /// nothing of what we have sent since.
+    pub const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Tls(TlsFault { cause, .. }) if cause.is_refusal())
     }
 
     pub const fn is_silence(&self) -> bool {
@@ -63,6 +73,7 @@ impl Fault {
             Self::Handshake(_) => Refusal::ClientWs,
             Self::Frame(_) => Refusal::WsFrames,
             Self::Datagrams(_) => Refusal::UdpFrames,
+            Self::Lost(_) => Refusal::TunnelLost,
             Self::Silent | Self::Ended | Self::TooMuch => Refusal::HandshakeBroken,
             Self::Late => Refusal::HandshakeTimeout,
         }
@@ -75,6 +86,7 @@ impl Fault {
             Self::Handshake(_) => Refusal::BackendWs,
             Self::Frame(_) => Refusal::WsFrames,
             Self::Datagrams(_) => Refusal::UdpFrames,
+            Self::Lost(_) => Refusal::TunnelLost,
             Self::Silent | Self::Ended | Self::TooMuch => Refusal::BackendTunnel,
             Self::Late => Refusal::BackendTimeout,
         }

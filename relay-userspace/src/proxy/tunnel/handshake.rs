@@ -27,7 +27,7 @@ pub(super) const MOST: usize = 128 * 1024;
 /// one piece with the answer is lost to it.
 const GRACE: Duration = Duration::from_millis(20);
 /// How long a peer that is turned away gets to take the reason.
-const PARTING: Duration = Duration::from_secs(1);
+pub(super) const PARTING: Duration = Duration::from_secs(1);
 
 /// Takes tunnels in, for all sessions of a rule.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ impl Eq for Connector {}
 impl Acceptor {
     /// `data`: what the client has sent already.
     pub(in crate::proxy) async fn accept(&self, leg: &Leg, data: Vec<u8>) -> Result<Opening, Fault> {
-        let mut wire = Wire { leg, tls: None, raw: data, plain: Vec::new(), heard: false, ended: false };
+        let mut wire = Wire { raw: data, ..Wire::new(leg, None) };
         let mut purpose = Purpose::Session;
         if let Some(config) = &self.tls {
             if self.ws.is_none() {
@@ -102,20 +102,25 @@ impl Acceptor {
         }
         wire.open().await?;
         wire.finish_tls().await?;
-        let Some(settings) = &self.ws else { return Ok(wire.opening(None, None, purpose)) };
+        let Some(settings) = &self.ws else {
+            wire.flush().await?;
+            return Ok(wire.opening(None, None, purpose));
+        };
         let asked = loop {
             match ws::read_request(&wire.plain, settings, self.willing) {
                 Ok(Some(asked)) => break asked,
                 Ok(None) => wire.more().await?,
                 Err(fault) => {
                     if let Some(page) = fault.page() {
-                        wire.say(page).await?;
+                        wire.say(page)?;
+                        wire.flush().await?;
                     }
                     return Err(fault.into());
                 }
             }
         };
-        wire.say(&asked.response).await?;
+        wire.say(&asked.response)?;
+        wire.flush().await?;
         wire.plain.drain(..asked.length);
         let grace = asked.is_realm.then(|| Instant::now() + GRACE);
         wire.decoded(Ws::new(Role::Server), grace, asked.purpose).await
@@ -178,18 +183,18 @@ impl Connector {
         secured: impl FnOnce(&Agreed),
     ) -> Result<Opening, Fault> {
         let Beginning { tls, upgrade } = self.begin(purpose, self.tls.as_ref(), host)?;
-        let mut wire = Wire { leg, tls, raw: Vec::new(), plain: Vec::new(), heard: false, ended: false };
-        wire.write(header).await?;
+        let mut wire = Wire { unsent: header.to_vec(), ..Wire::new(leg, tls) };
         wire.open().await?;
         wire.finish_tls().await.map_err(|fault| about(purpose, fault))?;
         if let Some(agreed) = wire.tls.as_ref().and_then(|tls| tls.agreed()) {
             secured(agreed);
         }
         let (Some(settings), Some((request, expected))) = (&self.tunnel.ws, upgrade) else {
+            wire.flush().await?;
             wire.has_agreed(purpose)?;
             return Ok(wire.opening(None, None, purpose));
         };
-        wire.say(&request).await?;
+        wire.say(&request)?;
         let length = loop {
             match ws::read_response(&wire.plain, &expected)? {
                 Some(length) => break length,
@@ -236,6 +241,8 @@ fn in_upgrade(fault: Fault) -> Fault {
 struct Wire<'a> {
     leg: &'a Leg,
     tls: Option<Box<Tls>>,
+    /// What is to be sent, in one piece, before anything more is waited for.
+    unsent: Vec<u8>,
     /// What has come and has not been decrypted.
     raw: Vec<u8>,
     /// What has been, and is for the layer within.
@@ -246,16 +253,21 @@ struct Wire<'a> {
     ended: bool,
 }
 
-impl Wire<'_> {
+impl<'a> Wire<'a> {
+    const fn new(leg: &'a Leg, tls: Option<Box<Tls>>) -> Self {
+        Self { leg, tls, unsent: Vec::new(), raw: Vec::new(), plain: Vec::new(), heard: false, ended: false }
+    }
+
     /// Takes what there is apart, and answers it. A client begins with this, too.
     async fn open(&mut self) -> Result<(), Fault> {
         let Some(tls) = &mut self.tls else {
             self.plain.append(&mut self.raw);
             return Ok(());
         };
-        let mut answers = Vec::new();
-        let received = tls.receive(&mut self.raw, &mut answers);
-        self.write(&answers).await?;
+        let received = tls.receive(&mut self.raw, &mut self.unsent);
+        if received.is_err() {
+            self.flush().await?;
+        }
         let received = received?;
         self.ended |= received.end;
         self.plain.extend_from_slice(&self.raw[..received.payload]);
@@ -298,6 +310,7 @@ impl Wire<'_> {
 
     /// Waits for more.
     async fn hear(&mut self) -> Result<(), Fault> {
+        self.flush().await?;
         loop {
             self.leg.readable().await.map_err(|_gone| Fault::Ended)?;
             self.raw.reserve(PIECE);
@@ -318,23 +331,26 @@ impl Wire<'_> {
         Ok(())
     }
 
-    /// Sends a message of the layer within, in one piece.
-    async fn say(&mut self, message: &[u8]) -> Result<(), Fault> {
-        let Some(tls) = &mut self.tls else { return self.write(message).await };
-        let mut sealed = Vec::new();
-        tls.seal(message, &mut sealed)?;
-        self.write(&sealed).await
+    /// Wraps a message of the layer within, and adds it to what is to be sent.
+    fn say(&mut self, message: &[u8]) -> Result<(), Fault> {
+        match &mut self.tls {
+            None => self.unsent.extend_from_slice(message),
+            Some(tls) => tls.seal(message, &mut self.unsent)?,
+        }
+        Ok(())
     }
 
-    async fn write(&self, mut bytes: &[u8]) -> Result<(), Fault> {
-        while !bytes.is_empty() {
+    async fn flush(&mut self) -> Result<(), Fault> {
+        let mut rest = &self.unsent[..];
+        while !rest.is_empty() {
             self.leg.writable().await.map_err(|_gone| Fault::Ended)?;
-            match self.leg.try_write(bytes) {
-                Ok(sent) => bytes = &bytes[sent..],
+            match self.leg.try_write(rest) {
+                Ok(sent) => rest = &rest[sent..],
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_gone) => return Err(Fault::Ended),
             }
         }
+        self.unsent.clear();
         Ok(())
     }
 
@@ -350,7 +366,8 @@ impl Wire<'_> {
         self.plain.truncate(decoded.payload);
         self.ended |= decoded.end;
         if !answers.is_empty() {
-            self.say(&answers).await?;
+            self.say(&answers)?;
+            self.flush().await?;
         }
         Ok(self.opening(Some(ws), grace, purpose))
     }
@@ -364,10 +381,15 @@ impl Wire<'_> {
 
 /// Ends the connection of a peer that has been turned away, so that what it was told last reaches it.
 pub async fn part(leg: Leg) {
-    // fails only for a connection that is gone already
-    _ = SockRef::from(&*leg).shutdown(Shutdown::Write);
-    _ = timeout(PARTING, drain(&leg)).await;
+    say_farewell(&leg).await;
     leg.close();
+}
+
+/// The same for one that is somebody's still.
+pub(super) async fn say_farewell(leg: &Leg) {
+    // fails only for a connection that is gone already
+    _ = SockRef::from(&**leg).shutdown(Shutdown::Write);
+    _ = timeout(PARTING, drain(leg)).await;
 }
 
 /// Reads to the end: what nobody has read turns the end of a connection into a reset.

@@ -1,6 +1,6 @@
 //! What lies between a connection's bytes and their payload: TLS, WebSocket, both, or nothing.
 
-use std::fmt;
+use std::{fmt, mem};
 
 use super::fault::Fault;
 use super::tls::Tls;
@@ -17,11 +17,13 @@ pub struct Layers {
 pub struct Ws {
     decoder: Decoder,
     encoder: Encoder,
+    /// The frame that answers the peer's last ping and has not been asked for yet. Empty as a rule.
+    pong: Vec<u8>,
 }
 
 impl Ws {
     pub const fn new(role: Role) -> Self {
-        Self { decoder: Decoder::new(role), encoder: Encoder::new(role) }
+        Self { decoder: Decoder::new(role), encoder: Encoder::new(role), pong: Vec::new() }
     }
 
     /// Takes apart what came right behind the handshake, as [`Layers::open`] does later.
@@ -46,8 +48,8 @@ pub struct Opened {
     pub rest: usize,
     /// The peer has ended its stream.
     pub end: bool,
-    /// It has answered a ping.
-    pub pong: bool,
+    /// The number of the last ping of ours that it has answered.
+    pub pong: Option<u32>,
 }
 
 impl Layers {
@@ -58,16 +60,24 @@ impl Layers {
     /// Takes apart what has come: what was left over before, and what is new. What must be answered is appended to
     /// `answers`, also when this fails.
     pub fn open(&mut self, data: &mut [u8], answers: &mut Vec<u8>) -> Result<Opened, Fault> {
-        let mut opened = Opened { payload: data.len(), rest: data.len(), end: false, pong: false };
+        let opened = self.open_silently(data, answers);
+        self.pong(answers)?;
+        opened
+    }
+
+    /// The same. Pings are answered by [`Self::pong`] only: by who answers at once, payload that came ahead of them would
+    /// seem to have arrived where it may still lie for long.
+    pub fn open_silently(&mut self, data: &mut [u8], answers: &mut Vec<u8>) -> Result<Opened, Fault> {
+        let mut opened = Opened { payload: data.len(), rest: data.len(), end: false, pong: None };
         if let Some(tls) = &mut self.tls {
             let received = tls.receive(data, answers)?;
             opened = Opened { payload: received.payload, rest: received.rest, end: received.end, ..opened };
         }
         let Some(ws) = &mut self.ws else { return Ok(opened) };
-        let mut replies = Vec::new();
-        let decoded = ws.decoder.decode(&mut data[..opened.payload], &mut replies);
-        if !replies.is_empty() {
-            self.seal(&replies, answers)?;
+        let mut pong = Vec::new();
+        let decoded = ws.decoder.decode(&mut data[..opened.payload], &mut pong);
+        if !pong.is_empty() {
+            ws.pong = pong;
         }
         let decoded = decoded?;
         if opened.end {
@@ -113,12 +123,23 @@ impl Layers {
         self.ws.is_some()
     }
 
-    /// Asks it.
-    pub fn ping(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
+    /// Asks it. The answer has the same number.
+    pub fn ping(&mut self, number: u32, out: &mut Vec<u8>) -> Result<(), Fault> {
         let Some(ws) = &self.ws else { return Ok(()) };
         let mut ping = Vec::new();
-        ws.encoder.ping(&mut ping);
+        ws.encoder.ping(number, &mut ping);
         self.seal(&ping, out)
+    }
+
+    /// Answers the last ping of the peer's that has not been.
+    pub fn pong(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
+        match &mut self.ws {
+            Some(ws) if !ws.pong.is_empty() => {
+                let pong = mem::take(&mut ws.pong);
+                self.seal(&pong, out)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Says that the stream ends here.

@@ -4,15 +4,19 @@
 //! that is not whole, and what the receiver has no room for; nothing more is read until that is out. How a session ends
 //! follows the same rules as between plain legs.
 
+mod input;
 mod side;
+mod trial;
 
 use std::io;
 use std::mem;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use self::input::{Input, Stop};
 use self::side::Sending;
 pub use self::side::Side;
+use self::trial::Trial;
 use super::buffer::{self, Buffers, HEADROOM, PIECE};
 use super::fault::Fault;
 use super::handshake::Opening;
@@ -21,6 +25,7 @@ use super::unread::Unread;
 use super::watch::Watch;
 use crate::proxy::counters::Carried;
 use crate::proxy::ending::Ending;
+use crate::proxy::roster::Live;
 use crate::proxy::tcp::carry::Carry;
 use crate::proxy::tcp::remainder;
 use crate::proxy::tcp::socket::{has_more, is_delivered, shortest_round_trip};
@@ -32,36 +37,13 @@ const SIDES: [usize; 2] = [0, 1];
 /// How much a direction may carry before others get their turn.
 const TURN: usize = 1024 * 1024;
 
-/// Why carrying stopped.
-enum Stop {
-    /// The sender is gone.
-    Receive,
-    /// The receiver is.
-    Send(io::Error),
-    /// What came from a side, or is to be sent to it, cannot be.
-    Fault(usize, Fault),
-}
-
-/// What there was to read.
-enum Input {
-    Nothing,
-    End,
-    /// `is_traffic`: it was not about the tunnel alone, as pings are.
-    Some {
-        length: usize,
-        is_traffic: bool,
-    },
-}
-
 #[derive(Debug)]
 pub struct TunnelPump<'a> {
     sides: [Side<'a>; 2],
     carried: [&'a Carried; 2],
     /// The same of this session alone.
-    bytes: &'a mut [u64; 2],
-    /// The stream that comes from a side has ended.
-    ended: [bool; 2],
-    /// So has the connection: nothing more can come.
+    live: &'a Live,
+    /// A side's connection has ended, and not its stream alone: nothing more can come.
     closed: [bool; 2],
     /// A side was reset before it ended its stream.
     broken: bool,
@@ -69,28 +51,33 @@ pub struct TunnelPump<'a> {
     broken_off: bool,
     /// What the client has sent, as long as another backend may have it.
     unread: Option<Unread>,
+    /// Of the backend, as long as it is not known to be there.
+    trial: Option<Trial>,
     /// The end of the backend's stream is no answer either.
     is_end_no_answer: bool,
     /// What has been counted of the client's payload for a backend before.
     counted: u64,
     fault: Option<(usize, Fault)>,
+    /// How the session came to its end by what came with the handshakes.
+    ended_early: Option<Ending>,
 }
 
 impl<'a> TunnelPump<'a> {
-    /// `carried`, `bytes`: where payload is counted.
-    pub const fn new(sides: [Side<'a>; 2], carried: [&'a Carried; 2], bytes: &'a mut [u64; 2]) -> Self {
+    /// `carried`, `live`: where payload is counted.
+    pub fn new(sides: [Side<'a>; 2], carried: [&'a Carried; 2], live: &'a Live) -> Self {
         Self {
             unread: None,
+            trial: None,
             is_end_no_answer: false,
-            counted: bytes[0],
+            counted: live.bytes()[0],
             sides,
             carried,
-            bytes,
-            ended: [false; 2],
+            live,
             closed: [false; 2],
             broken: false,
             broken_off: false,
             fault: None,
+            ended_early: None,
         }
     }
 
@@ -99,6 +86,12 @@ impl<'a> TunnelPump<'a> {
     pub fn keep_unread(&mut self, is_end_no_answer: bool) {
         self.unread = Some(Unread::new());
         self.is_end_no_answer = is_end_no_answer;
+    }
+
+    /// A backend that was connected to long ago may be there no more. It has as long as for a connection to acknowledge the
+    /// first that it is sent.
+    pub fn try_for(&mut self, limit: Duration) {
+        self.trial = Trial::begin(self.sides[1].leg, limit);
     }
 
     /// Asks peers that are silent whether they are still there, where that can be asked.
@@ -112,7 +105,7 @@ impl<'a> TunnelPump<'a> {
     pub fn into_unread(self) -> Option<Opening> {
         let [Side { layers, undecoded, unsent, sending, .. }, _] = self.sides;
         let is_whole = unsent.is_none() && sending == Sending::Open;
-        let payload = self.unread.filter(|_| is_whole && self.bytes[1] == 0)?.lost()?;
+        let payload = self.unread.filter(|_| is_whole && self.live.bytes()[1] == 0)?.lost()?;
         Some(Opening { layers, purpose: Purpose::Session, undecoded, payload, end: false, grace: None })
     }
 
@@ -130,13 +123,20 @@ impl<'a> TunnelPump<'a> {
                 buffers.opened[HEADROOM..HEADROOM + piece.len()].copy_from_slice(piece);
                 self.pass_on(from, buffers, piece.len())
             });
-            if let Err(stop) = wrapped {
-                // reading or flushing meets it again
-                _ = self.stop(from, stop);
-            }
+            self.stop_early(from, wrapped);
         }
-        if end && let Err(stop) = self.end(from) {
-            _ = self.stop(from, stop);
+        if end {
+            let ended = self.end(from);
+            self.stop_early(from, ended);
+        }
+    }
+
+    /// Reading may never meet it again: behind the end of a stream there may be nothing more, not even the connection's.
+    fn stop_early(&mut self, from: usize, done: Result<(), Stop>) {
+        if let Err(stop) = done
+            && let Err(ending) = self.stop(from, stop)
+        {
+            self.ended_early.get_or_insert(ending);
         }
     }
 
@@ -152,11 +152,11 @@ impl<'a> TunnelPump<'a> {
 
     fn poll_way(&mut self, cx: &mut Context<'_>, from: usize, moved: &mut bool) -> Result<(), Ending> {
         let mut turn = 0;
-        while !self.ended[from] {
+        while !self.sides[from].ended {
             match self.sides[1 - from].poll_flush(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Err(error)) => self.lost(1 - from, Some(&error)),
-                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Ok(())) => self.pong(from),
             }
             if self.sides[from].is_greedy() {
                 match self.sides[from].poll_flush(cx) {
@@ -190,7 +190,10 @@ impl<'a> TunnelPump<'a> {
 
     /// Reads what comes behind the end of a stream, and forgets it: what nobody has read makes a reset of a close.
     fn discard(&mut self, cx: &mut Context<'_>, from: usize) {
-        while self.ended[from] && !self.closed[from] && self.sides[from].leg.poll_read_ready(cx).is_ready() {
+        while self.sides[from].ended
+            && !self.closed[from]
+            && self.sides[from].leg.poll_read_ready(cx).is_ready()
+        {
             let read = buffer::with(|buffers| try_receive(self.sides[from].leg, &mut buffers.opened));
             self.closed[from] = !matches!(read, Ok(None | Some(1..)));
         }
@@ -204,9 +207,13 @@ impl<'a> TunnelPump<'a> {
             let place = &mut buffers.opened[HEADROOM..];
             place[..kept].copy_from_slice(&side.undecoded);
             let room = kept + remainder::room(PIECE);
-            let length = match try_receive(side.leg, &mut place[kept..room]).map_err(|_gone| Stop::Receive)? {
-                None => return Ok(Input::Nothing),
-                Some(0) => {
+            let length = match try_receive(side.leg, &mut place[kept..room]) {
+                Err(error) => {
+                    self.note(from, &error);
+                    return Err(Stop::Receive);
+                }
+                Ok(None) => return Ok(Input::Nothing),
+                Ok(Some(0)) => {
                     self.closed[from] = true;
                     // what is thrown away is not taken apart
                     if self.sides[1 - from].sending != Sending::Void {
@@ -216,7 +223,7 @@ impl<'a> TunnelPump<'a> {
                     self.end(from)?;
                     return Ok(Input::End);
                 }
-                Some(length) => length,
+                Ok(Some(length)) => length,
             };
             if self.sides[1 - from].sending == Sending::Void {
                 return Ok(Input::Some { length, is_traffic: true });
@@ -230,7 +237,7 @@ impl<'a> TunnelPump<'a> {
     fn open(&mut self, from: usize, buffers: &mut Buffers, length: usize) -> Result<bool, Stop> {
         let side = &mut self.sides[from];
         let data = &mut buffers.opened[HEADROOM..HEADROOM + length];
-        let opened = side.layers.open(data, &mut buffers.answers);
+        let opened = side.layers.open_silently(data, &mut buffers.answers);
         let answered = if buffers.answers.is_empty() { Ok(()) } else { side.answer(&buffers.answers) };
         if let Err(error) = answered {
             // it may still have something to say
@@ -242,8 +249,13 @@ impl<'a> TunnelPump<'a> {
         let rest = &data[opened.rest..];
         let is_traffic = opened.payload > 0 || !rest.is_empty();
         // a question of the peer's own is neither: whoever asks first would keep the other one from ever asking
-        if let Some(watch) = side.watch.as_mut().filter(|_| is_traffic || opened.pong) {
-            watch.hear(!is_traffic);
+        if let Some(watch) = &mut side.watch {
+            if is_traffic {
+                watch.hear();
+            }
+            if let Some(question) = opened.pong {
+                watch.hear_answer(question);
+            }
         }
         if rest.is_empty() {
             // an idle session keeps nothing
@@ -255,14 +267,31 @@ impl<'a> TunnelPump<'a> {
         if opened.payload > 0 {
             self.pass_on(from, buffers, opened.payload)?;
         }
+        self.pong(from);
         if opened.end {
             self.end(from)?;
         }
         Ok(is_traffic || opened.end)
     }
 
+    /// Answers a side's ping if the other one has taken all that came ahead of it: who is told that somebody listens
+    /// takes a later silence for its end.
+    fn pong(&mut self, from: usize) {
+        if self.sides[1 - from].unsent.is_some() {
+            return;
+        }
+        if let Err(error) = self.sides[from].pong() {
+            // it may still have something to say
+            self.lost(from, Some(&error));
+        }
+    }
+
     /// Wraps the payload at [`HEADROOM`] for the other side, and sends it.
     fn pass_on(&mut self, from: usize, buffers: &mut Buffers, length: usize) -> Result<(), Stop> {
+        let backend = self.sides[1].leg;
+        if let Some(trial) = self.trial.take_if(|trial| from == 1 || trial.is_passed(backend)) {
+            trial.end(backend);
+        }
         if from == 1 {
             self.unread = None;
         } else if let Some(unread) = &mut self.unread
@@ -285,7 +314,7 @@ impl<'a> TunnelPump<'a> {
             new -= again;
         }
         self.carried[from].add_bytes(new);
-        self.bytes[from] += new;
+        self.live.add(from, new);
         Ok(())
     }
 
@@ -298,7 +327,7 @@ impl<'a> TunnelPump<'a> {
         if from == 1 && self.is_end_no_answer && self.breaks_off() {
             return Err(Stop::Receive);
         }
-        self.ended[from] = true;
+        self.sides[from].ended = true;
         self.sides[from].undecoded = Vec::new();
         let told = self.sides[1 - from].end().map_err(|fault| Stop::Fault(1 - from, fault))?;
         told.map_err(Stop::Send)
@@ -309,7 +338,7 @@ impl<'a> TunnelPump<'a> {
         match stop {
             Stop::Receive => {
                 _ = from == 1 && self.breaks_off();
-                self.broken_off |= from == 1 && !self.broken && self.bytes[1] == 0;
+                self.broken_off |= from == 1 && !self.broken && self.live.bytes()[1] == 0;
                 self.broken = true;
                 Err(Ending::Reset)
             }
@@ -320,6 +349,10 @@ impl<'a> TunnelPump<'a> {
             }
             Stop::Fault(side, fault) => {
                 let refusal = if side == 0 { fault.of_client() } else { fault.of_backend() };
+                if (from, side) == (1, 1) {
+                    self.breaks_off_by(&fault);
+                    self.broken_off |= !self.broken && self.live.bytes()[1] == 0;
+                }
                 self.fault = Some((side, fault));
                 Err(Ending::Refused(refusal))
             }
@@ -328,10 +361,13 @@ impl<'a> TunnelPump<'a> {
 
     /// The backend has gone. Whether it was too soon for it to have read anything, so that another one may have it.
     fn breaks_off(&mut self) -> bool {
-        let Some(unread) = &mut self.unread else { return false };
         let backend = self.sides[1].leg;
+        let Some(unread) = &mut self.unread else { return false };
+        if self.trial.as_ref().is_some_and(|trial| trial.is_failed(backend)) {
+            unread.lose_all();
+        }
         let breaks_off =
-            !self.ended[0] && !has_more(&**backend) && unread.lose(shortest_round_trip(&**backend));
+            !self.sides[0].ended && !has_more(&**backend) && unread.lose(shortest_round_trip(&**backend));
         if !breaks_off {
             self.unread = None;
         }
@@ -339,10 +375,29 @@ impl<'a> TunnelPump<'a> {
         breaks_off
     }
 
+    /// The backend has broken the tunnel.
+    fn breaks_off_by(&mut self, fault: &Fault) {
+        if let Some(unread) = &mut self.unread
+            && fault.is_refusal()
+        {
+            unread.lose_all();
+        }
+        _ = self.breaks_off();
+    }
+
+    fn note(&mut self, side: usize, error: &io::Error) {
+        if let Some(trial) = self.trial.as_mut().filter(|_| side == 1) {
+            trial.lose(error);
+        }
+    }
+
     /// Nothing can be sent to a side any more. What it sent itself may still lie in its socket.
     fn lost(&mut self, side: usize, error: Option<&io::Error>) {
+        if let Some(error) = error {
+            self.note(side, error);
+        }
         let is_reset = error.is_some_and(|error| !ended_before_reset(error));
-        self.broken_off |= is_reset && side == 1 && !self.broken && self.bytes[1] == 0;
+        self.broken_off |= is_reset && side == 1 && !self.broken && self.live.bytes()[1] == 0;
         self.broken |= is_reset;
         self.sides[side].give_up();
     }
@@ -350,7 +405,7 @@ impl<'a> TunnelPump<'a> {
     /// Whether nothing more will be delivered of what a side sends.
     fn is_over(&self, from: usize) -> bool {
         let to = &self.sides[1 - from];
-        to.sending == Sending::Void || (self.ended[from] && to.sending == Sending::Shut)
+        to.sending == Sending::Void || (self.sides[from].ended && to.sending == Sending::Shut)
     }
 
     fn poll_end(&self) -> Poll<Ending> {
@@ -371,6 +426,9 @@ impl<'a> TunnelPump<'a> {
 
 impl Carry for TunnelPump<'_> {
     fn poll(&mut self, cx: &mut Context<'_>, moved: &mut bool) -> Poll<Ending> {
+        if let Some(ending) = self.ended_early {
+            return Poll::Ready(ending);
+        }
         for side in SIDES {
             if let Err(end) = self.poll_way(cx, side, moved) {
                 return Poll::Ready(end);
@@ -417,7 +475,7 @@ impl Carry for TunnelPump<'_> {
     }
 
     fn is_unwatched(&self, side: usize) -> bool {
-        self.ended[side] || self.sides[1 - side].unsent.is_some()
+        self.sides[side].ended || self.sides[1 - side].unsent.is_some()
     }
 
     fn fail(&mut self, side: usize, error: Option<&io::Error>) -> Poll<Ending> {

@@ -1,7 +1,8 @@
 //! Tunnels of a rule that are open and wait for clients, so that a new one need not wait for any handshake. All workers
 //! take from the same ones; the rule's keeper (`proxy::tcp::keeper`) renews them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::iter;
 use std::mem;
 use std::net::{IpAddr, TcpStream};
 use std::os::fd::AsRawFd;
@@ -23,6 +24,8 @@ const RENEWED_AFTER: Duration = Duration::from_secs(40);
 const OLDEST: Duration = Duration::from_secs(45);
 /// For so long after its last client an end has as many as it may; then one, if any.
 const QUIET: Duration = Duration::from_secs(300);
+/// A backend has as many as so many ports of the rule may have, which the ports that clients come for share.
+const SHARED_BY: usize = 4;
 /// One that did not even last so long counts as a failure.
 const YOUNG: Duration = Duration::from_secs(5);
 /// The first pause after a failure, which doubles, and the longest.
@@ -54,7 +57,7 @@ pub type Place = (Arc<str>, u16);
 #[derive(Debug)]
 pub struct Wanted {
     pub by: By,
-    /// The most at each place.
+    /// The most at each place. A backend with many places has [`SHARED_BY`] times as many.
     pub count: usize,
     /// Backends that get clients.
     pub ends: HashMap<Arc<str>, Open>,
@@ -68,6 +71,15 @@ pub struct Open {
     pub addresses: Arc<[IpAddr]>,
     /// Where one is held always.
     pub ports: Vec<u16>,
+}
+
+/// What has to be done.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub struct Due {
+    /// Where one is to be opened, each of which ends in [`Spares::put`] or [`Spares::fail`].
+    pub lacking: Vec<Place>,
+    /// Backends that have ended what they had just begun.
+    pub broken: Vec<Arc<str>>,
 }
 
 /// A backend's at a moment.
@@ -93,6 +105,12 @@ struct Shelves {
     at: HashMap<Place, Shelf>,
     /// Clients by backend: those that got one, and those that did not.
     clients: HashMap<Arc<str>, [u64; 2]>,
+    /// What each backend's places come to.
+    demands: HashMap<Arc<str>, Demand>,
+    /// Where something has happened since it was looked.
+    changed: HashSet<Place>,
+    /// Backends that have ended what they had just begun, and have not been told of.
+    broken: Vec<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -107,6 +125,17 @@ struct Shelf {
     failures: u32,
     /// Nothing is opened before.
     rests_until: Option<Instant>,
+    /// What the backend's sums have of it.
+    counted: Demand,
+}
+
+/// Of a place or of all places of a backend.
+#[derive(Clone, Copy, Debug, Default)]
+struct Demand {
+    /// Those that clients come for.
+    places: usize,
+    /// Tunnels that wait there or are being opened, without those that are to be renewed.
+    stock: usize,
 }
 
 impl Spare {
@@ -116,6 +145,10 @@ impl Spare {
 
     fn is_for(&self, by: &By, addresses: &[IpAddr], now: Instant) -> bool {
         now.duration_since(self.opened) < OLDEST && self.by == *by && addresses.contains(&self.peer)
+    }
+
+    fn is_young(&self, now: Instant) -> bool {
+        now.duration_since(self.opened) < YOUNG
     }
 
     /// Takes apart what has come while nobody listened: tickets, pings, what a server says first. Whether the tunnel is
@@ -180,15 +213,15 @@ impl Shelf {
         self.rests_until = Some(now + pause);
     }
 
-    /// Keeps those that can still be used.
-    fn look_through(&mut self, by: &By, addresses: &[IpAddr], now: Instant) {
+    /// Keeps those that can still be used. Whether there were some that have ended young.
+    fn look_through(&mut self, by: &By, addresses: &[IpAddr], now: Instant) -> bool {
         let mut ended_young = false;
         for mut spare in mem::take(&mut self.spares) {
             if !spare.is_for(by, addresses, now) {
                 spare.close();
                 continue;
             }
-            let is_young = now.duration_since(spare.opened) < YOUNG;
+            let is_young = spare.is_young(now);
             if spare.is_there() {
                 if !is_young {
                     self.failures = 0;
@@ -202,6 +235,21 @@ impl Shelf {
             // they have ended together as a rule, and for one reason
             self.fail(now);
         }
+        ended_young
+    }
+
+    /// How many there are, without those that are to be renewed.
+    fn stock(&self, now: Instant) -> usize {
+        let is_fresh = |spare: &&Spare| now.duration_since(spare.opened) < RENEWED_AFTER;
+        self.spares.iter().filter(is_fresh).count() + self.opening
+    }
+
+    /// Brings its part of the backend's sums up to date.
+    fn recount(&mut self, sums: &mut Demand, now: Instant) {
+        let new = Demand { places: self.is_in_demand(now).into(), stock: self.stock(now) };
+        sums.places = sums.places.saturating_sub(self.counted.places) + new.places;
+        sums.stock = sums.stock.saturating_sub(self.counted.stock) + new.stock;
+        self.counted = new;
     }
 
     /// How many to open. `standing`: one is held also while no clients come.
@@ -210,8 +258,7 @@ impl Shelf {
             return 0;
         }
         let wanted = if self.is_in_demand(now) { count } else { count.min(standing.into()) };
-        let is_fresh = |spare: &&Spare| now.duration_since(spare.opened) < RENEWED_AFTER;
-        let there = self.spares.iter().filter(is_fresh).count() + self.opening;
+        let there = self.stock(now);
         // after a failure one is enough to see
         let most = if self.failures > 0 { 1_usize.saturating_sub(self.opening) } else { usize::MAX };
         wanted.saturating_sub(there).min(most)
@@ -223,6 +270,51 @@ impl Shelf {
 
     fn close(self) {
         self.spares.into_iter().for_each(Spare::close);
+    }
+}
+
+impl Wanted {
+    /// Whether one is held there always.
+    fn is_standing(&self, (name, port): &Place) -> bool {
+        self.ends.get(name).is_some_and(|open| open.ports.contains(port))
+    }
+}
+
+impl Shelves {
+    /// Looks at what has changed. What there is no room for yet is looked at again.
+    fn tend(&mut self, wanted: &Wanted, now: Instant) -> Due {
+        let mut lacking = Vec::new();
+        for place in mem::take(&mut self.changed) {
+            let Some(open) = wanted.ends.get(&place.0) else { continue };
+            let Some(shelf) = self.at.get_mut(&place) else { continue };
+            let demand = self.demands.entry(place.0.clone()).or_default();
+            if shelf.look_through(&wanted.by, &open.addresses, now) {
+                self.broken.push(place.0.clone());
+            }
+            shelf.recount(demand, now);
+            let is_standing = wanted.is_standing(&place);
+            let (share, mut left) = demand.allotment(wanted.count);
+            if is_standing && shelf.counted.stock == 0 {
+                left = left.max(1);
+            }
+            let room = wanted.room.saturating_sub(lacking.len());
+            let lacks = shelf.lacks(share, is_standing, now).min(left);
+            if lacks > room {
+                self.changed.insert(place.clone());
+            }
+            shelf.opening += lacks.min(room);
+            shelf.recount(demand, now);
+            lacking.extend(iter::repeat_n(place, lacks.min(room)));
+        }
+        Due { lacking, broken: mem::take(&mut self.broken) }
+    }
+}
+
+impl Demand {
+    /// How many a place may have that clients come for, and how many more all places together.
+    fn allotment(&self, count: usize) -> (usize, usize) {
+        let most = count * SHARED_BY;
+        ((most / self.places.max(1)).clamp(count.min(1), count), most.saturating_sub(self.stock))
     }
 }
 
@@ -240,18 +332,28 @@ impl Spares {
     ) -> Option<(TcpStream, Opening)> {
         let now = Instant::now();
         let mut shelves = self.shelves();
+        let shelves = &mut *shelves;
         let name = place.0.clone();
+        shelves.changed.insert(place.clone());
         let shelf = shelves.at.entry(place).or_default();
         shelf.asked = Some(now);
+        let mut ended_young = false;
         let found = loop {
             let Some(mut spare) = shelf.spares.pop_front() else { break None };
-            if spare.is_for(by, addresses, now) && spare.is_there() {
+            if !spare.is_for(by, addresses, now) {
+                continue;
+            }
+            if spare.is_there() {
                 break Some(spare);
             }
+            ended_young |= spare.is_young(now);
         };
+        if ended_young {
+            shelf.fail(now);
+            shelves.broken.push(name.clone());
+        }
         let [taken, missed] = shelves.clients.entry(name).or_default();
         *(if found.is_some() { taken } else { missed }) += 1;
-        drop(shelves);
         self.asked.notify_one();
         found.map(|spare| (spare.socket, spare.opening))
     }
@@ -261,37 +363,40 @@ impl Spares {
         self.asked.notified().await;
     }
 
-    /// Gives up what is not wanted any more, and what has ended. Returns where one is to be opened, each of which ends in
-    /// [`Self::put`] or [`Self::fail`].
-    pub(in crate::proxy) fn tend(&self, wanted: &Wanted) -> Vec<Place> {
+    /// Gives up what is not wanted any more, and what has ended, everywhere.
+    pub(in crate::proxy) fn tend(&self, wanted: &Wanted) -> Due {
         let now = Instant::now();
-        let at = &mut self.shelves().at;
+        let mut shelves = self.shelves();
+        let shelves = &mut *shelves;
+        let at = &mut shelves.at;
         for (name, open) in &wanted.ends {
             for port in &open.ports {
                 at.entry((name.clone(), *port)).or_default();
             }
         }
-        let is_standing =
-            |(name, port): &Place| wanted.ends.get(name).is_some_and(|open| open.ports.contains(port));
         let gone = at.extract_if(|place, shelf| {
-            !wanted.ends.contains_key(&place.0) || !(is_standing(place) || shelf.is_in_demand(now))
+            !wanted.ends.contains_key(&place.0) || !(wanted.is_standing(place) || shelf.is_in_demand(now))
         });
         gone.for_each(|(_, shelf)| shelf.close());
-        let mut lacking = Vec::new();
-        for (place, shelf) in at.iter_mut() {
-            let addresses = wanted.ends.get(&place.0).map(|open| &*open.addresses).unwrap_or_default();
-            shelf.look_through(&wanted.by, addresses, now);
-            let room = wanted.room.saturating_sub(lacking.len());
-            let lacks = shelf.lacks(wanted.count, is_standing(place), now).min(room);
-            shelf.opening += lacks;
-            lacking.extend(std::iter::repeat_n(place.clone(), lacks));
+        shelves.demands.clear();
+        for ((name, _), shelf) in &mut shelves.at {
+            shelf.counted = Demand::default();
+            shelf.recount(shelves.demands.entry(name.clone()).or_default(), now);
         }
-        lacking
+        shelves.changed = shelves.at.keys().cloned().collect();
+        shelves.tend(wanted, now)
+    }
+
+    /// The same where something has happened since the last time.
+    pub(in crate::proxy) fn tend_changed(&self, wanted: &Wanted) -> Due {
+        self.shelves().tend(wanted, Instant::now())
     }
 
     /// One has been opened.
     pub(in crate::proxy) fn put(&self, place: &Place, spare: Spare) {
-        match self.shelves().at.get_mut(place) {
+        let mut shelves = self.shelves();
+        shelves.changed.insert(place.clone());
+        match shelves.at.get_mut(place) {
             Some(shelf) => {
                 shelf.opening = shelf.opening.saturating_sub(1);
                 shelf.spares.push_back(spare);
@@ -302,7 +407,9 @@ impl Spares {
 
     /// One could not be opened.
     pub(in crate::proxy) fn fail(&self, place: &Place) {
-        if let Some(shelf) = self.shelves().at.get_mut(place) {
+        let mut shelves = self.shelves();
+        shelves.changed.insert(place.clone());
+        if let Some(shelf) = shelves.at.get_mut(place) {
             shelf.opening = shelf.opening.saturating_sub(1);
             shelf.fail(Instant::now());
         }

@@ -16,6 +16,7 @@ mod self_signed;
 mod server;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod traffic;
 pub mod verify;
 

@@ -35,6 +35,11 @@ impl Unread {
         self.is_lost
     }
 
+    /// None of it was read, however long it has been on its way.
+    pub const fn lose_all(&mut self) {
+        self.is_lost = true;
+    }
+
     /// For another backend, if it was lost.
     pub fn lost(self) -> Option<Vec<u8>> {
         self.is_lost.then_some(self.data)

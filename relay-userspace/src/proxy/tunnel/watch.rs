@@ -12,8 +12,8 @@ use crate::rule::Keepalive;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Next {
     Wait,
-    /// Send it a ping.
-    Ask,
+    /// Send it a ping of this number.
+    Ask(u32),
     /// It is gone.
     Gone,
 }
@@ -28,9 +28,11 @@ pub struct Watch {
     is_heard: bool,
     /// An answer has.
     has_answered: bool,
-    /// It has been asked since it was sent something last.
-    is_asked: bool,
-    /// It has answered that, so it has nothing left to read.
+    /// The number of the last question,
+    question: u32,
+    /// and of the last one before it was sent something.
+    said: u32,
+    /// It has answered a later one, so it has nothing left to read.
     is_listening: bool,
     /// Questions since the last answer.
     unanswered: u8,
@@ -44,7 +46,8 @@ impl Watch {
             asked: now,
             is_heard: false,
             has_answered: false,
-            is_asked: false,
+            question: 0,
+            said: 0,
             is_listening: false,
             unanswered: 0,
         }
@@ -54,19 +57,23 @@ impl Watch {
         self.due
     }
 
-    /// Payload has come, or an answer.
-    pub const fn hear(&mut self, is_answer: bool) {
-        if is_answer {
-            self.has_answered = true;
-            self.is_listening |= self.is_asked;
-        } else {
-            self.is_heard = true;
+    /// Payload has come.
+    pub const fn hear(&mut self) {
+        self.is_heard = true;
+    }
+
+    /// The answer to a question has. An earlier one says nothing of what was sent behind that.
+    pub const fn hear_answer(&mut self, question: u32) {
+        if question > self.question {
+            return;
         }
+        self.has_answered = true;
+        self.is_listening |= question > self.said;
     }
 
     /// Payload is sent.
     pub const fn say(&mut self) {
-        self.is_asked = false;
+        self.said = self.question;
         self.is_listening = false;
     }
 
@@ -87,10 +94,10 @@ impl Watch {
             return Next::Gone;
         }
         self.unanswered = self.unanswered.saturating_add(1);
-        self.is_asked = true;
+        self.question = self.question.saturating_add(1);
         self.asked = now;
         self.due = now + if self.is_listening { interval } else { idle };
-        Next::Ask
+        Next::Ask(self.question)
     }
 }
 
@@ -109,8 +116,10 @@ mod tests {
         let mut done = Vec::new();
         for second in seconds {
             let next = watch.look(begun + Duration::from_secs(second));
-            if next == Next::Ask && answers {
-                watch.hear(true);
+            if let Next::Ask(question) = next
+                && answers
+            {
+                watch.hear_answer(question);
             }
             if next != Next::Wait {
                 done.push((second, next));
@@ -126,8 +135,8 @@ mod tests {
     fn who_has_answered_and_stops_is_gone() {
         let begun = Instant::now();
         let mut one = Watch::new(KEEPALIVE, begun);
-        assert_eq!(watch(&mut one, begun, 0..31, true), [(15, Next::Ask), (30, Next::Ask)]);
-        let last = [(45, Next::Ask), (50, Next::Ask), (55, Next::Ask), (60, Next::Gone)];
+        assert_eq!(watch(&mut one, begun, 0..31, true), [(15, Next::Ask(1)), (30, Next::Ask(2))]);
+        let last = [(45, Next::Ask(3)), (50, Next::Ask(4)), (55, Next::Ask(5)), (60, Next::Gone)];
         assert_eq!(watch(&mut one, begun, 31..90, false), last);
     }
 
@@ -135,7 +144,7 @@ mod tests {
     fn who_never_answers_is_asked_for_ever() {
         let begun = Instant::now();
         let mut one = Watch::new(KEEPALIVE, begun);
-        let asked: Vec<(u64, Next)> = (1..40).map(|turn| (15 * turn, Next::Ask)).collect();
+        let asked: Vec<(u64, Next)> = (1..40).map(|turn| (15 * u64::from(turn), Next::Ask(turn))).collect();
         assert_eq!(watch(&mut one, begun, 0..600, false), asked);
     }
 
@@ -146,7 +155,19 @@ mod tests {
         let mut one = Watch::new(KEEPALIVE, begun);
         watch(&mut one, begun, 0..20, true);
         one.say();
-        assert!(watch(&mut one, begun, 20..600, false).iter().all(|(_, next)| *next == Next::Ask));
+        assert!(watch(&mut one, begun, 20..600, false).iter().all(|(_, next)| *next != Next::Gone));
+    }
+
+    /// An answer to what was asked before is none to what was sent since.
+    #[test]
+    fn who_answers_late_may_have_something_left_to_read() {
+        let begun = Instant::now();
+        let mut one = Watch::new(KEEPALIVE, begun);
+        assert_eq!(watch(&mut one, begun, 0..20, false), [(15, Next::Ask(1))]);
+        one.say();
+        assert_eq!(watch(&mut one, begun, 20..31, false), [(30, Next::Ask(2))]);
+        one.hear_answer(1);
+        assert!(watch(&mut one, begun, 31..600, false).iter().all(|(_, next)| *next != Next::Gone));
     }
 
     #[test]
@@ -154,7 +175,7 @@ mod tests {
         let begun = Instant::now();
         let mut one = Watch::new(KEEPALIVE, begun);
         for second in 0..100 {
-            one.hear(false);
+            one.hear();
             assert_eq!(one.look(begun + Duration::from_secs(second)), Next::Wait);
         }
     }

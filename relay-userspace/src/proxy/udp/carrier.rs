@@ -6,7 +6,8 @@
 mod carriers;
 mod dial;
 mod flows;
+mod standing;
 
 pub use self::carriers::Carriers;
-pub use self::dial::CarrierFlow;
 pub use self::flows::{Flow, Flows};
+pub use self::standing::CarrierFlow;

@@ -13,28 +13,45 @@ use super::socket::Replies;
 use super::{next, register, until};
 use crate::proxy::ending::Ending;
 use crate::proxy::service::{Phase, Service};
+use crate::proxy::tunnel::Acceptor;
 use crate::proxy::tunnel::datagrams::{Line, Stop};
 
-/// Carries until the other end ends the tunnel; what it did wrong, if it did. `speaker`: who has been let in. `port`: that
-/// it came in on.
+/// How a tunnel has come in.
+#[derive(Debug)]
+pub struct Entered {
+    /// Who has been let in.
+    pub speaker: IpAddr,
+    /// The port that it came in on.
+    pub port: u16,
+    /// What it was let in by.
+    pub by: Option<Arc<Acceptor>>,
+}
+
+/// Carries until the other end ends the tunnel, and says how it did. Once the listener lets nobody in any more, or not as
+/// it has let the tunnel in, no flow begins in that, and it ends with the last one there is.
 pub async fn serve(
     line: Line,
     service: Arc<Service>,
-    speaker: IpAddr,
-    port: u16,
+    entered: Entered,
     mut phase: watch::Receiver<Phase>,
 ) -> io::Result<Stop> {
+    let Entered { speaker, port, by } = entered;
     let replies = register(Replies::new()?)?;
-    let mut relay = Relay::behind(service, Inward::new(line, speaker, port));
+    let mut relay = Relay::behind(service.clone(), Inward::new(line, speaker, port));
     let mut current = *phase.borrow_and_update();
+    let mut serves = true;
     loop {
-        relay.accept(current == Phase::Serve);
+        serves &= current == Phase::Serve && service.target().acceptor == by;
+        if !serves && relay.leave() {
+            relay.end_tunnel().await;
+            return Ok(Stop::Ended);
+        }
         let due = relay.due();
         let left = tokio::select! {
             left = poll_fn(|cx| relay.poll_tunnels(cx, None, replies.get_ref())) => match left {
                 Ok(left) => left,
                 Err(stop) => {
-                    relay.clear(Ending::Reset);
+                    relay.clear(if matches!(stop, Stop::Ended) { Ending::Closed } else { Ending::Reset });
                     return Ok(stop);
                 }
             },

@@ -87,6 +87,8 @@ pub struct Relay {
     started: Instant,
     /// The state of the gate that all clients are let in by.
     revision: u64,
+    /// The state of the target that all of them go out by.
+    edition: u64,
 }
 
 /// How clients come in and answers go out.
@@ -123,10 +125,10 @@ impl Relay {
     fn with(service: Arc<Service>, way: Way) -> Self {
         // now: there may be no memory for them when the first datagram comes
         BUFFERS.with(|_there| ());
-        let revision = service.gate.revision();
+        let (revision, edition) = (service.gate.revision(), service.edition());
         let (clients, unfinished, started) = (Clients::new(), Vec::new(), Instant::now());
         let carriers = Carriers::default();
-        Self { service, clients, unfinished, way, carriers, accepts: true, started, revision }
+        Self { service, clients, unfinished, way, carriers, accepts: true, started, revision, edition }
     }
 
     /// For clients that come in by a tunnel.
@@ -142,8 +144,17 @@ impl Relay {
         }
     }
 
-    /// Ends the sessions of clients that are not let in any more, or whose backends are none any more.
+    /// Ends the sessions of clients that are not let in any more, whose backends are none any more, or that go out in clear
+    /// where the rule has a tunnel now, and the other way round.
     pub fn revoke(&mut self) {
+        let edition = self.service.edition();
+        if edition != self.edition {
+            self.edition = edition;
+            let is_tunnel = self.service.target().connect.sends_datagrams();
+            for gone in self.clients.retain(|_, session| session.out.socket().is_none() == is_tunnel) {
+                self.log(&gone, Ending::RuleEnded);
+            }
+        }
         let revision = self.service.gate.revision();
         if revision != self.revision {
             self.revision = revision;
@@ -224,12 +235,13 @@ impl Relay {
         }
     }
 
-    /// A client that is known and where it goes, unless its session is in vain: then that ends, and another one begins.
+    /// A client that is known and where it goes, unless its session is in vain or lost: then that ends, and another one begins.
     fn still(&mut self, id: Id) -> Option<(Id, u32)> {
         let (_, session) = self.clients.get_mut(id)?;
         let lane = session.out.lane();
-        if self.accepts && session.is_in_vain() {
-            drop(self.clients.remove(id));
+        if self.accepts && (session.is_lost() || session.is_in_vain()) {
+            let gone = self.clients.remove(id)?;
+            self.log(&gone, Ending::Reset);
             return None;
         }
         Some((id, lane))
@@ -251,17 +263,19 @@ impl Relay {
 
     /// Sends a client's datagrams by its socket.
     fn send(&mut self, run: &[Item], memory: &[u8], outbox: &mut Outbox) -> Sent {
-        let now = self.now();
+        let moment = Instant::now();
+        let now = self.tick(moment);
         let id = run[0].client;
         let Some(session) = proven(&mut self.clients, &self.service, run) else { return Sent::default() };
-        let Out::Socket { socket, backend } = &session.out else { return Sent::default() };
-        let name = backend.map(Name::from).unwrap_or_default();
+        let Out::Socket { socket, backend, is_connected } = &session.out else { return Sent::default() };
+        let name = if *is_connected { Name::default() } else { Name::from(*backend) };
         for item in run {
             outbox.push(id, item.train, session.ingress_limit, || (name, Control::default()));
         }
         let limit = &mut session.ingress_limit;
         let sent = outbox.send(socket, memory, |_, size| *limit = size);
-        session.bytes[0] += sent.bytes;
+        session.live.add(0, sent.bytes);
+        session.live.touch(moment);
         if sent.refused > 0 {
             session.fail(Signal::Refused);
         }
@@ -290,7 +304,8 @@ impl Relay {
 
     fn collect(&mut self, buffers: &mut Buffers, listener: Option<&UdpSocket>) {
         let Buffers { inbox, outbox, ready, .. } = buffers;
-        let now = self.now();
+        let moment = Instant::now();
+        let now = self.tick(moment);
         let mut total = Sent::default();
         let mut used = 0;
         let mut sender: Option<Arc<Sender>> = None;
@@ -310,12 +325,13 @@ impl Relay {
             let received = receive(inbox, session, used, &self.service.counters);
             for slot in used..used + received {
                 let train = inbox.train(slot);
-                session.bytes[1] += train.length as u64;
+                session.live.add(1, train.length as u64);
                 outbox.push(id, train, session.egress_limit, || key.envelope());
             }
             used += received;
             if received > 0 {
                 session.answer();
+                session.live.touch(moment);
                 self.clients.answered(id, now);
             }
             if received == TURN {
@@ -374,7 +390,12 @@ impl Relay {
     }
 
     fn now(&self) -> Tick {
-        Tick::try_from(self.started.elapsed().as_millis() / TICK.as_millis()).unwrap_or(Tick::MAX)
+        self.tick(Instant::now())
+    }
+
+    fn tick(&self, moment: Instant) -> Tick {
+        let passed = moment.saturating_duration_since(self.started);
+        Tick::try_from(passed.as_millis() / TICK.as_millis()).unwrap_or(Tick::MAX)
     }
 }
 

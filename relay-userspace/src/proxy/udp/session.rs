@@ -5,11 +5,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
 
 use nix::errno::Errno;
 use relay_common::net::Protocol;
-use socket2::SockRef;
 
 use super::carrier::{CarrierFlow, Flow};
 use super::envelope::{Control, Local, Name};
@@ -18,8 +16,9 @@ use super::share::Place;
 use crate::proxy::counters::Refusal;
 use crate::proxy::ending::{Ending, Record};
 use crate::proxy::gate::{Gate, Seat};
-use crate::proxy::kept;
+use crate::proxy::kept::{self, Ends};
 use crate::proxy::pool::{Lease, Signal};
+use crate::proxy::roster::{Backend, Entry, Live};
 use crate::proxy::service::Service;
 
 /// Who sends, and to which of the host's addresses: a client that talks to two of them is two.
@@ -77,11 +76,10 @@ pub struct Session {
     is_answering: bool,
     /// Taken when the client sends something after an answer: anybody can send a first datagram.
     pub seat: Option<Seat>,
-    /// Payload: client to backend, backend to client.
-    pub bytes: [u64; 2],
+    /// What others see of it.
+    pub live: Entry,
     /// Its place at the backend that it has for as long as it lasts.
     lease: Lease,
-    begun: Instant,
     _counted: Counted,
     _place: Place,
     _told: Told,
@@ -92,8 +90,9 @@ pub struct Session {
 pub enum Out {
     Socket {
         socket: OwnedFd,
-        /// To be named with every datagram, since the socket is not connected.
-        backend: Option<SocketAddr>,
+        backend: SocketAddr,
+        /// Otherwise the backend is to be named with every datagram.
+        is_connected: bool,
     },
     Carrier(CarrierFlow),
 }
@@ -116,6 +115,14 @@ impl Out {
         }
     }
 
+    /// Where it leads.
+    fn backend(&self) -> Backend {
+        match self {
+            Self::Socket { backend, .. } => Backend::from(*backend),
+            Self::Carrier(flow) => Backend::Shared(flow.peer()),
+        }
+    }
+
     pub const fn socket(&self) -> Option<&OwnedFd> {
         match self {
             Self::Socket { socket, .. } => Some(socket),
@@ -132,8 +139,12 @@ impl Session {
         lease: Lease,
         place: Place,
         told: Told,
+        ends: Ends,
     ) -> Self {
         let _counted = Counted::new(service);
+        let asked = Some(ends.asked).filter(|asked| !asked.ip().is_unspecified());
+        let live = Live::new(Protocol::Udp, ends.client, asked).towards(out.backend());
+        let live = Entry::new(&service.counters, live);
         lease.begin();
         Self {
             out,
@@ -143,9 +154,8 @@ impl Session {
             answered: false,
             is_answering: false,
             seat: None,
-            bytes: [0; 2],
+            live,
             lease,
-            begun: Instant::now(),
             _counted,
             _place: place,
             _told: told,
@@ -182,11 +192,15 @@ impl Session {
         self.lease.is_deserted() && (!self.answered || is_cut_off())
     }
 
+    /// Whether its tunnel does not take it any more.
+    pub fn is_lost(&self) -> bool {
+        matches!(&self.out, Out::Carrier(flow) if flow.is_lost())
+    }
+
     /// Where it goes.
     pub fn leads_to(&self) -> Option<SocketAddr> {
         match &self.out {
-            Out::Socket { backend: Some(backend), .. } => Some(*backend),
-            Out::Socket { socket, backend: None } => SockRef::from(socket).peer_addr().ok()?.as_socket(),
+            Out::Socket { backend, .. } => Some(*backend),
             Out::Carrier(flow) => flow.leads_to(),
         }
     }
@@ -195,7 +209,7 @@ impl Session {
     pub fn log(&self, key: &Key, service: &Service, ending: Ending) {
         if self.answered && service.log.is_on() {
             let (client, backend) = (key.client, self.leads_to());
-            let record = Record { client, backend, bytes: self.bytes, begun: self.begun, ending };
+            let record = Record { client, backend, bytes: self.live.bytes(), begun: self.live.begun, ending };
             record.log(service, Protocol::Udp);
         }
     }

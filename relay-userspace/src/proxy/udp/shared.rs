@@ -23,7 +23,7 @@ use crate::proxy::ending::Ending;
 use crate::proxy::service::Phase;
 use crate::proxy::shared::{Entry, Shared};
 
-/// How long a rule without clients keeps what it needs to have some.
+/// How long a rule without clients and tunnels keeps what it needs to have some.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// The clients of one rule's listener at one worker.
@@ -151,7 +151,7 @@ impl Branch {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings answers back until the rule ends, or has had no client for a while.
+    /// Brings answers back until the rule ends, or has had no client and no tunnel for a while.
     async fn tend(self: Arc<Self>, mut phase: watch::Receiver<Phase>) {
         let mut current = *phase.borrow_and_update();
         let mut idle = false;
@@ -187,7 +187,7 @@ impl Branch {
         // whatever has changed, the list of who is let in may have
         state.relay.revoke();
         let due = state.relay.due();
-        state.over = phase == Phase::End || (idle && due.is_none());
+        state.over = phase == Phase::End || (idle && due.is_none() && state.relay.has_no_carriers());
         if state.over {
             state.relay.clear(Ending::RuleEnded);
             return None;

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::remedy::options;
 use super::{Stage, Step, Way};
 use crate::proxy::tcp::socket::Leg;
-use crate::proxy::tunnel::{Fault, Layers, Opening};
+use crate::proxy::tunnel::{Alone, Fault, Layers, Opening};
 
 /// How long a backend may take to say something.
 const MOMENT: Duration = Duration::from_secs(1);
@@ -21,8 +21,16 @@ const SHOWN: usize = 64;
 /// Before the payload there has to be room for a frame's head.
 const HEADROOM: usize = 16;
 
+/// What leads to a backend.
+pub(super) enum Line {
+    /// A connection of its own.
+    Own(Box<Wire>),
+    /// A stream of a connection that could have others.
+    Stream(Box<Alone>),
+}
+
 /// A connection with what it is wrapped in.
-pub(super) struct Line {
+pub(super) struct Wire {
     leg: Leg,
     layers: Layers,
     /// What has come and not been decoded.
@@ -44,14 +52,51 @@ enum Break {
 impl Line {
     pub fn plain(leg: Leg, header: Vec<u8>) -> Self {
         let layers = Layers::default();
-        Self { leg, layers, raw: Vec::new(), payload: Vec::new(), ended: false, header }
+        Self::Own(Box::new(Wire { leg, layers, raw: Vec::new(), payload: Vec::new(), ended: false, header }))
     }
 
     pub fn wrapped(leg: Leg, opening: Opening) -> Self {
         let Opening { layers, undecoded, payload, end, .. } = opening;
-        Self { leg, layers, raw: undecoded, payload, ended: end, header: Vec::new() }
+        Self::Own(Box::new(Wire { leg, layers, raw: undecoded, payload, ended: end, header: Vec::new() }))
     }
 
+    /// Sends what has to go ahead of everything.
+    async fn begin(&mut self) -> Result<(), Break> {
+        match self {
+            Self::Own(wire) => wire.write(&wire.header).await,
+            Self::Stream(_) => Ok(()),
+        }
+    }
+
+    /// What comes next of the payload.
+    async fn receive(&mut self) -> Result<Vec<u8>, Break> {
+        match self {
+            Self::Own(wire) => wire.receive().await,
+            Self::Stream(stream) => {
+                let piece = stream.receive().await?;
+                if piece.is_empty() { Err(Break::End) } else { Ok(piece) }
+            }
+        }
+    }
+
+    async fn send(&mut self, payload: &[u8]) -> Result<(), Break> {
+        match self {
+            Self::Own(wire) => wire.send(payload).await,
+            Self::Stream(stream) => Ok(stream.send(payload).await?),
+        }
+    }
+
+    /// Takes leave.
+    pub(super) async fn end(self) {
+        match self {
+            Self::Own(wire) => wire.end().await,
+            // whoever does not end its half has had its moment
+            Self::Stream(stream) => _ = timeout(MOMENT, stream.end()).await,
+        }
+    }
+}
+
+impl Wire {
     /// What comes next of the payload.
     async fn receive(&mut self) -> Result<Vec<u8>, Break> {
         loop {
@@ -106,7 +151,7 @@ impl Line {
     }
 
     /// Takes leave.
-    async fn end(mut self) {
+    pub async fn end(mut self) {
         let mut farewell = Vec::new();
         if self.layers.end(&mut farewell).is_ok() {
             // whoever is gone needs none
@@ -124,8 +169,7 @@ pub(super) async fn listen(mut line: Line, way: Way<'_>) -> Step {
 }
 
 async fn converse(line: &mut Line, way: Way<'_>) -> Result<Step, Break> {
-    let header = std::mem::take(&mut line.header);
-    line.write(&header).await?;
+    line.begin().await?;
     let passed = |text: String| Ok(Step::passed(Stage::Payload, text));
     if let Ok(first) = timeout(MOMENT, line.receive()).await {
         let first = first?;

@@ -16,6 +16,7 @@ pub(super) const fn options(fault: &Fault) -> &'static [&'static str] {
         Fault::Name(_) => &["connect.sni"],
         Fault::Handshake(fault) => of_upgrade(fault),
         Fault::Datagrams(_) => &["connect.udp_over"],
+        Fault::Lost(_) => &["connect.mux"],
         Fault::Frame(_) | Fault::Silent | Fault::Ended | Fault::TooMuch => TRANSPORT,
         Fault::Late => &["connect.transport", "timeout.handshake"],
     }
@@ -51,7 +52,8 @@ const fn of_upgrade(fault: &HandshakeFault) -> &'static [&'static str] {
         HandshakeFault::Refused { status: 300..=399 } => &["connect.host", "connect.transport"],
         HandshakeFault::Refused { status: 500..=599 } => &[],
         HandshakeFault::Refused { .. } => &["connect.path", "connect.host", "connect.token"],
-        HandshakeFault::Closed => &["connect.host", "connect.path"],
+        // realm's at another host or path, or no WebSocket at all behind TLS
+        HandshakeFault::Closed => &["connect.host", "connect.path", "connect.transport"],
         HandshakeFault::Unwilling(Purpose::Datagrams) => &["connect.udp_over"],
         HandshakeFault::Unwilling(Purpose::Session | Purpose::Streams) => &["connect.mux"],
         HandshakeFault::HeadTooLong

@@ -12,13 +12,14 @@ use super::{Stage, Step, Way};
 use crate::proxy::tcp::socket::Leg;
 use crate::proxy::tunnel::purpose::Purpose;
 use crate::proxy::tunnel::tls::{Agreed, Certificate, Witness, witnessed};
-use crate::proxy::tunnel::{Connector, Fault, part};
+use crate::proxy::tunnel::ws::HandshakeFault;
+use crate::proxy::tunnel::{Alone, Connector, Fault, Opening, part};
 use crate::rule::ConnectTunnel;
 
-/// Opens the tunnel. `None`: it does not open, and the last step says why.
+/// Opens the tunnel for a purpose. `None`: it does not open, and the last step says why.
 pub(super) async fn wrap(
     way: Way<'_>,
-    tunnel: &Arc<ConnectTunnel>,
+    (tunnel, purpose): (&Arc<ConnectTunnel>, Purpose),
     leg: Leg,
     header: &[u8],
     steps: &mut Vec<Step>,
@@ -34,7 +35,9 @@ pub(super) async fn wrap(
     let connector = Connector::new(config, tunnel.clone());
     let begun = Instant::now();
     let mut secured = None;
-    let opening = connector.connect_telling(Purpose::Session, &leg, way.host, header, |agreed| {
+    let is_shared = tunnel.mux && purpose == Purpose::Session;
+    let purpose = if is_shared { Purpose::Streams } else { purpose };
+    let opening = connector.connect_telling(purpose, &leg, way.host, header, |agreed| {
         secured = Some((Instant::now(), agreed.clone()));
     });
     let opened = timeout(way.timeouts.handshake, opening).await.unwrap_or(Err(Fault::Late));
@@ -50,11 +53,15 @@ pub(super) async fn wrap(
                 let text = format!("open, path {}", ws.path);
                 steps.push(Step::passed(Stage::Websocket, text).since(since));
             }
-            Some(Line::wrapped(leg, opening))
+            if is_shared { share(way, leg, opening, steps).await } else { Some(Line::wrapped(leg, opening)) }
         }
         Err(fault) => {
             let is_within = secured.is_some() || tunnel.tls.is_none();
-            let stage = if is_within { Stage::Websocket } else { Stage::Tls };
+            let stage = match &fault {
+                Fault::Handshake(HandshakeFault::Unwilling(Purpose::Datagrams)) => Stage::Udp,
+                _ if is_within => Stage::Websocket,
+                _ => Stage::Tls,
+            };
             let shown = witness.filter(|_| !is_within).and_then(|witness| shown(&witness));
             let shown = shown.map(|shown| format!(" ({shown})")).unwrap_or_default();
             let text = match (&fault, stage) {
@@ -65,6 +72,25 @@ pub(super) async fn wrap(
             };
             steps.push(Step::failed(stage, fault.as_str(), options(&fault), text).since(since));
             part(leg).await;
+            None
+        }
+    }
+}
+
+/// Opens a stream in a tunnel that is for many.
+async fn share(way: Way<'_>, leg: Leg, opening: Opening, steps: &mut Vec<Step>) -> Option<Line> {
+    let begun = Instant::now();
+    let shared =
+        timeout(way.timeouts.handshake, Alone::begin(leg, opening)).await.unwrap_or(Err(Fault::Late));
+    match shared {
+        Ok(stream) => {
+            let text = "the other end takes streams of many clients";
+            steps.push(Step::passed(Stage::Mux, text).since(begun));
+            Some(Line::Stream(Box::new(stream)))
+        }
+        Err(fault) => {
+            let step = Step::failed(Stage::Mux, fault.as_str(), options(&fault), fault.to_string());
+            steps.push(step.since(begun));
             None
         }
     }

@@ -1,5 +1,7 @@
 //! What somebody orders for one backend by hand.
 
+use std::time::Instant;
+
 use serde_json::{Map, Value, json};
 
 use crate::api::problem::{ApiProblem, Code};
@@ -90,10 +92,11 @@ impl super::Backends {
             Some(order) => _ = health.orders.insert(backend.into(), order),
             None => {
                 health.orders.remove(backend);
+                let now = Instant::now();
                 // whoever calls one up wants it to have its part, though a tier that comes after it has it now
                 health.held.retain(|_, held| !comes_before(rule, backend, held));
                 let known = health.endpoints.iter_mut().filter(|((_, name), _)| **name == *backend);
-                known.for_each(|(_, verdict)| verdict.pardon());
+                known.for_each(|(_, verdict)| verdict.pardon(now));
                 let ends = self.watched.get(&rule.name).map(|watched| &watched.ends);
                 let ends = ends.into_iter().flatten().filter(|((_, name), _)| **name == *backend);
                 if let Some(prober) = &self.prober {

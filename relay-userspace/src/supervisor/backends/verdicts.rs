@@ -160,7 +160,7 @@ impl State {
                 continue;
             }
             let text = match basis {
-                Basis::Good if old.is_none_or(|old| *old == Basis::Doubtful) => continue,
+                Basis::Good if old.is_none() => continue,
                 Basis::Good => format!("rule {name}: there are backends for {protocol} again"),
                 Basis::Doubtful => {
                     format!(

@@ -160,7 +160,11 @@ const MISTAKES: &[(&str, &[&str])] = &[
         "connect = { transport = \"wss\", pool = 2, proxy_protocol = 2 }",
         &["connect: pool: a header that names the client", "leave out one of `pool` and `proxy_protocol`"],
     ),
-    ("connect = { transport = \"wss\", mux = true }", &["connect: mux: true is not built yet"]),
+    (
+        "connect = { transport = \"wss\", mux = true, proxy_protocol = 2 }",
+        &["connect: mux: many clients share a connection, and `proxy_protocol` names one ahead of it; \
+           leave out `mux`, or `proxy_protocol`"],
+    ),
     (
         "protocol = \"tcp+udp\"\nconnect = { transport = \"wss\", udp_over = \"tunnel\" }\n\
          check = { kind = \"udp\", send = \"a\" }",

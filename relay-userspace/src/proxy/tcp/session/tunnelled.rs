@@ -7,16 +7,16 @@ use relay_common::net::Protocol;
 use tokio::io::Interest;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Farewell, Logged, Session, count_client};
+use super::{Farewell, Logged, Session, count_client, muxed};
 use crate::proxy::complaints::and_others;
 use crate::proxy::counters::Refusal;
-use crate::proxy::ending::{Ending, Record};
+use crate::proxy::ending::Ending;
 use crate::proxy::pool::{Lease, Signal};
 use crate::proxy::service::Service;
 use crate::proxy::tcp::carry::carry;
-use crate::proxy::tcp::failover::{self, Reached};
+use crate::proxy::tcp::failover::{self, Connected, Reached};
 use crate::proxy::tunnel::purpose::Purpose;
-use crate::proxy::tunnel::{Acceptor, Fault, Layers, Opening, Side, TunnelPump};
+use crate::proxy::tunnel::{Acceptor, Fault, Layers, Opening, Road, Side, TunnelPump, TunnelStream};
 
 /// Carries a client that has been let in until it is over. `data`: what it has sent already.
 pub(super) async fn run(
@@ -33,8 +33,14 @@ pub(super) async fn run(
         },
     };
     match client.purpose {
-        Purpose::Session | Purpose::Streams => {}
         Purpose::Datagrams => return Farewell::Datagrams(Box::new(client)),
+        // boxed, so that sessions with a tunnel of their own need no room for it
+        Purpose::Streams => return Box::pin(muxed::take_streams(session, client, logged, timer)).await,
+        Purpose::Session => {}
+    }
+    if is_muxed(session) {
+        let road = Road::Leg(Box::new(TunnelStream::new(session.client, client)));
+        return Box::pin(muxed::run(session, road, logged, timer)).await;
     }
     let mut again = Again { client, renew: None, tried: Vec::new() };
     let mut round_trip = session.round_trip;
@@ -55,7 +61,8 @@ pub(super) async fn run(
                 () = sleep_until(grace) => {}
             }
         }
-        logged.record.backend = reached.leg.peer_addr().ok();
+        logged.record.backend = reached.to.leg.peer_addr().ok();
+        session.live.set_backend(logged.record.backend);
         let leads_to = logged.record.backend;
         let over = tokio::select! {
             biased;
@@ -63,7 +70,7 @@ pub(super) async fn run(
                 logged.cut_off(ending);
                 return Farewell::Reset;
             }
-            over = session.relay_tunnel(client, reached, &mut logged.record, timer.as_mut()) => over,
+            over = session.relay_tunnel(client, reached, logged.record.client, timer.as_mut()) => over,
         };
         again = match over {
             Over::Again(again) => *again,
@@ -90,8 +97,13 @@ enum Over {
     Again(Box<Again>),
 }
 
+/// Whether backends get streams of connections that many share.
+pub(super) fn is_muxed(session: &Session<'_>) -> bool {
+    session.target.connect.tunnel.as_ref().is_some_and(|tunnel| tunnel.mux)
+}
+
 /// A leg that is no tunnel.
-const fn plain(payload: Vec<u8>) -> Opening {
+pub(super) const fn plain(payload: Vec<u8>) -> Opening {
     Opening {
         layers: Layers::new(None, None),
         purpose: Purpose::Session,
@@ -146,7 +158,7 @@ impl Session<'_> {
         renew: Option<Lease>,
         tried: Vec<usize>,
         mut limit: Pin<&mut Sleep>,
-    ) -> Result<Reached, Ending> {
+    ) -> Result<Reached<Connected>, Ending> {
         let Some(lease) = renew else { return self.reach(tried, limit).await };
         let renewed = tokio::select! {
             biased;
@@ -167,22 +179,24 @@ impl Session<'_> {
     async fn relay_tunnel(
         &self,
         client: Opening,
-        mut reached: Reached,
-        record: &mut Record,
+        mut reached: Reached<Connected>,
+        address: SocketAddr,
         timer: Pin<&mut Sleep>,
     ) -> Over {
-        let tunnel = reached.tunnel.take();
+        let tunnel = reached.to.tunnel.take();
         let is_plain = tunnel.is_none();
         let backend = tunnel.map_or_else(|| plain(Vec::new()), |opening| *opening);
-        let legs = [self.client, &reached.leg];
+        let legs = [self.client, &reached.to.leg];
         let sides = [
             Side::new(legs[0], client.layers, client.undecoded),
             Side::new(legs[1], backend.layers, backend.undecoded),
         ];
-        let address = record.client;
-        let mut pump = TunnelPump::new(sides, self.service.payload(), &mut record.bytes);
-        if reached.is_spare || self.is_there_another(&reached.tried) {
+        let mut pump = TunnelPump::new(sides, self.service.payload(), self.live);
+        if reached.to.is_spare || self.is_there_another(&reached.tried) {
             pump.keep_unread(!is_plain);
+        }
+        if reached.to.is_spare {
+            pump.try_for(self.target.timeouts.connect);
         }
         pump.watch_over(self.target.timeouts.keepalive);
         if is_plain {
@@ -190,7 +204,7 @@ impl Session<'_> {
         }
         pump.begin_with(0, &client.payload, client.end);
         pump.begin_with(1, &backend.payload, backend.end);
-        let ending = carry(legs, &mut pump, &self.target.timeouts, timer).await;
+        let ending = carry(legs, &mut pump, self.live, &self.target.timeouts, timer).await;
         let farewell = match pump.fault() {
             Some((0, fault)) => {
                 blame_client(self.service, address, fault);
@@ -206,18 +220,19 @@ impl Session<'_> {
         };
         let has_broken_off = pump.has_broken_off();
         let unread = pump.into_unread().filter(|_| has_broken_off);
-        let Reached { leg, is_spare, lease, tried, .. } = reached;
+        let signal = signal_of(ending);
+        let Reached { to: Connected { leg, is_spare, .. }, lease, tried } = reached;
         if let Some(client) = unread {
             if is_spare {
                 return Over::Again(Box::new(Again { client, renew: Some(lease), tried }));
             }
             if self.is_there_another(&tried) {
-                lease.fail(Signal::Reset);
+                lease.fail(signal);
                 return Over::Again(Box::new(Again { client, renew: None, tried }));
             }
         }
         if has_broken_off {
-            lease.fail(Signal::Reset);
+            lease.fail(signal);
         }
         if let Ending::Refused(refusal) = ending {
             self.service.counters.refuse(refusal);
@@ -226,6 +241,14 @@ impl Session<'_> {
             leg.close();
         }
         Over::Ended(ending, farewell)
+    }
+}
+
+/// What a backend that has broken off has done, by how that ended the session.
+fn signal_of(ending: Ending) -> Signal {
+    match ending {
+        Ending::Refused(refusal) => Signal::of(refusal).unwrap_or(Signal::Reset),
+        _ => Signal::Reset,
     }
 }
 

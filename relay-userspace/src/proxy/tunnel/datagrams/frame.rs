@@ -29,6 +29,8 @@ pub enum Kind {
     Begin,
     /// A flow is over: its number means nobody until it begins anew.
     End,
+    /// No flow begins in this tunnel any more; those that are there go on. Sent by the end with the backends.
+    GoAway,
 }
 
 /// A frame, and where in the data what it carries lies.
@@ -39,6 +41,13 @@ pub struct Frame {
     pub payload: Range<usize>,
 }
 
+impl Frame {
+    /// Where all of it lies.
+    pub const fn whole(&self) -> Range<usize> {
+        self.payload.start - HEAD..self.payload.end
+    }
+}
+
 /// What the other end has sent is no frame.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 pub enum FrameFault {
@@ -46,7 +55,7 @@ pub enum FrameFault {
     Kind(u8),
     #[error("it sent a frame of kind {kind:?} with {length} bytes, which cannot be")]
     Length { kind: Kind, length: usize },
-    #[error("it sent a frame of kind {0:?}, which only the end with the clients sends")]
+    #[error("it sent a frame of kind {0:?}, which only the other end of a tunnel sends")]
     Direction(Kind),
 }
 
@@ -56,6 +65,7 @@ impl Kind {
             Self::Data => 0,
             Self::Begin => 1,
             Self::End => 2,
+            Self::GoAway => 3,
         }
     }
 
@@ -64,6 +74,7 @@ impl Kind {
             0 => Some(Self::Data),
             1 => Some(Self::Begin),
             2 => Some(Self::End),
+            3 => Some(Self::GoAway),
             _ => None,
         }
     }
@@ -72,7 +83,7 @@ impl Kind {
         match self {
             Self::Data => length <= LONGEST,
             Self::Begin => length == ANNOUNCEMENT,
-            Self::End => length == 0,
+            Self::End | Self::GoAway => length == 0,
         }
     }
 

@@ -3,21 +3,26 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::future::poll_fn;
 use std::mem;
 use std::net::{Shutdown, SocketAddr};
 use std::ops::Range;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
+use tokio::time::{Sleep, sleep_until, timeout};
 
 use super::super::buffer::{Buffers, HEADROOM, PIECE, REST};
 use super::super::fault::Fault;
-use super::super::handshake::{self, Opening};
+use super::super::handshake::{self, Opening, PARTING};
 use super::super::layers::Layers;
+use super::super::watch::{Next, Watch};
 use super::frame::{HEAD, LONGEST};
 use crate::proxy::tcp::socket::Leg;
 use crate::proxy::tcp::transfer::{try_receive, try_send};
+use crate::rule::Keepalive;
 
 /// How much may wait for a slow peer. What comes then is dropped: the newest, since what waits is sealed, and a tunnel's
 /// bytes cannot be taken out again.
@@ -28,6 +33,9 @@ const UNSENT: u32 = 128 * 1024;
 const MOST_OWED: usize = 16 * 1024;
 /// A peer that acknowledges nothing for so long is gone: its host may not be there to say so.
 const SILENCE: Duration = Duration::from_secs(10);
+
+/// Until a peer is looked at again that has not taken what it was sent.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Room before what has just been opened for what is left of the piece before: a frame, or all that came with the handshake.
 const KEPT: usize = handshake::MOST;
@@ -46,7 +54,9 @@ thread_local! {
 /// Why nothing more is carried.
 #[derive(Debug)]
 pub enum Stop {
-    /// The connection has ended, in peace or not.
+    /// The peer has ended it in peace.
+    Ended,
+    /// The connection is gone.
     Gone,
     /// The peer has sent what cannot be.
     Fault(Fault),
@@ -74,6 +84,8 @@ pub struct Line {
     sent: usize,
     /// How much of it are answers that only the peer has asked for.
     owed: usize,
+    /// Asks a WebSocket's peer that is silent whether it is there.
+    watch: Option<Box<(Watch, Pin<Box<Sleep>>)>>,
 }
 
 impl fmt::Debug for Line {
@@ -88,13 +100,19 @@ impl fmt::Debug for Line {
 }
 
 impl Line {
-    pub fn new(leg: Leg, opening: Opening) -> Self {
+    /// `keepalive`: when a peer that is silent is asked whether it is there.
+    pub fn new(leg: Leg, opening: Opening, keepalive: Keepalive) -> Self {
         let Opening { layers, undecoded, payload, end, .. } = opening;
         // what an old kernel does not know makes queues longer, and the end of a host later known
         let socket = SockRef::from(&*leg);
         _ = socket.set_tcp_notsent_lowat(UNSENT);
         _ = socket.set_tcp_user_timeout(Some(SILENCE));
         let (is_fresh, ended) = (!payload.is_empty(), end);
+        let watch = layers.has_pings().then(|| {
+            let watch = Watch::new(keepalive, Instant::now());
+            let timer = Box::pin(sleep_until(watch.due().into()));
+            Box::new((watch, timer))
+        });
         Self {
             leg,
             layers,
@@ -105,6 +123,7 @@ impl Line {
             queue: Vec::new(),
             sent: 0,
             owed: 0,
+            watch,
         }
     }
 
@@ -128,6 +147,9 @@ impl Line {
         let Buffers { opened, sealed, .. } = buffers;
         sealed.clear();
         let wrapped = self.layers.wrap(opened, HEADROOM, length, sealed)?;
+        if let Some((watch, _)) = self.watch.as_deref_mut() {
+            watch.say();
+        }
         send(&self.leg, &mut self.queue, wrapped);
         Ok(())
     }
@@ -153,16 +175,42 @@ impl Line {
             return Poll::Ready(Ok(self.join(piece, 0)));
         }
         if self.ended {
-            return Poll::Ready(Err(Stop::Gone));
+            return Poll::Ready(Err(Stop::Ended));
         }
         if self.owed > MOST_OWED {
             ready!(self.poll_flush(cx))?;
         }
         loop {
-            ready!(self.leg.poll_read_ready(cx)).map_err(|_gone| Stop::Gone)?;
+            match self.leg.poll_read_ready(cx) {
+                Poll::Pending => return self.poll_watch(cx).map(Err),
+                Poll::Ready(ready) => ready.map_err(|_gone| Stop::Gone)?,
+            }
             if let Some(payload) = self.read(piece)? {
                 return Poll::Ready(Ok(self.join(piece, payload)));
             }
+        }
+    }
+
+    /// Asks a peer that is silent whether it is there. Ready when it is not.
+    fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
+        let Some((watch, timer)) = self.watch.as_deref_mut() else { return Poll::Pending };
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            let now = Instant::now();
+            // who does not take what it is sent would not take a ping either, and TCP sees to whether it is there
+            let next = if self.queue.is_empty() { watch.look(now) } else { Next::Wait };
+            match next {
+                Next::Wait => {}
+                Next::Gone => return Poll::Ready(Stop::Gone),
+                Next::Ask(question) => {
+                    let mut ping = Vec::new();
+                    // one that cannot be sealed is a fault of what is sent next, too
+                    if self.layers.ping(question, &mut ping).is_ok() {
+                        send(&self.leg, &mut self.queue, &ping);
+                    }
+                }
+            }
+            timer.as_mut().reset(watch.due().max(now + LOOK).into());
         }
     }
 
@@ -175,7 +223,7 @@ impl Line {
         let Some(length) = received else { return Ok(None) };
         if length == 0 {
             self.layers.end_of_stream(kept)?;
-            return Err(Stop::Gone);
+            return Err(Stop::Ended);
         }
         let data = &mut place[..kept + length];
         answers.clear();
@@ -191,6 +239,14 @@ impl Line {
             self.undecoded = Vec::new();
         }
         self.ended = opened.end;
+        if let Some((watch, _)) = self.watch.as_deref_mut() {
+            if opened.payload > 0 {
+                watch.hear();
+            }
+            if let Some(question) = opened.pong {
+                watch.hear_answer(question);
+            }
+        }
         Ok(Some(opened.payload))
     }
 
@@ -207,15 +263,29 @@ impl Line {
         self.partial = rest.to_vec();
     }
 
-    /// Ends the tunnel in peace; what waits to be sent is not waited for.
-    pub fn close(mut self) {
+    /// Says that it ends here, behind what waits to be sent. `false`: not all of that is out, which [`Line::finish`] sees to.
+    pub fn end(&mut self) -> bool {
         let mut closing = Vec::new();
         if self.layers.end(&mut closing).is_ok() {
             send(&self.leg, &mut self.queue, &closing);
         }
+        if self.is_waiting() {
+            return false;
+        }
         // fails only for a connection that is gone already
         _ = SockRef::from(&*self.leg).shutdown(Shutdown::Write);
-        self.leg.close();
+        self.leg.end_in_peace();
+        true
+    }
+
+    /// Lets a peer that has been told of the end take what was sent, if it does so soon: a stream that is cut within a
+    /// record is an attack to it.
+    pub async fn finish(&mut self) {
+        let flushed = timeout(PARTING, poll_fn(|cx| self.poll_flush(cx))).await;
+        if matches!(flushed, Ok(Ok(()))) {
+            handshake::say_farewell(&self.leg).await;
+            self.leg.end_in_peace();
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use socket2::SockRef;
 
-use super::Stop;
+use super::input::Stop;
 use crate::proxy::tcp::remainder::Remainder;
 use crate::proxy::tcp::socket::Leg;
 use crate::proxy::tcp::transfer::try_send;
@@ -32,6 +32,8 @@ pub struct Side<'a> {
     /// The peer has taken something of it.
     pub(super) moved: bool,
     pub(super) sending: Sending,
+    /// The stream that comes from it has ended.
+    pub(super) ended: bool,
     pub(super) watch: Option<Watch>,
 }
 
@@ -51,7 +53,17 @@ impl<'a> Side<'a> {
     /// `undecoded`: what has come of a record that is not whole.
     pub const fn new(leg: &'a Leg, layers: Layers, undecoded: Vec<u8>) -> Self {
         let sending = Sending::Open;
-        Self { leg, layers, undecoded, unsent: None, owed: 0, moved: false, sending, watch: None }
+        Self {
+            leg,
+            layers,
+            undecoded,
+            unsent: None,
+            owed: 0,
+            moved: false,
+            sending,
+            ended: false,
+            watch: None,
+        }
     }
 
     /// Sends what goes at once, and keeps the rest.
@@ -76,9 +88,20 @@ impl<'a> Side<'a> {
         Ok(())
     }
 
-    /// Who does not take what it is sent would not take a ping either, and TCP sees to whether it is there.
+    /// Answers its last ping, once nothing that came ahead of that has still to go elsewhere.
+    pub(super) fn pong(&mut self) -> io::Result<()> {
+        let mut pong = Vec::new();
+        // one that cannot be sealed is a fault of what is sent next, too
+        if self.layers.pong(&mut pong).is_ok() && !pong.is_empty() {
+            self.answer(&pong)?;
+        }
+        Ok(())
+    }
+
+    /// Who does not take what it is sent would not take a ping either, and TCP sees to whether it is there. Nor does
+    /// whoever has ended its stream answer in it.
     pub(super) fn can_ask(&self) -> bool {
-        self.sending == Sending::Open && self.unsent.is_none()
+        self.sending == Sending::Open && !self.ended && self.unsent.is_none()
     }
 
     /// Looks after a peer that may have gone.
@@ -88,10 +111,10 @@ impl<'a> Side<'a> {
         match watch.look(now) {
             Next::Wait => {}
             Next::Gone => return Err(Stop::Receive),
-            Next::Ask => {
+            Next::Ask(question) => {
                 let mut ping = Vec::new();
                 // one that cannot be sealed is a fault of what is sent next, too
-                if self.layers.ping(&mut ping).is_ok() {
+                if self.layers.ping(question, &mut ping).is_ok() {
                     self.send(&ping).map_err(Stop::Send)?;
                 }
             }

@@ -39,7 +39,7 @@ fn wanted(by: &By, count: usize, ports: &[u16]) -> Wanted {
 /// Some that wait on a shelf that wants no more of them.
 fn stocked(by: &By, count: usize) -> (Spares, Vec<TcpStream>) {
     let spares = Spares::default();
-    assert_eq!(spares.tend(&wanted(by, count, &[80])).len(), 1.min(count));
+    assert_eq!(tend(&spares, &wanted(by, count, &[80])).len(), 1.min(count));
     let peers = (0..count).map(|_| {
         let (spare, peer) = spare(by, Layers::default());
         spares.put(&place(), spare);
@@ -53,6 +53,10 @@ fn take(spares: &Spares, by: &By) -> Option<(TcpStream, Opening)> {
     spares.take(place(), by, &HERE)
 }
 
+fn tend(spares: &Spares, wanted: &Wanted) -> Vec<Place> {
+    spares.tend(wanted).lacking
+}
+
 fn settle() {
     std::thread::sleep(Duration::from_millis(20));
 }
@@ -61,13 +65,13 @@ fn settle() {
 fn one_is_held_always_and_more_when_clients_come() {
     let by = by();
     let spares = Spares::default();
-    assert_eq!(spares.tend(&wanted(&by, 4, &[])).len(), 0, "nobody has asked for a port of a range");
-    assert_eq!(spares.tend(&wanted(&by, 4, &[80])), [place()]);
-    assert_eq!(spares.tend(&wanted(&by, 4, &[80])).len(), 0, "it is being opened");
+    assert_eq!(tend(&spares, &wanted(&by, 4, &[])).len(), 0, "nobody has asked for a port of a range");
+    assert_eq!(tend(&spares, &wanted(&by, 4, &[80])), [place()]);
+    assert_eq!(tend(&spares, &wanted(&by, 4, &[80])).len(), 0, "it is being opened");
     let (first, _peer) = spare(&by, Layers::default());
     spares.put(&place(), first);
     assert!(take(&spares, &by).is_some() && take(&spares, &by).is_none());
-    assert_eq!(spares.tend(&wanted(&by, 4, &[80])).len(), 4);
+    assert_eq!(tend(&spares, &wanted(&by, 4, &[80])).len(), 4);
     assert_eq!(spares.of("backend:80"), Held { open: 0, taken: 1, missed: 1 });
 }
 
@@ -77,7 +81,7 @@ fn what_came_early_is_the_clients() {
     let (spares, mut peers) = stocked(&by, 1);
     peers[0].write_all(b"220 ").expect("sent");
     settle();
-    spares.tend(&wanted(&by, 1, &[80]));
+    tend(&spares, &wanted(&by, 1, &[80]));
     peers[0].write_all(b"ready\r\n").expect("sent");
     settle();
     let (_socket, opening) = take(&spares, &by).expect("one");
@@ -104,7 +108,7 @@ fn failures_make_pauses() {
     let (spares, peers) = stocked(&by, 1);
     drop(peers);
     settle();
-    assert!(spares.tend(&wanted(&by, 4, &[80])).is_empty());
+    assert!(tend(&spares, &wanted(&by, 4, &[80])).is_empty());
     spares.fail(&place());
     let pause = |spares: &Spares| {
         let shelves = spares.shelves();
@@ -115,7 +119,7 @@ fn failures_make_pauses() {
     assert!((29.5..=30.0).contains(&pause(&spares)), "{}", pause(&spares));
     spares.shelves().at.get_mut(&place()).expect("a shelf").rests_until = None;
     assert!(take(&spares, &by).is_none());
-    assert_eq!(spares.tend(&wanted(&by, 4, &[80])).len(), 1, "one is enough to see");
+    assert_eq!(tend(&spares, &wanted(&by, 4, &[80])).len(), 1, "one is enough to see");
 }
 
 #[test]
@@ -127,7 +131,7 @@ fn what_the_rule_has_changed_is_given_up() {
     let elsewhere = [IpAddr::V4(Ipv4Addr::BROADCAST)];
     assert!(spares.take(place(), &by, &elsewhere).is_none(), "to an address that is the backend's no more");
     let (spares, mut peers) = stocked(&by, 2);
-    assert!(spares.tend(&Wanted { ends: HashMap::new(), ..wanted(&by, 2, &[]) }).is_empty());
+    assert!(tend(&spares, &Wanted { ends: HashMap::new(), ..wanted(&by, 2, &[]) }).is_empty());
     assert_eq!(peers[0].read(&mut [0; 8]).expect("an end"), 0, "it gets no clients");
     let (spares, mut peers) = stocked(&by, 2);
     spares.clear();
@@ -139,15 +143,75 @@ fn what_the_rule_has_changed_is_given_up() {
 fn pings_are_answered() {
     let by = by();
     let spares = Spares::default();
-    spares.tend(&wanted(&by, 1, &[80]));
+    tend(&spares, &wanted(&by, 1, &[80]));
     let (spare, mut peer) = spare(&by, Layers::new(None, Some(Ws::new(Role::Client(Masking::Zero)))));
     spares.put(&place(), spare);
     peer.write_all(b"\x89\x02hi\x82\x03SSH").expect("sent");
     settle();
-    spares.tend(&wanted(&by, 1, &[80]));
+    tend(&spares, &wanted(&by, 1, &[80]));
     let mut pong = [0; 8];
     peer.read_exact(&mut pong).expect("a pong");
     assert_eq!(&pong, b"\x8a\x82\0\0\0\0hi");
     let (_socket, opening) = take(&spares, &by).expect("it is still there");
     assert_eq!(opening.payload, b"SSH");
+}
+
+/// A scan of a range of ports, say.
+#[test]
+fn many_ports_share() {
+    let by = by();
+    let spares = Spares::default();
+    let mut open = 0;
+    for port in 1000..1100 {
+        assert!(spares.take((place().0, port), &by, &HERE).is_none());
+        open += spares.tend_changed(&Wanted { room: 1000, ..wanted(&by, 8, &[]) }).lacking.len();
+    }
+    assert_eq!(open, 8 * SHARED_BY, "they are being opened");
+    assert_eq!(tend(&spares, &Wanted { room: 1000, ..wanted(&by, 8, &[80]) }), [place()], "one that stands");
+}
+
+#[test]
+fn ports_with_clients_have_the_same() {
+    let by = by();
+    let spares = Spares::default();
+    for port in 1000..1008 {
+        assert!(spares.take((place().0, port), &by, &HERE).is_none());
+    }
+    let lacking = tend(&spares, &Wanted { room: 1000, ..wanted(&by, 8, &[]) });
+    for port in 1000..1008 {
+        assert_eq!(lacking.iter().filter(|place| place.1 == port).count(), 4, "{port}");
+    }
+}
+
+/// What there is no room for is not forgotten until the next look at everything.
+#[test]
+fn only_what_has_changed_is_looked_at() {
+    let by = by();
+    let spares = Spares::default();
+    let few = || Wanted { room: 2, ..wanted(&by, 3, &[80]) };
+    assert_eq!(tend(&spares, &few()).len(), 1);
+    assert_eq!(spares.tend_changed(&few()), Due::default());
+    assert!(take(&spares, &by).is_none());
+    spares.fail(&place());
+    spares.shelves().at.get_mut(&place()).expect("a shelf").rests_until = None;
+    spares.shelves().at.get_mut(&place()).expect("a shelf").failures = 0;
+    for expected in [2, 1, 0] {
+        assert_eq!(spares.tend_changed(&few()).lacking.len(), expected);
+    }
+}
+
+/// Its judge is told of a backend that does not keep what it takes in, whoever finds out.
+#[test]
+fn ends_soon_after_the_beginning_are_told() {
+    let by = by();
+    let (spares, peers) = stocked(&by, 1);
+    drop(peers);
+    settle();
+    assert_eq!(spares.tend(&wanted(&by, 1, &[80])).broken, [place().0]);
+    let (spares, peers) = stocked(&by, 1);
+    drop(peers);
+    settle();
+    assert!(take(&spares, &by).is_none());
+    assert_eq!(spares.tend_changed(&wanted(&by, 1, &[80])).broken, [place().0]);
+    assert_eq!(spares.tend(&wanted(&by, 1, &[80])), Due::default(), "once, and not before a pause");
 }

@@ -12,11 +12,9 @@ use rustls::{ClientConfig, RootCertStore};
 use super::files::{ConfigFault, Made};
 use super::fingerprint::Fingerprint;
 use super::identity::{self, Pair};
+use super::tickets::Tickets;
 use super::verify::{Unsigned, Witness};
 use crate::rule::tunnel::{ConnectTls, Verify};
-
-/// Names that tickets are kept for.
-const RESUMED_NAMES: usize = 32;
 
 /// TLS towards a rule's backends.
 pub struct ClientTls {
@@ -98,7 +96,7 @@ fn configured(
         }
     };
     config.alpn_protocols = settings.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-    config.resumption = Resumption::in_memory_sessions(RESUMED_NAMES);
+    config.resumption = Resumption::store(Arc::new(Tickets::new()));
     config.enable_secret_extraction = true;
     Ok(config)
 }

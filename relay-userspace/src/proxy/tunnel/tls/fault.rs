@@ -58,11 +58,29 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// What the peer is told, if anything.
     pub(super) const fn is_no_common_alpn(&self) -> bool {
         matches!(self, Self::NoCommonAlpn | Self::Alert(AlertDescription::NoApplicationProtocol))
     }
 
+    /// Whether a peer has said that it does not take our certificate, or wants one.
+    pub const fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Alert(
+                AlertDescription::CertificateRequired
+                    | AlertDescription::BadCertificate
+                    | AlertDescription::UnsupportedCertificate
+                    | AlertDescription::CertificateRevoked
+                    | AlertDescription::CertificateExpired
+                    | AlertDescription::CertificateUnknown
+                    | AlertDescription::UnknownCA
+                    | AlertDescription::AccessDenied
+                    | AlertDescription::DecryptError
+            )
+        )
+    }
+
+    /// What the peer is told, if anything.
     pub(super) const fn alert(&self) -> Option<AlertDescription> {
         Some(match self {
             Self::BadRecord => AlertDescription::BadRecordMac,

@@ -20,8 +20,8 @@ pub struct Decoded {
     pub payload: usize,
     /// The peer has sent a close frame: it sends nothing more.
     pub end: bool,
-    /// It has answered a ping.
-    pub pong: bool,
+    /// The number of the last ping of ours that it has answered.
+    pub pong: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -96,12 +96,18 @@ impl Decoder {
                 State::Control(frame) => {
                     let (kind, taken) = (frame.kind, most(frame.left, data.len() - at));
                     let Some(payload) = frame.take(&mut data[at..at + taken]) else { return Ok(decoded) };
-                    if kind == Kind::Ping {
-                        answers.truncate(answered);
-                        control(Kind::Pong, payload, self.role, answers);
+                    match kind {
+                        Kind::Ping => {
+                            answers.truncate(answered);
+                            control(Kind::Pong, payload, self.role, answers);
+                        }
+                        // what is no number of ours answers nothing
+                        Kind::Pong => {
+                            decoded.pong = payload.try_into().ok().map(u32::from_be_bytes).or(decoded.pong);
+                        }
+                        Kind::Data | Kind::Close => {}
                     }
                     at += taken;
-                    decoded.pong |= kind == Kind::Pong;
                     self.state = if kind == Kind::Close { State::Ended } else { State::NEXT };
                 }
                 State::Ended => return Ok(Decoded { end: true, ..decoded }),
@@ -234,20 +240,22 @@ mod tests {
         {
             let (payload, answers, last) = decode(CLIENT, &[stream]);
             assert_eq!((&payload[..], &answers[..]), (&b"hi"[..], &b""[..]));
-            assert_eq!(last, Ok(Decoded { payload: 2, end: true, pong: false }), "{stream:x?}");
+            assert_eq!(last, Ok(Decoded { payload: 2, end: true, pong: None }), "{stream:x?}");
             let (payload, _, last) = decode(CLIENT, &[stream, b"\x82\x01x\xff\xff"]);
             assert_eq!(payload, b"hi");
-            assert_eq!(last, Ok(Decoded { payload: 0, end: true, pong: false }), "{stream:x?}");
+            assert_eq!(last, Ok(Decoded { payload: 0, end: true, pong: None }), "{stream:x?}");
         }
     }
 
     #[test]
-    fn pongs_are_told() {
-        for stream in [&b"\x8a\0"[..], b"\x8a\x04whatever\x82"] {
-            assert_eq!(
-                decode(CLIENT, &[&stream[..stream.len().min(6)]]).2.map(|decoded| decoded.pong),
-                Ok(true)
-            );
+    fn pongs_are_told_by_their_number() {
+        for (stream, pong) in [
+            (&b"\x8a\x04\0\0\x01\x02"[..], Some(258)),
+            (b"\x8a\x04\0\0\0\x01\x8a\x04\0\0\0\x02\x8a\0", Some(2)),
+            (b"\x8a\0", None),
+            (b"\x8a\x05hello", None),
+        ] {
+            assert_eq!(decode(CLIENT, &[stream]).2.map(|decoded| decoded.pong), Ok(pong), "{stream:x?}");
         }
     }
 

@@ -41,9 +41,9 @@ impl Encoder {
         control(Kind::Close, &NORMAL, self.role, out);
     }
 
-    /// Appends a ping. realm does not answer it.
-    pub fn ping(&self, out: &mut Vec<u8>) {
-        control(Kind::Ping, b"", self.role, out);
+    /// Appends a ping. realm does not answer it; who does says its number again.
+    pub fn ping(&self, number: u32, out: &mut Vec<u8>) {
+        control(Kind::Ping, &number.to_be_bytes(), self.role, out);
     }
 }
 
@@ -82,11 +82,11 @@ mod tests {
     #[test]
     fn control_frames() {
         for (role, ping, close) in [
-            (CLIENT, &b"\x89\x80\0\0\0\0"[..], &b"\x88\x82\0\0\0\0\x03\xe8"[..]),
-            (Role::Server, b"\x89\0", b"\x88\x02\x03\xe8"),
+            (CLIENT, &b"\x89\x84\0\0\0\0\0\0\x01\x02"[..], &b"\x88\x82\0\0\0\0\x03\xe8"[..]),
+            (Role::Server, b"\x89\x04\0\0\x01\x02", b"\x88\x02\x03\xe8"),
         ] {
             let (encoder, mut out) = (Encoder::new(role), b"before".to_vec());
-            encoder.ping(&mut out);
+            encoder.ping(258, &mut out);
             encoder.close(&mut out);
             assert_eq!(out, [b"before", ping, close].concat());
         }

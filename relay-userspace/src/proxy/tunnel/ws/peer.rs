@@ -74,13 +74,13 @@ proptest! {
             them.get_mut().to_them.extend(frame(encoder, payload));
         }
         let mut control = Vec::new();
-        encoder.ping(&mut control);
+        encoder.ping(258, &mut control);
         them.get_mut().to_them.extend(control);
         let messages: Vec<Message> = payloads.into_iter().map(Message::from).collect();
-        prop_assert_eq!(read(&mut them), [messages, vec![Message::Ping(Vec::new().into())]].concat());
+        prop_assert_eq!(read(&mut them), [messages, vec![Message::Ping(vec![0, 0, 1, 2].into())]].concat());
         them.flush().expect("a pong goes out");
         let (payload, _, last) = decode(ours, &them.get_mut().from_them, &[]);
-        prop_assert_eq!((payload, last.map(|last| last.pong)), (Vec::new(), Ok(true)));
+        prop_assert_eq!((payload, last.map(|last| last.pong)), (Vec::new(), Ok(Some(258))));
     }
 
     #[test]
@@ -124,7 +124,7 @@ fn a_close_is_understood_either_way() {
     assert_eq!(u16::from(said.code), 1000);
     them.flush().expect_err("it is over");
     let (_, _, last) = decode(role, &them.get_ref().from_them, &[]);
-    assert_eq!(last, Ok(Decoded { payload: 0, end: true, pong: false }));
+    assert_eq!(last, Ok(Decoded { payload: 0, end: true, pong: None }));
 }
 
 #[test]

@@ -21,7 +21,8 @@ pub struct Asked {
     /// What to answer, in one write.
     pub response: Vec<u8>,
     /// The client loses whatever it reads together with the response: nothing should follow until it has sent something,
-    /// or for a while. A Relay's request looks the same, but its key can be told.
+    /// or for a while. A Relay that has neither token nor headers asks so, too, and waits with it: a mark in its request
+    /// would be one for whoever looks for tunnels.
     pub is_realm: bool,
     /// What it asks the tunnel for, and gets.
     pub purpose: Purpose,

@@ -10,7 +10,8 @@ use std::task::{Context, Poll, Waker};
 use relay_common::net::Protocol;
 
 use super::super::clients::Id;
-use super::dial::{Carrier, CarrierFlow, News, Way};
+use super::dial::{Carrier, News, Way};
+use super::standing::CarrierFlow;
 use crate::proxy::counters::Refusal;
 use crate::proxy::pool::Lease;
 use crate::proxy::service::{Service, Target};
@@ -43,41 +44,46 @@ impl Carriers {
         target: &Arc<Target>,
         client: IpAddr,
         port: u16,
-    ) -> Option<(CarrierFlow, Lease)> {
-        let mut first = None;
+    ) -> Result<(CarrierFlow, Lease), Refusal> {
+        let (mut first, mut failure) = (None, Refusal::NoBackend);
         for index in target.ends.candidates(Protocol::Udp, client, &service.gate) {
             let Some(end) = target.ends.end(index).filter(|end| !end.addresses.is_empty()) else { continue };
-            let lane = self.lane(service, Way { target: target.clone(), index, port }, &end.name);
+            let way = Way { target: target.clone(), index, port };
+            let Some(lane) = self.lane(service, way, &end.name) else {
+                failure = Refusal::Descriptors;
+                continue;
+            };
             first = first.or(Some((lane, index)));
             if self.lanes.get(&lane).is_some_and(|carrier| !carrier.is_failing()) {
                 first = Some((lane, index));
                 break;
             }
         }
-        let (lane, index) = first?;
-        let flow = self.lanes.get_mut(&lane)?.begin(lane);
+        let (lane, index) = first.ok_or(failure)?;
+        let flow = self.lanes.get_mut(&lane).ok_or(failure)?.begin(lane);
         self.wake();
-        Some((flow, target.ends.lease(Protocol::Udp, index)))
+        Ok((flow, target.ends.lease(Protocol::Udp, index)))
     }
 
-    /// The carrier to a backend's port, begun if there is none that suits.
-    fn lane(&mut self, service: &Arc<Service>, way: Way, backend: &Arc<str>) -> u32 {
+    /// The carrier to a backend's port, begun if there is none that suits. `None`: there are as many as there may be.
+    fn lane(&mut self, service: &Arc<Service>, way: Way, backend: &Arc<str>) -> Option<u32> {
         let key = (backend.clone(), way.port);
         let known = self.latest.get(&key).copied();
         let suits =
             |lane: &u32| self.lanes.get(lane).is_some_and(|carrier| carrier.suits(&way.target, way.index));
         if let Some(lane) = known.filter(suits) {
-            return lane;
+            return Some(lane);
         }
+        let carrier = Carrier::begin_to(service, way, backend.clone())?;
         loop {
             self.next = self.next.wrapping_add(1);
             if self.next > 0 && !self.lanes.contains_key(&self.next) {
                 break;
             }
         }
-        self.lanes.insert(self.next, Carrier::new(service, way, backend.clone()));
+        self.lanes.insert(self.next, carrier);
         self.latest.insert(key, self.next);
-        self.next
+        Some(self.next)
     }
 
     /// A flow is this client's.
@@ -152,6 +158,13 @@ impl Carriers {
     pub fn keep(&mut self, lane: u32, rest: &[u8]) {
         if let Some(carrier) = self.lanes.get_mut(&lane) {
             carrier.keep(rest);
+        }
+    }
+
+    /// The other end of a carrier takes no new flows any more.
+    pub fn leave(&self, lane: u32) {
+        if let Some(carrier) = self.lanes.get(&lane) {
+            carrier.leave();
         }
     }
 

@@ -5,21 +5,24 @@ use std::mem;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use relay_common::net::Protocol;
+use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep};
 
-use super::flows::{Flow, Flows};
+use super::super::share::CarrierPlace;
+use super::flows::Flows;
+use super::standing::{CarrierFlow, Standing};
 use crate::proxy::counters::Refusal;
 use crate::proxy::pool::Signal;
 use crate::proxy::service::{Service, Target};
 use crate::proxy::tcp::failover;
 use crate::proxy::tcp::socket::probe;
 use crate::proxy::tunnel::Fault;
-use crate::proxy::tunnel::datagrams::{Kind, Line, Piece, Stop, Writer, announcement};
+use crate::proxy::tunnel::datagrams::{Frames, Kind, Line, Piece, Stop, Writer, announcement};
 use crate::proxy::tunnel::purpose::Purpose;
 
 /// How long a carrier without flows is kept.
@@ -47,22 +50,18 @@ pub struct Carrier {
     backend: Arc<str>,
     flows: Flows,
     next: u32,
-    /// Another one for each attempt: flows that were announced in an earlier one are not known to the other end.
-    attempt: u32,
     failures: u32,
     state: State,
     timer: Pin<Box<Sleep>>,
-    peer: Peer,
+    standing: Arc<Standing>,
+    _place: CarrierPlace,
 }
 
-/// The other end, as long as the carrier is open.
-type Peer = Arc<Mutex<Option<SocketAddr>>>;
-
-type Dialling = Pin<Box<dyn Future<Output = Result<Line, Refusal>> + Send>>;
+type Dialling = Pin<Box<dyn Future<Output = Result<Box<Line>, Refusal>> + Send>>;
 
 enum State {
     Opening { dialling: Dialling, waiting: Vec<u8>, datagrams: u64 },
-    Open { line: Line, since: Instant, lingers: bool },
+    Open { line: Box<Line>, since: Instant, lingers: bool },
     Resting,
 }
 
@@ -80,32 +79,6 @@ impl fmt::Debug for Carrier {
     }
 }
 
-/// What a client has of a carrier.
-#[derive(Debug)]
-pub struct CarrierFlow {
-    pub lane: u32,
-    pub flow: Flow,
-    /// The attempt in which the other end has been told of it; 0: it has not.
-    announced: u32,
-    peer: Peer,
-}
-
-impl CarrierFlow {
-    /// The other end, if the carrier is open.
-    pub fn leads_to(&self) -> Option<SocketAddr> {
-        *self.peer.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn is_open(&self) -> bool {
-        self.leads_to().is_some()
-    }
-
-    /// The other end has forgotten it.
-    pub const fn forgotten(&mut self) {
-        self.announced = 0;
-    }
-}
-
 /// What has become of a carrier.
 #[derive(Debug)]
 pub enum News {
@@ -116,31 +89,35 @@ pub enum News {
 }
 
 impl Carrier {
-    pub fn new(service: &Arc<Service>, way: Way, backend: Arc<str>) -> Self {
+    /// `None`: there are as many as there may be.
+    pub fn begin_to(service: &Arc<Service>, way: Way, backend: Arc<str>) -> Option<Self> {
         let mut carrier = Self {
             way,
             backend,
             flows: Flows::default(),
             next: 0,
-            attempt: 0,
             failures: 0,
             state: State::Resting,
             timer: Box::pin(sleep(Duration::ZERO)),
-            peer: Peer::default(),
+            standing: Arc::default(),
+            _place: CarrierPlace::take(&service.counters)?,
         };
         carrier.open(service);
-        carrier
+        Some(carrier)
     }
 
     /// Whether a new flow towards a backend may use it.
     pub fn suits(&self, target: &Target, index: usize) -> bool {
         let Some(end) = target.ends.end(index) else { return false };
-        let is_same_tunnel = self.way.target.connector == target.connector;
-        is_same_tunnel && self.peer().is_none_or(|peer| end.addresses.contains(&peer.ip().to_canonical()))
+        let Target { connector, connect, .. } = &*self.way.target;
+        let is_same_way = *connector == target.connector && *connect == target.connect;
+        let leads_there = |peer: SocketAddr| end.addresses.contains(&peer.ip().to_canonical());
+        is_same_way && !self.standing.is_leaving() && self.standing.peer().is_none_or(leads_there)
     }
 
-    fn peer(&self) -> Option<SocketAddr> {
-        *self.peer.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The other end takes no new flows any more.
+    pub fn leave(&self) {
+        self.standing.leave();
     }
 
     /// Whether the last attempt to open it came to nothing, and no later one has done better yet.
@@ -160,7 +137,7 @@ impl Carrier {
                 break;
             }
         }
-        CarrierFlow { lane, flow: self.flows.begin(self.next), announced: 0, peer: self.peer.clone() }
+        CarrierFlow::new(lane, self.flows.begin(self.next), self.standing.clone())
     }
 
     /// Sends a datagram of a flow, or keeps it until the carrier is open.
@@ -171,7 +148,7 @@ impl Carrier {
         client: SocketAddr,
         payload: &[u8],
     ) -> Result<(), Refusal> {
-        let (number, begins) = (flow.flow.number, flow.announced != self.attempt);
+        let (number, begins) = (flow.flow.number, !flow.is_known());
         let sent = match &mut self.state {
             State::Resting => return Err(Refusal::TunnelDown),
             State::Open { line, .. } => {
@@ -186,7 +163,7 @@ impl Carrier {
             }
         };
         if sent {
-            flow.announced = self.attempt;
+            flow.announced();
             Ok(())
         } else {
             Err(Refusal::TunnelFull)
@@ -212,35 +189,39 @@ impl Carrier {
 
     pub fn poll(&mut self, cx: &mut Context<'_>, service: &Arc<Service>, piece: &mut Piece) -> Poll<News> {
         loop {
-            match &mut self.state {
+            // in every state: clients come and go however long opening takes
+            self.flows.wake(cx.waker());
+            let over = self.flows.settle(|_client| false);
+            let goes_on = match &mut self.state {
                 State::Opening { dialling, .. } => match dialling.as_mut().poll(cx) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(line)) => self.opened(line),
+                    Poll::Ready(Ok(line)) => self.opened(service, line),
                     Poll::Ready(Err(refusal)) => self.failed(service, refusal),
                 },
                 State::Resting => match self.timer.as_mut().poll(cx) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(()) => {
-                        self.flows.settle(|_client| false);
-                        if self.flows.is_empty() {
-                            return Poll::Ready(News::Over);
-                        }
-                        self.open(service);
-                    }
+                    Poll::Ready(()) => self.reopen(service),
                 },
-                State::Open { .. } => match self.poll_open(cx, piece) {
+                State::Open { .. } => match self.poll_open(cx, &over, piece) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(news)) => return Poll::Ready(news),
                     Poll::Ready(Err(stop)) => self.broken(service, &stop),
                 },
+            };
+            if !goes_on {
+                return Poll::Ready(News::Over);
             }
         }
     }
 
-    fn poll_open(&mut self, cx: &mut Context<'_>, piece: &mut Piece) -> Poll<Result<News, Stop>> {
+    /// `over`: flows that the other end has not been told of yet.
+    fn poll_open(
+        &mut self,
+        cx: &mut Context<'_>,
+        over: &[u32],
+        piece: &mut Piece,
+    ) -> Poll<Result<News, Stop>> {
         let State::Open { line, lingers, .. } = &mut self.state else { return Poll::Pending };
-        self.flows.wake(cx.waker());
-        let over = self.flows.settle(|_client| false);
         if !over.is_empty() {
             Writer::with(|writer| {
                 over.iter().for_each(|flow| _ = push(writer, line, Kind::End, *flow, &[]));
@@ -257,36 +238,50 @@ impl Carrier {
             *lingers = false;
             return Poll::Pending;
         }
+        if self.standing.is_leaving() {
+            return Poll::Ready(Ok(News::Over));
+        }
         if !mem::replace(lingers, true) {
             self.timer.as_mut().reset((Instant::now() + LINGER).into());
         }
         self.timer.as_mut().poll(cx).map(|()| Ok(News::Over))
     }
 
-    /// Begins an attempt, by what the rule says now.
-    fn open(&mut self, service: &Arc<Service>) {
+    /// Begins another attempt, by what the rule says now. `false`: nobody needs it, or the rule does not lead there any more.
+    fn reopen(&mut self, service: &Arc<Service>) -> bool {
         let latest = service.target();
-        let index = (0..).map_while(|index| latest.ends.end(index)).position(|end| end.name == self.backend);
-        if let Some(index) = index.filter(|_| latest.connect.sends_datagrams()) {
-            (self.way.target, self.way.index) = (latest, index);
-        }
-        // 0 is for flows that have not been announced
-        self.attempt = self.attempt.wrapping_add(1).max(1);
+        let mut ends = (0..).map_while(|index| latest.ends.end(index));
+        let index = ends.position(|end| end.name == self.backend);
+        let Some(index) = index.filter(|_| latest.connect.sends_datagrams() && !self.flows.is_empty()) else {
+            return false;
+        };
+        (self.way.target, self.way.index) = (latest, index);
+        self.open(service);
+        true
+    }
+
+    fn open(&mut self, service: &Arc<Service>) {
+        self.standing.open();
         let dialling = Box::pin(dial(service.clone(), self.way.clone()));
         self.state = State::Opening { dialling, waiting: Vec::new(), datagrams: 0 };
     }
 
-    fn opened(&mut self, line: Line) {
-        *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = line.peer();
+    fn opened(&mut self, service: &Service, line: Box<Line>) -> bool {
+        self.standing.opened(line.peer());
         let open = State::Open { line, since: Instant::now(), lingers: false };
-        let State::Opening { waiting, .. } = mem::replace(&mut self.state, open) else { return };
+        let State::Opening { waiting, .. } = mem::replace(&mut self.state, open) else { return true };
         if let State::Open { line, .. } = &mut self.state {
+            let (waiting, lost) = without_ended(&waiting, &self.flows);
+            if lost > 0 {
+                service.counters.refuse_many(Refusal::FlowOver, lost);
+            }
             // what cannot be sealed is found again when it is read
             _ = Writer::with(|writer| writer.copy(line, &waiting).and_then(|()| writer.flush(line)));
         }
+        true
     }
 
-    fn failed(&mut self, service: &Service, refusal: Refusal) {
+    fn failed(&mut self, service: &Service, refusal: Refusal) -> bool {
         if let State::Opening { datagrams: lost @ 1.., .. } = &self.state {
             service.counters.refuse_many(Refusal::TunnelDown, *lost);
         }
@@ -298,19 +293,22 @@ impl Carrier {
             Signal::of(refusal).map(|signal| if signal == Signal::Reset { Signal::Refused } else { signal });
         signal.into_iter().for_each(|signal| lease.fail(signal));
         self.rest();
+        true
     }
 
-    fn broken(&mut self, service: &Arc<Service>, stop: &Stop) {
-        *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Whether it goes on.
+    fn broken(&mut self, service: &Arc<Service>, stop: &Stop) -> bool {
+        self.standing.closed();
         if let Stop::Fault(fault) = stop {
             self.complain(service, fault);
         }
         let lasted = matches!(&self.state, State::Open { since, .. } if since.elapsed() >= SETTLED);
-        if lasted && matches!(stop, Stop::Gone) {
+        if lasted && matches!(stop, Stop::Ended | Stop::Gone) {
             self.failures = 0;
-            self.open(service);
+            self.reopen(service)
         } else {
             self.rest();
+            true
         }
     }
 
@@ -335,23 +333,40 @@ impl Carrier {
 /// Nobody needs it any more.
 impl Drop for Carrier {
     fn drop(&mut self) {
-        if let State::Open { line, .. } = mem::replace(&mut self.state, State::Resting) {
-            line.close();
+        self.standing.end();
+        if let State::Open { mut line, .. } = mem::replace(&mut self.state, State::Resting)
+            && !line.end()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            drop(runtime.spawn(async move { line.finish().await }));
         }
     }
 }
 
-async fn dial(service: Arc<Service>, way: Way) -> Result<Line, Refusal> {
+async fn dial(service: Arc<Service>, way: Way) -> Result<Box<Line>, Refusal> {
     let Way { target, index, port } = &way;
     let (leg, opening) = failover::open_for(Purpose::Datagrams, &service, target, *index, *port).await?;
     // a connection that refuses this is none any more
     _ = probe(&*leg, target.timeouts.keepalive);
-    Ok(Line::new(leg, opening))
+    Ok(Box::new(Line::new(leg, opening, target.timeouts.keepalive)))
 }
 
 /// `false`: there is no room. What cannot be sealed any more is found again when it is read.
 fn push(writer: &mut Writer<'_>, line: &mut Line, kind: Kind, flow: u32, payload: &[u8]) -> bool {
     writer.push(line, kind, flow, payload).unwrap_or(false)
+}
+
+/// What waits, but for flows that have ended meanwhile, and how many datagrams those had.
+fn without_ended(waiting: &[u8], flows: &Flows) -> (Vec<u8>, u64) {
+    let (mut kept, mut lost) = (Vec::with_capacity(waiting.len()), 0);
+    for frame in Frames::new(waiting, 0).map_while(Result::ok) {
+        if flows.find(frame.flow).is_some() {
+            kept.extend_from_slice(&waiting[frame.whole()]);
+        } else {
+            lost += u64::from(frame.kind == Kind::Data);
+        }
+    }
+    (kept, lost)
 }
 
 fn wait(waiting: &mut Vec<u8>, kind: Kind, flow: u32, payload: &[u8]) -> bool {
@@ -361,4 +376,30 @@ fn wait(waiting: &mut Vec<u8>, kind: Kind, flow: u32, payload: &[u8]) -> bool {
     waiting.extend_from_slice(&head);
     waiting.extend_from_slice(payload);
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::clients::Id;
+    use super::*;
+
+    #[test]
+    fn what_waits_of_flows_that_have_ended_is_not_sent() {
+        let (mut flows, mut waiting, mut kept) = (Flows::default(), Vec::new(), Vec::new());
+        let client = "192.0.2.7:4660".parse().expect("an address");
+        let [ends, stays] = [1, 2].map(|number| {
+            flows.assign(number, Id::from_number(number.into()));
+            flows.begin(number)
+        });
+        for number in [1, 2, 1] {
+            for into in [&mut waiting].into_iter().chain((number == 2).then_some(&mut kept)) {
+                assert!(wait(into, Kind::Begin, number, &announcement(client)));
+                assert!(wait(into, Kind::Data, number, b"question"));
+            }
+        }
+        drop(ends);
+        assert_eq!(flows.settle(|_client| false), [1]);
+        assert_eq!(without_ended(&waiting, &flows), (kept, 2));
+        drop(stays);
+    }
 }

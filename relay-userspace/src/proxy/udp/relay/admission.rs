@@ -46,11 +46,12 @@ impl Relay {
         let place = self.make_room()?;
         let sender = self.sender(key)?;
         let (out, lease) = self.way_out(&key, asked.port(), &target)?;
+        let ends = Ends { client: key.client, asked };
         let told = match (&self.way, key.via) {
             (Way::Tunnel(inward), Via::Flow(number)) => Told::Tunnel(inward.begin(number)),
-            _ => Told::Kernel(self.service.kept.keep(Ends { client: key.client, asked })),
+            _ => Told::Kernel(self.service.kept.keep(ends)),
         };
-        let session = Session::new(&self.service, out, sender, lease, place, told);
+        let session = Session::new(&self.service, out, sender, lease, place, told, ends);
         let id = self.clients.insert(key, session, now);
         self.watch(id, replies).map_err(|error| {
             drop(self.clients.remove(id));
@@ -69,7 +70,13 @@ impl Relay {
         let nowhere = || (Refusal::NoBackend, "its backend has no address".to_owned());
         if target.connect.sends_datagrams() {
             let begun = self.carriers.begin(&self.service, target, key.client.ip(), port);
-            return begun.map(|(flow, lease)| (Out::Carrier(flow), lease)).ok_or_else(nowhere);
+            return begun.map(|(flow, lease)| (Out::Carrier(flow), lease)).map_err(|reason| match reason {
+                Refusal::Descriptors => (
+                    reason,
+                    "it has as many tunnels for UDP as it may, 1,024 or an eighth of LimitNOFILE=".to_owned(),
+                ),
+                _ => nowhere(),
+            });
         }
         let gate = &self.service.gate;
         let opened = open_any(target, gate, key, port, || self.clients.evict().is_some());
@@ -77,8 +84,8 @@ impl Relay {
             Some((error, backend)) => refusal(&error, backend),
             None => nowhere(),
         })?;
-        let backend = (target.udp_nat == UdpNat::FullCone).then_some(backend);
-        Ok((Out::Socket { socket, backend }, lease))
+        let is_connected = target.udp_nat != UdpNat::FullCone;
+        Ok((Out::Socket { socket, backend, is_connected }, lease))
     }
 
     /// Has a new client's answers told of.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use super::super::carrier::{Flow, Flows};
 use super::super::clients::Id;
@@ -29,12 +30,27 @@ pub struct Inward {
     flows: Flows,
     speaker: IpAddr,
     port: u16,
+    /// The other end has been told that no flow begins any more.
+    is_leaving: bool,
 }
 
 impl Inward {
     /// `speaker`: who was let in, and speaks for the clients. `port`: that it came in on.
     pub fn new(line: Line, speaker: IpAddr, port: u16) -> Self {
-        Self { line, flows: Flows::default(), speaker, port }
+        Self { line, flows: Flows::default(), speaker, port, is_leaving: false }
+    }
+
+    /// Says that no flow begins any more. Where there is no room for that now, it is to be said again.
+    fn leave(&mut self) {
+        if !self.is_leaving {
+            let line = &mut self.line;
+            let said = Writer::with(|writer| {
+                let has_room = writer.push(line, Kind::GoAway, 0, &[])?;
+                writer.flush(line).map(|()| has_room)
+            });
+            // what cannot be sealed any more is found again when it is read
+            self.is_leaving = said.unwrap_or(true);
+        }
     }
 
     pub const fn speaker(&self) -> IpAddr {
@@ -92,6 +108,27 @@ impl Inward {
 }
 
 impl Relay {
+    /// Lets no new client in any more, and tells the other end of the tunnel. Whether the last one has gone.
+    pub fn leave(&mut self) -> bool {
+        self.accept(false);
+        if let Way::Tunnel(inward) = &mut self.way {
+            inward.leave();
+        }
+        self.clients.len() == 0
+    }
+
+    pub fn has_no_carriers(&self) -> bool {
+        self.carriers.are_none()
+    }
+
+    /// Ends the tunnel in peace.
+    pub async fn end_tunnel(&mut self) {
+        if let Way::Tunnel(inward) = &mut self.way {
+            inward.line.end();
+            inward.line.finish().await;
+        }
+    }
+
     /// Carries what comes by tunnels, in both directions. An error: the one that clients came in by is over.
     pub fn poll_tunnels(
         &mut self,
@@ -104,11 +141,12 @@ impl Relay {
         }
         self.revoke();
         PIECES.with_borrow_mut(|piece| {
-            for _ in 0..TURN {
+            for turn in 0..TURN {
                 let questions = self.poll_questions(cx, piece, replies)?;
                 let answers = self.poll_answers(cx, piece, listener);
                 if questions.is_pending() && answers.is_pending() {
-                    return Poll::Pending;
+                    // whoever has come or gone may have changed what is due next
+                    return if turn == 0 { Poll::Pending } else { Poll::Ready(Ok(Left::Nothing)) };
                 }
             }
             Poll::Ready(Ok(Left::Perhaps))
@@ -156,6 +194,7 @@ impl Relay {
         match (frame.kind, known) {
             (Kind::End, Some(id)) => drop(self.clients.remove(id)),
             (Kind::End, None) => {}
+            (Kind::GoAway, _) => return Err(FrameFault::Direction(frame.kind)),
             (Kind::Begin, _) => {
                 if known.is_none_or(|id| self.clients.get_mut(id).is_none())
                     && let Some(client) = announced(payload)
@@ -219,6 +258,10 @@ impl Relay {
 
     /// Whose answer a frame is; `None`: it is none, or nobody's, which is counted.
     fn answered_by(&mut self, lane: u32, frame: &Frame) -> Result<Option<Id>, FrameFault> {
+        if frame.kind == Kind::GoAway {
+            self.carriers.leave(lane);
+            return Ok(None);
+        }
         let id = self.carriers.find(lane, frame.flow);
         let Some((id, (_, session))) = id.and_then(|id| Some((id, self.clients.get_mut(id)?))) else {
             if frame.kind == Kind::Data {
@@ -227,7 +270,7 @@ impl Relay {
             return Ok(None);
         };
         match frame.kind {
-            Kind::Begin => return Err(FrameFault::Direction(Kind::Begin)),
+            Kind::Begin | Kind::GoAway => return Err(FrameFault::Direction(frame.kind)),
             Kind::End => {
                 if let Out::Carrier(flow) = &mut session.out {
                     flow.forgotten();
@@ -236,9 +279,11 @@ impl Relay {
             }
             Kind::Data => {}
         }
-        session.bytes[1] += frame.payload.len() as u64;
+        let moment = Instant::now();
+        session.live.add(1, frame.payload.len() as u64);
+        session.live.touch(moment);
         session.answer();
-        let now = self.now();
+        let now = self.tick(moment);
         self.clients.answered(id, now);
         Ok(Some(id))
     }
@@ -302,7 +347,8 @@ impl Relay {
 
     /// Sends answers of backends' sockets by the tunnel that the clients came in by.
     pub(super) fn collect_frames(&mut self, Buffers { inbox, ready, .. }: &mut Buffers) {
-        let now = self.now();
+        let moment = Instant::now();
+        let now = self.tick(moment);
         let (mut sent, mut full) = (Sent::default(), 0);
         Writer::with(|writer| {
             for &id in &*ready {
@@ -313,11 +359,12 @@ impl Relay {
                 let received = receive(inbox, session, 0, &service.counters);
                 for single in (0..received).flat_map(|slot| inbox.train(slot).singles()) {
                     let payload = &inbox.memory()[single.start..single.start + single.length];
-                    session.bytes[1] += single.length as u64;
+                    session.live.add(1, single.length as u64);
                     inward.answer(writer, flow, payload, &mut sent, &mut full);
                 }
                 if received > 0 {
                     session.answer();
+                    session.live.touch(moment);
                     clients.answered(id, now);
                 }
                 if received == super::TURN {
@@ -345,7 +392,8 @@ impl Relay {
 
     /// Sends clients' datagrams by carriers: those of one carrier together.
     pub(super) fn send_by_carriers(&mut self, carried: &[Item], memory: &[u8]) -> Sent {
-        let now = self.now();
+        let moment = Instant::now();
+        let now = self.tick(moment);
         let mut total = Sent::default();
         Writer::with(|writer| {
             for of_carrier in carried.chunk_by(|one, other| one.lane == other.lane) {
@@ -361,11 +409,12 @@ impl Relay {
                             Ok(()) => {
                                 total.datagrams += 1;
                                 total.bytes += payload.len() as u64;
-                                session.bytes[0] += payload.len() as u64;
+                                session.live.add(0, payload.len() as u64);
                             }
                             Err(refusal) => self.service.counters.refuse(refusal),
                         }
                     }
+                    session.live.touch(moment);
                     self.clients.heard(id, now);
                 }
                 self.carriers.flush(of_carrier[0].lane, writer);

@@ -70,6 +70,27 @@ fn who_comes_back_has_a_ticket() {
 }
 
 #[test]
+fn of_many_that_begin_at_once_each_has_a_ticket() {
+    let authority = Authority::new();
+    let (cert, key) = authority.issue("relay.test", |_parameters| {});
+    let (client, server) = (client(&trust(&authority)), server(&accept(&cert, &key)));
+    let mut resumed = 0;
+    // each brings two: 1, 2, 4, and so on
+    for burst in [1, 2, 4, 8, 16, 32] {
+        let mut pairs: Vec<Pair> = (0..burst).map(|_| Pair::new(&client, &server, "relay.test")).collect();
+        for pair in &mut pairs {
+            // takes its ticket, before anybody has an answer
+            pair.client.take(&[]).expect("hello");
+        }
+        for pair in &mut pairs {
+            pair.shake().expect("handshake");
+            resumed += u32::from(pair.client.agreed().is_resumed);
+        }
+    }
+    assert_eq!(resumed, 62);
+}
+
+#[test]
 fn protocols_are_agreed_on() {
     let authority = Authority::new();
     let (cert, key) = authority.issue("relay.test", |_parameters| {});
