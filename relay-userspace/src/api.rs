@@ -3,6 +3,7 @@
 pub mod client;
 pub mod extract;
 pub mod flows;
+mod history;
 pub mod metrics;
 mod order;
 pub mod problem;

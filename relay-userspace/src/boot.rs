@@ -9,6 +9,11 @@ use crate::config::save::save;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
+/// What this boot of the host is called; every boot has another name.
+pub fn id() -> String {
+    fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned()
+}
+
 #[derive(Debug)]
 pub struct BootFile {
     path: PathBuf,
@@ -20,8 +25,7 @@ pub struct BootFile {
 impl BootFile {
     /// Reads what has been written since the host started. What an earlier boot has left is forgotten.
     pub fn open(path: &Path) -> Self {
-        let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
-        Self::open_in(path, boot.trim())
+        Self::open_in(path, &id())
     }
 
     fn open_in(path: &Path, boot: &str) -> Self {

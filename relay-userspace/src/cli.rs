@@ -6,6 +6,7 @@ pub mod commands;
 mod export;
 pub mod fields;
 mod flows;
+mod history;
 pub mod manual;
 pub mod print;
 pub mod relayd;

@@ -12,12 +12,14 @@
 //! balance           ◄── plan, proxy                 (of rules it knows how they balance)
 //! health            ◄── plan (its values), supervisor, api::view, cli
 //!                                                   (of proxy it knows how sockets towards backends are bound)
+//! accounting        ◄── supervisor, api, cli          (of the supervisor its thread knows what is shared)
 //! api::view         ◄── cli, supervisor
 //! ```
 //!
 //! `rule`, `host` and `plan` are plain values and pure functions. The supervisor alone changes anything; `kernel` and
 //! `proxy` are the two planes.
 
+pub mod accounting;
 pub mod api;
 pub mod balance;
 pub mod boot;

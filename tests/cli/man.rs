@@ -38,6 +38,7 @@ fn every_command_has_its_page() {
         "apply",
         "confirm",
         "reload",
+        "history",
         "status",
         "flows",
         "top",

@@ -1,5 +1,6 @@
 //! Real relayd, real relayctl, real traffic, between namespaces.
 
+mod accounting;
 mod admission;
 mod answers;
 mod balance;

@@ -17,6 +17,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
         "use tokio",
         "relay-userspace/src",
         &[
+            "accounting/lock.rs",
             "api",
             "cli",
             "health/prober",

@@ -34,6 +34,7 @@ impl Collector for Views {
         })?;
         let packets = "Packets on the client leg";
         self.by_direction(&mut encoder, "relay_rule_packets", None, packets, |traffic| traffic.packets)?;
+        self.lifetime(&mut encoder)?;
         self.units(&mut encoder)?;
         self.flows(&mut encoder)?;
         self.drops(&mut encoder)?;
@@ -64,6 +65,19 @@ impl Views {
             let counters = &rule.counters;
             for (direction, traffic) in [("ingress", &counters.ingress), ("egress", &counters.egress)] {
                 counter(&mut metric, &[("rule", &rule.name), ("direction", direction)], value(traffic))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn lifetime(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "Bytes that rules of this name have ever carried, over restarts, reboots and edits";
+        let unit = Some(&Unit::Bytes);
+        let mut metric = encoder.encode_descriptor("relay_rule_lifetime", help, unit, MetricType::Counter)?;
+        for rule in &self.rules {
+            let lifetime = &rule.counters.lifetime;
+            for (direction, traffic) in [("ingress", lifetime.ingress), ("egress", lifetime.egress)] {
+                counter(&mut metric, &[("rule", &rule.name), ("direction", direction)], traffic.bytes)?;
             }
         }
         Ok(())
@@ -253,12 +267,14 @@ mod tests {
             "plane": { "ipv4": { "plane": "kernel", "hook": "tc" }, "ipv6": { "plane": "none" } },
             "counters": { "unit": "ip", "ingress": { "packets": 2, "bytes": 120 },
                 "egress": { "packets": 1, "bytes": 60 }, "flows": { "active": 1, "total": 3 },
-                "drops": { "too_big": 4 } },
+                "drops": { "too_big": 4 }, "lifetime": { "ingress": { "packets": 9, "bytes": 999 },
+                    "egress": { "packets": 1, "bytes": 60 }, "flows": 7 } },
         });
         let rule: RuleView = serde_json::from_value(rule).expect("rule");
         let text = encode(vec![rule], status).expect("text");
         for line in [
             "relay_rule_bytes_total{rule=\"tokyo\",direction=\"ingress\"} 120",
+            "relay_rule_lifetime_bytes_total{rule=\"tokyo\",direction=\"ingress\"} 999",
             "relay_rule_packets_total{rule=\"tokyo\",direction=\"egress\"} 1",
             "relay_rule_unit{rule=\"tokyo\",unit=\"ip\"} 1",
             "relay_rule_flows_total{rule=\"tokyo\"} 3",

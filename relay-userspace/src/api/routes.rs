@@ -21,8 +21,10 @@ use super::extract::{Path, Query, Text};
 use super::flows::{FlowsView, Params};
 use super::problem::{ApiProblem, Code};
 use super::server::Peer;
-use super::view::{ChangeView, DownView, ExplainView, RuleView, StatusView, WalkView};
-use super::{metrics, order};
+use super::view::{
+    AccountView, ChangeView, DownView, ExplainView, HistoryView, RuleView, StatusView, WalkView,
+};
+use super::{history, metrics, order};
 use crate::config::node::{Node, Value as NodeValue};
 use crate::config::problem::Problems;
 use crate::config::{decode, quantity};
@@ -50,6 +52,8 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .route("/v1/rules", get(list).post(add))
         .route("/v1/rules/{name}", get(show).patch(set).delete(remove))
         .route("/v1/rules/{name}/explain", get(explained))
+        .route("/v1/rules/{name}/history", get(past))
+        .route("/v1/history", get(accounts))
         .route("/v1/rules/{name}/enable", post(enable))
         .route("/v1/rules/{name}/disable", post(disable))
         .route("/v1/rules/{name}/drain", post(drain))
@@ -145,6 +149,18 @@ async fn list(State(shared): State<Arc<Shared>>) -> Json<Vec<RuleView>> {
 
 async fn show(State(shared): State<Arc<Shared>>, Path(text): Path<String>) -> Answer<RuleView> {
     Ok(Json(shared.rule(&name(&text)?).await?.1))
+}
+
+async fn past(
+    State(shared): State<Arc<Shared>>,
+    Path(text): Path<String>,
+    Query(options): Query<history::Options>,
+) -> Answer<HistoryView> {
+    Ok(Json(history::history(&shared, name(&text)?, options).await?))
+}
+
+async fn accounts(State(shared): State<Arc<Shared>>) -> Json<Vec<AccountView>> {
+    Json(history::accounts(&shared))
 }
 
 async fn explained(State(shared): State<Arc<Shared>>, Path(text): Path<String>) -> Answer<ExplainView> {

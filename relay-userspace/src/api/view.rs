@@ -1,11 +1,13 @@
 //! What the API answers: the shapes that `relayctl -o json` prints. Fields are only ever added.
 
+mod past;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-
 use serde_json::{Map, Value};
 
+pub use self::past::{AccountView, HistoryRowView, HistoryView, LifetimeView};
 use super::round_trips::{RoundTripView, RoundTripsView};
 use crate::health::saved::BackendOrder;
 use crate::rule::Transport;
@@ -247,6 +249,9 @@ pub struct CountersView {
     pub flows: FlowsView,
     /// Refused packets by reason.
     pub drops: BTreeMap<String, u64>,
+    /// All that rules of this name have ever carried, over restarts, reboots and edits; the fields above begin anew.
+    #[serde(default)]
+    pub lifetime: LifetimeView,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]

@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use super::top::INTERVALS;
+use crate::accounting::bill::{Count, Factor};
+use crate::accounting::calendar::{self, Step, TIME_FORMS, parse_time};
 use crate::api::flows::{self, MOST, USUAL_LIMIT};
 use crate::config::quantity::{DURATION_FORMS, parse_duration};
 use crate::rule::{self, RuleName};
@@ -95,6 +97,11 @@ pub enum Command {
     Confirm,
     /// Read the configuration again
     Reload(DryRun),
+    /// Show what a rule has carried and when, also one that is gone; without a name, what each has carried in all
+    #[command(
+        after_help = "Times are in UTC. Minutes are kept for 2 days, hours for 60, days for 400; totals for ever.\n\nExamples:\n  relayctl history web --since 7d\n  relayctl history web --by month --count max --factor 2\n  relayctl history web --by hour --plot"
+    )]
+    History(History),
     /// Show how relayd is doing
     Status(Watch),
     /// Show live flows and sessions, those with the most bytes first
@@ -213,6 +220,36 @@ pub struct One {
 }
 
 #[derive(Debug, Args)]
+pub struct History {
+    #[arg(value_parser = rule_name)]
+    pub name: Option<RuleName>,
+    /// From then on: 2026-11-01, or how long ago, such as 7d
+    #[arg(long, value_name = "TIME", requires = "name", value_parser = time)]
+    pub since: Option<String>,
+    /// Until then
+    #[arg(long, value_name = "TIME", requires = "name", value_parser = time)]
+    pub until: Option<String>,
+    /// What a row covers
+    #[arg(long, value_enum, default_value_t)]
+    pub by: Step,
+    /// Which bytes are billed
+    #[arg(long, value_enum, default_value_t)]
+    pub count: Count,
+    /// What they are multiplied by on the bill, such as 2 or 1.5
+    #[arg(long, default_value = "1")]
+    pub factor: Factor,
+    /// Comma-separated values with raw numbers
+    #[arg(long, requires = "name", conflicts_with = "plot")]
+    pub csv: bool,
+    /// Draw bars of both directions together
+    #[arg(long, requires = "name")]
+    pub plot: bool,
+    /// Write a picture into this file
+    #[arg(long, value_name = "FILE", requires = "name", value_hint = ValueHint::FilePath)]
+    pub svg: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub struct Show {
     #[arg(value_parser = rule_name)]
     pub name: RuleName,
@@ -321,6 +358,11 @@ pub struct Down {
 
 fn rule_name(text: &str) -> Result<RuleName, &'static str> {
     RuleName::parse(text).ok_or(RuleName::FORM)
+}
+
+/// Checked here, sent as it was typed: what is a time ago is so for relayd.
+fn time(text: &str) -> Result<String, &'static str> {
+    parse_time(text, calendar::now()).map(|_| text.to_owned()).ok_or(TIME_FORMS)
 }
 
 /// Checked here, sent as it was typed.

@@ -11,12 +11,14 @@ use hyper::Method;
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
-use super::args::{Add, Apply, Backend, Call, Cli, Command, Down, Export, Format, Names, One};
+use super::args::{Add, Apply, Backend, Call, Cli, Command, Down, Export, Format, History, Names, One};
 use super::walk::walk;
-use super::{Exit, export, fields, flows, manual, print, top};
+use super::{Exit, export, fields, flows, history, manual, print, top};
 use crate::api::client::{Client, ClientError};
 use crate::api::flows::FlowsView;
-use crate::api::view::{ChangeView, DownView, ExplainView, RuleView, StatusView, WalkView};
+use crate::api::view::{
+    AccountView, ChangeView, DownView, ExplainView, HistoryView, RuleView, StatusView, WalkView,
+};
 use crate::config::Problems;
 use crate::config::files::Config;
 use crate::config::problem::Source;
@@ -48,6 +50,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
             let path = format!("/v1/rules/{}", show.name);
             session.repeat(show.watch.watch, &path, |rule: &RuleView, f| print::rule(rule, f)).await
         }
+        Command::History(history) => session.history(history).await,
         Command::Status(watch) => {
             session.repeat(watch.watch, "/v1/status", |view: &StatusView, f| print::status(view, f)).await
         }
@@ -192,6 +195,21 @@ impl Session<'_> {
             Call { .. } => json!({ "addr": addr, "order": "up" }),
         };
         self.change(Method::POST, &format!("{path}/backend"), backend.dry_run, body.to_string()).await
+    }
+
+    /// Shows one rule's history, or all accounts.
+    async fn history(&self, asked: &History) -> anyhow::Result<Exit> {
+        let Some(name) = &asked.name else {
+            let accounts: Vec<AccountView> = self.client().await?.get("/v1/history").await?;
+            return write(&history::accounts(&accounts, self.cli.output));
+        };
+        let view: HistoryView = self.client().await?.get(&history::path(name.as_str(), asked)).await?;
+        if let Some(file) = &asked.svg {
+            fs::write(file, history::svg(&view))
+                .with_context(|| format!("cannot write {}", file.display()))?;
+            return Ok(Exit::Done);
+        }
+        write(&history::show(&view, asked, self.cli.output, print::width()))
     }
 
     /// Prints an answer, once or again and again.

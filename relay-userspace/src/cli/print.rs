@@ -32,7 +32,7 @@ pub fn json<T: serde::Serialize>(value: &T) -> String {
 fn rules_table(rules: &[RuleView], wide: bool) -> String {
     let mut heads = vec!["NAME", "LISTEN", "PROTO", "TO", "IPV4", "IPV6", "STATE", "FLOWS", "IN", "OUT"];
     if wide {
-        heads.extend(["TOTAL FLOWS", "PACKETS IN", "PACKETS OUT", "DROPS", "NOTE"]);
+        heads.extend(["TOTAL FLOWS", "PACKETS IN", "PACKETS OUT", "DROPS", "NOTE", "EVER IN", "EVER OUT"]);
     }
     let has_tunnels = rules.iter().any(has_tunnel);
     if has_tunnels {
@@ -61,6 +61,8 @@ fn rules_table(rules: &[RuleView], wide: bool) -> String {
                 counters.egress.packets.to_string(),
                 counters.drops.values().sum::<u64>().to_string(),
                 rule.note.clone().unwrap_or_default(),
+                size(counters.lifetime.ingress.bytes),
+                size(counters.lifetime.egress.bytes),
             ]);
         }
         if has_tunnels {
@@ -206,6 +208,9 @@ pub fn rule(rule: &RuleView, format: Format) -> String {
         facts.push((direction, format!("{} in {} packets", size(traffic.bytes), traffic.packets)));
     }
     facts.push(("flows", format!("{} active, {} in all", counters.flows.active, counters.flows.total)));
+    let ever = &counters.lifetime;
+    let (ingress, egress) = (size(ever.ingress.bytes), size(ever.egress.bytes));
+    facts.push(("lifetime", format!("{ingress} in, {egress} out, {} flows", ever.flows)));
     facts.extend(counters.drops.iter().map(|(reason, count)| ("drops", format!("{count} {reason}"))));
     aligned(&facts)
 }
@@ -368,6 +373,15 @@ fn difference(change: &RuleChange) -> String {
         }
     }
     text
+}
+
+/// Columns of the terminal; 80 where there is none.
+pub fn width() -> usize {
+    nix::ioctl_read_bad!(window_size, nix::libc::TIOCGWINSZ, nix::libc::winsize);
+    let mut size = nix::libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel writes one `winsize`, which lives on this stack
+    let asked = unsafe { window_size(nix::libc::STDOUT_FILENO, &raw mut size) };
+    if asked.is_ok() && size.ws_col > 0 { usize::from(size.ws_col) } else { 80 }
 }
 
 /// Clears a terminal before a repeated output.

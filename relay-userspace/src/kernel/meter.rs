@@ -12,6 +12,8 @@ use super::{Unavailable, maps};
 
 pub struct Meter {
     counters: PerCpuArray<MapData, RuleCounters>,
+    /// The counters' map, by its number in the kernel.
+    pub id: u32,
     drops: PerCpuHashMap<MapData, DropKey, u64>,
     round_trips: RoundTripTable,
 }
@@ -38,6 +40,7 @@ impl Meter {
     pub fn open(pins: &Path) -> Result<Self, Unavailable> {
         Ok(Self {
             counters: maps::open(pins, names::COUNTERS)?,
+            id: number(pins)?,
             drops: maps::open(pins, names::DROPS)?,
             round_trips: RoundTripTable::open(pins)?,
         })
@@ -63,20 +66,33 @@ impl Meter {
 
     /// Totals of the rule in a slot, its drops taken from [`Meter::drops`].
     pub fn totals(&self, slot: u32, drops: &Drops) -> Totals {
-        let mut totals = Totals { drops: drops.get(&slot).cloned().unwrap_or_default(), ..Totals::default() };
-        let Ok(per_cpu) = self.counters.get(&slot, 0) else { return totals };
-        for cpu in per_cpu.iter() {
+        Totals {
+            drops: drops.get(&slot).cloned().unwrap_or_default(),
+            ..self.traffic(slot).unwrap_or_default()
+        }
+    }
+
+    /// The same without drops; `None` if they cannot be read, which is not to be taken for zero.
+    pub fn traffic(&self, slot: u32) -> Option<Totals> {
+        let mut totals = Totals::default();
+        for cpu in self.counters.get(&slot, 0).ok()?.iter() {
             totals.ingress.add(cpu.traffic[0].packets, cpu.traffic[0].bytes);
             totals.egress.add(cpu.traffic[1].packets, cpu.traffic[1].bytes);
             totals.flows += cpu.flows;
         }
-        totals
+        Some(totals)
     }
 
     /// Drops that belong to no rule.
     pub fn unowned(drops: &Drops) -> BTreeMap<DropReason, u64> {
         drops.get(&NO_RULE).cloned().unwrap_or_default()
     }
+}
+
+/// Which map it is that is pinned; other pins have another.
+fn number(pins: &Path) -> Result<u32, Unavailable> {
+    let map = maps::open_raw(pins, names::COUNTERS)?;
+    map.info().map(|info| info.id()).map_err(|error| Unavailable(format!("map {}: {error}", names::COUNTERS)))
 }
 
 impl Direction {

@@ -24,6 +24,8 @@ use super::names::{FIRST_ANSWERS, Names, at};
 use super::serving::Serving;
 use super::shared::Shared;
 use super::state::{Rules, State};
+use crate::accounting::accountant::Accountant;
+use crate::accounting::lock;
 use crate::api::server;
 use crate::config::files::Config;
 use crate::config::settings::{Hook, Settings};
@@ -71,17 +73,24 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     let shared = Arc::new(Shared::new(commands));
     // the socket first: it also keeps a second relayd from starting
     let mut servers = server::start(&settings, &shared).await?;
+    let _folder = lock::take(&settings.state_dir).await?;
+    let state_dir = settings.state_dir.clone();
     let monitor = Monitor::start().context("cannot talk to the kernel about the network")?;
     let mut state = start_state(launch, settings, &shared, &monitor, &service).await?;
     let mut tracing_task = JoinSet::new();
     start_trace(&mut state, &mut tracing_task);
     let rounds = start_census(&mut state);
+    let accountant = Accountant::start(&state_dir, &shared);
+    if let Err(error) = &accountant {
+        tracing::error!("totals are not kept: {error}");
+    }
     // signals are heard before anybody is told that they may be sent
     let mut events = Events::new(inbox, monitor, rounds)?;
     events.serve(&mut state, &service).await;
     service.stopping();
     servers.shutdown().await;
     state.stop_serving();
+    drop(accountant);
     state.backends.save();
     state.log.flush();
     let left = if state.kernel.is_ok() { "; the kernel plane goes on forwarding" } else { "" };

@@ -1,6 +1,6 @@
 //! What readers of the API see: a snapshot that the supervisor replaces whole, and counters read beside it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,16 +16,20 @@ use super::legs;
 use super::names::{FIRST_ANSWERS, Upkeep};
 use super::serving::{CountersByRule, PoolsByRule};
 use super::walk::Means;
+use crate::accounting::accountant::Ledgers;
+use crate::accounting::amounts::Amounts;
+use crate::accounting::books::{Left, Reading, Source};
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::{
     CountersView, EventView, FlowsView, InterfaceView, KernelView, PlaneView, PlanesView, RuleView,
     StatusView, TablesView, TrafficView,
 };
+use crate::boot;
 use crate::config::settings::Hook;
 use crate::health::prober::Board;
 use crate::health::saved::BackendOrder;
 use crate::health::{ProbeId, Standing};
-use crate::kernel::meter::{Drops, Meter};
+use crate::kernel::meter::{Drops, Meter, Totals};
 use crate::kernel::round_trips::RoundTripsByEnd;
 use crate::plan::{Carriage, PlannedRule, Resolved};
 use crate::proxy::counters::{Carried, Counters, Refusal};
@@ -73,6 +77,9 @@ pub struct Shared {
     /// How endpoints stand.
     board: OnceLock<Board>,
     pub census: CensusTaker,
+    pub ledgers: Ledgers,
+    /// Of the host, for counters that begin anew with it.
+    boot: Arc<str>,
     pub flow_seeker: FlowSeeker,
     pub commands: mpsc::Sender<Command>,
     pub events: broadcast::Sender<EventView>,
@@ -101,6 +108,8 @@ impl Shared {
             meter: Mutex::new(None),
             board: OnceLock::new(),
             census: CensusTaker::default(),
+            ledgers: Ledgers::default(),
+            boot: boot::id().into(),
             flow_seeker: FlowSeeker::default(),
             commands,
             events: broadcast::channel(EVENT_BACKLOG).0,
@@ -237,6 +246,10 @@ impl Shared {
         let sessions = snapshot.sessions.get(name);
         let is_counted = counted.is_some();
         let unit = if is_counted { "ip" } else { "payload" };
+        let kernel = meter.as_ref().zip(slot).zip(counted.as_ref());
+        let kernel = kernel.map(|((meter, slot), totals)| (self.source(meter, slot), amounts(totals)));
+        let reading = Reading { kernel, user: sessions.cloned() };
+        let lifetime = self.ledgers.with(|books| books.total(name, &reading));
         let totals = counted.unwrap_or_default();
         let active = slot.and_then(|slot| self.census.active(slot)).unwrap_or(0);
         let mut view = CountersView {
@@ -245,6 +258,7 @@ impl Shared {
             egress: TrafficView { packets: totals.egress.packets, bytes: totals.egress.bytes },
             flows: FlowsView { active, total: totals.flows },
             drops: totals.drops.iter().map(|(reason, &count)| (reason.as_str().into(), count)).collect(),
+            lifetime: lifetime.into(),
         };
         if let Some(sessions) = sessions {
             if !is_counted {
@@ -253,6 +267,40 @@ impl Shared {
             add_sessions(&mut view, sessions);
         }
         view
+    }
+
+    fn source(&self, meter: &Meter, slot: u32) -> Source {
+        Source { boot: self.boot.clone(), map: meter.id, slot }
+    }
+
+    /// Brings all accounts up to now.
+    pub fn take_readings(&self) {
+        let Some(snapshot) = self.snapshot.borrow().clone() else { return };
+        let meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        let meter = meter.as_ref();
+        let mut current = HashMap::with_capacity(snapshot.rules.len());
+        for name in snapshot.rules.iter().map(|planned| &planned.rule.name) {
+            let slot = snapshot.slots.get(name).copied();
+            let kernel = match meter.zip(slot) {
+                // the next reading has all of it
+                Some((meter, slot)) => match meter.traffic(slot) {
+                    Some(totals) => Some((self.source(meter, slot), amounts(&totals))),
+                    None => return,
+                },
+                None => None,
+            };
+            current.insert(name.clone(), Reading { kernel, user: snapshot.sessions.get(name).cloned() });
+        }
+        let taken: HashSet<u32> = snapshot.slots.values().copied().collect();
+        self.ledgers.observe(&current, |source| match meter {
+            Some(meter) if self.source(meter, source.slot) == *source => {
+                if taken.contains(&source.slot) {
+                    return Left::Reused;
+                }
+                meter.traffic(source.slot).map_or(Left::Unseen, |totals| Left::At(amounts(&totals)))
+            }
+            _ => Left::Unseen,
+        });
     }
 
     pub async fn status(&self) -> StatusView {
@@ -286,6 +334,16 @@ impl Shared {
         let left = |until: Instant| until.saturating_duration_since(Instant::now()).as_secs();
         status.unconfirmed_seconds = snapshot.unconfirmed.map(left);
         status
+    }
+}
+
+fn amounts(totals: &Totals) -> Amounts {
+    Amounts {
+        ingress_bytes: totals.ingress.bytes,
+        ingress_packets: totals.ingress.packets,
+        egress_bytes: totals.egress.bytes,
+        egress_packets: totals.egress.packets,
+        flows: totals.flows,
     }
 }
 

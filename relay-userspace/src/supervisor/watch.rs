@@ -256,6 +256,7 @@ impl State {
         self.down = true;
         self.backends.rest();
         self.shared.census.stop();
+        self.shared.take_readings();
         self.shared.set_meter(None);
         self.shared.flow_seeker.set(None);
         // slots and sweeps are counted anew with the next maps

@@ -1,0 +1,352 @@
+//! The database: accounts, and the history of minutes, hours and days. Each write brings all of them forward in one
+//! transaction, so that none of them can know more than another.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, Transaction, params};
+
+use super::amounts::Amounts;
+use super::books::{Account, Entries, Source};
+use super::calendar::Step;
+use crate::rule::RuleName;
+
+/// What the file is called in `state_dir`.
+pub const FILE: &str = "history.db";
+/// The number of the format, kept as `user_version`.
+const FORMAT: i64 = 1;
+/// Marks the file as ours ("Rely").
+const APPLICATION: i64 = 0x5265_6c79;
+const BUSY: Duration = Duration::from_secs(2);
+
+/// Tables of history: seconds in a row, and how many rows of the past are kept.
+const TABLES: [(&str, u64, u64); 3] =
+    [("minutes", 60, 2 * 1440), ("hours", 3600, 60 * 24), ("days", 86_400, 400)];
+/// The minute that is not over, by itself: a row that grows after others have come behind it would split pages.
+const RECENT: &str = "recent";
+/// The bits of a row's key that name the rule; above them is which minute, hour or day since [`BEGINNING`] it is. One
+/// number for both is the narrowest row, and new ones come at the end.
+const RULE_BITS: u32 = 20;
+/// 2025-01-01, in seconds since 1970: smaller numbers take less room. A clock that is behind it is wrong.
+const BEGINNING: u64 = 1_735_689_600;
+
+const SCHEMA: &str = "
+    CREATE TABLE rules (
+        id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+        ingress_bytes INTEGER NOT NULL, ingress_packets INTEGER NOT NULL,
+        egress_bytes INTEGER NOT NULL, egress_packets INTEGER NOT NULL, flows INTEGER NOT NULL,
+        boot TEXT, map INTEGER, slot INTEGER,
+        seen_ingress_bytes INTEGER, seen_ingress_packets INTEGER,
+        seen_egress_bytes INTEGER, seen_egress_packets INTEGER, seen_flows INTEGER
+    );";
+
+/// What a row has, and how one more is added to it.
+const COLUMNS: &str = "ingress_bytes, ingress_packets, egress_bytes, egress_packets, flows";
+const SUMS: &str = "ON CONFLICT (at) DO UPDATE SET ingress_bytes = ingress_bytes + excluded.ingress_bytes,
+    ingress_packets = ingress_packets + excluded.ingress_packets, egress_bytes = egress_bytes + excluded.egress_bytes,
+    egress_packets = egress_packets + excluded.egress_packets, flows = flows + excluded.flows";
+
+/// What has been wrong with a database that was there.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Nothing will be right with it again.
+    #[error("{0}")]
+    Unusable(String),
+    /// Such as a full disk.
+    #[error(transparent)]
+    Failed(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            // the last two: tables or values that are not ours
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown) | None => {
+                Self::Unusable(error.to_string())
+            }
+            Some(_) => Self::Failed(error),
+        }
+    }
+}
+
+/// An open database.
+#[derive(Debug)]
+pub struct Store {
+    connection: Connection,
+}
+
+/// A row of history: when it begins, in seconds since 1970, and what came in it.
+pub type HistoryRow = (u64, Amounts);
+
+impl Store {
+    /// Opens the database in a folder, or makes one.
+    ///
+    /// # Errors
+    ///
+    /// It is damaged or another version's, or cannot be read or written.
+    pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        let connection = Connection::open(folder.join(FILE))?;
+        connection.busy_timeout(BUSY)?;
+        let format: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let application: i64 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+        if format > 0 && application != APPLICATION {
+            return Err(StoreError::Unusable("another program's database".into()));
+        }
+        if format > FORMAT {
+            return Err(StoreError::Unusable(format!(
+                "format {format} is a newer relayd's, this one writes {FORMAT}"
+            )));
+        }
+        connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")?;
+        let mut store = Self { connection };
+        if format == 0 {
+            store.make()?;
+        }
+        Ok(store)
+    }
+
+    /// Opens it to read, beside whoever writes.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or it cannot be read.
+    pub fn read(folder: &Path) -> Result<Self, StoreError> {
+        let connection = Connection::open_with_flags(folder.join(FILE), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        connection.busy_timeout(BUSY)?;
+        Ok(Self { connection })
+    }
+
+    fn make(&mut self) -> Result<(), StoreError> {
+        let transaction = self.connection.transaction()?;
+        transaction.execute_batch(SCHEMA)?;
+        for table in TABLES.map(|(table, ..)| table).into_iter().chain([RECENT]) {
+            transaction.execute_batch(&format!(
+                "CREATE TABLE {table} (
+                    at INTEGER PRIMARY KEY,
+                    ingress_bytes INTEGER NOT NULL, ingress_packets INTEGER NOT NULL,
+                    egress_bytes INTEGER NOT NULL, egress_packets INTEGER NOT NULL, flows INTEGER NOT NULL
+                );"
+            ))?;
+        }
+        transaction.pragma_update(None, "application_id", APPLICATION)?;
+        transaction.pragma_update(None, "user_version", FORMAT)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// All accounts as they were last written.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be read.
+    pub fn accounts(&self) -> Result<HashMap<RuleName, Account>, StoreError> {
+        let mut query = self.connection.prepare("SELECT * FROM rules")?;
+        let rows = query.query_map([], |row| {
+            let name: String = row.get("name")?;
+            Ok(RuleName::parse(&name).zip(Some(account(row)?)))
+        })?;
+        let known: Result<Vec<_>, _> = rows.collect();
+        Ok(known?.into_iter().flatten().collect())
+    }
+
+    /// Writes everything or nothing.
+    ///
+    /// # Errors
+    ///
+    /// The database is damaged, or cannot be written, as on a full disk.
+    pub fn write(&mut self, entries: &Entries) -> Result<(), StoreError> {
+        let transaction = self.connection.transaction()?;
+        for (name, account) in &entries.accounts {
+            write_account(&transaction, name, account)?;
+        }
+        {
+            let mut add = transaction.prepare_cached(&format!(
+                "INSERT INTO {RECENT} VALUES (?1 << {RULE_BITS} | (SELECT id FROM rules WHERE name = ?2), ?3, ?4, ?5, ?6, ?7)
+                 {SUMS}"
+            ))?;
+            for (name, minute, amounts) in &entries.minutes {
+                let [ib, ip, eb, ep, flows] = signed(amounts);
+                add.execute(params![key(*minute, 60), name.as_str(), ib, ip, eb, ep, flows])?;
+            }
+        }
+        if let Some(newest) = entries.minutes.iter().map(|(_, minute, _)| *minute).max() {
+            roll_up(&transaction, newest)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Takes out rows that are too old by `now`, in seconds since 1970.
+    ///
+    /// # Errors
+    ///
+    /// The database is damaged, or cannot be written.
+    pub fn prune(&mut self, now: u64) -> Result<(), StoreError> {
+        let transaction = self.connection.transaction()?;
+        roll_up(&transaction, now / 60)?;
+        for (table, seconds, kept) in TABLES {
+            let oldest = (now / seconds).saturating_sub(kept);
+            let query = format!("DELETE FROM {table} WHERE at < ?1 << {RULE_BITS}");
+            transaction.execute(&query, [key(oldest, seconds)])?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// A rule's rows from `since` to before `until`; `None` if the name never had an account.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be read.
+    pub fn history(
+        &self,
+        name: &RuleName,
+        step: Step,
+        since: u64,
+        until: u64,
+    ) -> Result<Option<Vec<HistoryRow>>, StoreError> {
+        let mut find = self.connection.prepare("SELECT id FROM rules WHERE name = ?1")?;
+        let id: Option<i64> = find.query_row([name.as_str()], |row| row.get(0)).optional()?;
+        let Some(id) = id else { return Ok(None) };
+        let [minutes, hours, days] = TABLES;
+        let (table, seconds, _) = match step {
+            Step::Minute => minutes,
+            Step::Hour => hours,
+            Step::Day | Step::Month => days,
+        };
+        let minutes = seconds / 60;
+        let mut query = self.connection.prepare(&format!(
+            "SELECT at >> {RULE_BITS} AS start, {COLUMNS} FROM {table}
+             WHERE at >= ?1 << {RULE_BITS} AND at < ?2 << {RULE_BITS} AND at & (1 << {RULE_BITS}) - 1 = ?3
+             UNION ALL SELECT (at >> {RULE_BITS}) / {minutes}, {COLUMNS} FROM {RECENT}
+             WHERE at >= ?1 * {minutes} << {RULE_BITS} AND at < ?2 * {minutes} << {RULE_BITS}
+             AND at & (1 << {RULE_BITS}) - 1 = ?3 ORDER BY start"
+        ))?;
+        let bounds =
+            params![key(step.start(since) / seconds, seconds), key(until.div_ceil(seconds), seconds), id];
+        let mut rows = query.query(bounds)?;
+        let mut history: Vec<HistoryRow> = Vec::new();
+        while let Some(row) = rows.next()? {
+            let start = step.start(BEGINNING + unsigned(row.get(0)?) * seconds);
+            let amounts = amounts(row, 1)?;
+            match history.last_mut() {
+                Some((last, sum)) if *last == start => *sum += amounts,
+                _ => history.push((start, amounts)),
+            }
+        }
+        Ok(Some(history))
+    }
+}
+
+/// Moves a database that is of no use out of the way, and says where it is now.
+///
+/// # Errors
+///
+/// The folder cannot be written to.
+pub fn move_aside(folder: &Path, now: u64) -> std::io::Result<PathBuf> {
+    let aside = folder.join(format!("{FILE}.broken-{now}"));
+    fs::rename(folder.join(FILE), &aside)?;
+    for end in ["-wal", "-shm"] {
+        let _there_may_be_none =
+            fs::rename(folder.join(format!("{FILE}{end}")), folder.join(format!("{FILE}.broken-{now}{end}")));
+    }
+    Ok(aside)
+}
+
+fn write_account(
+    transaction: &Transaction<'_>,
+    name: &RuleName,
+    account: &Account,
+) -> Result<(), StoreError> {
+    let mut put = transaction.prepare_cached(
+        "INSERT INTO rules (name, ingress_bytes, ingress_packets, egress_bytes, egress_packets, flows, boot, map, slot,
+            seen_ingress_bytes, seen_ingress_packets, seen_egress_bytes, seen_egress_packets, seen_flows)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+         ON CONFLICT (name) DO UPDATE SET ingress_bytes = ?2, ingress_packets = ?3, egress_bytes = ?4,
+            egress_packets = ?5, flows = ?6, boot = ?7, map = ?8, slot = ?9, seen_ingress_bytes = ?10,
+            seen_ingress_packets = ?11, seen_egress_bytes = ?12, seen_egress_packets = ?13, seen_flows = ?14",
+    )?;
+    let [ib, ip, eb, ep, flows] = signed(&account.total);
+    let source = account.kernel.as_ref().map(|(source, _)| source);
+    let seen = account.kernel.as_ref().map(|(_, seen)| signed(seen));
+    let seen = |index: usize| seen.and_then(|seen| seen.get(index).copied());
+    put.execute(params![
+        name.as_str(),
+        ib,
+        ip,
+        eb,
+        ep,
+        flows,
+        source.map(|source| source.boot.as_ref()),
+        source.map(|source| source.map),
+        source.map(|source| source.slot),
+        seen(0),
+        seen(1),
+        seen(2),
+        seen(3),
+        seen(4),
+    ])?;
+    Ok(())
+}
+
+/// Brings minutes that are over into all tables.
+fn roll_up(transaction: &Transaction<'_>, newest: u64) -> Result<(), StoreError> {
+    let newest = key(newest, 60);
+    for (table, seconds, _) in TABLES {
+        let minutes = seconds / 60;
+        let mut add = transaction.prepare_cached(&format!(
+            "INSERT INTO {table} SELECT (at >> {RULE_BITS}) / {minutes} << {RULE_BITS} | (at & (1 << {RULE_BITS}) - 1), {COLUMNS}
+             FROM {RECENT} WHERE at >> {RULE_BITS} <> ?1 ORDER BY at {SUMS}"
+        ))?;
+        add.execute([newest])?;
+    }
+    transaction
+        .prepare_cached(&format!("DELETE FROM {RECENT} WHERE at >> {RULE_BITS} <> ?1"))?
+        .execute([newest])?;
+    Ok(())
+}
+
+fn account(row: &Row<'_>) -> Result<Account, rusqlite::Error> {
+    let total = amounts(row, 2)?;
+    let boot: Option<String> = row.get("boot")?;
+    let kernel = match boot {
+        Some(boot) => {
+            let source = Source { boot: boot.into(), map: row.get("map")?, slot: row.get("slot")? };
+            Some((source, amounts(row, 10)?))
+        }
+        None => None,
+    };
+    Ok(Account::restored(total, kernel))
+}
+
+/// Five columns from one on.
+fn amounts(row: &Row<'_>, first: usize) -> Result<Amounts, rusqlite::Error> {
+    let mut values = [0; Amounts::COUNT];
+    for (index, value) in values.iter_mut().enumerate() {
+        *value = unsigned(row.get(first + index)?);
+    }
+    Ok(Amounts::from_array(values))
+}
+
+/// Which one since [`BEGINNING`] it is of those that take so many seconds, counted since 1970.
+fn key(since_1970: u64, seconds: u64) -> i64 {
+    integer(since_1970.saturating_sub(BEGINNING / seconds))
+}
+
+/// `SQLite` has no unsigned numbers; 2^63 bytes take 29 years at 10 GB/s.
+fn integer(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+fn signed(amounts: &Amounts) -> [i64; Amounts::COUNT] {
+    amounts.to_array().map(integer)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! The database: what is written is there, what is damaged is told, and how large it gets.
+
+use std::sync::Arc;
+
+use super::*;
+
+const NOW: u64 = 1_793_491_200;
+
+fn name(text: &str) -> RuleName {
+    RuleName::parse(text).expect(text)
+}
+
+fn amounts(bytes: u64) -> Amounts {
+    Amounts { ingress_bytes: bytes, ingress_packets: 1, egress_bytes: 2 * bytes, egress_packets: 2, flows: 1 }
+}
+
+/// What one rule carried in one minute.
+fn entries(text: &str, minute: u64, bytes: u64, total: Amounts) -> Entries {
+    let source = Source { boot: Arc::from("boot"), map: 3, slot: 1 };
+    let account = Account::restored(total, Some((source, total)));
+    Entries { accounts: vec![(name(text), account)], minutes: vec![(name(text), minute, amounts(bytes))] }
+}
+
+fn sum(rows: &[HistoryRow]) -> Amounts {
+    rows.iter().fold(Amounts::default(), |mut sum, (_, amounts)| {
+        sum += *amounts;
+        sum
+    })
+}
+
+#[test]
+fn all_tables_know_the_same() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut total = Amounts::default();
+    let mut store = Store::open(folder.path()).expect("new");
+    // 26 hours over the end of a month, some minutes twice, and a clock that goes back
+    let minutes = (0..26 * 60).step_by(7).chain([90, 30, 30]);
+    for minute in minutes {
+        total += amounts(minute + 1);
+        store.write(&entries("a", NOW / 60 - 600 + minute, minute + 1, total)).expect("write");
+    }
+    drop(store);
+    let store = Store::open(folder.path()).expect("again");
+    let account = store.accounts().expect("accounts").remove(&name("a")).expect("account");
+    assert_eq!((account.total, account.kernel.map(|(_, seen)| seen)), (total, Some(total)));
+    for step in [Step::Minute, Step::Hour, Step::Day, Step::Month] {
+        let rows = store.history(&name("a"), step, 0, NOW * 2).expect("read").expect("known");
+        assert_eq!(sum(&rows), total, "{step:?}");
+        assert!(rows.is_sorted_by(|(a, _), (b, _)| a < b), "{step:?}");
+    }
+    let months = store.history(&name("a"), Step::Month, 0, NOW * 2).expect("read").expect("known");
+    assert_eq!(
+        months.iter().map(|(start, _)| Step::Month.label(*start)).collect::<Vec<_>>(),
+        ["2026-10", "2026-11"]
+    );
+    assert_eq!(store.history(&name("b"), Step::Day, 0, NOW).expect("read"), None);
+}
+
+#[test]
+fn what_is_old_goes_table_by_table() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut store = Store::open(folder.path()).expect("new");
+    for days in [0, 3, 61, 401] {
+        store.write(&entries("a", NOW / 60 - days * 1440, 1, amounts(1))).expect("write");
+    }
+    store.prune(NOW).expect("prune");
+    let left = |step| store.history(&name("a"), step, 0, NOW * 2).expect("read").expect("known").len();
+    assert_eq!([Step::Minute, Step::Hour, Step::Day].map(left), [1, 2, 3]);
+}
+
+#[test]
+fn what_is_of_no_use_is_moved_aside() {
+    let folder = tempfile::tempdir().expect("folder");
+    let newer = Connection::open(folder.path().join(FILE)).expect("database");
+    newer.pragma_update(None, "user_version", FORMAT + 1).expect("version");
+    let refused = Store::open(folder.path()).expect_err("foreign");
+    assert!(matches!(&refused, StoreError::Unusable(why) if why.contains("another program")), "{refused}");
+    newer.pragma_update(None, "application_id", APPLICATION).expect("application");
+    drop(newer);
+    let refused = Store::open(folder.path()).expect_err("newer");
+    assert!(matches!(&refused, StoreError::Unusable(why) if why.contains("newer relayd")), "{refused}");
+    fs::write(folder.path().join(FILE), "no database".repeat(1000)).expect("write");
+    assert!(matches!(Store::open(folder.path()), Err(StoreError::Unusable(_))));
+    let aside = move_aside(folder.path(), 7).expect("moved");
+    assert!(aside.ends_with("history.db.broken-7") && aside.exists());
+    Store::open(folder.path()).map(drop).expect("a new one");
+}
+
+/// A day of a thousand rules that all have traffic, each minute of another size, written every ten seconds.
+#[test]
+#[ignore = "takes minutes; run it for the figures"]
+#[expect(clippy::print_stdout, reason = "they are what it is for")]
+fn figures_of_a_day() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut store = Store::open(folder.path()).expect("new");
+    let names: Vec<RuleName> = (0..1000).map(|index| name(&format!("rule-{index}"))).collect();
+    let began = std::time::Instant::now();
+    for write in 0..1440 * 6 {
+        let minute = write / 6;
+        let mut all = Entries::default();
+        for (index, rule) in (0_u64..).zip(&names) {
+            let bytes = (minute * 7919 + index * 104_729) % 2_000_000 / 6 + write % 6;
+            let came =
+                Amounts { ingress_packets: bytes / 700, egress_packets: bytes / 350, ..amounts(bytes) };
+            all.accounts.push((rule.clone(), Account::restored(came, None)));
+            all.minutes.push((rule.clone(), NOW / 60 + minute, came));
+        }
+        store.write(&all).expect("write");
+    }
+    let took = began.elapsed() / (1440 * 6);
+    store.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").expect("checkpoint");
+    let size = fs::metadata(folder.path().join(FILE)).expect("file").len();
+    println!("{size} bytes for a day, {took:?} a write");
+    assert!(size <= 40_000_000, "{size} bytes");
+}

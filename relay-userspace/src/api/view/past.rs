@@ -1,0 +1,67 @@
+//! What a rule has carried in all, and when.
+
+use serde::{Deserialize, Serialize};
+
+use super::TrafficView;
+use crate::accounting::amounts::Amounts;
+use crate::accounting::calendar::Step;
+
+/// What has been carried, in all or in a time.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct LifetimeView {
+    pub ingress: TrafficView,
+    pub egress: TrafficView,
+    /// Flows opened.
+    pub flows: u64,
+}
+
+impl From<Amounts> for LifetimeView {
+    fn from(amounts: Amounts) -> Self {
+        Self {
+            ingress: TrafficView { packets: amounts.ingress_packets, bytes: amounts.ingress_bytes },
+            egress: TrafficView { packets: amounts.egress_packets, bytes: amounts.egress_bytes },
+            flows: amounts.flows,
+        }
+    }
+}
+
+impl From<LifetimeView> for Amounts {
+    fn from(view: LifetimeView) -> Self {
+        Self {
+            ingress_bytes: view.ingress.bytes,
+            ingress_packets: view.ingress.packets,
+            egress_bytes: view.egress.bytes,
+            egress_packets: view.egress.packets,
+            flows: view.flows,
+        }
+    }
+}
+
+/// What a name has carried, whether there is a rule of that name now or not.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct AccountView {
+    pub rule: String,
+    pub lifetime: LifetimeView,
+}
+
+/// What a rule has carried and when. Times are in UTC.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct HistoryView {
+    pub rule: String,
+    pub by: Step,
+    /// Seconds since 1970; rows lie between.
+    pub since: u64,
+    pub until: u64,
+    /// Only times in which there was traffic have a row.
+    pub rows: Vec<HistoryRowView>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct HistoryRowView {
+    /// Seconds since 1970.
+    pub start: u64,
+    /// The same as a date and time.
+    pub time: String,
+    #[serde(flatten)]
+    pub amounts: LifetimeView,
+}
