@@ -30,10 +30,11 @@ impl Payload {
         build.args(["--package", "relay-userspace", "--package", "relay-tests"]);
         build.args(PROGRAMS.iter().flat_map(|name| ["--bin", name]));
         build.args(RINGS.iter().flat_map(|name| ["--test", name]));
-        // what aws-lc's C calls, musl has too: its own compiler is not needed. Some hosts' compilers turn calls into glibc's
-        // checked ones unless they are told not to
+        // what the C of aws-lc and SQLite calls, musl has too: its own compiler is not needed. Some hosts' compilers turn
+        // calls into glibc's checked ones unless they are told not to, and glibc's headers turn SQLite's file calls into its
+        // own `open64` and the like, which on 64 bits are the plain ones
         build.env("CC_x86_64_unknown_linux_musl", "cc");
-        build.env("CFLAGS_x86_64_unknown_linux_musl", "-U_FORTIFY_SOURCE");
+        build.env("CFLAGS_x86_64_unknown_linux_musl", "-U_FORTIFY_SOURCE -DSQLITE_DISABLE_LFS");
         let messages = String::from_utf8_lossy(&output_of(&mut build)?).into_owned();
         let folder = Self::folder();
         let mut programs: Vec<_> = PROGRAMS.iter().map(|name| (*name, folder.join(name))).collect();
