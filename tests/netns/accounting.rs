@@ -95,7 +95,8 @@ fn totals_go_on_over_stops_kills_and_a_rules_end() {
 
 /// One account in all its forms.
 fn shown(world: &World, daemon: &Daemon, [packets, bytes, ..]: [u64; 4]) {
-    let csv = daemon.ctl.ok(&["history", "web", "--by", "month", "--count", "max", "--factor", "2", "--csv"]);
+    let csv =
+        daemon.ctl.ok(&["history", "web", "--by", "month", "--count", "max", "--factor", "2", "-o", "csv"]);
     let last: Vec<&str> = csv.lines().last().expect("a row").split(',').collect();
     let month: Vec<String> = [bytes, packets, bytes, packets].iter().map(u64::to_string).collect();
     assert_eq!(last[2..6], month, "{csv}");
@@ -114,6 +115,44 @@ fn shown(world: &World, daemon: &Daemon, [packets, bytes, ..]: [u64; 4]) {
     daemon.ctl.fails(2, &["history", "web", "--since", "yesterday"]);
     let empty = daemon.ctl.ok(&["history", "web", "--until", "2020-01-01"]);
     assert_eq!(empty, "rule web had no traffic in that time\n");
+}
+
+#[test]
+fn what_no_rule_explains_of_the_interfaces_is_told() {
+    let world = World::new();
+    let _servers = servers(&world);
+    let mut daemon = world.start(WEB);
+    let traffic = |daemon: &Daemon| {
+        let status = daemon.ctl.json(&["status"]);
+        ["interface_bytes", "rule_bytes", "unexplained_bytes"]
+            .map(|key| status["traffic"][key].as_u64().expect("a number"))
+    };
+    // from the first account on
+    eventually("watched", || daemon.ctl.json(&["status"])["interfaces"][0]["lifetime"].is_object());
+    let before = traffic(&daemon);
+    let carried = echo(&world, 8080, 200);
+    let on_the_wire = 2 * (carried[1] + carried[3] + 14 * (carried[0] + carried[2]));
+    let [interfaces, rules, unexplained] = traffic(&daemon);
+    assert_eq!(rules - before[1], on_the_wire);
+    assert!(interfaces - before[0] >= on_the_wire);
+    // neighbours ask for each other now and then
+    assert!(unexplained - before[2] < 10_000, "{unexplained} bytes of no rule");
+    // the host's own traffic, one way
+    let host = udp_server(&world.relay, 9000);
+    let socket = Datagrams::new(&world.client, SocketAddr::from((RELAY, 9000)));
+    for _ in 0..100 {
+        socket.echo(&text(972)).expect("answered");
+    }
+    drop(host);
+    let own = traffic(&daemon)[2] - unexplained;
+    assert!((2 * 100 * 1014..2 * 100 * 1014 + 10_000).contains(&own), "{own} bytes of no rule");
+    let last = traffic(&daemon);
+    daemon.stop();
+    daemon.start_again(&world.relay);
+    eventually("read again", || traffic(&daemon)[0] >= last[0]);
+    assert!(traffic(&daemon)[0] < last[0] + 10_000);
+    let text = daemon.ctl.ok(&["status"]);
+    assert!(text.contains("over interfaces") && text.contains("of no rule"), "{text}");
 }
 
 #[test]

@@ -126,6 +126,34 @@ fn a_rule_counts_what_its_clients_interface_counts() {
 }
 
 /// TCP of such a rule is the user plane's and UDP the kernel's.
+/// A billion bytes each way on each plane: how far a rule's figures are from the interface's.
+#[test]
+#[ignore = "takes a minute; run it for the figures"]
+#[expect(clippy::print_stdout, reason = "they are what it is for")]
+fn figures_over_a_billion_bytes() {
+    for (plane, rules) in [("kernel", WEB.to_owned()), ("user", user())] {
+        let world = World::new();
+        without_offloads(&world);
+        let _servers = servers(&world);
+        let daemon = world.start(&rules);
+        for relay in FAMILIES {
+            let before = (of_rule(&daemon), on_interface(&world));
+            for _ in 0..2 {
+                let connect = || Client::connect(&world.client, (relay, 8080)).expect("connect");
+                connect().upload(500_000_000).expect("upload");
+                connect().download(500_000_000).expect("download");
+            }
+            // the last segments of a connection come after its data
+            std::thread::sleep(Duration::from_secs(1));
+            let (rule, interface) =
+                (grown(before.0, of_rule(&daemon)), grown(before.1, on_interface(&world)));
+            println!("{plane} {relay}: rule {rule:?}, interface {interface:?}");
+            let near = |(rule, interface): (u64, u64)| rule.abs_diff(interface) <= interface / 1000;
+            assert!(rule.into_iter().zip(interface).all(near));
+        }
+    }
+}
+
 #[test]
 fn of_a_rule_that_both_planes_carry_everything_is_counted_once() {
     for needs in ["connect = { proxy_protocol = 2 }", "accept = { mptcp = true }"] {

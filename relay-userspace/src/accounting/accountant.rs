@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::books::{Books, Entries, Left, Reading, Source};
 use super::calendar;
+use super::interfaces::Interfaces;
 use super::store::{Store, StoreError, move_aside};
 use crate::rule::RuleName;
 use crate::supervisor::Shared;
@@ -43,6 +44,7 @@ impl Accountant {
                 let over = stopped.recv_timeout(until_next(SystemTime::now()));
                 if writer.is_open(&shared.ledgers) {
                     shared.take_readings();
+                    shared.read_interfaces();
                     writer.write(&shared.ledgers);
                 }
                 if !matches!(over, Err(RecvTimeoutError::Timeout)) {
@@ -73,12 +75,17 @@ fn until_next(now: SystemTime) -> Duration {
 #[derive(Debug, Default)]
 pub struct Ledgers {
     books: Mutex<Books>,
+    interfaces: Mutex<Interfaces>,
     folder: OnceLock<PathBuf>,
 }
 
 impl Ledgers {
     pub fn with<T>(&self, work: impl FnOnce(&mut Books) -> T) -> T {
         work(&mut self.books.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn with_interfaces<T>(&self, work: impl FnOnce(&mut Interfaces) -> T) -> T {
+        work(&mut self.interfaces.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Where the database is; `None` until it has been read. Until then all counters wait: what is known of them is in it.
@@ -139,15 +146,17 @@ impl Writer {
 
     fn try_open(&mut self, ledgers: &Ledgers) -> Result<(), StoreError> {
         let store = Store::open(&self.folder)?;
-        let accounts = store.accounts()?;
+        let (accounts, interfaces) = (store.accounts()?, store.interfaces()?);
         ledgers.with(|books| *books = Books::restored(accounts));
+        ledgers.with_interfaces(|known| *known = Interfaces::restored(interfaces));
         self.store = Some(store);
         let _only_once = ledgers.folder.set(self.folder.clone());
         Ok(())
     }
 
     fn write(&mut self, ledgers: &Ledgers) {
-        let entries = ledgers.with(|books| books.entries());
+        let mut entries = ledgers.with(|books| books.entries());
+        entries.interfaces = ledgers.with_interfaces(|interfaces| interfaces.accounts());
         match self.try_write(&entries) {
             Ok(()) => {
                 ledgers.with(|books| books.written(&entries));

@@ -69,6 +69,7 @@ pub struct Books {
 pub struct Entries {
     pub accounts: Vec<(RuleName, Account)>,
     pub minutes: Vec<(RuleName, u64, Amounts)>,
+    pub interfaces: Vec<(String, Account)>,
 }
 
 impl Account {
@@ -202,6 +203,7 @@ impl Books {
         Entries {
             accounts: accounts.map(|(name, account)| (name.clone(), account.clone())).collect(),
             minutes: minutes.collect(),
+            interfaces: Vec::new(),
         }
     }
 
@@ -235,7 +237,7 @@ impl Books {
 
 impl Entries {
     pub fn is_empty(&self) -> bool {
-        self.accounts.is_empty() && self.minutes.is_empty()
+        self.accounts.is_empty() && self.minutes.is_empty() && self.interfaces.is_empty()
     }
 }
 

@@ -1,17 +1,22 @@
 //! The database: accounts, and the history of minutes, hours and days. Each write brings all of them forward in one
 //! transaction, so that none of them can know more than another.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, Transaction, params};
 
+pub use self::past::HistoryRow;
+use self::past::Question;
 use super::amounts::Amounts;
 use super::books::{Account, Entries, Source};
 use super::calendar::Step;
 use crate::rule::RuleName;
+
+mod packed;
+mod past;
 
 /// What the file is called in `state_dir`.
 pub const FILE: &str = "history.db";
@@ -21,32 +26,10 @@ const FORMAT: i64 = 1;
 const APPLICATION: i64 = 0x5265_6c79;
 const BUSY: Duration = Duration::from_secs(2);
 
-/// Tables of history: seconds in a row, and how many rows of the past are kept.
-const TABLES: [(&str, u64, u64); 3] =
-    [("minutes", 60, 2 * 1440), ("hours", 3600, 60 * 24), ("days", 86_400, 400)];
-/// The minute that is not over, by itself: a row that grows after others have come behind it would split pages.
-const RECENT: &str = "recent";
-/// The bits of a row's key that name the rule; above them is which minute, hour or day since [`BEGINNING`] it is. One
-/// number for both is the narrowest row, and new ones come at the end.
-const RULE_BITS: u32 = 20;
-/// 2025-01-01, in seconds since 1970: smaller numbers take less room. A clock that is behind it is wrong.
-const BEGINNING: u64 = 1_735_689_600;
-
-const SCHEMA: &str = "
-    CREATE TABLE rules (
-        id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
-        ingress_bytes INTEGER NOT NULL, ingress_packets INTEGER NOT NULL,
-        egress_bytes INTEGER NOT NULL, egress_packets INTEGER NOT NULL, flows INTEGER NOT NULL,
-        boot TEXT, map INTEGER, slot INTEGER,
-        seen_ingress_bytes INTEGER, seen_ingress_packets INTEGER,
-        seen_egress_bytes INTEGER, seen_egress_packets INTEGER, seen_flows INTEGER
-    );";
-
-/// What a row has, and how one more is added to it.
-const COLUMNS: &str = "ingress_bytes, ingress_packets, egress_bytes, egress_packets, flows";
-const SUMS: &str = "ON CONFLICT (at) DO UPDATE SET ingress_bytes = ingress_bytes + excluded.ingress_bytes,
-    ingress_packets = ingress_packets + excluded.ingress_packets, egress_bytes = egress_bytes + excluded.egress_bytes,
-    egress_packets = egress_packets + excluded.egress_packets, flows = flows + excluded.flows";
+/// Tables of accounts: of rules, and of interfaces.
+const ACCOUNTS: [&str; 2] = [RULES, INTERFACES];
+const RULES: &str = "rules";
+const INTERFACES: &str = "interfaces";
 
 /// What has been wrong with a database that was there.
 #[derive(Debug, thiserror::Error)]
@@ -77,9 +60,6 @@ pub struct Store {
     connection: Connection,
 }
 
-/// A row of history: when it begins, in seconds since 1970, and what came in it.
-pub type HistoryRow = (u64, Amounts);
-
 impl Store {
     /// Opens the database in a folder, or makes one.
     ///
@@ -99,7 +79,10 @@ impl Store {
                 "format {format} is a newer relayd's, this one writes {FORMAT}"
             )));
         }
-        connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")?;
+        // what a thousand hours of minutes leave free at the ends of pages is less if pages are large
+        connection.execute_batch(
+            "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;",
+        )?;
         let mut store = Self { connection };
         if format == 0 {
             store.make()?;
@@ -120,35 +103,49 @@ impl Store {
 
     fn make(&mut self) -> Result<(), StoreError> {
         let transaction = self.connection.transaction()?;
-        transaction.execute_batch(SCHEMA)?;
-        for table in TABLES.map(|(table, ..)| table).into_iter().chain([RECENT]) {
+        for table in ACCOUNTS {
             transaction.execute_batch(&format!(
                 "CREATE TABLE {table} (
-                    at INTEGER PRIMARY KEY,
+                    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
                     ingress_bytes INTEGER NOT NULL, ingress_packets INTEGER NOT NULL,
-                    egress_bytes INTEGER NOT NULL, egress_packets INTEGER NOT NULL, flows INTEGER NOT NULL
+                    egress_bytes INTEGER NOT NULL, egress_packets INTEGER NOT NULL, flows INTEGER NOT NULL,
+                    boot TEXT, map INTEGER, slot INTEGER,
+                    seen_ingress_bytes INTEGER, seen_ingress_packets INTEGER,
+                    seen_egress_bytes INTEGER, seen_egress_packets INTEGER, seen_flows INTEGER
                 );"
             ))?;
         }
+        past::make(&transaction)?;
         transaction.pragma_update(None, "application_id", APPLICATION)?;
         transaction.pragma_update(None, "user_version", FORMAT)?;
         transaction.commit()?;
         Ok(())
     }
 
-    /// All accounts as they were last written.
+    /// All rules' accounts as they were last written.
     ///
     /// # Errors
     ///
     /// The database cannot be read.
     pub fn accounts(&self) -> Result<HashMap<RuleName, Account>, StoreError> {
-        let mut query = self.connection.prepare("SELECT * FROM rules")?;
-        let rows = query.query_map([], |row| {
-            let name: String = row.get("name")?;
-            Ok(RuleName::parse(&name).zip(Some(account(row)?)))
-        })?;
+        let known = self.accounts_in(RULES)?.into_iter();
+        Ok(known.filter_map(|(name, account)| Some((RuleName::parse(&name)?, account))).collect())
+    }
+
+    /// All interfaces' accounts as they were last written.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be read.
+    pub fn interfaces(&self) -> Result<BTreeMap<String, Account>, StoreError> {
+        Ok(self.accounts_in(INTERFACES)?.into_iter().collect())
+    }
+
+    fn accounts_in(&self, table: &str) -> Result<Vec<(String, Account)>, StoreError> {
+        let mut query = self.connection.prepare(&format!("SELECT * FROM {table}"))?;
+        let rows = query.query_map([], |row| Ok((row.get("name")?, account(row)?)))?;
         let known: Result<Vec<_>, _> = rows.collect();
-        Ok(known?.into_iter().flatten().collect())
+        Ok(known?)
     }
 
     /// Writes everything or nothing.
@@ -159,21 +156,12 @@ impl Store {
     pub fn write(&mut self, entries: &Entries) -> Result<(), StoreError> {
         let transaction = self.connection.transaction()?;
         for (name, account) in &entries.accounts {
-            write_account(&transaction, name, account)?;
+            write_account(&transaction, RULES, name.as_str(), account)?;
         }
-        {
-            let mut add = transaction.prepare_cached(&format!(
-                "INSERT INTO {RECENT} VALUES (?1 << {RULE_BITS} | (SELECT id FROM rules WHERE name = ?2), ?3, ?4, ?5, ?6, ?7)
-                 {SUMS}"
-            ))?;
-            for (name, minute, amounts) in &entries.minutes {
-                let [ib, ip, eb, ep, flows] = signed(amounts);
-                add.execute(params![key(*minute, 60), name.as_str(), ib, ip, eb, ep, flows])?;
-            }
+        for (name, account) in &entries.interfaces {
+            write_account(&transaction, INTERFACES, name, account)?;
         }
-        if let Some(newest) = entries.minutes.iter().map(|(_, minute, _)| *minute).max() {
-            roll_up(&transaction, newest)?;
-        }
+        past::add(&transaction, &entries.minutes)?;
         transaction.commit()?;
         Ok(())
     }
@@ -185,12 +173,7 @@ impl Store {
     /// The database is damaged, or cannot be written.
     pub fn prune(&mut self, now: u64) -> Result<(), StoreError> {
         let transaction = self.connection.transaction()?;
-        roll_up(&transaction, now / 60)?;
-        for (table, seconds, kept) in TABLES {
-            let oldest = (now / seconds).saturating_sub(kept);
-            let query = format!("DELETE FROM {table} WHERE at < ?1 << {RULE_BITS}");
-            transaction.execute(&query, [key(oldest, seconds)])?;
-        }
+        past::prune(&transaction, now)?;
         transaction.commit()?;
         Ok(())
     }
@@ -209,34 +192,7 @@ impl Store {
     ) -> Result<Option<Vec<HistoryRow>>, StoreError> {
         let mut find = self.connection.prepare("SELECT id FROM rules WHERE name = ?1")?;
         let id: Option<i64> = find.query_row([name.as_str()], |row| row.get(0)).optional()?;
-        let Some(id) = id else { return Ok(None) };
-        let [minutes, hours, days] = TABLES;
-        let (table, seconds, _) = match step {
-            Step::Minute => minutes,
-            Step::Hour => hours,
-            Step::Day | Step::Month => days,
-        };
-        let minutes = seconds / 60;
-        let mut query = self.connection.prepare(&format!(
-            "SELECT at >> {RULE_BITS} AS start, {COLUMNS} FROM {table}
-             WHERE at >= ?1 << {RULE_BITS} AND at < ?2 << {RULE_BITS} AND at & (1 << {RULE_BITS}) - 1 = ?3
-             UNION ALL SELECT (at >> {RULE_BITS}) / {minutes}, {COLUMNS} FROM {RECENT}
-             WHERE at >= ?1 * {minutes} << {RULE_BITS} AND at < ?2 * {minutes} << {RULE_BITS}
-             AND at & (1 << {RULE_BITS}) - 1 = ?3 ORDER BY start"
-        ))?;
-        let bounds =
-            params![key(step.start(since) / seconds, seconds), key(until.div_ceil(seconds), seconds), id];
-        let mut rows = query.query(bounds)?;
-        let mut history: Vec<HistoryRow> = Vec::new();
-        while let Some(row) = rows.next()? {
-            let start = step.start(BEGINNING + unsigned(row.get(0)?) * seconds);
-            let amounts = amounts(row, 1)?;
-            match history.last_mut() {
-                Some((last, sum)) if *last == start => *sum += amounts,
-                _ => history.push((start, amounts)),
-            }
-        }
-        Ok(Some(history))
+        id.map(|rule| Question { rule, step, since, until }.answer(&self.connection)).transpose()
     }
 }
 
@@ -257,23 +213,24 @@ pub fn move_aside(folder: &Path, now: u64) -> std::io::Result<PathBuf> {
 
 fn write_account(
     transaction: &Transaction<'_>,
-    name: &RuleName,
+    table: &str,
+    name: &str,
     account: &Account,
 ) -> Result<(), StoreError> {
-    let mut put = transaction.prepare_cached(
-        "INSERT INTO rules (name, ingress_bytes, ingress_packets, egress_bytes, egress_packets, flows, boot, map, slot,
+    let mut put = transaction.prepare_cached(&format!(
+        "INSERT INTO {table} (name, ingress_bytes, ingress_packets, egress_bytes, egress_packets, flows, boot, map, slot,
             seen_ingress_bytes, seen_ingress_packets, seen_egress_bytes, seen_egress_packets, seen_flows)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
          ON CONFLICT (name) DO UPDATE SET ingress_bytes = ?2, ingress_packets = ?3, egress_bytes = ?4,
             egress_packets = ?5, flows = ?6, boot = ?7, map = ?8, slot = ?9, seen_ingress_bytes = ?10,
-            seen_ingress_packets = ?11, seen_egress_bytes = ?12, seen_egress_packets = ?13, seen_flows = ?14",
-    )?;
+            seen_ingress_packets = ?11, seen_egress_bytes = ?12, seen_egress_packets = ?13, seen_flows = ?14"
+    ))?;
     let [ib, ip, eb, ep, flows] = signed(&account.total);
     let source = account.kernel.as_ref().map(|(source, _)| source);
     let seen = account.kernel.as_ref().map(|(_, seen)| signed(seen));
     let seen = |index: usize| seen.and_then(|seen| seen.get(index).copied());
     put.execute(params![
-        name.as_str(),
+        name,
         ib,
         ip,
         eb,
@@ -288,23 +245,6 @@ fn write_account(
         seen(3),
         seen(4),
     ])?;
-    Ok(())
-}
-
-/// Brings minutes that are over into all tables.
-fn roll_up(transaction: &Transaction<'_>, newest: u64) -> Result<(), StoreError> {
-    let newest = key(newest, 60);
-    for (table, seconds, _) in TABLES {
-        let minutes = seconds / 60;
-        let mut add = transaction.prepare_cached(&format!(
-            "INSERT INTO {table} SELECT (at >> {RULE_BITS}) / {minutes} << {RULE_BITS} | (at & (1 << {RULE_BITS}) - 1), {COLUMNS}
-             FROM {RECENT} WHERE at >> {RULE_BITS} <> ?1 ORDER BY at {SUMS}"
-        ))?;
-        add.execute([newest])?;
-    }
-    transaction
-        .prepare_cached(&format!("DELETE FROM {RECENT} WHERE at >> {RULE_BITS} <> ?1"))?
-        .execute([newest])?;
     Ok(())
 }
 
@@ -328,11 +268,6 @@ fn amounts(row: &Row<'_>, first: usize) -> Result<Amounts, rusqlite::Error> {
         *value = unsigned(row.get(first + index)?);
     }
     Ok(Amounts::from_array(values))
-}
-
-/// Which one since [`BEGINNING`] it is of those that take so many seconds, counted since 1970.
-fn key(since_1970: u64, seconds: u64) -> i64 {
-    integer(since_1970.saturating_sub(BEGINNING / seconds))
 }
 
 /// `SQLite` has no unsigned numbers; 2^63 bytes take 29 years at 10 GB/s.

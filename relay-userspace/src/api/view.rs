@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use self::past::{AccountView, HistoryRowView, HistoryView, LifetimeView};
+pub use self::past::{
+    AccountView, HistoryRowView, HistoryView, InterfaceTrafficView, LifetimeView, MachineView,
+};
 use super::round_trips::{RoundTripView, RoundTripsView};
 use crate::health::saved::BackendOrder;
 use crate::rule::Transport;
@@ -277,6 +279,7 @@ pub struct StatusView {
     pub config: Option<String>,
     pub kernel: KernelView,
     pub interfaces: Vec<InterfaceView>,
+    pub traffic: MachineView,
     pub flows: TablesView,
     /// Rules by state.
     pub rules: BTreeMap<String, usize>,
@@ -318,6 +321,9 @@ pub struct InterfaceView {
     pub xdp: Option<String>,
     /// Nothing is attached.
     pub failed: bool,
+    /// What it has carried since relayd first watched it; absent for one that never was, and for loopback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<InterfaceTrafficView>,
 }
 
 /// Flows in the established tables, and what each takes.

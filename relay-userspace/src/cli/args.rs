@@ -29,16 +29,16 @@ pub struct Cli {
     pub socket: PathBuf,
 
     /// How to print
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
-    pub output: Format,
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
 
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// How to print.
+/// What can be asked for with `-o`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum Format {
+pub enum Output {
     /// Columns for people
     Table,
     /// More columns
@@ -46,6 +46,32 @@ pub enum Format {
     /// JSON, as the API answers it
     Json,
     /// Tab-separated values with raw numbers
+    Tsv,
+    /// Comma-separated values with raw numbers
+    Csv,
+}
+
+impl Output {
+    pub const fn format(self) -> Format {
+        match self {
+            Self::Table => Format::Table,
+            Self::Wide => Format::Wide,
+            Self::Json => Format::Json,
+            Self::Tsv | Self::Csv => Format::Tsv,
+        }
+    }
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Format {
+    /// Columns for people.
+    Table,
+    /// More of them.
+    Wide,
+    /// What the API answers.
+    Json,
+    /// Values with tabs between, and raw numbers.
     Tsv,
 }
 
@@ -238,9 +264,6 @@ pub struct History {
     /// What they are multiplied by on the bill, such as 2 or 1.5
     #[arg(long, default_value = "1")]
     pub factor: Factor,
-    /// Comma-separated values with raw numbers
-    #[arg(long, requires = "name", conflicts_with = "plot")]
-    pub csv: bool,
     /// Draw bars of both directions together
     #[arg(long, requires = "name")]
     pub plot: bool,

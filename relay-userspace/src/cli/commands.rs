@@ -11,7 +11,9 @@ use hyper::Method;
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
-use super::args::{Add, Apply, Backend, Call, Cli, Command, Down, Export, Format, History, Names, One};
+use super::args::{
+    Add, Apply, Backend, Call, Cli, Command, Down, Export, Format, History, Names, One, Output,
+};
 use super::walk::walk;
 use super::{Exit, export, fields, flows, history, manual, print, top};
 use crate::api::client::{Client, ClientError};
@@ -133,6 +135,18 @@ impl Session<'_> {
         Client::connect(&self.cli.socket).await
     }
 
+    const fn format(&self) -> Format {
+        self.cli.output.format()
+    }
+
+    /// Writes what was made for [`Self::format`] to standard output.
+    fn print(&self, text: &str) -> anyhow::Result<Exit> {
+        match self.cli.output {
+            Output::Csv => write(&print::csv(text)),
+            Output::Table | Output::Wide | Output::Json | Output::Tsv => write(text),
+        }
+    }
+
     async fn add(&self, add: &Add) -> anyhow::Result<Exit> {
         let listen: Vec<&str> = add.listen.split(',').collect();
         let mut rule =
@@ -160,7 +174,7 @@ impl Session<'_> {
     async fn change(&self, method: Method, path: &str, dry_run: bool, body: String) -> anyhow::Result<Exit> {
         let path = if dry_run { format!("{path}?dry_run=true") } else { path.to_owned() };
         let view: ChangeView = self.client().await?.ask(method, &path, body).await?;
-        write(&print::change(&view, self.cli.output))?;
+        self.print(&print::change(&view, self.format()))?;
         Ok(if view.degraded { Exit::Degraded } else { Exit::Done })
     }
 
@@ -201,7 +215,7 @@ impl Session<'_> {
     async fn history(&self, asked: &History) -> anyhow::Result<Exit> {
         let Some(name) = &asked.name else {
             let accounts: Vec<AccountView> = self.client().await?.get("/v1/history").await?;
-            return write(&history::accounts(&accounts, self.cli.output));
+            return self.print(&history::accounts(&accounts, self.format()));
         };
         let view: HistoryView = self.client().await?.get(&history::path(name.as_str(), asked)).await?;
         if let Some(file) = &asked.svg {
@@ -209,7 +223,7 @@ impl Session<'_> {
                 .with_context(|| format!("cannot write {}", file.display()))?;
             return Ok(Exit::Done);
         }
-        write(&history::show(&view, asked, self.cli.output, print::width()))
+        self.print(&history::show(&view, asked, self.format(), print::width()))
     }
 
     /// Prints an answer, once or again and again.
@@ -221,9 +235,9 @@ impl Session<'_> {
     ) -> anyhow::Result<Exit> {
         loop {
             let view: T = self.client().await?.get(path).await?;
-            let text = show(&view, self.cli.output);
+            let text = show(&view, self.format());
             if !watch {
-                return write(&text);
+                return self.print(&text);
             }
             if !write_on(&format!("{}{text}", print::clear()))? {
                 return Ok(Exit::Done);
@@ -235,7 +249,7 @@ impl Session<'_> {
     async fn test(&self, one: &One) -> anyhow::Result<Exit> {
         let path = format!("/v1/rules/{}/test", one.name);
         let view: WalkView = self.client().await?.ask(Method::POST, &path, String::new()).await?;
-        write(&walk(&view, self.cli.output))?;
+        self.print(&walk(&view, self.format()))?;
         Ok(if view.ok { Exit::Done } else { Exit::Failed })
     }
 
@@ -243,7 +257,7 @@ impl Session<'_> {
         let config = Config::read(file)?;
         let enabled = config.rules.iter().filter(|(rule, _)| rule.enabled).count();
         let rules = config.rules.len();
-        if self.cli.output == Format::Json {
+        if self.format() == Format::Json {
             return write(&print::json(&json!({ "valid": true, "rules": rules, "enabled": enabled })));
         }
         let noun = if rules == 1 { "rule" } else { "rules" };
@@ -261,7 +275,7 @@ impl Session<'_> {
             if query.is_empty() { "/v1/apply".into() } else { format!("/v1/apply?{}", query.join("&")) };
         let mut client = self.client().await?;
         let view: ChangeView = client.ask(Method::POST, &path, body).await?;
-        write(&print::change(&view, self.cli.output))?;
+        self.print(&print::change(&view, self.format()))?;
         if let Some(seconds) = view.confirm_within {
             self.ask_to_confirm(seconds).await?;
         }
@@ -298,7 +312,7 @@ impl Session<'_> {
             Err(ClientError::Unreachable { .. }) => self.down_alone(down)?,
             Err(error) => return Err(error.into()),
         };
-        write(&print::down(&view, self.cli.output))?;
+        self.print(&print::down(&view, self.format()))?;
         Ok(if view.failed.is_empty() { Exit::Done } else { Exit::Failed })
     }
 

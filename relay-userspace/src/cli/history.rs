@@ -48,12 +48,9 @@ pub fn accounts(views: &[AccountView], format: Format) -> String {
 
 /// One rule's history as it was asked for.
 pub fn show(view: &HistoryView, history: &History, format: Format, width: usize) -> String {
-    if history.csv {
-        return values(view, history, ',');
-    }
     match format {
         Format::Json => json(view),
-        Format::Tsv => values(view, history, '\t'),
+        Format::Tsv => values(view, history),
         Format::Table | Format::Wide if history.plot => plot(view, width),
         Format::Table | Format::Wide => statement(view, history),
     }
@@ -63,7 +60,7 @@ fn bill(row: &HistoryRowView, history: &History) -> u64 {
     billed(&row.amounts.into(), history.count, history.factor)
 }
 
-fn values(view: &HistoryView, history: &History, mark: char) -> String {
+fn values(view: &HistoryView, history: &History) -> String {
     let heads = [
         "time",
         "start",
@@ -74,10 +71,10 @@ fn values(view: &HistoryView, history: &History, mark: char) -> String {
         "flows",
         "billed_bytes",
     ];
-    let mut text = heads.join(&mark.to_string()) + "\n";
+    let mut text = heads.join("\t") + "\n";
     for row in &view.rows {
         let numbers = std::iter::once(row.start).chain(Amounts::from(row.amounts).to_array());
-        let numbers = numbers.chain([bill(row, history)]).map(|number| format!("{mark}{number}"));
+        let numbers = numbers.chain([bill(row, history)]).map(|number| format!("\t{number}"));
         let _infallible = writeln!(text, "{}{}", row.time, numbers.collect::<String>());
     }
     text

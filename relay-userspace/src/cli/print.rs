@@ -23,6 +23,18 @@ pub fn rules(rules: &[RuleView], format: Format) -> String {
     }
 }
 
+/// Values with tabs between as a spreadsheet takes them (RFC 4180).
+pub fn csv(tsv: &str) -> String {
+    let field = |field: &str| {
+        if field.contains([',', '"', '\r']) {
+            format!("\"{}\"", field.replace('"', "\"\""))
+        } else {
+            field.to_owned()
+        }
+    };
+    tsv.lines().map(|line| line.split('\t').map(field).collect::<Vec<_>>().join(",") + "\n").collect()
+}
+
 pub fn json<T: serde::Serialize>(value: &T) -> String {
     let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
     text.push('\n');
@@ -269,8 +281,21 @@ pub fn status(view: &StatusView, format: Format) -> String {
         let uncounted = interface.uncounted.as_ref();
         let uncounted =
             uncounted.map(|why| format!(", what leaves is not counted: {why}")).unwrap_or_default();
-        facts.push(("interface", format!("{}: {}{xdp}{uncounted}", interface.name, interface.tc)));
+        let carried = interface.lifetime.as_ref().map(|lifetime| {
+            format!(", {} in, {} out", size(lifetime.received.bytes), size(lifetime.sent.bytes))
+        });
+        let carried = carried.unwrap_or_default();
+        facts.push(("interface", format!("{}: {}{xdp}{carried}{uncounted}", interface.name, interface.tc)));
     }
+    let traffic = &view.traffic;
+    facts.push((
+        "traffic",
+        format!(
+            "{} over interfaces, {} of it of no rule",
+            size(traffic.interface_bytes),
+            size(traffic.unexplained_bytes)
+        ),
+    ));
     let flows = &view.flows;
     facts.push((
         "flows",
@@ -433,5 +458,13 @@ mod tests {
     #[test]
     fn facts_line_up() {
         assert_eq!(aligned(&[("a", "1".into()), ("long", "2".into())]), "a     1\nlong  2\n");
+    }
+
+    #[test]
+    fn commas_and_quotes_stay_in_their_field() {
+        assert_eq!(
+            csv("name\tnote\nweb\tfor \"us\", and them\n"),
+            "name,note\nweb,\"for \"\"us\"\", and them\"\n"
+        );
     }
 }

@@ -19,10 +19,11 @@ use super::walk::Means;
 use crate::accounting::accountant::Ledgers;
 use crate::accounting::amounts::Amounts;
 use crate::accounting::books::{Left, Reading, Source};
+use crate::accounting::interfaces;
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::{
-    CountersView, EventView, FlowsView, InterfaceView, KernelView, PlaneView, PlanesView, RuleView,
-    StatusView, TablesView, TrafficView,
+    CountersView, EventView, FlowsView, InterfaceTrafficView, InterfaceView, KernelView, MachineView,
+    PlaneView, PlanesView, RuleView, StatusView, TablesView, TrafficView,
 };
 use crate::boot;
 use crate::config::settings::Hook;
@@ -97,6 +98,8 @@ struct Walked {
 const EVENT_BACKLOG: usize = 256;
 /// Flow counts older than this are taken anew.
 const FRESH: Duration = Duration::from_secs(1);
+/// What passes here stays on the host.
+const LOOPBACK: &str = "lo";
 /// How long a request waits for relayd to have started.
 const START: Duration = Duration::from_secs(10);
 
@@ -303,6 +306,44 @@ impl Shared {
         });
     }
 
+    /// Brings the totals of watched interfaces up to now.
+    pub fn read_interfaces(&self) {
+        let Some(snapshot) = self.snapshot.borrow().clone() else { return };
+        if self.ledgers.folder().is_none() {
+            return;
+        }
+        // what one reading misses the next has
+        let Ok(readings) = interfaces::read() else { return };
+        self.ledgers.with_interfaces(|known| {
+            for interface in snapshot.interfaces.iter().filter(|interface| interface.name != LOOPBACK) {
+                if let Some(now) = readings.get(&interface.name) {
+                    known.observe(&interface.name, interfaces::source(&self.boot, interface.index), *now);
+                }
+            }
+        });
+    }
+
+    /// What interfaces have carried, and how much of it rules explain.
+    fn add_totals(&self, status: &mut StatusView) {
+        self.take_readings();
+        self.read_interfaces();
+        let carried = self.ledgers.with(|books| {
+            books.accounts().map(|(_, total)| interfaces::on_the_wire(total)).fold(0, u64::saturating_add)
+        });
+        self.ledgers.with_interfaces(|known| {
+            for interface in &mut status.interfaces {
+                let total = known.total(&interface.name);
+                interface.lifetime = total.map(InterfaceTrafficView::from);
+            }
+            let interfaces = known.bytes();
+            status.traffic = MachineView {
+                interface_bytes: interfaces,
+                rule_bytes: carried,
+                unexplained_bytes: interfaces.saturating_sub(carried),
+            };
+        });
+    }
+
     pub async fn status(&self) -> StatusView {
         self.census.refresh(FRESH).await;
         let snapshot = self.snapshot();
@@ -333,6 +374,7 @@ impl Shared {
         status.drops = unowned.iter().map(|(reason, &count)| (reason.as_str().into(), count)).collect();
         let left = |until: Instant| until.saturating_duration_since(Instant::now()).as_secs();
         status.unconfirmed_seconds = snapshot.unconfirmed.map(left);
+        self.add_totals(&mut status);
         status
     }
 }

@@ -318,6 +318,7 @@ fn interface_views(kernel: &Dataplane) -> Vec<InterfaceView> {
                 Err(reason) => reason.clone(),
             }),
             failed: attachment.tc.is_err(),
+            lifetime: None,
         })
         .collect()
 }

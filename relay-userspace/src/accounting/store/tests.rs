@@ -18,7 +18,9 @@ fn amounts(bytes: u64) -> Amounts {
 fn entries(text: &str, minute: u64, bytes: u64, total: Amounts) -> Entries {
     let source = Source { boot: Arc::from("boot"), map: 3, slot: 1 };
     let account = Account::restored(total, Some((source, total)));
-    Entries { accounts: vec![(name(text), account)], minutes: vec![(name(text), minute, amounts(bytes))] }
+    let interfaces = vec![("eth0".into(), account.clone())];
+    let accounts = vec![(name(text), account)];
+    Entries { accounts, minutes: vec![(name(text), minute, amounts(bytes))], interfaces }
 }
 
 fn sum(rows: &[HistoryRow]) -> Amounts {
@@ -43,6 +45,8 @@ fn all_tables_know_the_same() {
     let store = Store::open(folder.path()).expect("again");
     let account = store.accounts().expect("accounts").remove(&name("a")).expect("account");
     assert_eq!((account.total, account.kernel.map(|(_, seen)| seen)), (total, Some(total)));
+    let interface = store.interfaces().expect("interfaces").remove("eth0").expect("account");
+    assert_eq!(interface.total, total);
     for step in [Step::Minute, Step::Hour, Step::Day, Step::Month] {
         let rows = store.history(&name("a"), step, 0, NOW * 2).expect("read").expect("known");
         assert_eq!(sum(&rows), total, "{step:?}");
@@ -54,6 +58,25 @@ fn all_tables_know_the_same() {
         ["2026-10", "2026-11"]
     );
     assert_eq!(store.history(&name("b"), Step::Day, 0, NOW).expect("read"), None);
+}
+
+#[test]
+fn minutes_are_a_rules_own_and_as_asked_for() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut store = Store::open(folder.path()).expect("new");
+    for minute in 0..150 {
+        for (rule, bytes) in [("a", 1), ("b", 1000)] {
+            store.write(&entries(rule, NOW / 60 + minute, bytes, amounts(1))).expect("write");
+        }
+    }
+    // hours that are over, the one that goes on, and both
+    for (since, until) in [(10, 50), (130, 140), (55, 125), (119, 121)] {
+        let rows = store.history(&name("a"), Step::Minute, NOW + since * 60 + 30, NOW + until * 60);
+        let rows = rows.expect("read").expect("known");
+        let expected: Vec<HistoryRow> =
+            (since..until).map(|minute| (NOW + minute * 60, amounts(1))).collect();
+        assert_eq!(rows, expected, "{since} to {until}");
+    }
 }
 
 #[test]

@@ -37,6 +37,32 @@ impl From<LifetimeView> for Amounts {
     }
 }
 
+/// What an interface has carried, as it counts: with the frames' headers.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct InterfaceTrafficView {
+    pub received: TrafficView,
+    pub sent: TrafficView,
+}
+
+impl From<Amounts> for InterfaceTrafficView {
+    fn from(amounts: Amounts) -> Self {
+        Self {
+            received: TrafficView { packets: amounts.ingress_packets, bytes: amounts.ingress_bytes },
+            sent: TrafficView { packets: amounts.egress_packets, bytes: amounts.egress_bytes },
+        }
+    }
+}
+
+/// What all interfaces have carried both ways since they were first watched, which is what a provider counts, and what
+/// rules explain of it.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct MachineView {
+    pub interface_bytes: u64,
+    /// Of all rules that ever were, both legs and the frames' headers.
+    pub rule_bytes: u64,
+    pub unexplained_bytes: u64,
+}
+
 /// What a name has carried, whether there is a rule of that name now or not.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct AccountView {
