@@ -129,8 +129,8 @@ impl EndpointUsage {
         of(&self.opened, protocol)
     }
 
-    /// SYNs answered with a reset, and packets answered with ICMP unreachable, where nothing else had come back (TCP) or
-    /// whatever had (UDP).
+    /// SYNs answered with a reset, connections reset before the backend's first byte, and packets answered with ICMP
+    /// unreachable, where nothing else had come back (TCP) or whatever had (UDP).
     #[inline(always)]
     pub const fn refused(&self, protocol: Protocol) -> &Shared {
         of(&self.refused, protocol)
@@ -142,7 +142,8 @@ impl EndpointUsage {
         &self.unanswered
     }
 
-    /// Flows that were answered, and whose client has proven that it got the answer.
+    /// Flows that were answered, and whose client has proven that it got the answer. One that is reset before the backend's
+    /// first byte is taken back, so this may go down.
     #[inline(always)]
     pub const fn answered(&self, protocol: Protocol) -> &Shared {
         of(&self.answered, protocol)

@@ -30,6 +30,15 @@ pub(crate) fn refused(flow: &FlowEntry, protocol: Protocol) {
     }
 }
 
+/// The backend has taken a connection and reset it without a word: what was counted for an answer was none.
+#[inline(always)]
+pub(crate) fn broken_off(flow: &FlowEntry) {
+    if let Some(usage) = maps::endpoint_usage(flow.endpoint()) {
+        usage.answered(Protocol::Tcp).add(u64::MAX);
+        usage.refused(Protocol::Tcp).add(1);
+    }
+}
+
 /// An ICMP error has come in about the other half of this one. A connection that has been answered once survives such
 /// errors, which anybody may have sent.
 #[inline(always)]

@@ -8,7 +8,7 @@ use relay_common::tick;
 use crate::maps::Room;
 use crate::packet::tcp;
 use crate::slow::{Action, Packet};
-use crate::{ended, half, maps};
+use crate::{ended, half, maps, signal};
 
 /// Takes a segment into account.
 #[inline(always)]
@@ -25,6 +25,9 @@ pub(crate) fn step(packet: &Packet, flow: &mut FlowEntry) -> Action {
     flow.seen = packet.now;
     let (mut own_flags, mut other_flags) = (flow.flags(), other.flags());
     if packet.has(tcp::RST) {
+        if is_broken_off(packet, own_flags, other) {
+            signal::broken_off(flow);
+        }
         flow.set_flags(own_flags.with(FlowFlags::RESET).with(FlowFlags::SLOW));
         other.set_flags(other_flags.with(FlowFlags::RESET).with(FlowFlags::SLOW));
         return Action::Forward;
@@ -52,6 +55,16 @@ pub(crate) fn step(packet: &Packet, flow: &mut FlowEntry) -> Action {
         return close(packet, flow, &key, other);
     }
     Action::Forward
+}
+
+/// Whether this is the backend's first reset, in place of its first byte. The client's half has the backend's first sequence
+/// number until the client is done.
+#[inline(always)]
+fn is_broken_off(packet: &Packet, own: FlowFlags, client: &FlowEntry) -> bool {
+    own.has(FlowFlags::EGRESS)
+        && !own.has(FlowFlags::RESET)
+        && !client.flags().has(FlowFlags::FIN)
+        && packet.sequence == client.sequence.wrapping_add(1)
 }
 
 /// What data behind a FIN takes back: that FIN was somebody else's.

@@ -1,6 +1,6 @@
 //! What is known of each backend's flows.
 
-use harness::packet::{ACK, RST};
+use harness::packet::{ACK, FIN, RST};
 use harness::plane::GATEWAY;
 
 use super::*;
@@ -85,11 +85,47 @@ fn who_refuses() {
         row(&plane, what, plane.backend, &reset, Sends(&talk.to_client(&reset)), "web: out 1/40");
     }
     assert_eq!(known(&plane, &desired.rules[0], 0), (0, [1, 0], [1, 0], 0));
-    // a connection that ends with a reset was not refused
-    let mut talk = with(0, 27_301);
-    talk.establish(&plane, plane.client, plane.backend);
-    send(&plane, &talk.backend_tcp(&Segment::flags(RST).at(BACKEND_ISN.wrapping_add(1), 0)), false);
-    assert_eq!(known(&plane, &desired.rules[0], 0).2, [1, 0]);
+}
+
+/// A backend that takes connections and resets them without a word.
+#[test]
+fn who_breaks_off() {
+    let (plane, desired) = first_of_two();
+    let first = BACKEND_ISN.wrapping_add(1);
+    let answers = || answered(&plane, &desired.rules[0], 0)[0];
+    let establish = |port| {
+        let mut talk = with(0, port);
+        talk.establish(&plane, plane.client, plane.backend);
+        talk
+    };
+    let reset = |talk: &Conversation, sequence| {
+        send(&plane, &talk.backend_tcp(&Segment::flags(RST).at(sequence, 0)), false);
+    };
+    let talk = establish(27_301);
+    let data = talk.client_tcp(&Segment::flags(ACK).at(CLIENT_ISN + 1, first).carrying(b"question"));
+    let taken = talk.backend_tcp(&Segment::flags(ACK).at(first, CLIENT_ISN + 9));
+    assert_eq!(answers(), 1);
+    send(&plane, &data, true);
+    send(&plane, &taken, false);
+    // of a forger, who does not know the number
+    reset(&talk, first.wrapping_add(5000));
+    assert_eq!((known(&plane, &desired.rules[0], 0).2, answers()), ([0, 0], 1));
+    send(&plane, &taken, false);
+    for _ in 0..2 {
+        reset(&talk, first);
+    }
+    assert_eq!((known(&plane, &desired.rules[0], 0).2, answers()), ([1, 0], 0));
+    // after an answer, and after the client was done
+    let (told, done) = (establish(27_302), establish(27_303));
+    send(
+        &plane,
+        &told.backend_tcp(&Segment::flags(ACK).at(first, CLIENT_ISN + 1).carrying(b"answer")),
+        false,
+    );
+    reset(&told, first.wrapping_add(6));
+    send(&plane, &done.client_tcp(&Segment::flags(FIN | ACK).at(CLIENT_ISN + 1, first)), true);
+    reset(&done, first);
+    assert_eq!((known(&plane, &desired.rules[0], 0).2, answers()), ([1, 0], 2));
 }
 
 #[test]

@@ -31,7 +31,8 @@ pub(super) struct Seen {
 struct Counts {
     refused: u64,
     unanswered: u64,
-    /// Flows that were proven, and sessions of the user plane.
+    /// Flows that were proven, and sessions of the user plane, without those that broke off before their first byte; kept is
+    /// the most that there were, so that who takes back every answer has given one at most.
     answered: u64,
 }
 
@@ -51,12 +52,17 @@ impl Seen {
     /// Takes note of what is counted now. Returns what is new; nothing is if there is nothing to compare with.
     fn look(&mut self, now: Counts) -> Outcome {
         let Some(before) = self.counts.replace(now) else { return Outcome::default() };
+        // an answer of before the first look may be taken back too
+        let answered = now.answered.wrapping_sub(before.answered).cast_signed() > 0;
+        if let Some(kept) = self.counts.as_mut().filter(|_| !answered) {
+            kept.answered = before.answered;
+        }
         let failed = if now.refused > before.refused {
             Some(Signal::Refused)
         } else {
             (now.unanswered > before.unanswered).then_some(Signal::SynUnanswered)
         };
-        Outcome { failed, answered: now.answered > before.answered }
+        Outcome { failed, answered }
     }
 }
 
@@ -169,5 +175,19 @@ mod tests {
             [seen.look(Counts::default()), seen.look(counts), seen.look(counts)],
             [NOTHING, both, NOTHING]
         );
+    }
+
+    #[test]
+    fn an_answer_that_is_taken_back_is_told_once() {
+        let counts = |answered, refused| Counts { answered, refused, ..Counts::default() };
+        let mut seen = Seen::default();
+        // taken back right away, which was before the first look
+        assert_eq!([seen.look(counts(0, 0)), seen.look(counts(u64::MAX, 0))], [NOTHING; 2]);
+        let told = [(1, 0), (0, 1), (1, 1), (0, 2), (1, 2), (2, 2)].map(|(answered, refused)| {
+            let outcome = seen.look(counts(answered, refused));
+            (outcome.answered, outcome.failed.is_some())
+        });
+        let (nothing, failed, answered) = ((false, false), (false, true), (true, false));
+        assert_eq!(told, [answered, failed, nothing, failed, nothing, answered]);
     }
 }
