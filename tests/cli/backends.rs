@@ -1,11 +1,13 @@
 //! A rule's backends one by one: what is said of them, and what somebody orders for them.
 
 use std::fs;
+use std::time::Duration;
 
 use harness::http::Http;
 use harness::traffic::{Client, tcp_server};
 use harness::world::RELAY;
-use harness::{Daemon, World, eventually};
+use harness::{Daemon, World, eventually, within};
+use nix::mount::{MsFlags, mount, umount};
 use serde_json::{Value, json};
 
 /// Two programs of the backend host, asked often.
@@ -253,4 +255,50 @@ fn flows_of_the_kernel_plane_are_told_apart_too() {
     for index in [0, 1] {
         assert_eq!(rule["to"][index]["flows"]["total"], 2, "{rule}");
     }
+}
+
+/// A file that something is mounted on cannot be replaced: the very last step of saving fails.
+#[test]
+fn a_rule_that_could_not_be_removed_has_its_orders() {
+    let world = World::new();
+    let daemon = world.start(WEB);
+    daemon.ctl.ok(&["backend", "web", "203.0.113.2:82", "--drain"]);
+    mount(Some(&daemon.config), &daemon.config, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("mount");
+    let said = daemon.ctl.fails(1, &["rm", "web"]);
+    assert!(said.contains("busy"), "{said}");
+    assert_eq!(daemon.ctl.rule("web")["to"][1]["order"], "drain");
+    umount(&daemon.config).expect("umount");
+    daemon.ctl.ok(&["rm", "web"]);
+    daemon.ctl.ok(&["add", "80", "203.0.113.2:81", "203.0.113.2:82", "--name", "web"]);
+    assert_eq!(daemon.ctl.rule("web")["to"][1]["order"], Value::Null, "it begins anew");
+}
+
+#[test]
+fn an_order_waits_for_room_on_the_disk() {
+    let world = World::new();
+    let state = world.folder().join("state");
+    fs::create_dir_all(&state).expect("folder");
+    mount(Some("small"), &state, Some("tmpfs"), MsFlags::empty(), Some("size=1m")).expect("a small disk");
+    let mut daemon = world.start(WEB);
+    let filler = state.join("filler");
+    let mut size = 1 << 20;
+    while size >= 4096 {
+        let grown = fs::metadata(&filler).map_or(0, |file| file.len()) + size;
+        if fs::write(&filler, vec![b'x'; usize::try_from(grown).expect("small")]).is_err() {
+            size /= 2;
+        }
+    }
+    daemon.ctl.ok(&["backend", "web", "203.0.113.2:82", "--drain"]);
+    eventually("it is said", || daemon.log().contains("states of backends and orders are kept in memory"));
+    fs::remove_file(&filler).expect("room");
+    within(Duration::from_secs(30), "it is written", &mut || {
+        fs::read_to_string(state.join("health.json")).is_ok_and(|text| text.contains("drain"))
+    });
+    eventually("that is said too", || daemon.log().contains("are written again"));
+    // by a relayd that was killed
+    daemon.kill();
+    daemon.start_again(&world.relay);
+    assert_eq!(daemon.ctl.rule("web")["to"][1]["order"], "drain");
+    drop(daemon);
+    umount(&state).expect("nobody uses it");
 }

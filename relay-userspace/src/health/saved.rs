@@ -88,10 +88,20 @@ impl Saved {
                 return Self::default();
             }
         };
-        Self::from_text(&text, Moment::now()).unwrap_or_else(|why| {
-            tracing::warn!("{}: {why}; the states of endpoints are found out anew", path.display());
-            Self::default()
-        })
+        match Self::from_text(&text, Moment::now()) {
+            Ok((saved, 0)) => saved,
+            Ok((saved, damaged)) => {
+                let path = path.display();
+                tracing::warn!(
+                    "{path}: {damaged} entries are damaged; what they were about is found out anew"
+                );
+                saved
+            }
+            Err(why) => {
+                tracing::warn!("{}: {why}; the states of endpoints are found out anew", path.display());
+                Self::default()
+            }
+        }
     }
 
     /// Replaces the file.
@@ -103,7 +113,8 @@ impl Saved {
         save(path, &(self.to_json(Moment::now()).to_string() + "\n"))
     }
 
-    fn from_text(text: &str, now: Moment) -> Result<Self, String> {
+    /// The second: how many entries are damaged.
+    fn from_text(text: &str, now: Moment) -> Result<(Self, usize), String> {
         let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         match value["format"].as_u64() {
             Some(FORMAT) => read::saved(&value, now).ok_or_else(|| "it is damaged".into()),

@@ -9,7 +9,8 @@ mod signals;
 mod tier;
 mod verdicts;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,9 +56,13 @@ pub struct Backends {
     due: Option<Instant>,
     /// When readers are to see what has changed.
     show: Option<Instant>,
-    writer: Option<JoinHandle<()>>,
+    writer: Option<JoinHandle<io::Result<()>>>,
     file: PathBuf,
     is_unsaved: bool,
+    /// Said already.
+    is_unwritable: bool,
+    /// Rules whose new flows could not be given to other backends.
+    unswapped: BTreeSet<RuleName>,
     /// What was ordered before an apply that waits for its confirmation.
     aside: BTreeMap<RuleName, RuleMemory>,
     look: Interval,
@@ -97,6 +102,8 @@ pub struct Rolled {
 }
 
 const SOON: Duration = Duration::from_millis(50);
+/// Between attempts to bring a verdict into the kernel plane.
+const UNSWAPPED: Duration = Duration::from_secs(1);
 
 /// Something to act on.
 pub enum Told {
@@ -145,6 +152,8 @@ impl Backends {
             writer: None,
             file,
             is_unsaved: false,
+            is_unwritable: false,
+            unswapped: BTreeSet::new(),
             aside: BTreeMap::new(),
             look: look(),
             roll: Arc::default(),
@@ -198,7 +207,8 @@ impl Backends {
         let is_due = |watched: &Watched| watched.look_again.is_some_and(|at| at <= now);
         let later = self.watched.values().filter_map(|watched| watched.look_again).filter(|at| *at > now);
         self.due = later.min();
-        self.watched.iter().filter(|(_, watched)| is_due(watched)).map(|(name, _)| name.clone()).collect()
+        let due = self.watched.iter().filter(|(_, watched)| is_due(watched)).map(|(name, _)| name.clone());
+        due.chain(self.unswapped.iter().cloned()).collect()
     }
 
     /// Asks the backends of these rules, and nobody else.
@@ -352,10 +362,18 @@ impl Backends {
     /// Returns whether anybody was asked.
     fn forget(&mut self, name: &RuleName) -> bool {
         self.health.remove(name);
+        self.unswapped.remove(name);
         self.saved.retain(|(rule, _), _| rule != name);
         let ends = self.watched.remove(name).map(|watched| watched.ends).unwrap_or_default();
         ends.values().for_each(|end| self.leave(end.id));
         !ends.is_empty()
+    }
+
+    /// What is known of a rule's backends could not be brought into the kernel plane: it is tried again.
+    fn swap_again(&mut self, name: &RuleName) {
+        self.unswapped.insert(name.clone());
+        let soon = Instant::now() + UNSWAPPED;
+        self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
     }
 
     /// Takes note of what a plan has made of what is known.

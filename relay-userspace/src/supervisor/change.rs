@@ -166,6 +166,7 @@ impl State {
             self.rehold(&prepared.rules);
             return Err(problem.into());
         }
+        let memories = self.backends.memories();
         let undo = self.carry_out(prepared)?;
         match staged.unwrap_or_else(stage).and_then(commit) {
             Ok(saved) => {
@@ -173,6 +174,9 @@ impl State {
                 view.saved = saved;
             }
             Err(problem) => {
+                // a rule that was as good as gone has its orders again
+                self.backends.set_aside(memories);
+                self.backends.recall();
                 self.go_back(undo);
                 return Err(problem.into());
             }

@@ -1,4 +1,4 @@
-//! The file's text as values. `None`: it is not what relayd writes.
+//! The file's text as values. `None`: it is not what relayd writes. An entry that is not is left out, the others count.
 
 use serde_json::Value;
 
@@ -8,17 +8,19 @@ use crate::health::tiers::Held;
 use crate::rule::RuleName;
 use relay_common::net::Protocol;
 
-pub(super) fn saved(value: &Value, now: Moment) -> Option<Saved> {
-    let endpoints = value["endpoints"].as_array()?.iter();
-    let rules = value["rules"].as_object()?.iter();
-    Some(Saved {
-        endpoints: endpoints
-            .map(|value| Some((key(value)?, standing(value, now)?)))
-            .collect::<Option<_>>()?,
+/// What is known, and how many entries say nothing.
+pub(super) fn saved(value: &Value, now: Moment) -> Option<(Saved, usize)> {
+    let (endpoints, rules) = (value["endpoints"].as_array()?, value["rules"].as_object()?);
+    let entries = endpoints.len() + rules.len();
+    let saved = Saved {
+        endpoints: endpoints.iter().filter_map(|value| Some((key(value)?, standing(value, now)?))).collect(),
         rules: rules
-            .map(|(name, value)| Some((RuleName::parse(name)?, memory(value)?)))
-            .collect::<Option<_>>()?,
-    })
+            .iter()
+            .filter_map(|(name, value)| Some((RuleName::parse(name)?, memory(value)?)))
+            .collect(),
+    };
+    let known = saved.endpoints.len() + saved.rules.len();
+    Some((saved, entries - known))
 }
 
 fn key(value: &Value) -> Option<EndpointKey> {

@@ -40,7 +40,7 @@ fn everything_comes_back() {
     let now = moment();
     let saved = example(now);
     let text = saved.to_json(now).to_string();
-    assert_eq!(Saved::from_text(&text, now), Ok(saved));
+    assert_eq!(Saved::from_text(&text, now), Ok((saved, 0)));
 }
 
 #[test]
@@ -49,13 +49,13 @@ fn time_goes_on_while_relayd_is_away() {
     let text = example(now).to_json(now).to_string();
     // the host has been started anew meanwhile: its other clock is no measure
     let later = Moment { wall: now.wall + Duration::from_secs(100), monotonic: now.monotonic };
-    let read = Saved::from_text(&text, later).expect("read");
+    let read = Saved::from_text(&text, later).expect("read").0;
     let failures: Vec<Instant> =
         read.endpoints.values().filter_map(|standing| standing.last_failure).collect();
     assert_eq!(failures, [now.monotonic.checked_sub(Duration::from_secs(102)).expect("uptime")]);
     // a clock that was set back: it failed just now
     let earlier = Moment { wall: now.wall - Duration::from_secs(100), monotonic: now.monotonic };
-    let read = Saved::from_text(&text, earlier).expect("read");
+    let read = Saved::from_text(&text, earlier).expect("read").0;
     assert!(read.endpoints.values().all(|standing| standing.since == now.monotonic));
 }
 
@@ -76,12 +76,21 @@ fn what_is_not_ours_is_not_used() {
     for (text, why) in [
         (r#"{"format":2,"endpoints":[],"rules":{}}"#, "format 2 is another relayd's, this one writes 1"),
         (r#"{"endpoints":[],"rules":{}}"#, "it has no format number"),
-        (r#"{"format":1,"endpoints":[{}],"rules":{}}"#, "it is damaged"),
-        (r#"{"format":1,"endpoints":[],"rules":{"a":{"held":7,"orders":{}}}}"#, "it is damaged"),
+        (r#"{"format":1,"endpoints":{},"rules":{}}"#, "it is damaged"),
         ("{", "EOF while parsing an object at line 1 column 1"),
     ] {
         assert_eq!(Saved::from_text(text, moment()), Err(why.into()));
         fs::write(&path, text).expect("write");
         assert_eq!(Saved::load(&path), Saved::default());
     }
+}
+
+#[test]
+fn what_is_damaged_takes_nothing_else_along() {
+    let now = moment();
+    let saved = example(now);
+    let mut value = saved.to_json(now);
+    value["endpoints"].as_array_mut().expect("endpoints").extend([json!({}), json!("tokyo")]);
+    value["rules"]["nagoya"] = json!({ "held": 7, "orders": {} });
+    assert_eq!(Saved::from_text(&value.to_string(), now), Ok((saved, 3)));
 }

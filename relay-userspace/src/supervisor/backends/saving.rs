@@ -1,8 +1,9 @@
 //! Keeping what is known for the next relayd.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 
 use super::{Backends, EndName};
@@ -16,8 +17,9 @@ impl Backends {
         if self.writer.as_ref().is_some_and(|writer| !writer.is_finished()) {
             return;
         }
+        self.take_note_of_writer();
         if let Some((saved, file)) = self.unsaved() {
-            let write = thread::Builder::new().name("health".into()).spawn(move || write(&saved, &file));
+            let write = thread::Builder::new().name("health".into()).spawn(move || saved.save(&file));
             // without a thread the next try may have more luck
             self.is_unsaved = write.is_err();
             self.writer = write.ok();
@@ -26,12 +28,35 @@ impl Backends {
 
     /// The same, done when this returns.
     pub fn save(&mut self) {
-        if let Some(writer) = self.writer.take() {
-            // it has said what went wrong with it
-            _ = writer.join();
-        }
+        self.take_note_of_writer();
         if let Some((saved, file)) = self.unsaved() {
-            write(&saved, &file);
+            let outcome = saved.save(&file);
+            self.take_note(outcome);
+        }
+    }
+
+    /// Waits for the thread, if there is one.
+    fn take_note_of_writer(&mut self) {
+        if let Some(outcome) = self.writer.take().and_then(|writer| writer.join().ok()) {
+            self.take_note(outcome);
+        }
+    }
+
+    /// What could not be written is written with what comes next, or at the next look whether everything is in place.
+    fn take_note(&mut self, outcome: io::Result<()>) {
+        let failed_before = std::mem::replace(&mut self.is_unwritable, outcome.is_err());
+        let file = self.file.display();
+        match outcome {
+            Ok(()) if failed_before => tracing::info!("{file}: the states of backends are written again"),
+            Ok(()) => {}
+            Err(error) => {
+                self.is_unsaved = true;
+                if !failed_before {
+                    tracing::warn!(
+                        "{file}: {error}; states of backends and orders are kept in memory until it can be written"
+                    );
+                }
+            }
         }
     }
 
@@ -57,10 +82,4 @@ impl Backends {
 
 fn key(rule: &RuleName, (protocol, backend): &EndName, address: SocketAddr) -> EndpointKey {
     EndpointKey { rule: rule.clone(), backend: backend.clone(), address, protocol: *protocol }
-}
-
-fn write(saved: &Saved, file: &Path) {
-    if let Err(error) = saved.save(file) {
-        tracing::warn!("{}: {error}; the next relayd finds out anew how backends are", file.display());
-    }
 }

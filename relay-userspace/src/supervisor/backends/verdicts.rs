@@ -100,8 +100,10 @@ impl State {
         let before = &self.planned[index];
         let (health, paths) = (self.backends.health(), &self.facts.paths);
         let after = plan::reweighed(before, plan::Known { health, paths, now: Instant::now() });
-        if (&after.weights, &after.outlook, &after.backends)
-            == (&before.weights, &before.outlook, &before.backends)
+        let is_swapped = !self.backends.unswapped.remove(name);
+        if is_swapped
+            && (&after.weights, &after.outlook, &after.backends)
+                == (&before.weights, &before.outlook, &before.backends)
         {
             // it has been looked at
             self.backends.remember(&before.clone());
@@ -147,7 +149,11 @@ impl State {
                 self.swept_later(applied);
                 self.tell_shortage();
             }
-            Err(error) => tracing::error!("rule {}: {error}; its new flows go as before", planned.rule.name),
+            Err(error) => {
+                let name = &planned.rule.name;
+                tracing::error!("rule {name}: {error}; its new flows go as before until that works");
+                self.backends.swap_again(name);
+            }
         }
     }
 
