@@ -73,6 +73,8 @@ numbered! {
     UdpGso = "udp_gso",
     /// A new flow of a rule that has no backend to give it to.
     NoBackend = "no_backend",
+    /// A packet beyond the rule's rate.
+    Rate = "rate",
 }
 
 #[cfg(test)]

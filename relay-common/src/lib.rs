@@ -23,6 +23,7 @@ pub mod names;
 pub mod net;
 mod numbered;
 pub mod pod;
+pub mod policer;
 pub mod round_trip;
 pub mod route;
 pub mod rule;

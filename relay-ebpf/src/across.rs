@@ -114,7 +114,9 @@ fn send(skb: Skb, packet: &Packet) -> Outcome {
         Direction::Ingress => packet.length,
         Direction::Egress => head + error::kept(packet.protocol),
     };
-    count::traffic(flow, on_client_leg, 0, 0, 0);
+    if !count::one(flow.rule(), flow.flags().has(FlowFlags::EGRESS), on_client_leg) {
+        return Outcome::Dropped;
+    }
     if packet.leaves_as_v6 {
         return skb.redirect_v6(next_hop, &half::destination(flow));
     }

@@ -4,9 +4,9 @@ use relay_common::counters::{DropKey, DropReason};
 use relay_common::flow::{FlowEntry, FlowFlags};
 
 use crate::slow::Packet;
-use crate::{Outcome, maps, trace};
+use crate::{Outcome, maps, police, trace};
 
-/// Counts a packet of a flow. Returns the bytes counted.
+/// Counts a packet of a flow. Returns the bytes counted; `None`: the rule's rate does not allow it, and it is refused.
 #[inline(always)]
 pub(crate) fn traffic(
     flow: &FlowEntry,
@@ -14,10 +14,9 @@ pub(crate) fn traffic(
     header_length: u32,
     segment_size: u32,
     segments: u32,
-) -> u64 {
+) -> Option<u64> {
     let (packets, bytes) = on_wire(length, header_length, segment_size, segments);
-    add(flow.rule(), flow.flags().has(FlowFlags::EGRESS), packets, bytes);
-    bytes
+    add(flow.rule(), flow.flags().has(FlowFlags::EGRESS), packets, bytes).then_some(bytes)
 }
 
 /// The packets and bytes that a packet becomes on the wire: every segment of a super-packet, each with its own headers.
@@ -36,9 +35,25 @@ pub(crate) fn on_wire(length: u32, header_length: u32, segment_size: u32, segmen
     (packets, u64::from(length) + (packets - 1) * u64::from(header_length))
 }
 
-/// Adds to a rule's traffic in one direction.
+/// Adds to a rule's traffic in one direction. `false`: its rate does not allow it, so it is refused instead.
 #[inline(always)]
-pub(crate) fn add(rule: u32, egress: bool, packets: u64, bytes: u64) {
+pub(crate) fn add(rule: u32, egress: bool, packets: u64, bytes: u64) -> bool {
+    let passes = police::admits(rule, egress, bytes);
+    if passes {
+        tally(rule, egress, packets, bytes);
+    }
+    passes
+}
+
+/// The same for one packet off the hot path. By itself, for its share of the stack.
+#[inline(never)]
+pub(crate) fn one(rule: u32, egress: bool, bytes: u32) -> bool {
+    add(rule, egress, 1, bytes.into())
+}
+
+/// The same for a rule that is known to ask nothing.
+#[inline(always)]
+pub(crate) fn tally(rule: u32, egress: bool, packets: u64, bytes: u64) {
     if let Some(counters) = maps::counters(rule) {
         let traffic = if egress { &mut counters.traffic[1] } else { &mut counters.traffic[0] };
         traffic.packets += packets;

@@ -72,8 +72,7 @@ pub(crate) fn read(skb: Skb, l2: u32, ip: &Ipv6) -> Outcome {
     if let Some(rule) = rule_of_flow(skb, ip, &behind) {
         return count::refuse(rule, DropReason::BadHeader);
     }
-    user::incoming_v6(skb, l2, ip, &behind);
-    Outcome::Miss
+    if user::incoming_v6(skb, l2, ip, &behind) { Outcome::Miss } else { Outcome::Dropped }
 }
 
 /// The rule of the flow that a packet belongs to.

@@ -76,7 +76,9 @@ pub(crate) fn follow(skb: Skb, l2: u32, ip: &Ipv4) -> Outcome {
         // the first fragment had the same size and was answered (RFC 1122: no errors about later ones)
         return count::refuse(rule, DropReason::TooBig);
     }
-    count::add(rule, entry.egress != 0, 1, length.into());
+    if !count::one(rule, entry.egress != 0, length) {
+        return Outcome::Dropped;
+    }
     let to = flow.translation();
     let tail = Ipv4Tail {
         ttl: ip.ttl - 1,
@@ -127,7 +129,9 @@ fn admit(entry: &FragmentEntry, length: u32, ttl: u8) -> Result<Option<(Entry<Fl
     if entry.user != 0 {
         if entry.is_of_user(false) {
             trace::decide(rule, Decision::User);
-            count::add(rule, false, 1, length.into());
+            if !count::one(rule, false, length) {
+                return Err(Outcome::Dropped);
+            }
         }
         return Ok(None);
     }
@@ -160,7 +164,9 @@ fn send(skb: Skb, l2: u32, from_v6: bool, length: u32, head: Head, flow: &FlowEn
         return count::refuse(flow.rule(), DropReason::TooBig);
     }
     let egress = flow.flags().has(FlowFlags::EGRESS);
-    count::add(flow.rule(), egress, 1, if egress { sent } else { length }.into());
+    if !count::one(flow.rule(), egress, if egress { sent } else { length }) {
+        return Outcome::Dropped;
+    }
     translate::forward(skb, l2, from_v6, head, flow, next_hop)
 }
 

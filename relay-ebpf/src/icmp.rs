@@ -113,7 +113,9 @@ fn pass_on(skb: Skb, ip: &Ipv4, packet: &Packet, quote: &Quote, flow: &mut FlowE
         return count::refuse(rule, DropReason::TooBig);
     }
     let destination = flow.translation().destination;
-    count::traffic(flow, packet.length, packet.header_length, 0, 0);
+    if !count::one(rule, flow.flags().has(FlowFlags::EGRESS), packet.length) {
+        return Outcome::Dropped;
+    }
     trace::decide(rule, Decision::Error);
     if rewrite(skb, ip, packet, quote, flow).is_err() || (packet.l2 == 0 && skb.push_ethernet().is_err()) {
         return count::refuse(rule, DropReason::Unwritable);

@@ -28,6 +28,7 @@ mod mss;
 mod neighbour;
 mod open;
 mod packet;
+mod police;
 mod rewrite;
 mod round_trip;
 mod route;
@@ -96,17 +97,15 @@ fn relay_tc_l3(ctx: TcContext) -> i32 {
     tc::run::<0>(Skb::new(ctx.skb.skb)).tc()
 }
 
-/// The same two for what leaves: it is counted and goes on.
+/// The same two for what leaves: it is counted and goes on, if it may.
 #[classifier]
 fn relay_egress(ctx: TcContext) -> i32 {
-    user::outgoing(Skb::new(ctx.skb.skb), packet::ETHERNET as u32);
-    Outcome::Miss.tc()
+    user::outgoing(Skb::new(ctx.skb.skb), packet::ETHERNET as u32).tc()
 }
 
 #[classifier]
 fn relay_egress_l3(ctx: TcContext) -> i32 {
-    user::outgoing(Skb::new(ctx.skb.skb), 0);
-    Outcome::Miss.tc()
+    user::outgoing(Skb::new(ctx.skb.skb), 0).tc()
 }
 
 #[xdp]

@@ -13,6 +13,7 @@ use relay_common::counters::{DropKey, RuleCounters};
 use relay_common::ended::EndedFlow;
 use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use relay_common::net::Protocol;
+use relay_common::policer::Policer;
 use relay_common::round_trip::RoundTrips;
 use relay_common::route::{NextHop, RouteKey};
 use relay_common::rule::{
@@ -91,6 +92,8 @@ static DEVICES: DevMap<256> = DevMap::new();
 static ALLOWED: LpmTrie<SourceKey, u32, 65_536> = LpmTrie::new();
 #[btf_map]
 static USAGE: Array<Usage, RULE_SLOTS, MMAPABLE> = Array::new();
+#[btf_map]
+static POLICERS: Array<Policer, RULE_SLOTS, MMAPABLE> = Array::new();
 #[btf_map]
 static SOURCES: HashMap<SourceKey, Count, FLOWS, NO_PREALLOC> = HashMap::new();
 #[btf_map]
@@ -313,6 +316,11 @@ pub(crate) fn is_allowed(source: SourceKey) -> bool {
 #[inline(always)]
 pub(crate) fn usage(rule: u32) -> Option<&'static Usage> {
     USAGE.get(rule)
+}
+
+#[inline(always)]
+pub(crate) fn policer(rule: u32) -> Option<&'static Policer> {
+    POLICERS.get(rule)
 }
 
 /// How many proven flows a client has with a rule that limits them.

@@ -77,8 +77,11 @@ fn carry(skb: Skb, packet: &mut Packet, unknown: bool) -> Outcome {
         Action::Answer => answer::run(skb, packet),
         Action::Drop => Outcome::Dropped,
         Action::Leave => {
-            user::incoming(skb, packet);
-            Outcome::Miss
+            if user::incoming(skb, packet) {
+                Outcome::Miss
+            } else {
+                Outcome::Dropped
+            }
         }
         Action::Pass | Action::Open => Outcome::Miss,
     }
@@ -137,13 +140,9 @@ fn finish(skb: Skb, packet: &Packet) -> Outcome {
     {
         flow.link = link;
     }
-    let (length, header_length) = translate::on_client_leg(
-        flow,
-        packet.key.is_v6(),
-        packet.piece.growth(),
-        (packet.length, packet.header_length),
-    );
-    flow.bytes += count::traffic(flow, length, header_length, skb.segment_size(), skb.segments());
+    if !count_leg(skb, packet, flow) {
+        return Outcome::Dropped;
+    }
     if packet.fragment & MORE_FRAGMENTS != 0 {
         fragment::remember(packet, flow);
     }
@@ -155,6 +154,22 @@ fn finish(skb: Skb, packet: &Packet) -> Outcome {
         return count::refuse(packet.rule, DropReason::Unwritable);
     }
     skb.redirect(next_hop, destination)
+}
+
+/// Counts a packet for what it is on the client's side. `false`: it is refused. By itself, for its share of the stack.
+#[inline(never)]
+fn count_leg(skb: Skb, packet: &Packet, flow: &mut FlowEntry) -> bool {
+    let (length, header_length) = translate::on_client_leg(
+        flow,
+        packet.key.is_v6(),
+        packet.piece.growth(),
+        (packet.length, packet.header_length),
+    );
+    let Some(bytes) = count::traffic(flow, length, header_length, skb.segment_size(), skb.segments()) else {
+        return false;
+    };
+    flow.bytes += bytes;
+    true
 }
 
 /// The last twelve bytes of an IPv4 header.

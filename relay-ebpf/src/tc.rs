@@ -49,7 +49,11 @@ fn run_v6<const L2: usize>(skb: Skb) -> Result<Outcome, Detour> {
         established_v6::find::<L2>(skb)?;
     trace::hot_path(skb, L2 as u32, flow.rule());
     let (length, header_length) = translate::on_client_leg(flow, true, GROWTH, (length, header_length));
-    flow.bytes += count::traffic(flow, length, header_length, segment_size, skb.segments());
+    let Some(bytes) = count::traffic(flow, length, header_length, segment_size, skb.segments()) else {
+        trace::end();
+        return Ok(Outcome::Dropped);
+    };
+    flow.bytes += bytes;
     Ok(translate::forward(skb, L2 as u32, true, head, flow, next_hop))
 }
 
@@ -61,7 +65,11 @@ fn forward<const L2: usize>(skb: Skb, hit: Hit) -> Outcome {
     if flow.flags().has(FlowFlags::TO_V6) {
         return forward_as_v6::<L2>(skb, flow, next_hop, &headers.ip, (length, header_length).into());
     }
-    flow.bytes += count::traffic(flow, length, header_length, segment_size, skb.segments());
+    let Some(bytes) = count::traffic(flow, length, header_length, segment_size, skb.segments()) else {
+        trace::end();
+        return Outcome::Dropped;
+    };
+    flow.bytes += bytes;
     let destination = flow.translation().destination;
     let direct = segment_size == 0 && fix_checksum_in_place::<L2>(skb, headers, protocol, flow);
     rewrite::headers(headers, flow);
@@ -85,7 +93,11 @@ fn forward_as_v6<const L2: usize>(
 ) -> Outcome {
     let (length, header_length) = lengths.into();
     let on_leg = translate::on_client_leg(flow, false, GROWTH, (length, header_length));
-    flow.bytes += count::traffic(flow, on_leg.0, on_leg.1, skb.segment_size(), skb.segments());
+    let Some(bytes) = count::traffic(flow, on_leg.0, on_leg.1, skb.segment_size(), skb.segments()) else {
+        trace::end();
+        return Outcome::Dropped;
+    };
+    flow.bytes += bytes;
     let head = Head {
         protocol: ip.protocol,
         service: ip.service,

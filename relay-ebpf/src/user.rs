@@ -14,44 +14,49 @@ use crate::maps::{self, Entry};
 use crate::packet::{self, Fragment, Ipv4, Ipv6};
 use crate::skb::{Failed, Skb};
 use crate::slow::Packet;
-use crate::{count, extension, fragment, socket};
+use crate::{Outcome, count, extension, fragment, socket};
 
-/// Counts a packet that the slow path leaves to the stack.
+/// Whether a packet goes on. Errors mean that it is not the user plane's: it does.
+type Passes = Result<bool, Failed>;
+
+/// Counts a packet that the slow path leaves to the stack. `false`: it is refused instead.
 #[inline(never)]
-pub(crate) fn incoming(skb: Skb, packet: &Packet) {
+pub(crate) fn incoming(skb: Skb, packet: &Packet) -> bool {
     if maps::rule(packet.rule).is_none_or(|rule| rule.shared != 0 && !socket::shares(skb, packet)) {
-        return;
+        return true;
     }
     let (segment_size, segments) = (skb.segment_size(), skb.segments());
     let (packets, bytes) = count::on_wire(packet.length, packet.header_length, segment_size, segments);
-    count::add(packet.rule, false, packets, bytes);
-    if packet.fragment & packet::MORE_FRAGMENTS != 0 {
+    let passes = count::add(packet.rule, false, packets, bytes);
+    if passes && packet.fragment & packet::MORE_FRAGMENTS != 0 {
         fragment::put(packet, &FragmentEntry::of_user(packet.rule, false, packet.now));
     }
+    passes
 }
 
-/// Counts an IPv6 packet that comes in with extension headers.
+/// Counts an IPv6 packet that comes in with extension headers. `false`: it is refused instead.
 #[inline(always)]
-pub(crate) fn incoming_v6(skb: Skb, l2: u32, ip: &Ipv6, behind: &Behind) {
-    let _not_ours = ipv6(skb, l2, ip, behind, false);
+pub(crate) fn incoming_v6(skb: Skb, l2: u32, ip: &Ipv6, behind: &Behind) -> bool {
+    ipv6(skb, l2, ip, behind, false).unwrap_or(true)
 }
 
-/// Counts a packet that leaves.
+/// Counts a packet that leaves, if it may.
 #[inline(always)]
-pub(crate) fn outgoing(skb: Skb, l2: u32) {
+pub(crate) fn outgoing(skb: Skb, l2: u32) -> Outcome {
     // what is forwarded was received; tagged frames have passed the VLAN's own interface
     if skb.was_received() || skb.is_vlan_tagged() {
-        return;
+        return Outcome::Miss;
     }
-    let _not_ours = match skb.protocol() {
+    let passes = match skb.protocol() {
         packet::IPV4 => outgoing_v4(skb, l2),
         packet::IPV6 => outgoing_v6(skb, l2),
-        _ => return,
+        _ => Ok(true),
     };
+    if passes.unwrap_or(true) { Outcome::Miss } else { Outcome::Dropped }
 }
 
 #[inline(never)]
-fn outgoing_v4(skb: Skb, l2: u32) -> Result<(), Failed> {
+fn outgoing_v4(skb: Skb, l2: u32) -> Passes {
     let ip = skb.load::<Ipv4>(l2)?;
     let header = u32::from(ip.version_length & 0xf) * 4;
     let length = skb.ip_length(l2, u16::from_be(ip.length).into())?;
@@ -63,26 +68,25 @@ fn outgoing_v4(skb: Skb, l2: u32) -> Result<(), Failed> {
         protocol: ip.protocol.into(),
     };
     if ip.fragment & packet::FRAGMENT_OFFSET != 0 {
-        count_later(maps::fragment(&key), true, length);
-        return Ok(());
+        return Ok(count_later(maps::fragment(&key), true, length));
     }
     let seen = Seen { protocol, l2, transport: l2 + header, length };
-    let rule = count_first(skb, &seen, [&ip.source, &ip.destination], true).ok_or(Failed)?;
+    let Some(rule) = count_first(skb, &seen, [&ip.source, &ip.destination], true)? else { return Ok(false) };
     if ip.fragment & packet::MORE_FRAGMENTS != 0 {
         maps::put_fragment(&key, &FragmentEntry::of_user(rule, true, maps::now()));
     }
-    Ok(())
+    Ok(true)
 }
 
 #[inline(never)]
-fn outgoing_v6(skb: Skb, l2: u32) -> Result<(), Failed> {
+fn outgoing_v6(skb: Skb, l2: u32) -> Passes {
     let ip = skb.load::<Ipv6>(l2)?;
     let behind = extension::walk(skb, l2, &ip)?;
     ipv6(skb, l2, &ip, &behind, true)
 }
 
 #[inline(always)]
-fn ipv6(skb: Skb, l2: u32, ip: &Ipv6, behind: &Behind, egress: bool) -> Result<(), Failed> {
+fn ipv6(skb: Skb, l2: u32, ip: &Ipv6, behind: &Behind, egress: bool) -> Passes {
     let length = skb.ip_length(l2, HEADER + u32::from(u16::from_be(ip.length)))?;
     // a fragment header, or the least that a transport header has
     if behind.at + 8 > l2 + length {
@@ -96,17 +100,18 @@ fn ipv6(skb: Skb, l2: u32, ip: &Ipv6, behind: &Behind, egress: bool) -> Result<(
     };
     let fragment = behind.fragment;
     if behind.is_later_fragment() {
-        count_later(maps::fragment_v6(&key(fragment.identification)), egress, length);
-        return Ok(());
+        return Ok(count_later(maps::fragment_v6(&key(fragment.identification)), egress, length));
     }
     let protocol = Protocol::from_number(behind.protocol).ok_or(Failed)?;
     let seen = Seen { protocol, l2, transport: behind.at, length };
-    let rule = count_first(skb, &seen, [&ip.source, &ip.destination], egress).ok_or(Failed)?;
+    let Some(rule) = count_first(skb, &seen, [&ip.source, &ip.destination], egress)? else {
+        return Ok(false);
+    };
     if fragment.offset & Fragment::MORE != 0 {
         let entry = FragmentEntry::of_user(rule, egress, maps::now());
         maps::put_fragment_v6(&key(fragment.identification), &entry);
     }
-    Ok(())
+    Ok(true)
 }
 
 /// A packet whose transport header begins at `transport`.
@@ -130,40 +135,35 @@ impl Seen {
     }
 }
 
-/// Counts a packet that shows its ports, if a rule listens at the host's end of it. Returns the rule.
+/// Counts a packet that shows its ports, if a rule listens at the host's end of it. Returns the rule; `None`: it is refused.
 #[inline(always)]
 fn count_first<A: Address>(
     skb: Skb,
     seen: &Seen,
     [source, destination]: [&A; 2],
     egress: bool,
-) -> Option<u32> {
-    let ports = Ports::from_wire(skb.load(seen.transport).ok()?);
+) -> Result<Option<u32>, Failed> {
+    let ports = Ports::from_wire(skb.load(seen.transport)?);
     // as if it came in
     let (remote, own, ports) =
         if egress { (destination, source, ports.swapped()) } else { (source, destination, ports) };
-    let id = listening::find(seen.protocol, own, ports.destination(), skb.interface())?.rule;
-    let rule = maps::rule(id)?;
+    let id = listening::find(seen.protocol, own, ports.destination(), skb.interface()).ok_or(Failed)?.rule;
+    let rule = maps::rule(id).ok_or(Failed)?;
     if !A::is_left_to_user(rule) {
-        return None;
+        return Err(Failed);
     }
     if rule.shared != 0 && !socket::is_shared(skb, seen.protocol, &mut remote.ends(own, ports)) {
-        return None;
+        return Err(Failed);
     }
     let segment_size = skb.segment_size();
-    let header_length = if segment_size == 0 { 0 } else { seen.header_length(skb).ok()? };
+    let header_length = if segment_size == 0 { 0 } else { seen.header_length(skb)? };
     let (packets, bytes) = count::on_wire(seen.length, header_length, segment_size, skb.segments());
-    count::add(id, egress, packets, bytes);
-    Some(id)
+    Ok(count::add(id, egress, packets, bytes).then_some(id))
 }
 
-/// Counts a fragment without ports for the rule of the first one.
+/// Counts a fragment without ports for the rule of the first one. `false`: it is refused instead.
 #[inline(always)]
-fn count_later(first: Option<Entry<FragmentEntry>>, egress: bool, length: u32) {
-    if let Some(first) = first
-        && first.is_of_user(egress)
-        && fragment::is_fresh(first)
-    {
-        count::add(first.rule, egress, 1, length.into());
-    }
+fn count_later(first: Option<Entry<FragmentEntry>>, egress: bool, length: u32) -> bool {
+    let first = first.filter(|first| first.is_of_user(egress) && fragment::is_fresh(first));
+    first.is_none_or(|first| count::one(first.rule, egress, length))
 }

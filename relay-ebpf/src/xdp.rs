@@ -10,7 +10,7 @@ use relay_common::net::Protocol;
 use crate::established::{self, Frame, Hit};
 use crate::neighbour::{self, Macs};
 use crate::packet::{self, Bytes, ETHERNET, Ethernet, Ipv4Tcp};
-use crate::{Outcome, count, maps, rewrite, trace};
+use crate::{Outcome, count, maps, police, rewrite, trace};
 
 #[derive(Clone, Copy)]
 struct XdpFrame {
@@ -78,13 +78,17 @@ pub(crate) fn run(md: *mut xdp_md) -> Outcome {
     if to_v6 || hit.next_hop.device == 0 || trace::is_traced(hit.flow.rule()) {
         return Outcome::Miss;
     }
+    // what is refused is refused where everything else comes by
+    if police::is_on(hit.flow.rule()) {
+        return Outcome::Miss;
+    }
     let Some(macs) = neighbour::find(md, frame.interface(), &hit) else { return Outcome::Miss };
     forward(bytes, ethernet, hit, macs)
 }
 
 #[inline(always)]
 fn forward(bytes: Bytes, ethernet: &mut Ethernet, hit: Hit, macs: Macs) -> Outcome {
-    let Hit { flow, next_hop, headers, protocol, length, header_length, .. } = hit;
+    let Hit { flow, next_hop, headers, protocol, length, .. } = hit;
     match protocol {
         Protocol::Tcp => {
             let Some(headers) = bytes.at::<Ipv4Tcp>(ETHERNET) else { return Outcome::Miss };
@@ -95,7 +99,8 @@ fn forward(bytes: Bytes, ethernet: &mut Ethernet, hit: Hit, macs: Macs) -> Outco
     rewrite::headers(headers, flow);
     ethernet.destination = macs.destination;
     ethernet.source = macs.source;
-    flow.bytes += count::traffic(flow, length, header_length, 0, 0);
+    count::tally(flow.rule(), flow.flags().has(FlowFlags::EGRESS), 1, length.into());
+    flow.bytes += u64::from(length);
     if maps::redirect_to_device(u32::from(next_hop.device - 1)) {
         Outcome::Sent
     } else {

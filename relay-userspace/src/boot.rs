@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
 
 use crate::config::save::save;
 
@@ -12,6 +15,12 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// What this boot of the host is called; every boot has another name.
 pub fn id() -> String {
     fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned()
+}
+
+/// Nanoseconds by the clock that the programs keep paces and rates by.
+pub fn monotonic() -> u64 {
+    let since_boot = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
+    since_boot.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
 #[derive(Debug)]

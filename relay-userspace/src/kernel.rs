@@ -28,6 +28,7 @@ mod numbers;
 pub mod object;
 mod pins;
 pub mod places;
+mod police;
 pub mod ports;
 pub mod preflight;
 mod recount;
@@ -48,7 +49,7 @@ use std::sync::Arc;
 use crate::balance::Weights;
 use crate::host::{ClaimRange, ClientRoutes, Path};
 use crate::plan::{KernelRule, UserRule};
-use crate::rule::{AllowList, Limits, RuleName, Staying};
+use crate::rule::{AllowList, Limits, Rates, RuleName, Staying};
 
 pub use self::load::{Dataplane, Options};
 
@@ -85,6 +86,8 @@ pub enum KernelError {
          backends take fewer, and so do smaller weights with balance = \"roundrobin\" or \"leastconn\"; most takes \"iphash\""
     )]
     TooManyPlaces { most: u32 },
+    #[error("map {0}: no memory")]
+    NoMemory(&'static str),
     #[error("there are more next hops than the kernel plane takes ({most})")]
     TooManyHops { most: usize },
 }
@@ -121,6 +124,7 @@ pub struct DesiredRule {
     /// Who is let in; `None`: everybody. Holds for flows that there are too.
     pub allow: Option<Arc<AllowList>>,
     pub limits: Limits,
+    pub rates: Rates,
     /// Where its flows may go, others end; `None`: they go on wherever they go.
     pub backends: Option<Arc<Staying>>,
     /// Its UDP has a tunnel, which the flows from before go beside: they end.

@@ -98,6 +98,8 @@ pub enum Fault {
     SelfLoop(String, String),
     #[error("plane = \"kernel\", but the kernel plane cannot carry it: {0}")]
     KernelImpossible(String),
+    #[error("its rate is not kept, since that takes the kernel plane's programs: {0}")]
+    RateUnkept(String),
     #[error("{0} does not resolve: {1}")]
     Unresolved(Host, String),
     #[error("{0} is being resolved")]

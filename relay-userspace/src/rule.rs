@@ -11,6 +11,7 @@ pub mod connect;
 pub mod limit;
 pub mod listen;
 pub mod overlap;
+pub mod rate;
 pub mod staying;
 pub mod tunnel;
 pub mod usual;
@@ -29,6 +30,7 @@ pub use self::check::{Check, CheckKind, Failback, HttpCheck, StatusRange};
 pub use self::connect::{Connect, ProxyVersion};
 pub use self::limit::Limits;
 pub use self::listen::{ListenOn, Listener, PortRange};
+pub use self::rate::Rates;
 pub use self::staying::{Destination, Staying};
 pub use self::tunnel::{
     AcceptTls, AcceptTunnel, AcceptWs, ConnectTls, ConnectTunnel, ConnectWs, Identity, MaskChoice, Transport,
@@ -59,6 +61,7 @@ pub struct Rule {
     pub accept: Usual<Accept>,
     pub connect: Usual<Connect>,
     pub limits: Limits,
+    pub rates: Rates,
 }
 
 impl Rule {
@@ -81,6 +84,7 @@ impl Rule {
             accept: Usual::default(),
             connect: Usual::default(),
             limits: Limits::default(),
+            rates: Rates::default(),
         }
     }
 

@@ -20,6 +20,7 @@ mod planes;
 mod ports;
 mod proxy_protocol;
 mod ranges;
+mod rates;
 mod restart;
 mod restart_ranges;
 mod roads;

@@ -14,6 +14,7 @@ mod icmp;
 mod listeners;
 mod malformed;
 mod random;
+mod rates;
 mod size;
 mod sweep;
 mod table;

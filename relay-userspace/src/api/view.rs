@@ -31,6 +31,9 @@ pub struct RuleView {
     /// Who of them gets a new flow: roundrobin, iphash, leastconn, first
     #[serde(default)]
     pub balance: String,
+    /// What its traffic may be at most, as configured: `ingress`, `egress`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rate: BTreeMap<String, String>,
     pub enabled: bool,
     /// active, disabled, draining, degraded, blocked, expired, error
     pub state: String,

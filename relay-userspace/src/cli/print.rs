@@ -210,6 +210,10 @@ pub fn rule(rule: &RuleView, format: Format) -> String {
     if backends::are_shared(rule) {
         facts.push(("balance", rule.balance.clone()));
     }
+    if !rule.rate.is_empty() {
+        let rates: Vec<String> = rule.rate.iter().map(|(way, rate)| format!("{rate} {way}")).collect();
+        facts.push(("rate", rates.join(", ")));
+    }
     facts.push(("state", rule.state.clone()));
     facts.extend(rule.faults.iter().map(|fault| ("fault", fault.clone())));
     for (family, plane) in [("ipv4", &rule.plane.ipv4), ("ipv6", &rule.plane.ipv6)] {

@@ -6,6 +6,7 @@ mod check;
 mod connect;
 mod limit;
 mod places;
+mod rate;
 mod timeouts;
 mod tunnel;
 mod websocket;
@@ -24,7 +25,6 @@ const NOTE_LENGTH: usize = 128;
 const LATER: &[Later] = &[
     Later { key: "group", default: None },
     Later { key: "count_ports", default: Some("false") },
-    Later { key: "rate", default: None },
     Later { key: "quota", default: None },
     Later { key: "expires", default: None },
 ];
@@ -64,6 +64,7 @@ pub fn rule(
     let connect = connect::connect(&mut fields, protocols, problems);
     let check = check::check(&mut fields, protocols, connect.sends_datagrams(), problems);
     let limits = limit::limits(&mut fields, problems);
+    let rates = rate::rates(&mut fields, problems);
     fields.finish(LATER, problems);
     if problems.list.len() > before {
         return None;
@@ -90,6 +91,7 @@ pub fn rule(
         accept: accept.into(),
         connect: connect.into(),
         limits,
+        rates,
     })
 }
 

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value as Json, json};
 
 pub use self::shown::shown;
-use super::quantity::{format_bytes, format_duration};
+use super::quantity::{format_bytes, format_duration, format_rate};
 use crate::rule::{
     Accept, Backend, Balance, Check, CheckKind, Connect, Failback, HttpCheck, Keepalive, OnDown, PlaneChoice,
     Rule, StatusRange, Timeouts, UdpNat,
@@ -61,6 +61,11 @@ pub fn to_json(rule: &Rule) -> Map<String, Json> {
         rule.limits.set().map(|(key, most)| (key.to_owned(), json!(most))).collect();
     if !limits.is_empty() {
         map.insert("limit".into(), Json::Object(limits));
+    }
+    let rates: Map<String, Json> =
+        rule.rates.set().map(|(key, rate)| (key.to_owned(), json!(format_rate(rate)))).collect();
+    if !rates.is_empty() {
+        map.insert("rate".into(), Json::Object(rates));
     }
     map
 }

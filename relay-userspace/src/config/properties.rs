@@ -17,8 +17,8 @@ use super::problem::{Problems, Source};
 use super::{decode, encode, patch, quantity};
 use crate::rule::{
     Accept, AllowList, Backend, Balance, Check, CheckKind, Connect, Failback, HttpCheck, Keepalive, Limits,
-    Listener, Network, OnDown, PlaneChoice, PortRange, Protocols, ProxyVersion, Rule, RuleName, StatusRange,
-    Timeouts, UdpNat, overlap,
+    Listener, Network, OnDown, PlaneChoice, PortRange, Protocols, ProxyVersion, Rates, Rule, RuleName,
+    StatusRange, Timeouts, UdpNat, overlap,
 };
 
 fn names() -> impl Strategy<Value = RuleName> {
@@ -157,6 +157,11 @@ fn limits() -> impl Strategy<Value = Limits> {
     )
 }
 
+fn rates() -> impl Strategy<Value = Rates> {
+    let rate = || prop_oneof![Just(0), Rates::LEAST..=Rates::MOST];
+    (rate(), rate()).prop_map(|(ingress, egress)| Rates { ingress, egress })
+}
+
 fn connects() -> BoxedStrategy<Connect> {
     let version = proptest::option::of(proptest::sample::select(&ProxyVersion::ALL[..]));
     let hosts = any::<std::net::IpAddr>().prop_filter("no host's", |address| {
@@ -195,6 +200,7 @@ prop_compose! {
         accept in accepts(),
         connect in connects(),
         limits in limits(),
+        rates in rates(),
     ) -> Rule {
         let seconds = Duration::from_secs;
         let keepalive =
@@ -212,7 +218,7 @@ prop_compose! {
         let accept = Accept { tunnel: accept.tunnel.filter(|_| protocols == Protocols::Tcp), ..accept };
         let check = check.filter(|check| suits(check, protocols));
         let to = apart(to, &listen);
-        Rule { name, note: note.map(Into::into), enabled, listen: listen.into(), protocols, to: to.into(), balance, check: check.map(Box::new), plane, udp_nat, on_down, force, timeouts: timeouts.into(), accept: accept.into(), connect: connect.into(), limits }
+        Rule { name, note: note.map(Into::into), enabled, listen: listen.into(), protocols, to: to.into(), balance, check: check.map(Box::new), plane, udp_nat, on_down, force, timeouts: timeouts.into(), accept: accept.into(), connect: connect.into(), limits, rates }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Durations as people write them: `500ms`, `5s`, `125m`, `2h`, `1d`; bytes as a text or `hex:00ff`.
+//! Durations as people write them: `500ms`, `5s`, `125m`, `2h`, `1d`; rates: `500kbps`, `1.5Gbps`; bytes as a text or `hex:00ff`.
 
 use std::time::Duration;
 
@@ -25,6 +25,37 @@ pub fn format_duration(duration: Duration) -> String {
         .find(|&(_, unit)| total.is_multiple_of(u128::from(unit)) && total >= u128::from(unit))
         .unwrap_or(UNITS[1]);
     format!("{}{name}", total / u128::from(unit))
+}
+
+const RATE_UNITS: [(&str, u64); 4] =
+    [("bps", 1), ("kbps", 1_000), ("Mbps", 1_000_000), ("Gbps", 1_000_000_000)];
+
+/// What a rate may look like, for error texts.
+pub const RATE_FORMS: &str =
+    r#"write a number and a unit of bits per second: "500kbps", "100Mbps" or "1.5Gbps""#;
+
+/// Bits per second; `None` for anything that is not a number and a unit. Bytes are no unit: who means them would get an eighth.
+pub fn parse_rate(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
+    let (number, unit) = text.split_at(digits);
+    let (_, unit) = RATE_UNITS.into_iter().find(|(name, _)| *name == unit)?;
+    let (whole, part) = number.split_once('.').map_or((number, None), |(whole, part)| (whole, Some(part)));
+    let bits = whole.parse::<u64>().ok()?.checked_mul(unit)?;
+    let Some(part) = part else { return Some(bits) };
+    if part.len() > 9 {
+        return None;
+    }
+    let scale = 10_u64.pow(u32::try_from(part.len()).ok()?);
+    let part = part.parse::<u64>().ok()?.checked_mul(unit)?;
+    // a part of a bit is nothing
+    part.is_multiple_of(scale).then(|| bits.checked_add(part / scale))?
+}
+
+/// The shortest form that reads back the same.
+pub fn format_rate(rate: u64) -> String {
+    let fits = |&(_, unit): &(&str, u64)| rate.is_multiple_of(unit) && rate >= unit;
+    let (name, unit) = RATE_UNITS.into_iter().rev().find(fits).unwrap_or(RATE_UNITS[0]);
+    format!("{}{name}", rate / unit)
 }
 
 /// What begins bytes that are no text.

@@ -183,6 +183,7 @@ impl Dataplane {
             let list = rule.allow.as_deref();
             entry.guarded = list.map_or(Ok(0), |list| self.widen(slot, list, old.guarded))?;
             entry.limits = limits(rule.limits);
+            self.police(slot, rule.rates)?;
             if self.shadow.draining.contains(&rule.name) != rule.draining {
                 self.write_name(slot, rule)?;
             }
@@ -245,6 +246,7 @@ impl Dataplane {
         // one that no rule has had yet is empty
         if before.generation != 0 {
             self.clear_counters(slot)?;
+            self.police(slot, crate::rule::Rates::default())?;
         }
         self.write_name(slot, rule)?;
         self.slot_names.set(slot, Some(entry.generation), rule.name.clone());

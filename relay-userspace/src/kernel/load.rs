@@ -23,6 +23,7 @@ use super::lookup::Lookup;
 use super::mapped::Mapped;
 use super::maps::{self, Maps};
 use super::numbers;
+use super::police::PolicerTable;
 use super::shadow::Shadow;
 use super::shortage::Shortage;
 use super::slots::Slots;
@@ -66,6 +67,7 @@ pub struct Dataplane {
     traced: bool,
     usage: Arc<UsageTable>,
     pub(super) endpoint_usage: Arc<EndpointTable>,
+    pub(super) policers: PolicerTable,
     /// Those that new flows choose among, which each take a word.
     pub(super) places: Mapped<AtomicU32>,
     pub(super) declined: Option<Declined>,
@@ -110,6 +112,7 @@ impl Dataplane {
         let usage = Arc::new(UsageTable::open(&pins)?);
         usage.slots().iter().for_each(Usage::forget_sessions);
         let endpoint_usage = Arc::new(EndpointTable::open(&pins)?);
+        let policers = PolicerTable::open(&pins)?;
         let places = Mapped::open(&pins, names::PLACES, Place::ROOM)?;
         let slot_names = SlotNames::default();
         shadow.slots.iter().for_each(|(name, slot)| slot_names.set(slot, None, name.clone()));
@@ -129,6 +132,7 @@ impl Dataplane {
             traced,
             usage,
             endpoint_usage,
+            policers,
             places,
             declined,
             logs_ended: options.log_ended,

@@ -68,6 +68,9 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
     {
         carry(&mut planned, ends, names, (carried_v4, carried_v6), facts);
     }
+    if let (Err(why), false) = (facts.kernel, rule.rates.is_none()) {
+        planned.faults.push(Fault::RateUnkept(why.into()));
+    }
     if rule.plane == PlaneChoice::Kernel
         && let (Carriage::None(ipv4), Carriage::None(ipv6)) = (&planned.ipv4, &planned.ipv6)
         && rule.enabled

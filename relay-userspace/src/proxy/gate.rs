@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
-use nix::time::{ClockId, clock_gettime};
 use relay_common::net::Protocol;
 use relay_common::usage::{Pace, Usage};
 use tokio::sync::Notify;
@@ -14,6 +13,7 @@ use super::counters::Refusal;
 use super::ending::Ending;
 use super::pool::End;
 use super::sources::{Source, Sources};
+use crate::boot::monotonic;
 use crate::rule::{AllowList, Destination, Limits, Staying};
 
 /// One rule's gate, for all its listeners and workers.
@@ -156,7 +156,7 @@ impl Gate {
         if limits == Limits::default() {
             return Ok(());
         }
-        let now = now();
+        let now = monotonic();
         let usage = policy.gauge.usage();
         if usage.is_full(limits.connections, now) {
             return Err(Refusal::LimitConnections);
@@ -172,7 +172,7 @@ impl Gate {
     pub fn enter(self: &Arc<Self>, client: IpAddr) -> Result<Seat, Refusal> {
         let policy = self.policy();
         let limits = policy.limits;
-        if !policy.gauge.usage().take_session(limits.connections, now()) {
+        if !policy.gauge.usage().take_session(limits.connections, monotonic()) {
             return Err(Refusal::LimitConnections);
         }
         let mut seat = Seat { gate: self.clone(), gauge: policy.gauge.clone(), source: None };
@@ -204,12 +204,6 @@ impl Drop for Seat {
             self.gate.sources().leave(source);
         }
     }
-}
-
-/// The clock that the programs keep a pace by.
-fn now() -> u64 {
-    let since_boot = clock_gettime(ClockId::CLOCK_MONOTONIC).map(std::time::Duration::from);
-    since_boot.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ fn rule(planned: &PlannedRule, facts: &FactBook) -> Arc<DesiredRule> {
         draining: planned.draining,
         allow: planned.rule.accept.allow.clone(),
         limits: planned.rule.limits,
+        rates: planned.rule.rates,
         carried: planned.kernel.as_ref().map(|kernel| Carried {
             paths: kernel.ends.iter().map(|end| facts.paths.get(&end.as_ref()?.way).cloned()).collect(),
             yields: !planned.rule.force && !facts.holder.holds(&planned.rule),

@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::net::IpAddr;
 
 use crate::api::view::{BackendView, ExplainView, RuleView};
-use crate::config::quantity::format_duration;
+use crate::config::quantity::{format_duration, format_rate};
 use crate::config::{Origin, encode};
 use crate::host::{ClaimRange, Path, WayTo};
 use crate::plan::{Carriage, KernelListener, KernelOn, KernelRule, PlannedRule};
@@ -101,6 +101,10 @@ fn admission(rule: &Rule) -> Vec<String> {
             "new_flows" => format!("at most {most} new flows a second, of both planes"),
             _ => format!("at most {most} new flows of one address a second"),
         });
+    }
+    for (name, rate) in rule.rates.set() {
+        let way = if name == "ingress" { "from clients" } else { "to clients" };
+        lines.push(format!("at most {} {way}, of both planes", format_rate(rate)));
     }
     lines
 }

@@ -26,6 +26,7 @@ use crate::api::view::{
     PlaneView, PlanesView, RuleView, StatusView, TablesView, TrafficView,
 };
 use crate::boot;
+use crate::config::quantity::format_rate;
 use crate::config::settings::Hook;
 use crate::health::prober::Board;
 use crate::health::saved::BackendOrder;
@@ -234,6 +235,7 @@ impl Shared {
             connect: legs::connect(&rule.connect),
             to,
             balance: rule.balance.as_str().into(),
+            rate: rule.rates.set().map(|(way, rate)| (way.into(), format_rate(rate))).collect(),
             enabled: rule.enabled,
             state: planned.state().as_str().into(),
             faults: planned.faults.iter().map(ToString::to_string).collect(),

@@ -84,7 +84,8 @@ fn of_listener(fault: &Fault) -> Option<Step> {
         Fault::PortInUse(_) => "port_in_use",
         Fault::SelfLoop(..) => "self_loop",
         Fault::KernelImpossible(_) => "not_carried",
-        Fault::Unresolved(..)
+        Fault::RateUnkept(_)
+        | Fault::Unresolved(..)
         | Fault::Resolving(_)
         | Fault::NoRoute(..)
         | Fault::SourceNotHere(_)

@@ -14,7 +14,8 @@ use crate::cli::print::size;
 /// Lines that a graph is high.
 const GRAPH: u16 = 3;
 
-pub fn draw(frame: &mut Frame<'_>, area: Rect, row: &Row, paint: Paint) {
+/// `scrolled`: how many lines of the tables are above the first that is shown.
+pub fn draw(frame: &mut Frame<'_>, area: Rect, (row, scrolled): (&Row, usize), paint: Paint) {
     let facts = facts(row, paint);
     let lines = u16::try_from(facts.len()).unwrap_or(u16::MAX);
     let parts = [
@@ -28,7 +29,9 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, row: &Row, paint: Paint) {
     graph(frame, ingress, row, (0, "in", paint.ingress()));
     graph(frame, egress, row, (1, "out", paint.egress()));
     let tables = backends(row, paint).chain(drops(row, paint)).collect::<Vec<_>>();
-    frame.render_widget(Paragraph::new(tables), rest);
+    let most = tables.len().saturating_sub(rest.height.into());
+    let shown = tables.into_iter().skip(scrolled.min(most)).collect::<Vec<_>>();
+    frame.render_widget(Paragraph::new(shown), rest);
 }
 
 fn facts(row: &Row, paint: Paint) -> Vec<Line<'static>> {

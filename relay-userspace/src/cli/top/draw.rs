@@ -30,7 +30,7 @@ pub fn all(frame: &mut Frame<'_>, model: &Model, paint: Paint, now: Instant) {
     frame.render_widget(Paragraph::new(vec![summary(model), link(model, paint, now)]), top);
     match (model.mode, model.selection()) {
         (Mode::Help, _) => frame.render_widget(help(paint), middle),
-        (Mode::Detail, Some(row)) => detail::draw(frame, middle, row, paint),
+        (Mode::Detail, Some(row)) => detail::draw(frame, middle, (row, model.scrolled), paint),
         _ => list(frame, middle, model, paint),
     }
     frame.render_widget(footer(model, paint), bottom);

@@ -16,9 +16,10 @@ pub enum Step {
 }
 
 /// Keys and what they do, for the help.
-pub const KEYS: [(&str, &str); 12] = [
+pub const KEYS: [(&str, &str); 13] = [
     ("↑ ↓ k j  PgUp PgDn  Home End", "choose a rule"),
     ("Enter", "its details; Esc goes back"),
+    ("PgUp PgDn", "there: more of its backends and drops"),
     ("/", "only rules with a text in name, note, address or state"),
     ("b", "sort by traffic both ways"),
     ("n i o f w d s", "by name, in, out, flows, new flows, drops, state"),
@@ -77,6 +78,7 @@ impl Model {
             KeyCode::Char('/') => self.mode = Mode::Filter,
             KeyCode::Enter if self.selection().is_some() => {
                 self.hold_selection();
+                self.scrolled = 0;
                 self.mode = Mode::Detail;
             }
             KeyCode::Esc if self.mode == Mode::Detail => self.mode = Mode::List,
@@ -86,6 +88,8 @@ impl Model {
             KeyCode::Char('-') => self.interval = (self.interval / 2).max(INTERVALS[0]),
             KeyCode::Down | KeyCode::Char('j') => self.step(1),
             KeyCode::Up | KeyCode::Char('k') => self.step(-1),
+            KeyCode::PageDown if self.mode == Mode::Detail => self.scroll(PAGE),
+            KeyCode::PageUp if self.mode == Mode::Detail => self.scroll(-PAGE),
             KeyCode::PageDown => self.step(PAGE),
             KeyCode::PageUp => self.step(-PAGE),
             KeyCode::Home => self.step(isize::MIN),

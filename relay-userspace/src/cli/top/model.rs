@@ -27,6 +27,8 @@ pub struct Model {
     pub selected: Option<String>,
     /// How many rows are above the first that is shown.
     pub offset: usize,
+    /// Lines of a rule's backends and drops that are above the first that is shown.
+    pub scrolled: usize,
     taken: Option<Instant>,
 }
 
@@ -149,6 +151,7 @@ impl Model {
             interval,
             selected: None,
             offset: 0,
+            scrolled: 0,
             taken: None,
         }
     }
@@ -210,6 +213,13 @@ impl Model {
         let at = self.position(&shown).unwrap_or(0);
         let to = at.saturating_add_signed(by).min(last);
         self.selected = Some(shown[to].view.name.clone());
+        self.scrolled = 0;
+    }
+
+    /// Moves over the selected rule's backends and drops by so many lines.
+    pub fn scroll(&mut self, by: isize) {
+        let lines = self.selection().map_or(0, |row| row.view.to.len() + row.view.counters.drops.len());
+        self.scrolled = self.scrolled.saturating_add_signed(by).min(lines);
     }
 
     /// Has the selected row among so many that there is room for.
@@ -235,10 +245,13 @@ impl Model {
         self.selected = self.selection().map(|row| row.view.name.clone());
     }
 
-    /// A rule that has gone, or that the filter hides, is not selected.
+    /// A rule that has gone, or that the filter hides, is not selected, and nobody is shown the details of another one.
     pub fn keep_selection(&mut self) {
         if self.position(&self.shown()).is_none() {
             self.selected = None;
+            if self.mode == Mode::Detail {
+                self.mode = Mode::List;
+            }
         }
     }
 }

@@ -145,6 +145,32 @@ fn a_rule_is_shown_in_full() {
 }
 
 #[test]
+fn many_backends_can_be_scrolled_and_a_rule_that_goes_takes_its_details_along() {
+    let start = Instant::now();
+    let mut model = Model::new(Duration::from_secs(1));
+    let mut many = rule("many", 0, 1);
+    let backends = (0..100).map(|at| json!({ "addr": format!("10.0.1.{at}:80"), "weight": 1, "state": "up", "flows": { "active": 0, "total": 0 } }));
+    many["to"] = backends.collect();
+    model.take(sample(start, &[many, rule("other", 0, 0)]));
+    press(&mut model, "jk\n");
+    let page = |model: &mut Model, code| {
+        model.press(KeyEvent::new(code, KeyModifiers::NONE));
+        screen(model, (80, 24), start).join("\n")
+    };
+    let first = screen(&mut model, (80, 24), start).join("\n");
+    assert!(first.contains("10.0.1.0:80") && !first.contains("10.0.1.15:80"), "{first}");
+    let second = page(&mut model, KeyCode::PageDown);
+    assert!(!second.contains("10.0.1.0:80") && second.contains("10.0.1.15:80"), "{second}");
+    for _ in 0..20 {
+        page(&mut model, KeyCode::PageDown);
+    }
+    let last = screen(&mut model, (80, 24), start).join("\n");
+    assert!(last.contains("10.0.1.99:80") && last.contains("no_route"), "{last}");
+    model.take(sample(start + Duration::from_secs(1), &[rule("other", 0, 0)]));
+    assert_eq!(model.mode, Mode::List);
+}
+
+#[test]
 fn a_relayd_that_has_gone_is_said_and_comes_back() {
     let start = Instant::now();
     let mut model = busy(start);

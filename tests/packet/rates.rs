@@ -1,0 +1,126 @@
+//! Rates: packets beyond them are refused and counted, on both planes, direction by direction.
+
+use std::net::Ipv6Addr;
+
+use harness::packet::{Packet, PacketV6};
+use harness::plane::{Plane, Verdict};
+use harness::world::{CLIENT, CLIENT_V6, RELAY, RELAY_V6};
+use relay_common::counters::DropReason;
+
+use crate::conversation::Conversation;
+use crate::table::Gives::{Drop, Sends, SendsFast};
+use crate::table::{frame, row};
+use crate::{Held, WEB};
+
+/// What the slowest bucket holds.
+const BURST: u64 = 256 * 1024;
+/// A rate that gives nothing back while a test runs.
+const SLOW: &str = "\"1kbps\"";
+
+fn web(rate: &str, more: &str) -> String {
+    format!("{WEB}{more}rate = {{ {rate} }}\n")
+}
+
+/// The plane with such rules, whose buckets nobody has spent from.
+fn fresh(rules: &str) -> Held {
+    let mut plane = crate::plane(WEB);
+    plane.apply(rules, &[]);
+    plane
+}
+
+/// Sends a packet until one is refused. Returns how often it was not.
+fn fill(frame: &[u8], run: impl Fn(&[u8]) -> (Verdict, u64)) -> u64 {
+    (0..).take_while(|_| run(frame) != (Verdict::Drop, 1)).count() as u64
+}
+
+/// What becomes of a frame at tc on one side, and packets refused for the rate.
+fn tc(plane: &Plane, is_clients: bool) -> impl Fn(&[u8]) -> (Verdict, u64) {
+    let side = if is_clients { plane.client } else { plane.backend };
+    move |frame| {
+        let (ran, change) = plane.tc(side, frame);
+        (ran.verdict, change.drops(DropReason::Rate))
+    }
+}
+
+#[test]
+fn a_bucket_empties_direction_by_direction() {
+    let mut plane = fresh(&web(&format!("ingress = {SLOW}, egress = {SLOW}"), ""));
+    let mut talk = Conversation::usual(47_000);
+    talk.prove(&plane, plane.client, plane.backend);
+    let (question, answer) = (talk.client_udp(&[1; 1372]), talk.backend_udp(&[2; 872]));
+    // XDP leaves all of it to tc
+    let sent = talk.to_backend(&question);
+    row(&plane, "within", plane.client, &question, Sends(&sent), "web: in 1/1400");
+    let before = 36 + 32 + 1400;
+    assert_eq!(fill(&frame(plane.client, &question), tc(&plane, true)), (BURST - before).div_ceil(1400));
+    row(&plane, "beyond", plane.client, &question, Drop, "web: rate 1");
+    let got = talk.to_client(&answer);
+    row(&plane, "the other direction", plane.backend, &answer, Sends(&got), "web: out 1/900");
+    assert_eq!(fill(&frame(plane.backend, &answer), tc(&plane, false)), (BURST - 34 - 900).div_ceil(900));
+    row(&plane, "beyond, back", plane.backend, &answer, Drop, "web: rate 1");
+    // a flow that lives goes on by another rate at once, or by none
+    plane.apply(&web(&format!("ingress = \"1000Gbps\", egress = {SLOW}"), ""), &[]);
+    row(&plane, "faster", plane.client, &question, Sends(&sent), "web: in 1/1400");
+    row(&plane, "as before", plane.backend, &answer, Drop, "web: rate 1");
+    plane.apply(WEB, &[]);
+    row(&plane, "any rate", plane.client, &question, SendsFast(&sent), "web: in 1/1400");
+    row(&plane, "any rate, back", plane.backend, &answer, SendsFast(&got), "web: out 1/900");
+}
+
+#[test]
+fn new_flows_and_late_packets_keep_to_it_too() {
+    let plane = fresh(&web(&format!("ingress = {SLOW}"), ""));
+    let mut talk = Conversation::usual(47_010);
+    talk.open(&plane, plane.client, &talk.client_udp(&[1; 1372]));
+    fill(&frame(plane.client, &talk.client_udp(&[1; 1372])), tc(&plane, true));
+    // it would open a flow
+    let refused = |packet: &Packet| {
+        let (ran, change) = plane.tc(plane.client, &frame(plane.client, packet));
+        (ran.verdict, change.drops(DropReason::Rate)) == (Verdict::Drop, 1)
+    };
+    assert!(refused(&Conversation::usual(47_011).client_udp(&[1; 200])));
+    // little packets may overdraw, such as an error about what the backend sent, and the first of a connection
+    let answer = talk.to_client(&talk.backend_udp(b"answer"));
+    assert!(!refused(&Packet::icmp_error(CLIENT, 3, 3, 0, &answer, 8)));
+    assert!(!refused(&Conversation::usual(47_012).client_udp(b"hello")));
+}
+
+#[test]
+fn a_super_packet_costs_what_it_becomes() {
+    let plane = fresh(&web(&format!("ingress = {SLOW}"), ""));
+    let mut talk = Conversation::usual(47_020);
+    talk.establish(&plane, plane.client, plane.backend);
+    let segment = harness::packet::Segment::flags(harness::packet::ACK)
+        .at(crate::conversation::CLIENT_ISN + 1, crate::conversation::BACKEND_ISN.wrapping_add(1))
+        .carrying(&[7; 1400]);
+    let one = frame(plane.client, &talk.client_tcp(&segment));
+    // 14 segments of 100 bytes with 40 bytes of headers each
+    let run = |frame: &[u8]| {
+        let before = plane.counts();
+        let ran = plane.programs.tc(plane.client, frame, 100).expect("TEST_RUN");
+        (ran.verdict, before.change(&plane.counts()).drops(DropReason::Rate))
+    };
+    let passed = fill(&one, run);
+    assert_eq!(passed, (BURST - 80).div_ceil(14 * 140));
+}
+
+#[test]
+fn the_user_plane_keeps_to_it_both_ways_and_in_both_families() {
+    let plane = fresh(&web(&format!("ingress = {SLOW}, egress = {SLOW}"), "plane = \"user\"\n"));
+    let (client, listener) = ((CLIENT, 47_030), (RELAY, 8080));
+    let (question, answer) =
+        (Packet::udp(client, listener, &[1; 972]), Packet::udp(listener, client, &[2; 972]));
+    let frame_v6 = |inner: &Packet, between: (Ipv6Addr, Ipv6Addr)| {
+        let bytes = PacketV6::around(inner, between).ip_bytes();
+        [&plane.client.mac[..], &[2, 0, 0, 0, 0, 9], &[0x86, 0xdd], &bytes].concat()
+    };
+    let egress = |frame: &[u8]| {
+        let (ran, change) = plane.egress(plane.client, frame);
+        (ran.verdict, change.drops(DropReason::Rate))
+    };
+    let ingress = tc(&plane, true);
+    assert_eq!(fill(&frame(plane.client, &question), &ingress), BURST.div_ceil(1000));
+    assert_eq!(ingress(&frame_v6(&question, (CLIENT_V6, RELAY_V6))), (Verdict::Drop, 1));
+    assert_eq!(fill(&frame(plane.client, &answer), egress), BURST.div_ceil(1000));
+    assert_eq!(egress(&frame_v6(&answer, (RELAY_V6, CLIENT_V6))), (Verdict::Drop, 1));
+}
