@@ -35,6 +35,8 @@ pub enum ProbeError {
     Body,
     #[error("the answer does not contain what check.expect says")]
     Answer,
+    #[error("the endpoint sends on and on, and no answer")]
+    TooMuch,
     #[error("{}", .0.desc())]
     Other(Errno),
 }
@@ -43,6 +45,9 @@ impl From<io::Error> for ProbeError {
     fn from(error: io::Error) -> Self {
         if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             return Self::Tls(tls.to_string().into());
+        }
+        if let Some(own) = error.get_ref().and_then(|inner| inner.downcast_ref::<Self>()) {
+            return own.clone();
         }
         match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ECONNREFUSED) => Self::Refused,

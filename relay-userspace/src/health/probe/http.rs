@@ -173,30 +173,44 @@ fn take_chunks(left: &mut u64, raw: &mut Vec<u8>, bytes: &mut Vec<u8>) -> Result
     /// The end of a line behind each chunk.
     const END: u64 = 2;
     let not_http = |why: &str| ProbeError::NotHttp(why.into());
-    loop {
-        while *left > 0 && !raw.is_empty() {
-            let data = usize::try_from(left.saturating_sub(END)).unwrap_or(usize::MAX).min(raw.len());
-            bytes.extend(raw.drain(..data));
+    let mut rest = raw.as_slice();
+    let is_over = loop {
+        while *left > 0 && !rest.is_empty() {
+            let data = usize::try_from(left.saturating_sub(END)).unwrap_or(usize::MAX).min(rest.len());
+            bytes.extend_from_slice(take(&mut rest, data));
             *left -= data as u64;
             if *left <= END {
-                let end = raw.len().min(*left as usize);
-                raw.drain(..end);
+                let end = rest.len().min(*left as usize);
+                take(&mut rest, end);
                 *left -= end as u64;
             }
         }
-        if raw.is_empty() {
-            return Ok(false);
+        if rest.is_empty() {
+            break false;
         }
-        match httparse::parse_chunk_size(raw).map_err(|_malformed| not_http("a chunk has no size"))? {
-            Status::Complete((_, 0)) => return Ok(true),
+        match httparse::parse_chunk_size(rest).map_err(|_malformed| not_http("a chunk has no size"))? {
+            Status::Complete((_, 0)) => break true,
             Status::Complete((line, size)) => {
-                raw.drain(..line);
+                take(&mut rest, line);
                 *left = size.checked_add(END).ok_or_else(|| not_http("a chunk is too long"))?;
             }
-            Status::Partial if raw.len() > LONGEST_CHUNK_LINE => return Err(not_http("a chunk has no size")),
-            Status::Partial => return Ok(false),
+            Status::Partial if rest.len() > LONGEST_CHUNK_LINE => {
+                return Err(not_http("a chunk has no size"));
+            }
+            Status::Partial => break false,
         }
-    }
+    };
+    // once for all chunks: each time moves what is left
+    let taken = raw.len() - rest.len();
+    raw.drain(..taken);
+    Ok(is_over)
+}
+
+/// The first bytes, which `rest` has no more.
+fn take<'a>(rest: &mut &'a [u8], length: usize) -> &'a [u8] {
+    let (first, others) = rest.split_at(length);
+    *rest = others;
+    first
 }
 
 #[cfg(test)]

@@ -16,15 +16,24 @@ use crate::rule::CheckKind;
 
 /// What is read at once.
 const PIECE: usize = 16 * 1024;
+/// What an endpoint may send in all: certificates, a head and a body, and what they come in. One that goes on without an answer
+/// would keep the thread from all others.
+const MOST: usize = 512 * 1024;
 
 /// A probe's conversation with an endpoint.
 pub(in crate::health) struct Conversation {
-    socket: Socket,
+    socket: Bounded,
     is_connected: bool,
     /// What goes ahead of everything: the PROXY header, if the rule's backends want one.
     greeting: Outgoing,
     tls: Option<Box<ClientConnection>>,
     exchange: Option<(Outgoing, Response)>,
+}
+
+/// A connection that takes in so much and no more.
+struct Bounded {
+    socket: Socket,
+    left: usize,
 }
 
 /// Bytes on their way.
@@ -45,19 +54,20 @@ impl Conversation {
             }
             CheckKind::Passive | CheckKind::Tcp | CheckKind::Udp { .. } => (None, None),
         };
+        let socket = Bounded { socket, left: MOST };
         Ok(Self { socket, is_connected: false, greeting: Outgoing::new(greeting(probe)), tls, exchange })
     }
 
     /// Breaks the connection off: nobody waits for what is left of it, and its port is free at once.
     pub fn end(self) {
         // fails only for a connection that is gone already
-        _ = self.socket.set_linger(Some(Duration::ZERO));
+        _ = self.socket.socket.set_linger(Some(Duration::ZERO));
     }
 
     /// Goes on from wherever it is.
     pub(super) fn advance(&mut self, ready: EpollFlags) -> Step<()> {
         if !self.is_connected {
-            connected(&self.socket, ready)?;
+            connected(&self.socket.socket, ready)?;
             self.is_connected = true;
         }
         self.greeting.send(&mut self.socket)?;
@@ -109,6 +119,28 @@ fn converse(
             },
         };
         return verdict.map_err(Halt::Fail);
+    }
+}
+
+impl io::Read for Bounded {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            return Err(io::Error::other(ProbeError::TooMuch));
+        }
+        let room = buffer.len().min(self.left);
+        let length = self.socket.read(&mut buffer[..room])?;
+        self.left -= length;
+        Ok(length)
+    }
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
     }
 }
 

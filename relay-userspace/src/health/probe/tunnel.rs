@@ -15,7 +15,7 @@ use crate::proxy::tunnel::{Beginning, Connector, Fault};
 
 /// What is read at once.
 const PIECE: usize = 4096;
-/// The longest that the other end's half of a handshake may be: certificates and a head.
+/// What the other end may send until the tunnel is open: certificates, tickets and a head.
 const MOST: usize = 128 * 1024;
 /// How many pieces of what the other end has sent besides are taken off it at the end. Who streams on gets a reset: the
 /// thread has others to ask.
@@ -32,7 +32,8 @@ pub(in crate::health) struct Tunnelling {
     raw: Vec<u8>,
     /// and what has been.
     plain: Vec<u8>,
-    heard: bool,
+    /// How much has come.
+    heard: usize,
     progress: Progress,
 }
 
@@ -60,7 +61,7 @@ impl Tunnelling {
             outgoing: Outgoing::new(bytes),
             raw: Vec::new(),
             plain: Vec::new(),
-            heard: false,
+            heard: 0,
             progress: Progress::Securing,
         })
     }
@@ -117,7 +118,7 @@ impl Tunnelling {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        self.heard = true;
+        self.heard += length;
         let piece = &piece[..length];
         match &mut self.tls {
             None => self.plain.extend_from_slice(piece),
@@ -135,15 +136,14 @@ impl Tunnelling {
                 self.raw.drain(..received.rest);
             }
         }
-        let is_much = self.raw.len() + self.plain.len() > MOST;
-        if is_much { Err(Fault::TooMuch.into()) } else { Ok(()) }
+        if self.heard > MOST { Err(Fault::TooMuch.into()) } else { Ok(()) }
     }
 
     fn ended(&self) -> Fault {
         match self.progress {
             // realm turns who asks for another host or path away without a word
             Progress::Upgrading => HandshakeFault::Closed.into(),
-            _ if self.heard => Fault::Ended,
+            _ if self.heard > 0 => Fault::Ended,
             _ => Fault::Silent,
         }
     }

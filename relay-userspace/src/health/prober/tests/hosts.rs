@@ -34,6 +34,16 @@ pub fn says(text: &'static str) -> SocketAddr {
     })
 }
 
+/// Answers every request with `head`, and then the same again and again, for as long as somebody takes it.
+pub fn goes_on(head: &'static str, text: &'static str) -> SocketAddr {
+    let much = text.repeat(64 * 1024 / text.len());
+    serve(move |mut stream| {
+        read_request(&mut stream);
+        _ = stream.write_all(head.as_bytes());
+        while stream.write_all(much.as_bytes()).is_ok() {}
+    })
+}
+
 /// A port with nobody.
 pub fn refusing() -> SocketAddr {
     let address = TcpListener::bind((LOCALHOST, 0)).and_then(|listener| listener.local_addr());

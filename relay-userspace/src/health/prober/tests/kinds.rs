@@ -99,6 +99,23 @@ fn http_status_and_body() {
     assert_eq!(verdict(hosts::refusing(), http(HttpCheck::default())), error("connection refused"));
 }
 
+/// However fast it comes, others have their turns.
+#[test]
+fn an_endpoint_that_never_comes_to_the_point() {
+    let much = error("the endpoint sends on and on, and no answer");
+    let body = HttpCheck { body: Some("word".into()), ..HttpCheck::default() };
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for (check, head, text) in [
+        (HttpCheck::default(), "", "HTTP/1.1 102 Processing\r\n\r\n"),
+        (body, chunked, "1;extension=of-a-chunk-of-one-byte\r\nx\r\n"),
+    ] {
+        let mut check = quick(http(check));
+        // time is not what ends it
+        check.timeout = Duration::from_secs(600);
+        assert_eq!(Case::verdict(probe(hosts::goes_on(head, text), check)), much);
+    }
+}
+
 #[test]
 fn http_over_tls() {
     let check = HttpCheck {
