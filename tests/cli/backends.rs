@@ -104,8 +104,8 @@ fn every_backend_is_shown_as_it_is() {
 
     let metrics = Http::unix(&ctl.socket).get("/metrics").body;
     for (series, value) in [
-        ("relay_backend_up{rule=\"web\",backend=\"203.0.113.2:81\"}", "1"),
-        ("relay_backend_up{rule=\"web\",backend=\"203.0.113.2:82\"}", "0"),
+        ("relay_backend_up{rule=\"web\",backend=\"203.0.113.2:81\",protocol=\"tcp\"}", "1"),
+        ("relay_backend_up{rule=\"web\",backend=\"203.0.113.2:82\",protocol=\"tcp\"}", "0"),
         ("relay_backend_flows_total{rule=\"web\",backend=\"203.0.113.2:82\"}", "2"),
         ("relay_backend_active_flows{rule=\"web\",backend=\"203.0.113.2:82\"}", "0"),
         ("relay_backend_probe_seconds{rule=\"web\",backend=\"203.0.113.2:81\",protocol=\"tcp\"}", "0."),

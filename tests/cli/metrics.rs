@@ -127,12 +127,15 @@ fn metrics_and_json_count_the_same() {
         "relay_rule_unit{rule=\"web\",unit=\"ip\"}",
         "relay_rule_plane{rule=\"web\",family=\"ipv4\",plane=\"kernel\"}",
         "relay_rule_plane{rule=\"web\",family=\"ipv6\",plane=\"kernel\"}",
-        "relay_backend_up{rule=\"web\",backend=\"203.0.113.2:80\"}",
+        "relay_backend_up{rule=\"web\",backend=\"203.0.113.2:80\",protocol=\"tcp\"}",
         "relay_config_last_reload_success",
     ] {
         assert_eq!(metrics.value(series), 1, "{series}");
     }
-    assert_eq!(metrics.value("relay_backend_up{rule=\"away\",backend=\"nosuch.invalid:80\"}"), 0);
+    assert_eq!(
+        metrics.value("relay_backend_up{rule=\"away\",backend=\"nosuch.invalid:80\",protocol=\"tcp\"}"),
+        0
+    );
     let build = metrics.0.keys().find(|series| series.starts_with("relay_build_info{version=\""));
     assert!(build.is_some());
     let unix = Http::unix(&daemon.ctl.socket).get("/metrics");

@@ -132,9 +132,17 @@ impl Views {
     }
 
     fn backends(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
-        let help = "Whether a backend can be used: 0 if it is down, by its answers or by order, or without an address";
+        let help = "Whether a backend can be used for a protocol: 0 if it is down, by its answers or by order, or without an address";
         let mut metric = encoder.encode_descriptor("relay_backend_up", help, None, MetricType::Gauge)?;
-        self.each_backend(|labels, backend| gauge(&mut metric, labels, is_up(backend).into()))
+        for rule in &self.rules {
+            for (backend, protocol) in
+                rule.to.iter().flat_map(|to| rule.protocol.split('+').map(move |name| (to, name)))
+            {
+                let labels = &[("rule", &*rule.name), ("backend", &*backend.addr), ("protocol", protocol)];
+                gauge(&mut metric, labels, is_up(backend, protocol).into())?;
+            }
+        }
+        Ok(())
     }
 
     fn backend_flows(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
@@ -230,12 +238,9 @@ impl Views {
 }
 
 /// One that drains is as well as its answers: it only gets no new flows.
-fn is_up(backend: &BackendView) -> bool {
-    match backend.order {
-        Some(BackendOrder::Down) => false,
-        Some(BackendOrder::Drain) => backend.judged().all(|(_, judged)| judged.state != "down"),
-        None => !matches!(backend.state.as_str(), "down" | "unresolved"),
-    }
+fn is_up(backend: &BackendView, protocol: &str) -> bool {
+    let is_out = backend.order == Some(BackendOrder::Down) || backend.state == "unresolved";
+    !is_out && backend.judged().all(|(name, judged)| name != protocol || judged.state != "down")
 }
 
 fn counter(metric: &mut MetricEncoder<'_>, labels: &[(&str, &str)], value: u64) -> Encoded {
@@ -254,7 +259,7 @@ mod tests {
     fn names_follow_the_contract() {
         let status = StatusView { version: "1.2".into(), ..StatusView::default() };
         let rule = serde_json::json!({
-            "name": "tokyo", "listen": [":80"], "protocol": "tcp", "enabled": true, "state": "active",
+            "name": "tokyo", "listen": [":80"], "protocol": "tcp+udp", "enabled": true, "state": "active",
             "to": [
                 { "addr": "10.0.0.9:80", "weight": 1, "state": "draining", "order": "drain", "failed": 2,
                   "pool": { "open": 4, "taken": 7, "missed": 1 },
@@ -263,6 +268,10 @@ mod tests {
                   "rtt": { "client": { "count": 3, "sum_ms": 40.5, "p50_ms": 1.0, "p90_ms": 1.0, "p99_ms": 1.0,
                       "buckets": [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1] } } },
                 { "addr": "10.0.0.8:80", "weight": 1, "state": "down", "order": "down" },
+                { "addr": "10.0.0.7:80", "weight": 1, "state": "up", "tcp": { "state": "up", "since_seconds": 9,
+                  "successes": 8, "failures": 0 }, "udp": { "state": "down", "since_seconds": 9,
+                  "successes": 0, "failures": 5 } },
+                { "addr": "a.test:80", "weight": 1, "state": "unresolved" },
             ],
             "plane": { "ipv4": { "plane": "kernel", "hook": "tc" }, "ipv6": { "plane": "none" } },
             "counters": { "unit": "ip", "ingress": { "packets": 2, "bytes": 120 },
@@ -281,8 +290,12 @@ mod tests {
             "relay_rule_active_flows{rule=\"tokyo\"} 1",
             "relay_rule_drops_total{rule=\"tokyo\",reason=\"too_big\"} 4",
             "relay_rule_plane{rule=\"tokyo\",family=\"ipv4\",plane=\"kernel\"} 1",
-            "relay_backend_up{rule=\"tokyo\",backend=\"10.0.0.9:80\"} 1",
-            "relay_backend_up{rule=\"tokyo\",backend=\"10.0.0.8:80\"} 0",
+            "relay_backend_up{rule=\"tokyo\",backend=\"10.0.0.9:80\",protocol=\"tcp\"} 1",
+            "relay_backend_up{rule=\"tokyo\",backend=\"10.0.0.8:80\",protocol=\"tcp\"} 0",
+            "relay_backend_up{rule=\"tokyo\",backend=\"10.0.0.8:80\",protocol=\"udp\"} 0",
+            "relay_backend_up{rule=\"tokyo\",backend=\"10.0.0.7:80\",protocol=\"tcp\"} 1",
+            "relay_backend_up{rule=\"tokyo\",backend=\"10.0.0.7:80\",protocol=\"udp\"} 0",
+            "relay_backend_up{rule=\"tokyo\",backend=\"a.test:80\",protocol=\"udp\"} 0",
             "relay_backend_flows_total{rule=\"tokyo\",backend=\"10.0.0.9:80\"} 3",
             "relay_backend_active_flows{rule=\"tokyo\",backend=\"10.0.0.9:80\"} 1",
             "relay_backend_probe_seconds{rule=\"tokyo\",backend=\"10.0.0.9:80\",protocol=\"tcp\"} 0.0015",

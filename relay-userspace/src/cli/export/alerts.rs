@@ -90,15 +90,15 @@ fn of_rules(names: &str) -> Vec<Alert> {
             expression: format!("relay_backend_up{{rule=~\"{names}\"}} == 0"),
             lasting: "1m",
             severity: "warning",
-            text: "backend {{ $labels.backend }} of rule {{ $labels.rule }} is down on {{ $labels.instance }}".into(),
+            text: "backend {{ $labels.backend }} of rule {{ $labels.rule }} is down for {{ $labels.protocol }} on {{ $labels.instance }}".into(),
             rule: None,
         },
         Alert {
             name: "RelayNoBackend",
-            expression: format!("max by (instance, rule) (relay_backend_up{{rule=~\"{names}\"}}) == 0"),
+            expression: format!("max by (instance, rule, protocol) (relay_backend_up{{rule=~\"{names}\"}}) == 0"),
             lasting: "30s",
             severity: "critical",
-            text: "rule {{ $labels.rule }} on {{ $labels.instance }} has no backend left".into(),
+            text: "rule {{ $labels.rule }} on {{ $labels.instance }} has no backend left for {{ $labels.protocol }}".into(),
             rule: None,
         },
         Alert {

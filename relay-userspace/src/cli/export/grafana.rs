@@ -83,7 +83,11 @@ fn rules() -> Vec<Panel> {
         now("In", "bps", format!("sum({})", bits("ingress"))),
         now("Out", "bps", format!("sum({})", bits("egress"))),
         now("Live flows", "short", format!("sum(relay_rule_active_flows{{{CHOSEN}}})")),
-        now("Backends down", "short", format!("count(relay_backend_up{{{CHOSEN}}} == 0) or vector(0)")),
+        now(
+            "Backends down",
+            "short",
+            format!("count(min by (instance, rule, backend) (relay_backend_up{{{CHOSEN}}}) == 0) or vector(0)"),
+        ),
         over_time("In, by rule", "bps", vec![(format!("sum by (rule) ({})", bits("ingress")), "{{rule}}")]),
         over_time("Out, by rule", "bps", vec![(format!("sum by (rule) ({})", bits("egress")), "{{rule}}")]),
         over_time(
