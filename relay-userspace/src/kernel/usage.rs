@@ -78,6 +78,13 @@ impl BackendUsage {
         let endpoint = (*self.endpoints.get(backend)?)?;
         self.table.endpoint(endpoint)
     }
+
+    /// The same, of the first of those backends alone: what is added up counts once.
+    pub fn own(&self, backend: usize) -> Option<&EndpointUsage> {
+        let endpoint = self.endpoints.get(backend)?;
+        let is_first = !self.endpoints[..backend].contains(endpoint);
+        self.of(backend).filter(|_| is_first)
+    }
 }
 
 impl Dataplane {

@@ -1,7 +1,8 @@
 //! What handshakes tell of the way to clients and to backends.
 
 use harness::World;
-use harness::farm::{Farm, Visit, name};
+use harness::dns::{NameServer, Says};
+use harness::farm::{Farm, Visit, address, name};
 use harness::http::Http;
 
 use super::{QUICK, await_up, on_both_planes, planes, to, ways_in};
@@ -56,5 +57,33 @@ fn round_trips_are_counted_by_backend_and_leg() {
                 assert!(found.is_some_and(|count| ["3", "4"].contains(&count)), "{series} in {metrics}");
             }
         }
+    }
+}
+
+/// Two names that lead to one address are one endpoint to the kernel plane.
+#[test]
+fn what_backends_share_counts_once() {
+    let world = World::new();
+    let _farm = Farm::new(&world.backend, 1);
+    let names = NameServer::start(&world.relay, world.folder());
+    for name in ["one.test", "two.test"] {
+        names.says(name, Says::Address(address(0)));
+    }
+    let to = "\"one.test:80\", \"two.test:80\"";
+    let check = "check = { kind = \"passive\" }";
+    let daemon = world.start(&[crate::answers::QUICK, &on_both_planes("web", 8001, to, check)].concat());
+    for (rule, port) in planes("web").iter().zip([8001, 9001]) {
+        harness::eventually("both names are known", || {
+            daemon.ctl.rule(rule)["to"]
+                .as_array()
+                .is_some_and(|to| to.iter().all(|to| !to["resolved"].is_null()))
+        });
+        let _visits = [(); 4].map(|()| Visit::pay(&world.client, None, ways_in(port)[0]).expect("a visit"));
+        let shown = daemon.ctl.rule(rule);
+        let sum =
+            |part: &str| (0..2).filter_map(|index| shown["to"][index].pointer(part)?.as_u64()).sum::<u64>();
+        assert_eq!([sum("/flows/total"), sum("/flows/active")], [4, 4], "{rule}: {shown}");
+        // one whose packet came twice on a busy machine does not count
+        assert!((3..=4).contains(&sum("/rtt/backend/count")), "{rule}: {shown}");
     }
 }

@@ -11,7 +11,7 @@ use crate::api::view::{BackendView, FlowsView, JudgedView, LookupView, PoolView}
 use crate::health::saved::BackendOrder;
 use crate::health::{ProbeId, Standing};
 use crate::kernel::round_trips::RoundTripsByEnd;
-use crate::plan::PlannedRule;
+use crate::plan::{KernelEnd, PlannedRule};
 use crate::proxy::tunnel::Held;
 use crate::rule::{Backend, CheckKind, Host};
 use crate::supervisor::names::Kept;
@@ -32,8 +32,14 @@ impl Shared {
         let pool = snapshot.pools.get(name);
         let tallies = pool.map(|pool| pool.tallies()).unwrap_or_default();
         let of_kernel = |place: usize| {
-            let end = planned.kernel.as_ref()?.ends.get(place)?.as_ref()?;
-            round_trips.of(*snapshot.slots.get(name)?, end)
+            let ends = &planned.kernel.as_ref()?.ends;
+            let end = ends.get(place)?.as_ref()?;
+            let is_it = |other: &KernelEnd| {
+                (other.way.backend, other.first_port) == (end.way.backend, end.first_port)
+            };
+            // what backends share is told with the first of them
+            let is_told = ends[..place].iter().flatten().any(is_it);
+            round_trips.of(*snapshot.slots.get(name)?, end).filter(|_| !is_told)
         };
         let flows = known.and_then(|known| known.flows.as_ref());
         let view = |(place, to): (usize, &Backend)| {
@@ -53,7 +59,7 @@ impl Shared {
             }
             let held = pool.filter(|_| planned.rule.connect.pool > 0).and_then(|pool| pool.held(&view.addr));
             view.pool = held.map(|Held { open, taken, missed }| PoolView { open, taken, missed });
-            if let Some(counted) = flows.and_then(|flows| flows.of(place)) {
+            if let Some(counted) = flows.and_then(|flows| flows.own(place)) {
                 view.flows.active += u64::try_from(counted.active().get()).unwrap_or(0);
                 view.flows.total +=
                     Protocol::ALL.map(|protocol| counted.opened(protocol).get()).iter().sum::<u64>();
