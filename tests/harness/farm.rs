@@ -38,6 +38,8 @@ struct Manner {
     delay: AtomicU64,
     /// Of answers to HTTP requests.
     status: AtomicU16,
+    /// It resets connections in place of its first byte.
+    breaks_off: AtomicBool,
 }
 
 struct TcpPort(TcpListener, Option<JoinHandle<()>>);
@@ -59,7 +61,12 @@ impl Farm {
     fn serving(backend: &NetNs, count: u8, at: impl Fn(usize) -> SocketAddrV4) -> Self {
         let mut farm = Self { ns: backend.another(), hosts: Vec::new() };
         for index in 0..count {
-            let manner = Manner { index, delay: AtomicU64::new(0), status: AtomicU16::new(200) };
+            let manner = Manner {
+                index,
+                delay: AtomicU64::new(0),
+                status: AtomicU16::new(200),
+                breaks_off: AtomicBool::new(false),
+            };
             let at = at(index.into());
             farm.hosts.push(Host { at, manner: Arc::new(manner), tcp: None, udp: None });
             farm.serve(index.into());
@@ -120,6 +127,11 @@ impl Farm {
     pub fn slow_down(&self, index: usize, by: Duration) {
         let milliseconds = u64::try_from(by.as_millis()).expect("a short time");
         self.hosts[index].manner.delay.store(milliseconds, Ordering::Relaxed);
+    }
+
+    /// It takes connections and resets them when it would begin to answer.
+    pub fn break_off(&self, index: usize) {
+        self.hosts[index].manner.breaks_off.store(true, Ordering::Relaxed);
     }
 
     /// What HTTP requests are answered with.
@@ -208,6 +220,10 @@ impl Manner {
         let mut buffer = [0; 2048];
         let length = stream.read(&mut buffer)?;
         thread::sleep(Duration::from_millis(self.delay.load(Ordering::Relaxed)));
+        if self.breaks_off.load(Ordering::Relaxed) {
+            // closed with nothing to wait for, it is a reset
+            return SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        }
         if buffer[..length].starts_with(b"GET ") {
             let status = self.status.load(Ordering::Relaxed);
             let answer = format!("HTTP/1.1 {status} So\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");

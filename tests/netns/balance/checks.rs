@@ -108,6 +108,27 @@ fn clients_find_out_where_nobody_asks() {
     }
 }
 
+/// By the time that it resets a connection, that has been seen to be one.
+#[test]
+fn who_resets_late_is_found_out_where_nobody_asks() {
+    let world = World::new();
+    let farm = Farm::new(&world.backend, 2);
+    farm.slow_down(0, Duration::from_millis(600));
+    farm.break_off(0);
+    let first = "check = { kind = \"passive\", fall = 2, cooldown = \"1h\" }\nbalance = \"first\"";
+    let daemon = world.start(&on_both_planes("web", 8001, &to(&[0, 1]), first));
+    for (rule, port) in planes("web").iter().zip([8001, 9001]) {
+        let visit = || _ = Visit::pay(&world.client, None, ways_in(port)[0]);
+        within(LIMIT, &format!("{rule}: late resets are noticed"), &mut || {
+            std::thread::scope(|scope| (0..3).for_each(|_| _ = scope.spawn(visit)));
+            daemon.ctl.ok(&["explain", rule]).contains("at present new flows of tcp go to")
+        });
+        let judged = judged(&daemon.ctl, rule, 0, "tcp");
+        assert_eq!(judged["state"], "down", "{rule}: {judged}");
+        assert_eq!(visits(&world, port, 4), [1], "{rule}");
+    }
+}
+
 #[test]
 fn a_clients_misfortune_brings_the_next_probe_forward() {
     let world = World::new();
