@@ -53,7 +53,7 @@ impl Policer {
     /// and gives nothing.
     pub fn set(&self, rates: [u64; 2], now: u64) {
         for (bucket, rate) in self.buckets.iter().zip(rates) {
-            let per_byte = if rate == 0 { 0 } else { ((SECOND << POINT) / rate).max(1) };
+            let per_byte = (SECOND << POINT).checked_div(rate).map_or(0, |time| time.max(1));
             if bucket.per_byte.get() == 0 {
                 bucket.paid.set(0);
             } else if bucket.per_byte.get() != per_byte {

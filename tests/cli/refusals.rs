@@ -131,7 +131,7 @@ const MISTAKES: &[Mistake] = &[
             "a check of kind \"tcp\" judges TCP, and the rule carries UDP alone; say kind = \"udp\" or \"passive\"",
         ],
     ),
-    (&["add", "90", "203.0.113.2", "--set", "rate.ingress=1Mbps"], 4, &["rate", "is not built yet"]),
+    (&["add", "90", "203.0.113.2", "--set", "rate.per_client=1Mbps"], 4, &["per_client", "is not built yet"]),
     (
         &["add", "90", "203.0.113.2", "--set", "quota.limit=5GB"],
         4,
@@ -232,6 +232,13 @@ const MISTAKES: &[Mistake] = &[
     (&["set", "web", "accept.allow=friends"], 4, &["neither an address nor a network", "\"2001:db8::/32\""]),
     (&["set", "web", "limit.connections=-1"], 4, &["limit: connections", "from 0 to 1000000"]),
     (&["set", "web", "limit.new_flows=fast"], 4, &["limit: new_flows", "from 0 to 1000000"]),
+    (
+        &["set", "web", "rate.ingress=10MB/s"],
+        4,
+        &["rate: ingress: \"10MB/s\" is not a rate", "\"500kbps\", \"100Mbps\" or \"1.5Gbps\""],
+    ),
+    (&["set", "web", "rate.egress=10bps"], 4, &["rate: egress: \"10bps\" is out of range", "\"1kbps\" to"]),
+    (&["set", "web", "rate.eggress=1Mbps"], 4, &["rate", "did you mean `egress`?"]),
     (&["set", "web", "limit.connection=5"], 4, &["limit", "did you mean `connections`?"]),
     (&["set", "web", "accept.proxy_protocl=true"], 4, &["accept", "did you mean `proxy_protocol`?"]),
     (&["set", "web", "listen=:443", "plain=true"], 4, &["there is no key `plain`", "did you mean `plane`?"]),

@@ -109,6 +109,39 @@ mod tests {
     }
 
     #[test]
+    fn rates_read_and_print() {
+        for (text, bits, printed) in [
+            ("100Mbps", 100_000_000, "100Mbps"),
+            ("1.5Gbps", 1_500_000_000, "1500Mbps"),
+            ("0.5kbps", 500, "500bps"),
+            ("1000kbps", 1_000_000, "1Mbps"),
+            ("7bps", 7, "7bps"),
+        ] {
+            assert_eq!(parse_rate(text), Some(bits), "{text}");
+            assert_eq!(format_rate(bits), printed);
+        }
+        let no_rates = [
+            "",
+            "100",
+            "Mbps",
+            "100 Mbps",
+            "100MBps",
+            "100MB/s",
+            "100mbps",
+            "-1Mbps",
+            "1.2.3Mbps",
+            "1.Mbps",
+            ".5Mbps",
+            "0.0001kbps",
+            "1.0000000000Gbps",
+            "99999999999Gbps",
+        ];
+        for text in no_rates {
+            assert_eq!(parse_rate(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn bytes_read_and_print() {
         for (text, bytes, printed) in [
             ("ping", &b"ping"[..], "ping"),
