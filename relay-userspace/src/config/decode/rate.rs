@@ -10,18 +10,19 @@ pub fn rates(fields: &mut Fields<'_>, problems: &mut Problems) -> Rates {
     let Some(mut inner) = fields.table("rate", problems) else { return rates };
     for (key, slot) in rates.entries() {
         let Some((text, node)) = inner.text(key, problems) else { continue };
+        let subject = inner.subject_of(key);
         match parse_rate(text) {
             Some(rate) if (Rates::LEAST..=Rates::MOST).contains(&rate) => *slot = rate,
             Some(_) => {
                 let message = format!("{} is out of range", node.shown());
                 problems.at(
                     node,
-                    key,
+                    &subject,
                     message,
                     Some(r#"a rate is "1kbps" to "1000Gbps"; leave it out for any rate"#),
                 );
             }
-            None => problems.at(node, key, format!("{} is not a rate", node.shown()), Some(RATE_FORMS)),
+            None => problems.at(node, &subject, format!("{} is not a rate", node.shown()), Some(RATE_FORMS)),
         }
     }
     inner.finish(&[Later { key: "per_client", default: None }], problems);
