@@ -18,6 +18,9 @@ const FILLING: u64 = 210_000_000;
 /// Packets of so many bytes may overdraw a bucket by what it holds: acknowledgments, and what opens and ends connections. Data
 /// that goes one way would lose those of the other way's, and TCP with them.
 const LITTLE: u64 = 128;
+/// What is added to the clock, in nanoseconds (104 days): a bucket that takes longer to fill than the machine has been up is
+/// full all the same.
+const AGES: u64 = 1 << 53;
 
 /// One rule's.
 #[repr(C, align(64))]
@@ -52,6 +55,7 @@ impl Policer {
     /// Sets the rates in and out, in bytes per second; 0: any. A rate that changes forgives debts, which were of the old one,
     /// and gives nothing.
     pub fn set(&self, rates: [u64; 2], now: u64) {
+        let now = now + AGES;
         for (bucket, rate) in self.buckets.iter().zip(rates) {
             let per_byte = (SECOND << POINT).checked_div(rate).map_or(0, |time| time.max(1));
             if bucket.per_byte.get() == 0 {
@@ -74,7 +78,7 @@ impl Policer {
         if per_byte == 0 {
             return true;
         }
-        if !bucket.has_any(now, bytes <= LITTLE) {
+        if !bucket.has_any(now + AGES, bytes <= LITTLE) {
             return false;
         }
         bucket.paid.add(time(per_byte, bytes));
@@ -154,6 +158,16 @@ mod tests {
             }
             // a rest of an hour is worth no more
             assert!(carried(&policer, true, START + 3600 * SECOND, 60_000, 1000, 1) <= burst + 60_000 + 1000);
+        }
+    }
+
+    #[test]
+    fn a_bucket_is_full_when_the_machine_has_just_started() {
+        for rate in [1, 1000, 125_000_000] {
+            let policer = Policer::default();
+            policer.set([rate, 0], 1000);
+            let carried = carried(&policer, false, 2000, 262_144, 1000, 1000);
+            assert!(carried >= LEAST_BURST, "{rate}: {carried}");
         }
     }
 
