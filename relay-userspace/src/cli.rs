@@ -7,6 +7,7 @@ mod export;
 pub mod fields;
 mod flows;
 mod history;
+mod import;
 pub mod manual;
 pub mod print;
 mod quotas;

@@ -12,6 +12,7 @@
 //! balance           ◄── plan, proxy                 (of rules it knows how they balance)
 //! health            ◄── plan (its values), supervisor, api::view, cli
 //!                                                   (of proxy it knows how sockets towards backends are bound)
+//! import            ◄── cli, api, supervisor        (of the rest it knows config and rule)
 //! accounting        ◄── supervisor, api, cli          (of the supervisor its thread knows what is shared)
 //! api::view         ◄── cli, supervisor
 //! ```
@@ -31,6 +32,7 @@ pub mod flows;
 mod fuzz;
 pub mod health;
 pub mod host;
+pub mod import;
 pub mod kernel;
 pub mod memory;
 pub mod net;

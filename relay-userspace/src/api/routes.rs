@@ -29,6 +29,8 @@ use crate::accounting::allowances::Owner;
 use crate::config::node::{Node, Value as NodeValue};
 use crate::config::problem::Problems;
 use crate::config::{decode, quantity};
+use crate::import::conflict::OnConflict;
+use crate::import::{Draft, Place};
 use crate::rule::{Listener, Rule, RuleName};
 use crate::supervisor::Shared;
 use crate::supervisor::command::{Action, Reply};
@@ -70,6 +72,7 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .route("/v1/reload", post(reload))
         .route("/v1/diff", post(diff))
         .route("/v1/apply", post(apply))
+        .route("/v1/import", post(import))
         .route("/v1/confirm", post(confirm))
         .route("/v1/down", post(down))
         .route("/v1/events", get(events))
@@ -347,6 +350,32 @@ async fn apply(
         Some(text) => Some(within(text)?),
     };
     change_all(&shared, Action::Apply { text: body, confirm }, options.dry_run).await
+}
+
+/// `{"rules": [...], "on_conflict": "fail"}`: all of them, or none.
+async fn import(
+    _writer: Writer,
+    State(shared): State<Arc<Shared>>,
+    Query(options): Query<Options>,
+    Text(body): Text,
+) -> Answer<ChangeView> {
+    let Body { rules, on_conflict } = serde_json::from_str(&body).map_err(|error| {
+        ApiProblem::new(Code::Invalid, format!("the body is not {{\"rules\": [...], \"on_conflict\": ...}}: {error}"))
+    })?;
+    let place = |index: usize| Place { file: "rules".into(), line: index + 1 };
+    let drafts: Vec<Draft> =
+        rules.into_iter().enumerate().map(|(index, keys)| Draft { place: place(index), keys }).collect();
+    let rules = crate::import::rules(&drafts).map_err(|wrong| ApiProblem::new(Code::Invalid, wrong))?;
+    let rules = rules.into_iter().map(|(rule, _)| rule).collect();
+    change_all(&shared, Action::Import(rules, on_conflict), options.dry_run).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    rules: Vec<Map<String, Value>>,
+    #[serde(default)]
+    on_conflict: OnConflict,
 }
 
 fn within(text: &str) -> Result<Duration, ApiProblem> {

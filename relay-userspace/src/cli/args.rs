@@ -11,6 +11,8 @@ use crate::accounting::bill::{Count, Factor};
 use crate::accounting::calendar::{self, Step, TIME_FORMS, parse_time};
 use crate::api::flows::{self, MOST, USUAL_LIMIT};
 use crate::config::quantity::{DURATION_FORMS, parse_duration};
+use crate::import::Kind;
+use crate::import::conflict::OnConflict;
 use crate::rule::{self, RuleName};
 
 /// Manages Relay's port forwarding rules.
@@ -119,6 +121,11 @@ pub enum Command {
     Diff(MaybeFile),
     /// Make a file the configuration
     Apply(Apply),
+    /// Take over the rules of another tool, all in one change or none
+    #[command(
+        after_help = "Files are read and never run. What is not carried is said with its file and line.\n\nExamples:\n  relayctl import realm /etc/realm/config.toml --dry-run\n  nft list ruleset | relayctl import nftables - --on-conflict skip\n  relayctl import auto old.conf --to relay.toml"
+    )]
+    Import(Import),
     /// Keep what `apply --confirm` has changed
     Confirm,
     /// Read the configuration again
@@ -319,6 +326,8 @@ pub struct Watch {
 
 #[derive(Debug, Subcommand)]
 pub enum Export {
+    /// The rules that realm can carry, as its TOML; the others are named on standard error
+    Realm,
     /// A dashboard, for Grafana to import
     Grafana,
     /// Alerting rules for Prometheus, about the rules that there are now
@@ -393,6 +402,24 @@ pub struct Apply {
     /// Undo it unless it is confirmed within this time, such as 60s
     #[arg(long, value_name = "TIME", value_parser = waiting_time)]
     pub confirm: Option<String>,
+    #[command(flatten)]
+    pub dry: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub struct Import {
+    /// Whose files they are
+    #[arg(value_enum)]
+    pub kind: Kind,
+    /// A file, a folder of realm's files, or - for standard input
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub path: PathBuf,
+    /// What to do with rules whose name or port another rule has
+    #[arg(long, value_enum, default_value = "fail")]
+    pub on_conflict: OnConflict,
+    /// Write them into this file instead, without relayd; - for standard output
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub to: Option<PathBuf>,
     #[command(flatten)]
     pub dry: DryRun,
 }

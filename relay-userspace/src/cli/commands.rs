@@ -12,10 +12,10 @@ use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
 use super::args::{
-    Add, Apply, Backend, Call, Cli, Command, Down, Export, Format, History, Names, One, Output, Quota, Set,
+    Add, Apply, Backend, Call, Cli, Command, Down, Export, Format, History, Import, Names, One, Output, Quota, Set,
 };
 use super::walk::walk;
-use super::{Exit, export, fields, flows, history, manual, print, quotas, top};
+use super::{Exit, export, fields, flows, history, import, manual, print, quotas, top};
 use crate::api::client::{Client, ClientError};
 use crate::api::flows::FlowsView;
 use crate::api::view::{
@@ -70,6 +70,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
             session.change(Method::POST, "/v1/diff", true, body).await
         }
         Command::Apply(apply) => session.apply(apply).await,
+        Command::Import(import) => session.import(import).await,
         Command::Confirm => session.change(Method::POST, "/v1/confirm", false, String::new()).await,
         Command::Reload(dry) => session.change(Method::POST, "/v1/reload", dry.dry_run, String::new()).await,
         Command::Down(down) => session.down(down).await,
@@ -105,7 +106,7 @@ fn read_config(file: &Path) -> anyhow::Result<String> {
 }
 
 /// Writes to standard output. A reader that has gone is no failure.
-fn write(text: &str) -> anyhow::Result<Exit> {
+pub(super) fn write(text: &str) -> anyhow::Result<Exit> {
     write_on(text).map(|_| Exit::Done)
 }
 
@@ -161,12 +162,30 @@ impl Session<'_> {
 
     async fn export(&self, what: &Export) -> anyhow::Result<Exit> {
         match what {
+            Export::Realm => {
+                let views: Vec<RuleView> = self.client().await?.get("/v1/rules").await?;
+                let (text, left) = import::realm(&views)?;
+                say(&left);
+                write(&text)
+            }
             Export::Grafana => write(&print::json(&export::dashboard())),
             Export::PrometheusRules { job } => {
                 let rules: Vec<RuleView> = self.client().await?.get("/v1/rules").await?;
                 write(&export::alerts(&rules, job))
             }
         }
+    }
+
+    async fn import(&self, args: &Import) -> anyhow::Result<Exit> {
+        let found = import::Found::read(args)?;
+        if let Some(file) = &args.to {
+            return import::offline(&found, args, file, self.format());
+        }
+        let path = if args.dry.dry_run { "/v1/import?dry_run=true" } else { "/v1/import" };
+        let body = found.body(args.on_conflict);
+        let view: ChangeView = self.client().await?.ask(Method::POST, path, body).await?;
+        self.print(&found.shown(&view, self.format()))?;
+        Ok(if view.degraded { Exit::Degraded } else { Exit::Done })
     }
 
     async fn add(&self, add: &Add) -> anyhow::Result<Exit> {
@@ -364,7 +383,7 @@ impl Session<'_> {
 }
 
 /// Says something that is not part of the output.
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     let _nowhere_to_say_it = io::stderr().write_all(text.as_bytes());
 }
 

@@ -85,6 +85,39 @@ pub(super) fn change_text(text: &str, edit: &Edit<'_>) -> Result<String, Refused
     }
 }
 
+/// The text with many rules taken out and many put in, at once.
+///
+/// # Errors
+///
+/// The text is no TOML, or a rule to take out is not in it: in words.
+pub fn rewritten(text: &str, remove: &[RuleName], add: &[Rule]) -> Result<String, String> {
+    let shown = |refused| match refused {
+        Refused::Broken(message) => format!("it is not TOML any more: {message}; mend it first"),
+        Refused::Missing(name) => format!("rule \"{name}\" is not in it; remove it where it is kept"),
+    };
+    let document = DeTable::parse(text).map_err(|error| shown(Refused::Broken(error.message().to_owned())))?;
+    let layout = Layout::of(text, document.get_ref());
+    if layout.inline {
+        let edits = remove.iter().map(Edit::Remove).chain(add.iter().map(Edit::Add));
+        return edits.into_iter().try_fold(text.to_owned(), |text, edit| change_text(&text, &edit)).map_err(shown);
+    }
+    let mut blocks = Vec::with_capacity(remove.len());
+    for name in remove {
+        blocks.push(layout.block(text, name).ok_or_else(|| shown(Refused::Missing(name.clone())))?);
+    }
+    blocks.sort_by_key(|block| block.start);
+    let mut changed = text.to_owned();
+    for block in blocks.into_iter().rev() {
+        changed.replace_range(block, "");
+    }
+    for rule in add {
+        let gap = if changed.is_empty() || changed.ends_with("\n\n") { "" } else if changed.ends_with('\n') { "\n" } else { "\n\n" };
+        changed += gap;
+        changed += &to_toml(rule);
+    }
+    Ok(changed)
+}
+
 fn appended(text: &str, rule: &Rule) -> String {
     let gap = match text {
         "" => "",

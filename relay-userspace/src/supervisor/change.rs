@@ -53,6 +53,7 @@ impl State {
             Action::Reload if manner.dry_run => self.diff(None, manner).await?,
             Action::Reload => self.reload().await?,
             Action::Apply { text, confirm } => self.replace(text, *confirm, manner).await?,
+            Action::Import(rules, how) => self.import(rules.clone(), *how, manner).await?,
             Action::Confirm => self.confirm().await?,
             Action::Diff(text) => self.diff(text.as_deref(), manner).await?,
             Action::Down if manner.dry_run => return Ok(Reply::Down(self.would_take_down())),

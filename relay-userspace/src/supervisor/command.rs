@@ -10,6 +10,7 @@ use super::backends::BackendCall;
 use crate::accounting::allowances::Owner;
 use crate::api::problem::ApiProblem;
 use crate::api::view::{ChangeView, DownView};
+use crate::import::conflict::OnConflict;
 use crate::rule::{Host, Rule, RuleName};
 
 /// A request and where its answer goes.
@@ -59,6 +60,8 @@ pub enum Action {
         text: String,
         confirm: Option<Duration>,
     },
+    /// Adds many rules as one change.
+    Import(Vec<Rule>, OnConflict),
     Confirm,
     /// What a text, or the file, would change.
     Diff(Option<String>),

@@ -1,6 +1,8 @@
 //! Whole configurations: reload, apply with its confirmation, diff.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,9 +14,11 @@ use super::state::{Pending, Rules, State, Undo};
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::ChangeView;
 use crate::config::dns::Dns;
+use crate::config::edit;
 use crate::config::files::Config;
 use crate::config::save::{Staged, save};
 use crate::config::settings::Settings;
+use crate::import::conflict::{self, OnConflict};
 use crate::rule::{Rule, RuleName};
 
 impl State {
@@ -154,6 +158,32 @@ impl State {
         }
         self.shared.tell("apply", None, "configuration applied");
         self.publish();
+        Ok(view)
+    }
+
+    /// Many rules become part of the main configuration in one change, or none does.
+    pub async fn import(&mut self, rules: Vec<Rule>, how: OnConflict, manner: Manner<'_>) -> Done {
+        let Some(path) = self.config_path.clone() else {
+            let text = "relayd runs on rules from its command line; start it with --config to import";
+            return Err(ApiProblem::new(Code::NotPossible, text).into());
+        };
+        let not_read = |error: &dyn std::fmt::Display| {
+            ApiProblem::new(Code::NotPossible, format!("nothing is imported: {}: {error}", path.display()))
+        };
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(not_read(&error).into()),
+            read => read.unwrap_or_default(),
+        };
+        let on_disk = self.parse_main(&path, &text)?;
+        if !changes(&self.rules, &on_disk.rules).is_empty() {
+            return Err(not_read(&"it has changes that relayd does not know; `relayctl reload` first").into());
+        }
+        let existing: Vec<&Rule> = self.rules.iter().map(|(rule, _)| &**rule).collect();
+        let settled = conflict::settle(&existing, rules, how)
+            .map_err(|conflicts| ApiProblem::new(Code::NotPossible, conflicts))?;
+        let text = edit::rewritten(&text, &settled.remove, &settled.add).map_err(|why| not_read(&why))?;
+        let mut view = self.replace(&text, None, manner).await?;
+        view.notes.extend(settled.notes);
         Ok(view)
     }
 

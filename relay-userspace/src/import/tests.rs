@@ -1,0 +1,1 @@
+//! Samples of each kind, and the rules that they become.
