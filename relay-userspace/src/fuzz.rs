@@ -214,3 +214,18 @@ fn configurations() {
         }
     });
 }
+
+/// Files of other tools become rules, or are refused with words.
+#[test]
+fn imports() {
+    let seeds = crate::import::tests::SAMPLES.map(|(_, text)| text.as_bytes().to_vec());
+    let kinds = crate::import::tests::SAMPLES.map(|(kind, _)| kind);
+    feed(&seeds, |input, chance| {
+        let Ok(source) = crate::import::Source::new("fed".into(), input.to_vec()) else { return };
+        let kind = kinds[chance.below(kinds.len())];
+        match crate::import::read(kind, &[source]) {
+            Ok((_, findings)) => drop(crate::import::rules(&findings.drafts)),
+            Err(refusal) => assert!(refusal.place.line > 0 && !refusal.text.is_empty()),
+        }
+    });
+}

@@ -113,7 +113,9 @@ pub fn read(kind: Kind, sources: &[Source]) -> Result<(Kind, Findings), Refusal>
             Kind::Lines => lines::read(source, &mut findings)?,
         }
         if findings.drafts.len() > MOST_RULES {
-            return Err(source.refuse(1, format!("there are more than {MOST_RULES} rules; import fewer at once")));
+            return Err(
+                source.refuse(1, format!("there are more than {MOST_RULES} rules; import fewer at once"))
+            );
         }
     }
     Ok((kind, findings))
@@ -139,7 +141,10 @@ pub fn rules(drafts: &[Draft]) -> Result<Vec<(Rule, Place)>, String> {
                 rules.push((rule, draft.place.clone()));
             }
             None => wrong.extend(
-                problems.list.iter().map(|problem| format!("{}:{}: {problem}", draft.place.file, draft.place.line)),
+                problems
+                    .list
+                    .iter()
+                    .map(|problem| format!("{}:{}: {problem}", draft.place.file, draft.place.line)),
             ),
         }
     }
@@ -151,7 +156,9 @@ pub fn fresh(base: &str, taken: &HashSet<String>) -> RuleName {
     let free = |text: &String| !taken.contains(text);
     let numbered = (2_u32..).map(|number| format!("{base}-{number}"));
     let mut names = std::iter::once(base.to_owned()).chain(numbered).filter(free);
-    names.find_map(|text| RuleName::parse(&text)).unwrap_or_else(|| unreachable!("a port range is a rule name"))
+    names
+        .find_map(|text| RuleName::parse(&text))
+        .unwrap_or_else(|| unreachable!("a port range is a rule name"))
 }
 
 /// `host:port`, with brackets where they belong: split at the last colon, as realm does.
@@ -168,4 +175,4 @@ fn one_or_list(mut items: Vec<String>) -> Json {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

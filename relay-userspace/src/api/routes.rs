@@ -360,7 +360,10 @@ async fn import(
     Text(body): Text,
 ) -> Answer<ChangeView> {
     let Body { rules, on_conflict } = serde_json::from_str(&body).map_err(|error| {
-        ApiProblem::new(Code::Invalid, format!("the body is not {{\"rules\": [...], \"on_conflict\": ...}}: {error}"))
+        ApiProblem::new(
+            Code::Invalid,
+            format!("the body is not {{\"rules\": [...], \"on_conflict\": ...}}: {error}"),
+        )
     })?;
     let place = |index: usize| Place { file: "rules".into(), line: index + 1 };
     let drafts: Vec<Draft> =

@@ -326,8 +326,8 @@ pub struct Watch {
 
 #[derive(Debug, Subcommand)]
 pub enum Export {
-    /// The rules that realm can carry, as its TOML; the others are named on standard error
-    Realm,
+    /// The rules of a configuration file that realm can carry, as its TOML; the others are named on standard error
+    Realm(CheckFile),
     /// A dashboard, for Grafana to import
     Grafana,
     /// Alerting rules for Prometheus, about the rules that there are now

@@ -12,7 +12,8 @@ use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
 use super::args::{
-    Add, Apply, Backend, Call, Cli, Command, Down, Export, Format, History, Import, Names, One, Output, Quota, Set,
+    Add, Apply, Backend, Call, Cli, Command, Down, Export, Format, History, Import, Names, One, Output,
+    Quota, Set,
 };
 use super::walk::walk;
 use super::{Exit, export, fields, flows, history, import, manual, print, quotas, top};
@@ -162,9 +163,8 @@ impl Session<'_> {
 
     async fn export(&self, what: &Export) -> anyhow::Result<Exit> {
         match what {
-            Export::Realm => {
-                let views: Vec<RuleView> = self.client().await?.get("/v1/rules").await?;
-                let (text, left) = import::realm(&views)?;
+            Export::Realm(check) => {
+                let (text, left) = import::realm(&check.file)?;
                 say(&left);
                 write(&text)
             }

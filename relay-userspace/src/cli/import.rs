@@ -10,12 +10,12 @@ use serde_json::json;
 
 use super::args::{Format, Import};
 use super::{Exit, print};
-use crate::api::view::{ChangeView, RuleChange, RuleView};
+use crate::api::view::{ChangeView, RuleChange};
 use crate::config::files::Config;
 use crate::config::problem::{Problems, Source};
 use crate::config::{edit, encode, save};
 use crate::import::conflict::{self, OnConflict, Settled};
-use crate::import::{self, Draft, Kind, Place, Remark, source};
+use crate::import::{self, Kind, Place, Remark, source};
 use crate::rule::Rule;
 
 /// What the files have.
@@ -47,7 +47,11 @@ impl Found {
         let kind = format!("{:?}", self.kind).to_lowercase();
         match format {
             Format::Json => {
-                let rules: Vec<_> = self.rules.iter().map(|(rule, from)| json!({ "name": rule.name.as_str(), "from": from })).collect();
+                let rules: Vec<_> = self
+                    .rules
+                    .iter()
+                    .map(|(rule, from)| json!({ "name": rule.name.as_str(), "from": from }))
+                    .collect();
                 print::json(&json!({ "kind": kind, "rules": rules, "remarks": self.remarks, "change": view }))
             }
             Format::Tsv => print::change(view, format),
@@ -120,14 +124,9 @@ fn change(settled: Settled, dry_run: bool) -> ChangeView {
     ChangeView { changes: changes.collect(), notes: settled.notes, dry_run, ..ChangeView::default() }
 }
 
-/// realm's configuration for the rules that relayd has, and what is said of those it cannot carry.
-pub fn realm(views: &[RuleView]) -> anyhow::Result<(String, String)> {
-    let mut drafts = Vec::with_capacity(views.len());
-    for (index, view) in views.iter().enumerate() {
-        let place = Place { file: "relayd".into(), line: index + 1 };
-        drafts.push(Draft { place, keys: view.keys().clone() });
-    }
-    let rules = import::rules(&drafts).map_err(anyhow::Error::msg)?;
-    let (text, left) = import::to_realm(rules.iter().map(|(rule, _)| rule));
+/// realm's configuration for the rules of a file, and what is said of those it cannot carry.
+pub fn realm(file: &Path) -> Result<(String, String), Problems> {
+    let config = Config::read(file)?;
+    let (text, left) = import::to_realm(config.rules.iter().map(|(rule, _)| &**rule));
     Ok((text, left.iter().map(|line| format!("{line}\n")).collect()))
 }

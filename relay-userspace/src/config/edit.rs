@@ -95,11 +95,15 @@ pub fn rewritten(text: &str, remove: &[RuleName], add: &[Rule]) -> Result<String
         Refused::Broken(message) => format!("it is not TOML any more: {message}; mend it first"),
         Refused::Missing(name) => format!("rule \"{name}\" is not in it; remove it where it is kept"),
     };
-    let document = DeTable::parse(text).map_err(|error| shown(Refused::Broken(error.message().to_owned())))?;
+    let document =
+        DeTable::parse(text).map_err(|error| shown(Refused::Broken(error.message().to_owned())))?;
     let layout = Layout::of(text, document.get_ref());
     if layout.inline {
         let edits = remove.iter().map(Edit::Remove).chain(add.iter().map(Edit::Add));
-        return edits.into_iter().try_fold(text.to_owned(), |text, edit| change_text(&text, &edit)).map_err(shown);
+        return edits
+            .into_iter()
+            .try_fold(text.to_owned(), |text, edit| change_text(&text, &edit))
+            .map_err(shown);
     }
     let mut blocks = Vec::with_capacity(remove.len());
     for name in remove {
@@ -111,7 +115,13 @@ pub fn rewritten(text: &str, remove: &[RuleName], add: &[Rule]) -> Result<String
         changed.replace_range(block, "");
     }
     for rule in add {
-        let gap = if changed.is_empty() || changed.ends_with("\n\n") { "" } else if changed.ends_with('\n') { "\n" } else { "\n\n" };
+        let gap = if changed.is_empty() || changed.ends_with("\n\n") {
+            ""
+        } else if changed.ends_with('\n') {
+            "\n"
+        } else {
+            "\n\n"
+        };
         changed += gap;
         changed += &to_toml(rule);
     }

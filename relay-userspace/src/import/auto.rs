@@ -16,12 +16,19 @@ pub fn guess(sources: &[Source]) -> Result<Kind, Refusal> {
         Kind::Nftables
     } else if any("RELAY_1=") || any("export RELAY_") {
         Kind::PortRelay
-    } else if text.contains("[[endpoints]]") || text.contains("\"endpoints\"") || text.contains("listening_") {
+    } else if text.contains("[[endpoints]]") || text.contains("\"endpoints\"") || text.contains("listening_")
+    {
         Kind::Realm
-    } else if lines.next().is_some_and(|line| line.starts_with(|c: char| c.is_ascii_digit()) && line.contains(':')) {
+    } else if lines
+        .next()
+        .is_some_and(|line| line.starts_with(|c: char| c.is_ascii_digit()) && line.contains(':'))
+    {
         Kind::Lines
     } else {
-        return Err(source.refuse(1, "it is not clear whose file this is; say it: realm, port-relay, nftables, iptables, lines"));
+        return Err(source.refuse(
+            1,
+            "it is not clear whose file this is; say it: realm, port-relay, nftables, iptables, lines",
+        ));
     };
     Ok(kind)
 }

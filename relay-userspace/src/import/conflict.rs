@@ -75,7 +75,9 @@ pub fn settle(existing: &[&Rule], mut incoming: Vec<Rule>, how: OnConflict) -> R
         if more > 0 {
             text += &format!("\n... and {more} more");
         }
-        return Err(format!("{text}\nnothing is imported; change the files, or say --on-conflict skip, rename or replace"));
+        return Err(format!(
+            "{text}\nnothing is imported; change the files, or say --on-conflict skip, rename or replace"
+        ));
     }
     let hit: HashSet<usize> = met.iter().map(|(index, _, _)| *index).collect();
     match how {
@@ -88,6 +90,7 @@ pub fn settle(existing: &[&Rule], mut incoming: Vec<Rule>, how: OnConflict) -> R
         OnConflict::Fail | OnConflict::Rename => {}
     }
     let is_in = |index: usize| how != OnConflict::Skip || !hit.contains(&index);
-    settled.add = incoming.into_iter().enumerate().filter(|(index, _)| is_in(*index)).map(|(_, rule)| rule).collect();
+    settled.add =
+        incoming.into_iter().enumerate().filter(|(index, _)| is_in(*index)).map(|(_, rule)| rule).collect();
     Ok(settled)
 }

@@ -57,7 +57,9 @@ fn dnat(words: &[String]) -> Result<Nat, String> {
             }
             "-i" => nat.interface = Some(value()?.into()),
             "-d" => nat.address = Some(host(value()?)?),
-            "--dport" | "--dports" => nat.ports = value()?.split(',').map(|ports| ports.replace(':', "-")).collect(),
+            "--dport" | "--dports" => {
+                nat.ports = value()?.split(',').map(|ports| ports.replace(':', "-")).collect()
+            }
             "--comment" => nat.note = Some(value()?.into()),
             "--to-destination" => nat.target = value()?.into(),
             other => return Err(format!("a rule has nothing like {other}")),

@@ -9,7 +9,9 @@ use super::{Findings, Refusal, Source};
 /// A line of another form.
 pub fn read(source: &Source, findings: &mut Findings) -> Result<(), Refusal> {
     for (line, text) in source.lines() {
-        let wrong = || source.refuse(line, format!("{text:?} is not port:host:port[:note]; an IPv6 address goes in [ ]"));
+        let wrong = || {
+            source.refuse(line, format!("{text:?} is not port:host:port[:note]; an IPv6 address goes in [ ]"))
+        };
         let (port, rest) = text.split_once(':').ok_or_else(wrong)?;
         let split = match rest.strip_prefix('[') {
             Some(inner) => rest.split_at(inner.find("]:").ok_or_else(wrong)? + 2),
@@ -17,7 +19,8 @@ pub fn read(source: &Source, findings: &mut Findings) -> Result<(), Refusal> {
         };
         let (host, rest) = (split.0, &split.1[1..]);
         let (to, note) = rest.split_once(':').unwrap_or((rest, ""));
-        let mut keys = json!({ "listen": format!(":{}", port.trim()), "to": format!("{}:{}", host.trim(), to.trim()) });
+        let mut keys =
+            json!({ "listen": format!(":{}", port.trim()), "to": format!("{}:{}", host.trim(), to.trim()) });
         if !note.trim().is_empty() {
             keys["note"] = json!(note.trim());
         }

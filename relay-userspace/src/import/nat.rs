@@ -35,7 +35,8 @@ impl Nat {
             Ok((protocol, mut keys)) => {
                 let twin = findings.drafts.iter_mut().rev().take(NEAR).find(|draft| {
                     let other = draft.keys.get("protocol").and_then(|known| known.as_str());
-                    other.is_some_and(|other| other != protocol && other != "tcp+udp" && protocol != "tcp+udp")
+                    other
+                        .is_some_and(|other| other != protocol && other != "tcp+udp" && protocol != "tcp+udp")
                         && ["listen", "to"].iter().all(|key| draft.keys.get(*key) == keys.get(key))
                 });
                 if let Some(twin) = twin {
@@ -59,7 +60,9 @@ impl Nat {
             return Err("it says no port; Relay's rules are for ports".into());
         }
         let on = match (&self.interface, &self.address) {
-            (Some(_), Some(_)) => return Err("it wants both an interface and an address; a rule has one of them".into()),
+            (Some(_), Some(_)) => {
+                return Err("it wants both an interface and an address; a rule has one of them".into());
+            }
             (Some(interface), None) => format!("%{interface}"),
             (None, Some(address)) if address.contains(':') => format!("[{address}]"),
             (None, Some(address)) => address.clone(),
@@ -79,7 +82,9 @@ impl Nat {
         let target = &self.target;
         let (host, port) = match target.strip_prefix('[') {
             Some(inner) => inner.split_once(']').ok_or("its target lacks a ]")?,
-            None if target.matches(':').count() == 1 => target.split_at(target.find(':').unwrap_or(target.len())),
+            None if target.matches(':').count() == 1 => {
+                target.split_at(target.find(':').unwrap_or(target.len()))
+            }
             None => (target.as_str(), ""),
         };
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
@@ -88,7 +93,10 @@ impl Nat {
             ("", _) => Ok(host),
             (port, [only]) if only == port && port.contains('-') => Ok(host),
             (port, [only]) if !only.contains('-') && !port.contains('-') => Ok(format!("{host}:{port}")),
-            (port, ports) => Err(format!("ports {} all go to {port}, and a range goes to as many ports; write rules for it", ports.join(", "))),
+            (port, ports) => Err(format!(
+                "ports {} all go to {port}, and a range goes to as many ports; write rules for it",
+                ports.join(", ")
+            )),
         }
     }
 }

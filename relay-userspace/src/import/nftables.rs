@@ -32,13 +32,21 @@ pub fn read(source: &Source, findings: &mut Findings) -> Result<(), Refusal> {
 }
 
 /// Words, texts in quotes, braces and commas, with names put in.
-fn tokens(source: &Source, line: usize, text: &str, names: &HashMap<&str, &str>) -> Result<Vec<String>, Refusal> {
+fn tokens(
+    source: &Source,
+    line: usize,
+    text: &str,
+    names: &HashMap<&str, &str>,
+) -> Result<Vec<String>, Refusal> {
     let (mut tokens, mut rest) = (Vec::new(), text);
     while let Some(first) = rest.chars().next() {
         let end = match first {
             '#' => break,
             '{' | '}' | ',' | ';' => 1,
-            '"' => rest[1..].find('"').map(|at| at + 2).ok_or_else(|| source.refuse(line, "the quote does not end"))?,
+            '"' => rest[1..]
+                .find('"')
+                .map(|at| at + 2)
+                .ok_or_else(|| source.refuse(line, "the quote does not end"))?,
             c if c.is_whitespace() => {
                 rest = rest.trim_start();
                 continue;
@@ -51,7 +59,8 @@ fn tokens(source: &Source, line: usize, text: &str, names: &HashMap<&str, &str>)
             None => tokens.push(token.trim_matches('"').to_owned()),
             Some(name) => {
                 let value = names.get(name);
-                let value = value.ok_or_else(|| source.refuse(line, format!("${name} is not defined before")))?;
+                let value =
+                    value.ok_or_else(|| source.refuse(line, format!("${name} is not defined before")))?;
                 let spaced = value.replace(['{', '}'], " ").replace(',', " , ").replace('"', "");
                 let is_set = value.starts_with('{');
                 tokens.extend(is_set.then(|| "{".to_owned()));
@@ -109,7 +118,9 @@ fn dnat(tokens: &[String]) -> Result<Nat, String> {
             ("", _) => break,
             (other, _) => return Err(format!("a rule has nothing like {other:?} here")),
         };
-        if values.len() > 1 || values.iter().any(|value| matches!(value.as_str(), "!=" | "==") || value.contains('/')) {
+        if values.len() > 1
+            || values.iter().any(|value| matches!(value.as_str(), "!=" | "==") || value.contains('/'))
+        {
             return Err(format!("it matches {}; a rule has one", values.join(" ")));
         }
         at = next;
@@ -119,7 +130,10 @@ fn dnat(tokens: &[String]) -> Result<Nat, String> {
 
 /// The address; a map is none.
 fn target(tokens: &[String], at: usize, nat: &mut Nat) -> Result<usize, String> {
-    let text = tokens.get(at).filter(|text| text.contains(['.', ':', '['])).ok_or("its target is chosen by a map")?;
+    let text = tokens
+        .get(at)
+        .filter(|text| text.contains(['.', ':', '[']))
+        .ok_or("its target is chosen by a map")?;
     nat.target.clone_from(text);
     Ok(at + 1)
 }

@@ -13,7 +13,11 @@ pub fn read(source: &Source, findings: &mut Findings) -> Result<(), Refusal> {
     let (mut relays, mut timeout, mut keepalive) = (Vec::new(), Map::new(), Map::new());
     for (line, text) in source.lines() {
         let (key, value) = assignment(source, line, text)?;
-        let number = || value.parse::<u32>().map_err(|_| source.refuse(line, format!("{key}: {value:?} is not a whole number")));
+        let number = || {
+            value
+                .parse::<u32>()
+                .map_err(|_| source.refuse(line, format!("{key}: {value:?} is not a whole number")))
+        };
         let time = TIMES.iter().find(|(known, _)| *known == key);
         if key.strip_prefix("RELAY_").is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit())) {
             relays.push((line, value));
@@ -24,7 +28,10 @@ pub fn read(source: &Source, findings: &mut Findings) -> Result<(), Refusal> {
         } else if key == "CONNECT_TIMEOUT" {
             timeout.insert("connect".into(), json!(format!("{}s", number()?)));
         } else {
-            findings.remark(&source.place(line), format!("{key} is not carried: Relay has its own logs and checks"));
+            findings.remark(
+                &source.place(line),
+                format!("{key} is not carried: Relay has its own logs and checks"),
+            );
         }
     }
     if !keepalive.is_empty() {
@@ -44,7 +51,8 @@ fn relay(source: &Source, line: usize, value: &str, timeout: &Map<String, Json>)
     let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.into() };
     let protocol = protocol.to_ascii_lowercase();
     let protocol = if protocol == "both" || protocol == "tcp/udp" { "tcp+udp".into() } else { protocol };
-    let mut keys = json!({ "listen": format!(":{listen}"), "to": format!("{host}:{port}"), "protocol": protocol });
+    let mut keys =
+        json!({ "listen": format!(":{listen}"), "to": format!("{host}:{port}"), "protocol": protocol });
     let mut timeout = timeout.clone();
     if protocol == "udp" {
         // connecting and keeping alive are TCP's
@@ -62,12 +70,14 @@ fn assignment<'a>(source: &Source, line: usize, text: &'a str) -> Result<(&'a st
     if text.contains("$(") || text.contains('`') {
         return Err(source.refuse(line, "a shell would run what stands here; write the value itself"));
     }
-    let is_key = |key: &str| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_key =
+        |key: &str| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     let (key, value) = text
         .split_once('=')
         .filter(|(key, _)| is_key(key))
         .ok_or_else(|| source.refuse(line, format!("{text:?} is not KEY=value")))?;
-    let closed = |quote: char| value.strip_prefix(quote).map(|rest| rest.split_once(quote).map(|(inner, _)| inner));
+    let closed =
+        |quote: char| value.strip_prefix(quote).map(|rest| rest.split_once(quote).map(|(inner, _)| inner));
     match closed('"').or_else(|| closed('\'')) {
         Some(Some(inner)) => Ok((key, inner)),
         Some(None) => Err(source.refuse(line, format!("{key}: the quote does not end"))),

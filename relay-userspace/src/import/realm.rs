@@ -83,13 +83,32 @@ struct Endpoint<'a> {
 
 /// What an endpoint may have.
 const KNOWN: [&str; 12] = [
-    "listen", "local", "remote", "extra_remotes", "balance", "through", "interface", "listen_interface",
-    "listen_transport", "remote_transport", "network", "transport",
+    "listen",
+    "local",
+    "remote",
+    "extra_remotes",
+    "balance",
+    "through",
+    "interface",
+    "listen_interface",
+    "listen_transport",
+    "remote_transport",
+    "network",
+    "transport",
 ];
 /// What `network` may have that has a key here.
 const CARRIED: [&str; 11] = [
-    "no_tcp", "use_udp", "send_proxy", "send_proxy_version", "accept_proxy", "send_mptcp", "accept_mptcp",
-    "tcp_timeout", "udp_timeout", "tcp_keepalive", "tcp_keepalive_probe",
+    "no_tcp",
+    "use_udp",
+    "send_proxy",
+    "send_proxy_version",
+    "accept_proxy",
+    "send_mptcp",
+    "accept_mptcp",
+    "tcp_timeout",
+    "udp_timeout",
+    "tcp_keepalive",
+    "tcp_keepalive_probe",
 ];
 
 impl<'a> Endpoint<'a> {
@@ -109,7 +128,9 @@ impl<'a> Endpoint<'a> {
                     keys.insert("balance".into(), json!(balance));
                 }
             }
-            None if !extra.is_empty() => self.remark("extra_remotes without balance are not carried: realm never used them"),
+            None if !extra.is_empty() => {
+                self.remark("extra_remotes without balance are not carried: realm never used them")
+            }
             None => {}
         }
         keys.insert("to".into(), one_or_list(to));
@@ -155,7 +176,11 @@ impl<'a> Endpoint<'a> {
     }
 
     fn number(&self, key: &str) -> Option<i64> {
-        if let Some(Node { value: Value::Integer(number), .. }) = self.field(key) { Some(*number) } else { None }
+        if let Some(Node { value: Value::Integer(number), .. }) = self.field(key) {
+            Some(*number)
+        } else {
+            None
+        }
     }
 
     fn address(&self, text: &str) -> Result<String, Refusal> {
@@ -174,7 +199,9 @@ impl<'a> Endpoint<'a> {
         match self.text("listen_interface") {
             Some(interface) => {
                 if !any && host != "0.0.0.0" {
-                    self.remark(&format!("the address {host} is not carried: a rule listens on an interface or an address"));
+                    self.remark(&format!(
+                        "the address {host} is not carried: a rule listens on an interface or an address"
+                    ));
                 }
                 Ok(format!("%{interface}:{port}"))
             }
@@ -186,24 +213,34 @@ impl<'a> Endpoint<'a> {
     /// Which protocols; realm's tunnels carry TCP, and UDP goes beside them.
     fn protocol(&mut self, has_tunnel: bool) -> Result<&'static str, Refusal> {
         let misplaced = find(self.own, "transport").and_then(as_table);
-        let meant = |key: &str| misplaced.and_then(|table| find(table, key)).is_some_and(|node| node.value == Value::Bool(true));
+        let meant = |key: &str| {
+            misplaced.and_then(|table| find(table, key)).is_some_and(|node| node.value == Value::Bool(true))
+        };
         let udp = self.is_on("use_udp") || meant("use_udp");
         if misplaced.is_some() {
             self.remark("realm ignores [endpoints.transport]; it is taken as it was meant");
         }
         match (!self.is_on("no_tcp") && !meant("no_tcp"), udp) {
             (true, true) if has_tunnel => {
-                self.remark("UDP is not carried: realm sends it beside the tunnel; add a rule of its own for it");
+                self.remark(
+                    "UDP is not carried: realm sends it beside the tunnel; add a rule of its own for it",
+                );
                 Ok("tcp")
             }
             (true, true) => Ok("tcp+udp"),
             (true, false) => Ok("tcp"),
             (false, true) => Ok("udp"),
-            (false, false) => Err(refusal(self.place, "the endpoint has no_tcp, and no use_udp: it carries nothing")),
+            (false, false) => {
+                Err(refusal(self.place, "the endpoint has no_tcp, and no use_udp: it carries nothing"))
+            }
         }
     }
 
-    fn tunnels(&mut self, accept: &mut Map<String, Json>, connect: &mut Map<String, Json>) -> Result<(), Refusal> {
+    fn tunnels(
+        &mut self,
+        accept: &mut Map<String, Json>,
+        connect: &mut Map<String, Json>,
+    ) -> Result<(), Refusal> {
         if let Some(text) = self.text("listen_transport") {
             transport::accept(text, self.place, accept, self.findings)?;
         }
@@ -219,7 +256,8 @@ impl<'a> Endpoint<'a> {
             // an address, maybe with a port that nobody needs
             let alone = through.trim_matches(['[', ']']).parse::<std::net::IpAddr>().map(|ip| ip.to_string());
             let with_port = through.parse::<std::net::SocketAddr>().map(|end| end.ip().to_string());
-            connect.insert("source".into(), json!(alone.or(with_port).unwrap_or_else(|_| through.to_owned())));
+            connect
+                .insert("source".into(), json!(alone.or(with_port).unwrap_or_else(|_| through.to_owned())));
         }
         if let Some(interface) = self.text("interface") {
             connect.insert("interface".into(), json!(interface));
@@ -231,20 +269,17 @@ impl<'a> Endpoint<'a> {
         if self.is_on("send_proxy") {
             connect.insert("proxy_protocol".into(), json!(self.number("send_proxy_version").unwrap_or(2)));
         }
-        for (key, table, own) in [
-            ("accept_proxy", &mut *accept, "proxy_protocol"),
-            ("accept_mptcp", accept, "mptcp"),
-            ("send_mptcp", connect, "mptcp"),
-        ] {
-            if self.is_on(key) {
-                table.insert(own.into(), json!(true));
-            }
-        }
+        let switched = |key: &str, own: &str| self.is_on(key).then(|| (own.to_owned(), json!(true)));
+        accept.extend(switched("accept_proxy", "proxy_protocol"));
+        accept.extend(switched("accept_mptcp", "mptcp"));
+        connect.extend(switched("send_mptcp", "mptcp"));
     }
 
     fn timeouts(&self, protocol: &str) -> Map<String, Json> {
         let mut timeout = Map::new();
-        let seconds = |key: &str| self.number(key).filter(|&seconds| seconds > 0).map(|seconds| json!(format!("{seconds}s")));
+        let seconds = |key: &str| {
+            self.number(key).filter(|&seconds| seconds > 0).map(|seconds| json!(format!("{seconds}s")))
+        };
         if protocol != "tcp" {
             timeout.extend(seconds("udp_timeout").map(|time| ("udp".to_owned(), time)));
         }

@@ -29,7 +29,8 @@ impl Source {
             |error| {
                 let good = error.utf8_error().valid_up_to();
                 let line = error.as_bytes()[..good].iter().filter(|&&byte| byte == b'\n').count() + 1;
-                let text = "this is not UTF-8; convert the file first, as with: iconv -f GBK -t UTF-8".to_owned();
+                let text =
+                    "this is not UTF-8; convert the file first, as with: iconv -f GBK -t UTF-8".to_owned();
                 Err(Refusal { place: Place { file: file.clone(), line }, text })
             },
             |text| {
@@ -67,7 +68,10 @@ impl Source {
 /// What cannot be read, with its name; a file that is too large, a folder with too many.
 pub fn read(path: &Path) -> anyhow::Result<Vec<Source>> {
     if path == Path::new("-") {
-        return Ok(vec![Source::new("standard input".into(), bounded(io::stdin().lock(), "standard input")?)?]);
+        return Ok(vec![Source::new(
+            "standard input".into(),
+            bounded(io::stdin().lock(), "standard input")?,
+        )?]);
     }
     let mut sources = Vec::new();
     let kind = fs::metadata(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
@@ -84,15 +88,24 @@ fn open(path: &Path) -> anyhow::Result<Source> {
     let shown = path.display().to_string();
     let named = |error: io::Error| anyhow::anyhow!("{shown}: {error}");
     let kind = fs::metadata(path).map_err(named)?;
-    anyhow::ensure!(!kind.is_dir() && (kind.is_file() || path.starts_with("/dev/fd")), "{shown}: it is no regular file");
+    anyhow::ensure!(
+        !kind.is_dir() && (kind.is_file() || path.starts_with("/dev/fd")),
+        "{shown}: it is no regular file"
+    );
     let file = fs::File::open(path).map_err(named)?;
     Ok(Source::new(shown.clone(), bounded(file, &shown)?)?)
 }
 
 fn bounded(file: impl io::Read, shown: &str) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let length = file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
-    anyhow::ensure!(length as u64 <= MOST_BYTES, "{shown}: it is larger than {MOST_BYTES} bytes; import it in parts");
+    let length = file
+        .take(MOST_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
+    anyhow::ensure!(
+        length as u64 <= MOST_BYTES,
+        "{shown}: it is larger than {MOST_BYTES} bytes; import it in parts"
+    );
     Ok(bytes)
 }
 
@@ -111,7 +124,11 @@ fn walk(folder: &Path, depth: usize, sources: &mut Vec<Source>) -> anyhow::Resul
         if kind.is_dir() {
             walk(&path, depth + 1, sources)?;
         } else if kind.is_file() && is_config {
-            anyhow::ensure!(sources.len() < MOST_FILES, "{}: there are more than {MOST_FILES} files", folder.display());
+            anyhow::ensure!(
+                sources.len() < MOST_FILES,
+                "{}: there are more than {MOST_FILES} files",
+                folder.display()
+            );
             sources.push(open(&path)?);
         }
     }

@@ -35,9 +35,16 @@ pub fn accept(text: &str, place: &Place, keys: &mut Keys, findings: &mut Finding
 }
 
 /// Sets `transport`; the other words are left.
-fn words<'a>(text: &'a str, place: &Place, keys: &mut Keys) -> Result<Vec<(&'a str, Option<&'a str>)>, Refusal> {
-    let split = |word: &'a str| word.split_once('=').map_or((word, None), |(word, value)| (word.trim(), Some(value.trim())));
-    let mut words: Vec<_> = text.split(';').map(str::trim).filter(|word| !word.is_empty()).map(split).collect();
+fn words<'a>(
+    text: &'a str,
+    place: &Place,
+    keys: &mut Keys,
+) -> Result<Vec<(&'a str, Option<&'a str>)>, Refusal> {
+    let split = |word: &'a str| {
+        word.split_once('=').map_or((word, None), |(word, value)| (word.trim(), Some(value.trim())))
+    };
+    let mut words: Vec<_> =
+        text.split(';').map(str::trim).filter(|word| !word.is_empty()).map(split).collect();
     let has = |word: &str| words.contains(&(word, None));
     let transport = match (has("ws"), has("tls")) {
         (true, true) => "wss",
