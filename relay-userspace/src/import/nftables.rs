@@ -57,11 +57,15 @@ fn tokens(
         rest = &rest[end..];
         match token.strip_prefix('$') {
             None => tokens.push(token.trim_matches('"').to_owned()),
-            Some(name) => {
+            Some(named) => {
+                // `$BACK:8443` is a name and a port
+                let end = named.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(named.len());
+                let (name, behind) = named.split_at(end);
                 let value = names.get(name);
                 let value =
                     value.ok_or_else(|| source.refuse(line, format!("${name} is not defined before")))?;
-                let spaced = value.replace(['{', '}'], " ").replace(',', " , ").replace('"', "");
+                let spaced =
+                    format!("{value}{behind}").replace(['{', '}'], " ").replace(',', " , ").replace('"', "");
                 let is_set = value.starts_with('{');
                 tokens.extend(is_set.then(|| "{".to_owned()));
                 tokens.extend(spaced.split_whitespace().map(ToOwned::to_owned));
