@@ -6,6 +6,7 @@ mod commands;
 mod configuration;
 mod daemon;
 mod flows;
+mod import;
 mod journal;
 mod man;
 mod metrics;
