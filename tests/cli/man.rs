@@ -97,6 +97,8 @@ fn every_key_of_the_file_is_described() {
         ("limit", format!("{rule}limit.zzzzzzzzzz = 1\n")),
         ("quota", format!("{rule}quota.limit = \"1GB\"\nquota.zzzzzzzzzz = 1\n")),
         ("check", format!("{rule}check.zzzzzzzzzz = 1\n")),
+        ("watch", "[[watch]]\nname = \"x\"\nlisten = \"1\"\nzzzzzzzzzz = 1\n".to_owned()),
+        ("group", "[[group]]\nname = \"x\"\nzzzzzzzzzz = 1\n".to_owned()),
         ("backend", rule.replace("\"203.0.113.2\"", "{ addr = \"203.0.113.2\", zzzzzzzzzz = 1 }")),
     ] {
         let keys = known(&text, table);

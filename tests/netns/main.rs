@@ -33,6 +33,7 @@ mod tunnels;
 mod unprivileged;
 mod user;
 mod walk;
+mod watches;
 mod ways_out;
 mod wire;
 mod xdp;

@@ -140,6 +140,10 @@ pub fn dump(config: &Config) -> String {
         settings.log_format.as_str(),
         settings.log_connections,
     );
+    for (name, group) in &*config.groups {
+        text.push('\n');
+        text += &encode::group_to_toml(name, group);
+    }
     for (rule, _) in &config.rules {
         text.push('\n');
         text += &encode::to_toml(rule);

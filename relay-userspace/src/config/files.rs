@@ -43,8 +43,8 @@ impl Origin {
 }
 
 /// Tables that a later version will understand.
-const LATER_TABLES: &[&str] = &["watch", "alert", "firewall", "mptcp"];
-const TABLES: &[&str] = &["daemon", "dns", "log", "metrics", "rule", "group"];
+const LATER_TABLES: &[&str] = &["alert", "firewall", "mptcp"];
+const TABLES: &[&str] = &["daemon", "dns", "log", "metrics", "rule", "watch", "group"];
 /// As many as there are meters for, of which the first stands for none.
 const MOST_GROUPS: usize = relay_common::meter::GROUPS as usize - 1;
 
@@ -168,8 +168,8 @@ impl Reader {
     }
 
     fn top_level(&mut self, entry: Entry, path: &Arc<Path>, problems: &mut Problems) {
-        if entry.key == "rule" {
-            self.rules(&entry.node, path, problems);
+        if let "rule" | "watch" = entry.key.as_str() {
+            self.rules(&entry, path, problems);
             return;
         }
         if entry.key == "group" {
@@ -193,28 +193,40 @@ impl Reader {
             unknown => {
                 let help = match nearest(unknown, TABLES.iter().copied()) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => "known are [daemon], [dns], [log], [metrics], [[rule]] and [[group]]".into(),
+                    None => "known are [daemon], [dns], [log], [metrics], [[rule]], [[watch]] and [[group]]"
+                        .into(),
                 };
                 problems.add(entry.key_span, "", format!("there is no table `{unknown}`"), Some(&help));
             }
         }
     }
 
-    fn rules(&mut self, node: &Node, path: &Arc<Path>, problems: &mut Problems) {
-        let Value::Array(items) = &node.value else {
-            problems.at(node, "rule", "rules are written as `[[rule]]`", None);
+    /// Rules, or watches.
+    fn rules(&mut self, entry: &Entry, path: &Arc<Path>, problems: &mut Problems) {
+        let (kind, is_watch) = (&entry.key, entry.key == "watch");
+        let form = || {
+            let plural = if is_watch { "watches" } else { "rules" };
+            format!("{plural} are written as `[[{kind}]]`")
+        };
+        let Value::Array(items) = &entry.node.value else {
+            problems.at(&entry.node, kind, form(), None);
             return;
         };
         for item in items {
             let Value::Table(table) = &item.value else {
-                problems.at(item, "rule", "rules are written as `[[rule]]`", None);
+                problems.at(item, kind, form(), None);
                 continue;
             };
             let name = table.iter().find(|entry| entry.key == "name").map(|entry| &entry.node);
             if let Some(Node { span, value: Value::Text(text) }) = name {
                 self.names.push((text.clone(), span.clone()));
             }
-            if let Some(rule) = decode::rule(table, item.span.clone(), None, problems) {
+            let rule = if is_watch {
+                decode::watch(table, item.span.clone(), problems)
+            } else {
+                decode::rule(table, item.span.clone(), None, problems)
+            };
+            if let Some(rule) = rule {
                 self.places.push(name.and_then(|name| name.span.clone()));
                 self.config.rules.push((Arc::new(rule), Origin::File(path.clone())));
             }

@@ -135,6 +135,12 @@ impl State {
         let index =
             self.rules.iter().position(|(rule, _)| rule.name == *name).ok_or_else(|| not_found(name))?;
         let (rule, origin) = self.rules[index].clone();
+        if rule.is_watch {
+            let text = format!(
+                "{name} is a watch; change its `[[watch]]` in the file, and `relayctl reload` follows"
+            );
+            return Err(ApiProblem::new(Code::NotPossible, text));
+        }
         Ok((index, rule, origin))
     }
 

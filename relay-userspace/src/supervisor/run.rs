@@ -39,6 +39,7 @@ use crate::net::hold::Holder;
 use crate::net::monitor::Monitor;
 use crate::net::stock::Stock;
 use crate::net::sysctl::Ledger;
+use crate::plan::RuleState;
 use crate::proxy::kept::Tell;
 use crate::proxy::tunnel::Tunnels;
 use crate::proxy::udp::use_trains;
@@ -271,8 +272,8 @@ fn start_census(state: &mut State) -> Option<watch::Receiver<u64>> {
 
 fn summary(state: &State) -> String {
     let total = state.planned.len();
-    let active =
-        state.planned.iter().filter(|planned| planned.state() == crate::plan::RuleState::Active).count();
+    let works = |state| matches!(state, RuleState::Active | RuleState::Watching);
+    let active = state.planned.iter().filter(|planned| works(planned.state())).count();
     match &state.kernel {
         Ok(_) => format!("{active} of {total} rules active"),
         Err(reason) => format!("{active} of {total} rules active, no kernel plane: {reason}"),

@@ -449,6 +449,7 @@ fn plane_view(carriage: &Carriage) -> PlaneView {
             let hook = if *hook == Hook::Xdp { "xdp" } else { "tc" };
             PlaneView { plane: "kernel".into(), hook: Some(hook.into()), reason: None }
         }
+        Carriage::Watched => PlaneView { plane: "watch".into(), hook: None, reason: None },
         Carriage::User(reason) => {
             PlaneView { plane: "user".into(), hook: None, reason: Some(reason.clone()) }
         }
