@@ -22,6 +22,7 @@ pub mod lookup;
 pub mod names;
 pub mod net;
 mod numbered;
+pub mod observe;
 pub mod pod;
 pub mod policer;
 pub mod round_trip;

@@ -26,6 +26,7 @@ pub mod maps;
 pub mod meter;
 mod numbers;
 pub mod object;
+pub mod observed;
 mod pins;
 pub mod places;
 mod police;

@@ -90,6 +90,17 @@ impl State {
         std::mem::replace(&mut self.settings.log_connections, on)
     }
 
+    /// Has the kernel plane tell of all that it sees, or not.
+    pub fn observe(&mut self, on: bool) {
+        if let Ok(kernel) = &mut self.kernel
+            && !self.down
+            && let Err(error) = kernel.observe(on)
+        {
+            tracing::error!("the kernel plane cannot be watched: {error}");
+        }
+        self.shared.observatory.set_ready(on);
+    }
+
     /// Drain marks of rules that stay.
     fn still_draining(&self, rules: &Rules) -> BTreeSet<RuleName> {
         let names: HashSet<&RuleName> = rules.iter().map(|(rule, _)| &rule.name).collect();
