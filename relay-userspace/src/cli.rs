@@ -8,6 +8,7 @@ pub mod fields;
 mod flows;
 mod history;
 pub mod manual;
+mod observe;
 pub mod print;
 pub mod relayd;
 mod top;

@@ -103,6 +103,14 @@ pub struct Crowded;
 impl Kind {
     pub const ALL: [Self; 5] = [Self::Opened, Self::Proven, Self::Closed, Self::Refused, Self::Dropped];
 
+    pub const NAMES: [&str; 5] = [
+        Self::ALL[0].as_str(),
+        Self::ALL[1].as_str(),
+        Self::ALL[2].as_str(),
+        Self::ALL[3].as_str(),
+        Self::ALL[4].as_str(),
+    ];
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Opened => "opened",
@@ -226,8 +234,9 @@ impl Observatory {
         self.on.load(Ordering::Relaxed)
     }
 
+    /// How many watch, and are told all that there is.
     pub fn watchers(&self) -> usize {
-        self.list().len()
+        if *self.ready.borrow() { self.list().len() } else { 0 }
     }
 
     /// Something has happened; `event` is only asked if somebody watches.

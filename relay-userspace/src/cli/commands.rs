@@ -15,7 +15,7 @@ use super::args::{
     Add, Apply, Backend, Call, Cli, Command, Down, Export, Format, History, Names, One, Output,
 };
 use super::walk::walk;
-use super::{Exit, export, fields, flows, history, manual, print, top};
+use super::{Exit, export, fields, flows, history, manual, observe, print, top};
 use crate::api::client::{Client, ClientError};
 use crate::api::flows::FlowsView;
 use crate::api::view::{
@@ -65,6 +65,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
             let path = flows::path(args);
             session.repeat(args.watch.watch, &path, |view: &FlowsView, f| flows::print(view, f)).await
         }
+        Command::Observe(asked) => observe::run(&cli.socket, cli.output, asked).await,
         Command::Top(args) => top::run(&cli.socket, args).await,
         Command::Explain(one) => {
             let path = format!("/v1/rules/{}/explain", one.name);
@@ -117,7 +118,7 @@ fn write(text: &str) -> anyhow::Result<Exit> {
 }
 
 /// Whether anyone still reads.
-fn write_on(text: &str) -> anyhow::Result<bool> {
+pub(super) fn write_on(text: &str) -> anyhow::Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),

@@ -368,6 +368,7 @@ impl Shared {
                 max_flows: snapshot.max_flows,
             },
             sysctls: snapshot.sysctls.clone(),
+            observers: self.observatory.watchers(),
             ..StatusView::default()
         };
         for rule in &snapshot.rules {
