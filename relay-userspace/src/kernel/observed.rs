@@ -32,7 +32,7 @@ pub(super) struct Observed {
 /// # Errors
 ///
 /// The object has no such maps, or they are taken.
-pub fn take_ring(ebpf: &mut Ebpf) -> Result<(RingBuf<MapData>, Array<MapData, u64>), Unavailable> {
+pub(super) fn take_ring(ebpf: &mut Ebpf) -> Result<(RingBuf<MapData>, Array<MapData, u64>), Unavailable> {
     Ok((take(ebpf, names::OBSERVED)?, take(ebpf, names::OBSERVED_LOST)?))
 }
 
