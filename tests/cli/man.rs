@@ -41,6 +41,7 @@ fn every_command_has_its_page() {
         "history",
         "status",
         "flows",
+        "observe",
         "top",
         "export",
         "down",
