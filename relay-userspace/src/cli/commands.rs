@@ -86,10 +86,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
             clap_complete::generate(*shell, &mut Cli::command(), "relayctl", &mut text);
             write(&String::from_utf8_lossy(&text))
         }
-        Command::Man { folder } => {
-            manual::write_all(folder)?;
-            Ok(Exit::Done)
-        }
+        Command::Man { folder } => manual::write_all(folder).map(|()| Exit::Done),
     }
 }
 

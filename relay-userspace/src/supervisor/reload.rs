@@ -90,8 +90,9 @@ impl State {
         std::mem::replace(&mut self.settings.log_connections, on)
     }
 
-    /// Has the kernel plane tell of all that it sees, or not.
-    pub fn observe(&mut self, on: bool) {
+    /// Has the kernel plane tell of all that it sees while somebody watches.
+    pub fn observe(&mut self) {
+        let on = self.shared.observatory.is_on();
         if let Ok(kernel) = &mut self.kernel
             && !self.down
             && let Err(error) = kernel.observe(on)

@@ -358,10 +358,7 @@ impl Events {
                     rest = rest_after(began.elapsed());
                 }
                 () = at(rest.map(Into::into)) => rest = None,
-                Ok(()) = self.watched.changed() => {
-                    let on = *self.watched.borrow_and_update();
-                    state.observe(on);
-                }
+                Ok(()) = self.watched.changed() => state.observe(),
                 Some(number) = next_round(&mut self.rounds) => state.swept(number),
                 news = state.facts.names.answered() => {
                     let is_news = !news.names.is_empty();
@@ -436,7 +433,7 @@ impl State {
         self.kernel = open_kernel(&self.settings, None, &Service::from_environment());
         self.down = false;
         self.desired = Desired::default();
-        self.observe(self.shared.observatory.is_on());
+        self.observe();
         self.prepare_host();
         self.introduce_planes();
         self.replan("relayd is attached again");

@@ -218,7 +218,8 @@ impl Session {
 
     /// The session is over. One that nobody answered is not logged: anybody can send a first datagram.
     pub fn log(&self, key: &Key, service: &Service, ending: Ending) {
-        if !service.observatory.is_on() && !(self.answered && service.log.is_on()) {
+        let is_logged = self.answered && service.log.is_on();
+        if !is_logged && !service.observatory.is_on() {
             return;
         }
         let (client, backend) = (key.client, self.leads_to());
