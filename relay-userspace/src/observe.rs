@@ -1,4 +1,4 @@
-//! What happens to flows of both planes, for those who watch it live. Pure but for the clock.
+//! What happens to flows of both planes, for those who watch it live.
 //!
 //! While nobody watches, telling costs a look at a flag. Who tells waits for nobody: a watcher who is too slow, or is told more
 //! than a second takes, misses events, which are counted.
