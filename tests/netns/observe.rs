@@ -385,3 +385,25 @@ fn a_flood_is_a_sample() {
     let log = fs::read_to_string(world.folder().join("relayd.log")).expect("log");
     assert!(!log.contains("ERROR"), "{log}");
 }
+
+/// Sessions tell of themselves, where there are no programs too; a stranger to a listener of datagrams is told with what it asked.
+#[test]
+fn sessions_are_told_without_ebpf() {
+    let world = World::new();
+    let rule = format!("{RULE}accept = {{ allow = [\"198.51.100.2\"] }}\n");
+    let daemon = world.start_with("hook = \"off\"\n", &rule);
+    let second = Ipv4Addr::new(198, 51, 100, 77);
+    world.client.add_address("client", second, 24);
+    let (_tcp, _udp) = (tcp_server(&world.backend, 80), udp_server(&world.backend, 80));
+    let mut observer = Observer::start(&daemon.ctl, &[], 1);
+    let (client, own) = connect(&world, RELAY.into()).expect("connect");
+    drop(client);
+    assert_eq!(observer.wait("closed", own)["unit"], "payload");
+    let (_socket, own) = datagrams(&world, RELAY.into());
+    check(&observer.wait("proven", own), "user", "udp");
+    // accepted by the kernel, and reset
+    let stranger = Client::connect_as(&world.client, second, (RELAY, 8080)).expect("connect");
+    let own = stranger.0.local_addr().expect("address");
+    assert_eq!(observer.wait("refused", own)["reason"], "not_allowed");
+    assert_eq!(observer.about("closed", own), None, "it never was open");
+}
