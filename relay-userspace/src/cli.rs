@@ -10,6 +10,7 @@ mod history;
 pub mod manual;
 mod observe;
 pub mod print;
+mod quotas;
 pub mod relayd;
 mod top;
 mod walk;

@@ -13,6 +13,7 @@ mod observe;
 mod output;
 mod ports;
 mod prometheus;
+mod quotas;
 mod refusals;
 mod rights;
 mod saving;

@@ -6,13 +6,17 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::view::{BackendView, RuleView, StatusView, TrafficView};
+use super::view::{BackendView, QuotaView, RuleView, StatusView, TermsView, TrafficView};
 use crate::health::saved::BackendOrder;
 
 /// All metrics.
-pub fn encode(rules: Vec<RuleView>, status: StatusView) -> Result<String, std::fmt::Error> {
+pub fn encode(
+    rules: Vec<RuleView>,
+    status: StatusView,
+    terms: Vec<TermsView>,
+) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Views { rules, status }));
+    registry.register_collector(Box::new(Views { rules, status, terms }));
     let mut text = String::new();
     encode_text(&mut text, &registry)?;
     Ok(text)
@@ -22,6 +26,7 @@ pub fn encode(rules: Vec<RuleView>, status: StatusView) -> Result<String, std::f
 struct Views {
     rules: Vec<RuleView>,
     status: StatusView,
+    terms: Vec<TermsView>,
 }
 
 type Encoded = Result<(), std::fmt::Error>;
@@ -36,6 +41,8 @@ impl Collector for Views {
         self.by_direction(&mut encoder, "relay_rule_packets", None, packets, |traffic| traffic.packets)?;
         self.lifetime(&mut encoder)?;
         self.units(&mut encoder)?;
+        self.quotas(&mut encoder)?;
+        self.ends(&mut encoder)?;
         self.flows(&mut encoder)?;
         self.drops(&mut encoder)?;
         self.planes(&mut encoder)?;
@@ -79,6 +86,38 @@ impl Views {
             for (direction, traffic) in [("ingress", lifetime.ingress), ("egress", lifetime.egress)] {
                 counter(&mut metric, &[("rule", &rule.name), ("direction", direction)], traffic.bytes)?;
             }
+        }
+        Ok(())
+    }
+
+    fn quotas(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "How many bytes a quota allows in its period";
+        self.quota(encoder, "relay_quota", help, |quota| quota.limit_bytes)?;
+        let help = "How many of a quota's bytes are used";
+        self.quota(encoder, "relay_quota_used", help, |quota| quota.used_bytes)
+    }
+
+    fn quota(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        value: impl Fn(&QuotaView) -> u64,
+    ) -> Encoded {
+        let mut metric = encoder.encode_descriptor(name, help, Some(&Unit::Bytes), MetricType::Gauge)?;
+        for (terms, quota) in self.terms.iter().filter_map(|terms| Some((terms, terms.quota.as_ref()?))) {
+            gauge(&mut metric, &[("kind", &terms.kind), ("name", &terms.name)], value(quota))?;
+        }
+        Ok(())
+    }
+
+    fn ends(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "When a rule or group ends, in seconds since 1970";
+        let unit = Some(&Unit::Seconds);
+        let mut metric =
+            encoder.encode_descriptor("relay_expiry_timestamp", help, unit, MetricType::Gauge)?;
+        for (terms, end) in self.terms.iter().filter_map(|terms| Some((terms, terms.expires.as_ref()?))) {
+            gauge(&mut metric, &[("kind", &terms.kind), ("name", &terms.name)], end.time)?;
         }
         Ok(())
     }
@@ -280,7 +319,7 @@ mod tests {
                     "egress": { "packets": 1, "bytes": 60 }, "flows": 7 } },
         });
         let rule: RuleView = serde_json::from_value(rule).expect("rule");
-        let text = encode(vec![rule], status).expect("text");
+        let text = encode(vec![rule], status, Vec::new()).expect("text");
         for line in [
             "relay_rule_bytes_total{rule=\"tokyo\",direction=\"ingress\"} 120",
             "relay_rule_lifetime_bytes_total{rule=\"tokyo\",direction=\"ingress\"} 999",

@@ -22,9 +22,10 @@ use super::flows::{FlowsView, Params};
 use super::problem::{ApiProblem, Code};
 use super::server::Peer;
 use super::view::{
-    AccountView, ChangeView, DownView, ExplainView, HistoryView, RuleView, StatusView, WalkView,
+    AccountView, ChangeView, DownView, ExplainView, HistoryView, RuleView, StatusView, TermsView, WalkView,
 };
 use super::{history, metrics, observe, order};
+use crate::accounting::allowances::Owner;
 use crate::config::node::{Node, Value as NodeValue};
 use crate::config::problem::Problems;
 use crate::config::{decode, quantity};
@@ -58,6 +59,11 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .route("/v1/rules/{name}/disable", post(disable))
         .route("/v1/rules/{name}/drain", post(drain))
         .route("/v1/rules/{name}/backend", post(backend))
+        .route("/v1/quotas", get(quotas))
+        .route("/v1/rules/{name}/quota", get(rule_quota))
+        .route("/v1/rules/{name}/quota/reset", post(reset_rule_quota))
+        .route("/v1/groups/{name}/quota", get(group_quota))
+        .route("/v1/groups/{name}/quota/reset", post(reset_group_quota))
         .route("/v1/flows", get(flows))
         .route("/v1/observe", get(observed))
         .route("/v1/rules/{name}/test", post(test))
@@ -127,6 +133,36 @@ fn name(text: &str) -> Result<RuleName, ApiProblem> {
         let problem = format!("{text:?} is not a rule name; {}", RuleName::FORM);
         ApiProblem::new(Code::Invalid, problem)
     })
+}
+
+async fn quotas(State(shared): State<Arc<Shared>>) -> Json<Vec<TermsView>> {
+    Json(shared.all_terms())
+}
+
+async fn rule_quota(State(shared): State<Arc<Shared>>, Path(text): Path<String>) -> Answer<TermsView> {
+    shared.terms_of(&Owner::Rule(name(&text)?)).map(Json)
+}
+
+async fn group_quota(State(shared): State<Arc<Shared>>, Path(text): Path<String>) -> Answer<TermsView> {
+    shared.terms_of(&Owner::Group(name(&text)?)).map(Json)
+}
+
+async fn reset_rule_quota(
+    State(shared): State<Arc<Shared>>,
+    _writer: Writer,
+    Path(text): Path<String>,
+    Query(options): Query<Options>,
+) -> Answer<ChangeView> {
+    change(&shared, Action::ResetQuota(Owner::Rule(name(&text)?)), options.dry_run).await
+}
+
+async fn reset_group_quota(
+    State(shared): State<Arc<Shared>>,
+    _writer: Writer,
+    Path(text): Path<String>,
+    Query(options): Query<Options>,
+) -> Answer<ChangeView> {
+    change(&shared, Action::ResetQuota(Owner::Group(name(&text)?)), options.dry_run).await
 }
 
 async fn change(shared: &Shared, action: Action, dry_run: bool) -> Answer<ChangeView> {
@@ -364,7 +400,7 @@ async fn health() -> Json<Value> {
 }
 
 async fn metrics_text(State(shared): State<Arc<Shared>>) -> Response {
-    let Ok(text) = metrics::encode(shared.rules().await, shared.status().await) else {
+    let Ok(text) = metrics::encode(shared.rules().await, shared.status().await, shared.all_terms()) else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");

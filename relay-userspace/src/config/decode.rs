@@ -4,8 +4,10 @@ mod accept;
 pub(super) mod balance;
 mod check;
 mod connect;
+mod group;
 mod limit;
 mod places;
+mod quota;
 mod rate;
 mod timeouts;
 mod tunnel;
@@ -13,6 +15,7 @@ mod websocket;
 
 use relay_common::net::Protocol;
 
+pub use self::group::group;
 pub use self::places::misfit;
 use super::fields::{Fields, Later};
 use super::node::{Node, Span, Table, Value};
@@ -22,12 +25,7 @@ use crate::rule::{Listener, OnDown, PlaneChoice, Protocols, Rule, RuleName, UdpN
 const NOTE_LENGTH: usize = 128;
 
 /// Keys of the contract that have no meaning yet. Saying so beats ignoring them.
-const LATER: &[Later] = &[
-    Later { key: "group", default: None },
-    Later { key: "count_ports", default: Some("false") },
-    Later { key: "quota", default: None },
-    Later { key: "expires", default: None },
-];
+const LATER: &[Later] = &[Later { key: "count_ports", default: Some("false") }];
 
 /// Said of keys for TCP in a rule that has none.
 const NO_TCP: &str = "this is TCP's, and the rule carries UDP alone";
@@ -65,6 +63,9 @@ pub fn rule(
     let check = check::check(&mut fields, protocols, connect.sends_datagrams(), problems);
     let limits = limit::limits(&mut fields, problems);
     let rates = rate::rates(&mut fields, problems);
+    let quota = quota::quota(&mut fields, problems);
+    let expires = quota::expires(&mut fields, problems);
+    let group = group::of_rule(&mut fields, problems);
     fields.finish(LATER, problems);
     if problems.list.len() > before {
         return None;
@@ -92,6 +93,9 @@ pub fn rule(
         connect: connect.into(),
         limits,
         rates,
+        quota: quota.map(Box::new),
+        expires: expires.map(Box::new),
+        group,
     })
 }
 

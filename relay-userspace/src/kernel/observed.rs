@@ -134,7 +134,9 @@ const fn refusal(reason: DropReason) -> What {
         | DropReason::Unwritable
         | DropReason::DeviceGone
         | DropReason::UdpGso
-        | DropReason::Rate => What::Dropped { reason: text, packets: 1 },
+        | DropReason::Rate
+        | DropReason::Quota
+        | DropReason::Expired => What::Dropped { reason: text, packets: 1 },
     }
 }
 

@@ -60,13 +60,15 @@ impl State {
         let draining = self.still_draining(&rules);
         // names of the new rules are looked up in the new way
         let before = self.use_dns(config.settings.dns);
+        let groups = std::mem::replace(&mut self.groups, config.groups);
         match self.switch(rules, draining, Strictness::Reload).await {
             Ok(undo) => {
                 let connections = self.log_connections(config.settings.log_connections);
-                Ok(Undo { dns: Some(before), connections: Some(connections), ..undo })
+                Ok(Undo { groups: Some(groups), dns: Some(before), connections: Some(connections), ..undo })
             }
             Err(problem) => {
                 self.use_dns(before);
+                self.groups = groups;
                 Err(problem)
             }
         }
