@@ -8,6 +8,7 @@ pub mod fields;
 mod flows;
 mod history;
 pub mod manual;
+mod observe;
 pub mod print;
 mod quotas;
 pub mod relayd;

@@ -7,8 +7,9 @@
 //! config            ◄── api, cli, supervisor
 //! kernel, net       ◄── supervisor                  (kernel and net never see each other)
 //! proxy             ◄── plan (its values), supervisor
-//! connections       ◄── proxy, supervisor
-//! flows             ◄── kernel, supervisor, api
+//! connections       ◄── proxy, kernel, supervisor
+//! observe           ◄── proxy, kernel, supervisor, api (of connections it knows what has ended)
+//! flows             ◄── kernel, supervisor, api, connections, observe
 //! balance           ◄── plan, proxy                 (of rules it knows how they balance)
 //! health            ◄── plan (its values), supervisor, api::view, cli
 //!                                                   (of proxy it knows how sockets towards backends are bound)
@@ -34,6 +35,7 @@ pub mod host;
 pub mod kernel;
 pub mod memory;
 pub mod net;
+pub mod observe;
 pub mod plan;
 pub mod proxy;
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod flows;
 mod journal;
 mod man;
 mod metrics;
+mod observe;
 mod output;
 mod ports;
 mod prometheus;

@@ -42,6 +42,7 @@ fn every_command_has_its_page() {
         "quota",
         "status",
         "flows",
+        "observe",
         "top",
         "export",
         "down",

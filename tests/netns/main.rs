@@ -15,6 +15,7 @@ mod lifecycle;
 mod listeners;
 mod mptcp;
 mod names;
+mod observe;
 mod on_down;
 mod planes;
 mod ports;

@@ -24,7 +24,7 @@ use super::server::Peer;
 use super::view::{
     AccountView, ChangeView, DownView, ExplainView, HistoryView, RuleView, StatusView, TermsView, WalkView,
 };
-use super::{history, metrics, order};
+use super::{history, metrics, observe, order};
 use crate::accounting::allowances::Owner;
 use crate::config::node::{Node, Value as NodeValue};
 use crate::config::problem::Problems;
@@ -65,6 +65,7 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .route("/v1/groups/{name}/quota", get(group_quota))
         .route("/v1/groups/{name}/quota/reset", post(reset_group_quota))
         .route("/v1/flows", get(flows))
+        .route("/v1/observe", get(observed))
         .route("/v1/rules/{name}/test", post(test))
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
@@ -308,6 +309,15 @@ async fn backend(
 
 async fn flows(State(shared): State<Arc<Shared>>, Query(params): Query<Params>) -> Answer<FlowsView> {
     Ok(Json(shared.flows(params.into_query()?).await?.into()))
+}
+
+/// What happens to flows from now on.
+async fn observed(
+    State(shared): State<Arc<Shared>>,
+    Query(params): Query<observe::Params>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiProblem> {
+    let watch = observe::watch(&shared, params.into_filter()?).await?;
+    Ok(Sse::new(observe::told(watch)).keep_alive(KeepAlive::default()))
 }
 
 /// What a rule's sessions would meet. Backends hear of it, so it is nothing for who may only look.

@@ -301,6 +301,9 @@ pub struct StatusView {
     pub sysctls: Vec<String>,
     /// Packets refused that belong to no rule.
     pub drops: BTreeMap<String, u64>,
+    /// Who watches flows by now.
+    #[serde(default)]
+    pub observers: usize,
     /// Seconds until an unconfirmed apply is undone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unconfirmed_seconds: Option<u64>,

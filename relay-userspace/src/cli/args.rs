@@ -11,7 +11,11 @@ use crate::accounting::bill::{Count, Factor};
 use crate::accounting::calendar::{self, Step, TIME_FORMS, parse_time};
 use crate::api::flows::{self, MOST, USUAL_LIMIT};
 use crate::config::quantity::{DURATION_FORMS, parse_duration};
+use crate::observe::Kind;
 use crate::rule::{self, RuleName};
+
+/// What can be observed.
+const KINDS: [&str; 5] = Kind::NAMES;
 
 /// Manages Relay's port forwarding rules.
 ///
@@ -140,6 +144,11 @@ pub enum Command {
         after_help = "Bytes are those of IP packets in the kernel plane, of payload in the user plane.\n\nExamples:\n  relayctl flows web --limit 20\n  relayctl flows --client 198.51.100.0/24 --protocol udp\n  relayctl flows --backend 203.0.113.11 --sort age -o json"
     )]
     Flows(Flows),
+    /// Watch what happens to flows, as it happens: opened, closed, refused, dropped
+    #[command(
+        after_help = "Nothing is told while nobody watches. Of a flood a sample is shown, and how many events are missing. Times are in UTC; -o json prints one object a line.\n\nExamples:\n  relayctl observe web\n  relayctl observe --drops --client 198.51.100.0/24\n  relayctl observe web --kind closed -n 100 -o json"
+    )]
+    Observe(Observe),
     /// Watch all rules live: rates, flows, backends, drops
     #[command(
         after_help = "Keys: ? lists them; / filters, Enter shows one rule in full, p pauses, q quits. NO_COLOR is honoured."
@@ -357,6 +366,34 @@ pub struct Flows {
     pub limit: u64,
     #[command(flatten)]
     pub watch: Watch,
+}
+
+#[derive(Debug, Args)]
+pub struct Observe {
+    /// Of this rule; of all without
+    #[arg(value_parser = rule_name)]
+    pub name: Option<RuleName>,
+    /// What is turned away only: refused and dropped
+    #[arg(long, conflicts_with = "kind")]
+    pub drops: bool,
+    /// What becomes of flows only: opened, proven and closed
+    #[arg(long, conflicts_with = "kind")]
+    pub flows: bool,
+    /// Only these, with commas between
+    #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = KINDS)]
+    pub kind: Vec<String>,
+    /// Of clients with this address or in this network
+    #[arg(long, value_name = "NET", value_parser = clients)]
+    pub client: Option<String>,
+    /// tcp or udp
+    #[arg(long, value_parser = ["tcp", "udp"])]
+    pub protocol: Option<String>,
+    /// kernel or user
+    #[arg(long, value_parser = ["kernel", "user"])]
+    pub plane: Option<String>,
+    /// End after so many
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
 }
 
 #[derive(Debug, Args)]

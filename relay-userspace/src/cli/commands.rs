@@ -15,7 +15,7 @@ use super::args::{
     Add, Apply, Backend, Call, Cli, Command, Down, Export, Format, History, Names, One, Output, Quota, Set,
 };
 use super::walk::walk;
-use super::{Exit, export, fields, flows, history, manual, print, quotas, top};
+use super::{Exit, export, fields, flows, history, manual, observe, print, quotas, top};
 use crate::api::client::{Client, ClientError};
 use crate::api::flows::FlowsView;
 use crate::api::view::{
@@ -58,6 +58,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
             let path = flows::path(args);
             session.repeat(args.watch.watch, &path, |view: &FlowsView, f| flows::print(view, f)).await
         }
+        Command::Observe(asked) => observe::run(&cli.socket, cli.output, asked).await,
         Command::Top(args) => top::run(&cli.socket, args).await,
         Command::Explain(one) => {
             let path = format!("/v1/rules/{}/explain", one.name);
@@ -78,10 +79,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
             clap_complete::generate(*shell, &mut Cli::command(), "relayctl", &mut text);
             write(&String::from_utf8_lossy(&text))
         }
-        Command::Man { folder } => {
-            manual::write_all(folder)?;
-            Ok(Exit::Done)
-        }
+        Command::Man { folder } => manual::write_all(folder).map(|()| Exit::Done),
     }
 }
 
@@ -110,7 +108,7 @@ fn write(text: &str) -> anyhow::Result<Exit> {
 }
 
 /// Whether anyone still reads.
-fn write_on(text: &str) -> anyhow::Result<bool> {
+pub(super) fn write_on(text: &str) -> anyhow::Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),

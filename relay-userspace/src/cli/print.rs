@@ -319,6 +319,7 @@ pub fn status(view: &StatusView, format: Format) -> String {
     });
     facts.extend(view.sysctls.iter().map(|name| ("sysctl", format!("{name} (put back by `relayctl down`)"))));
     facts.extend(view.drops.iter().map(|(reason, count)| ("drops", format!("{count} {reason}"))));
+    facts.extend((view.observers > 0).then(|| ("observers", view.observers.to_string())));
     facts.extend(
         view.unconfirmed_seconds
             .map(|left| ("apply", format!("undone in {left} s unless `relayctl confirm`"))),

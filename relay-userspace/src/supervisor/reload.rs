@@ -92,6 +92,18 @@ impl State {
         std::mem::replace(&mut self.settings.log_connections, on)
     }
 
+    /// Has the kernel plane tell of all that it sees while somebody watches.
+    pub fn observe(&mut self) {
+        let on = self.shared.observatory.is_on();
+        if let Ok(kernel) = &mut self.kernel
+            && !self.down
+            && let Err(error) = kernel.observe(on)
+        {
+            tracing::error!("the kernel plane cannot be watched: {error}");
+        }
+        self.shared.observatory.set_ready(on);
+    }
+
     /// Drain marks of rules that stay.
     fn still_draining(&self, rules: &Rules) -> BTreeSet<RuleName> {
         let names: HashSet<&RuleName> = rules.iter().map(|(rule, _)| &rule.name).collect();

@@ -39,6 +39,7 @@ use crate::net::hold::Holder;
 use crate::net::monitor::Monitor;
 use crate::net::stock::Stock;
 use crate::net::sysctl::Ledger;
+use crate::observe::Observatory;
 use crate::plan::RuleState;
 use crate::proxy::kept::Tell;
 use crate::proxy::tunnel::Tunnels;
@@ -91,7 +92,7 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     // what was used up before is known from here on
     state.keep_terms();
     // signals are heard before anybody is told that they may be sent
-    let mut events = Events::new(inbox, monitor, rounds)?;
+    let mut events = Events::new(inbox, monitor, rounds, shared.observatory.wanted())?;
     events.serve(&mut state, &service).await;
     service.stopping();
     servers.shutdown().await;
@@ -149,7 +150,7 @@ async fn start_state(
         planned: Vec::new(),
         facts,
         kernel,
-        serving: start_serving(log.clone()),
+        serving: start_serving(log.clone(), shared.observatory.clone()),
         log,
         log_task: JoinSet::new(),
         desired: Desired::default(),
@@ -187,9 +188,9 @@ fn drain_marks(kernel: Option<&Dataplane>, rules: &Rules) -> BTreeSet<RuleName> 
     kernel.into_iter().flat_map(Dataplane::draining).filter(|name| known.contains(name)).cloned().collect()
 }
 
-fn start_serving(log: Arc<ConnectionLog>) -> Option<Serving> {
+fn start_serving(log: Arc<ConnectionLog>, observatory: Arc<Observatory>) -> Option<Serving> {
     let workers = thread::available_parallelism().map_or(1, NonZero::get);
-    Serving::start(workers, log).map_err(|error| tracing::error!("no user plane: {error}")).ok()
+    Serving::start(workers, log, observatory).map_err(|error| tracing::error!("no user plane: {error}")).ok()
 }
 
 fn open_kernel(
@@ -238,10 +239,10 @@ fn start_trace(state: &mut State, tasks: &mut JoinSet<()>) {
     }
 }
 
-/// Has flows of the kernel plane logged when they are over, if that is wanted.
+/// Has flows of the kernel plane logged when they are over, and shown to those who watch.
 fn start_log(state: &mut State) {
     let Ok(kernel) = &mut state.kernel else { return };
-    match kernel.start_log(state.log.clone()) {
+    match kernel.start_log(state.log.clone(), state.shared.observatory.clone()) {
         Ok(task) => {
             state.log_task.abort_all();
             state.log_task.spawn(task);
@@ -297,6 +298,8 @@ struct Events {
     commands: mpsc::Receiver<Command>,
     monitor: Monitor,
     rounds: Option<watch::Receiver<u64>>,
+    /// Whether somebody watches flows.
+    watched: watch::Receiver<bool>,
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
@@ -307,11 +310,13 @@ impl Events {
         commands: mpsc::Receiver<Command>,
         monitor: Monitor,
         rounds: Option<watch::Receiver<u64>>,
+        watched: watch::Receiver<bool>,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             commands,
             monitor,
             rounds,
+            watched,
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -358,6 +363,7 @@ impl Events {
                     rest = rest_after(began.elapsed());
                 }
                 () = at(rest.map(Into::into)) => rest = None,
+                Ok(()) = self.watched.changed() => state.observe(),
                 Some(number) = next_round(&mut self.rounds) => state.swept(number),
                 news = state.facts.names.answered() => {
                     let is_news = !news.names.is_empty();
@@ -446,6 +452,7 @@ impl State {
         self.kernel = open_kernel(&self.settings, None, &Service::from_environment());
         self.down = false;
         self.desired = Desired::default();
+        self.observe();
         self.prepare_host();
         self.introduce_planes();
         self.replan("relayd is attached again");

@@ -35,6 +35,7 @@ use crate::health::saved::BackendOrder;
 use crate::health::{ProbeId, Standing};
 use crate::kernel::meter::{Drops, Meter, Totals};
 use crate::kernel::round_trips::RoundTripsByEnd;
+use crate::observe::Observatory;
 use crate::plan::{Carriage, PlannedRule, Resolved};
 use crate::proxy::counters::{Carried, Counters, Refusal};
 use crate::rule::{Groups, Host, RuleName};
@@ -88,6 +89,8 @@ pub struct Shared {
     pub flow_seeker: FlowSeeker,
     pub commands: mpsc::Sender<Command>,
     pub events: broadcast::Sender<EventView>,
+    /// Who watches flows.
+    pub observatory: Arc<Observatory>,
     started: Instant,
 }
 
@@ -120,6 +123,7 @@ impl Shared {
             flow_seeker: FlowSeeker::default(),
             commands,
             events: broadcast::channel(EVENT_BACKLOG).0,
+            observatory: Arc::default(),
             started: Instant::now(),
         }
     }
@@ -392,6 +396,7 @@ impl Shared {
                 max_flows: snapshot.max_flows,
             },
             sysctls: snapshot.sysctls.clone(),
+            observers: self.observatory.watchers(),
             ..StatusView::default()
         };
         for rule in &snapshot.rules {
