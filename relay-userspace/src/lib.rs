@@ -20,6 +20,7 @@
 //! `proxy` are the two planes.
 
 pub mod accounting;
+pub mod alert;
 pub mod api;
 pub mod balance;
 pub mod boot;

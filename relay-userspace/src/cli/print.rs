@@ -11,6 +11,8 @@ use super::args::Format;
 use super::backends;
 use crate::api::view::{ChangeView, DownView, ExplainView, RuleChange, RuleView, StatusView, age};
 
+pub use crate::api::view::size;
+
 /// All rules.
 pub fn rules(rules: &[RuleView], format: Format) -> String {
     match format {
@@ -178,18 +180,6 @@ fn rules_tsv(rules: &[RuleView]) -> String {
         );
     }
     text
-}
-
-/// Bytes in the largest unit that leaves a digit before the point.
-pub fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
 /// One rule, a fact per line.
@@ -422,14 +412,6 @@ pub fn clear() -> &'static str {
 mod tests {
     use super::*;
     use crate::api::view::LegView;
-
-    #[test]
-    fn sizes_are_readable() {
-        assert_eq!(size(0), "0 B");
-        assert_eq!(size(1023), "1023 B");
-        assert_eq!(size(1536), "1.5 KiB");
-        assert_eq!(size(5 * 1024 * 1024 * 1024), "5.0 GiB");
-    }
 
     #[test]
     fn transports_are_shown_where_a_rule_has_one() {
