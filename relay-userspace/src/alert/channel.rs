@@ -217,6 +217,22 @@ impl Channel {
 }
 
 impl Service {
+    /// Whether it is spoken to over TLS.
+    pub fn is_secure(&self) -> bool {
+        let is_https = |url: &Url| url.uri().scheme_str() == Some("https");
+        match self {
+            Self::Telegram { api_base: url, .. }
+            | Self::Wecom { url }
+            | Self::Feishu { url, .. }
+            | Self::Dingtalk { url, .. }
+            | Self::Discord { url }
+            | Self::Slack { url }
+            | Self::Ntfy { url, .. }
+            | Self::Bark { server: url, .. } => is_https(url),
+            Self::Webhook(webhook) => webhook.url.0.source().starts_with("https:"),
+        }
+    }
+
     fn secrets(&self) -> Vec<String> {
         let text = |secret: &Secret| secret.expose().to_owned();
         match self {

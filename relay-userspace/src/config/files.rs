@@ -9,15 +9,17 @@ use toml::de::DeTable;
 
 use super::decode;
 use super::fields::nearest;
-use super::node::{Entry, Node, Span, Value, table_from_toml};
+use super::node::{Entry, Node, Span, Table, Value, table_from_toml};
 use super::problem::{Problem, Problems, Source};
 use super::settings::Settings;
+use crate::alert::desk::Alerts;
 use crate::rule::{Rule, overlap};
 
-/// A whole configuration: settings and rules, each rule with the file it came from.
+/// A whole configuration: settings, alerts, and rules, each rule with the file it came from.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     pub settings: Settings,
+    pub alerts: Alerts,
     pub rules: Vec<(Arc<Rule>, Origin)>,
 }
 
@@ -41,8 +43,8 @@ impl Origin {
 }
 
 /// Tables that a later version will understand.
-const LATER_TABLES: &[&str] = &["group", "watch", "alert", "firewall", "mptcp"];
-const TABLES: &[&str] = &["daemon", "dns", "log", "metrics", "rule"];
+const LATER_TABLES: &[&str] = &["group", "watch", "firewall", "mptcp"];
+const TABLES: &[&str] = &["alert", "daemon", "dns", "log", "metrics", "rule"];
 
 impl Config {
     /// Reads the main file and `conf.d/*.toml` beside it, in name order. A missing main file is a problem.
@@ -126,13 +128,18 @@ fn unreadable(path: &Path, error: &io::Error, problems: &mut Problems) {
     problems.add(None, &path.display().to_string(), format!("cannot be read: {error}"), None);
 }
 
+/// A name, and where it stands.
+type Named = (String, Option<Span>);
+
 #[derive(Default)]
 struct Reader {
     config: Config,
     /// Where each rule's name stands, in the order of `config.rules`.
     places: Vec<Option<Span>>,
     /// All names, those of rules with mistakes too.
-    names: Vec<(String, Option<Span>)>,
+    names: Vec<Named>,
+    /// The same of alerts.
+    alert_names: Vec<Named>,
     /// Settings tables seen so far, and where.
     seen: Vec<(String, Option<Span>)>,
 }
@@ -163,6 +170,10 @@ impl Reader {
             self.rules(&entry.node, path, problems);
             return;
         }
+        if entry.key == "alert" {
+            self.alerts(&entry.node, path, problems);
+            return;
+        }
         if let Some((_, _first)) = self.seen.iter().find(|(key, _)| *key == entry.key) {
             let message = format!("`[{}]` stands in two files", entry.key);
             problems.add(entry.key_span.clone(), "", message, Some("keep one of them"));
@@ -180,7 +191,7 @@ impl Reader {
             unknown => {
                 let help = match nearest(unknown, TABLES.iter().copied()) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => "known are [daemon], [dns], [log], [metrics] and [[rule]]".into(),
+                    None => "known are [daemon], [dns], [log], [metrics], [[alert]] and [[rule]]".into(),
                 };
                 problems.add(entry.key_span, "", format!("there is no table `{unknown}`"), Some(&help));
             }
@@ -188,19 +199,9 @@ impl Reader {
     }
 
     fn rules(&mut self, node: &Node, path: &Arc<Path>, problems: &mut Problems) {
-        let Value::Array(items) = &node.value else {
-            problems.at(node, "rule", "rules are written as `[[rule]]`", None);
-            return;
-        };
-        for item in items {
-            let Value::Table(table) = &item.value else {
-                problems.at(item, "rule", "rules are written as `[[rule]]`", None);
-                continue;
-            };
-            let name = table.iter().find(|entry| entry.key == "name").map(|entry| &entry.node);
-            if let Some(Node { span, value: Value::Text(text) }) = name {
-                self.names.push((text.clone(), span.clone()));
-            }
+        for (item, table) in tables(node, "rule", problems) {
+            let name = name_of(table);
+            self.names.extend(name.and_then(named));
             if let Some(rule) = decode::rule(table, item.span.clone(), None, problems) {
                 self.places.push(name.and_then(|name| name.span.clone()));
                 self.config.rules.push((Arc::new(rule), Origin::File(path.clone())));
@@ -208,17 +209,19 @@ impl Reader {
         }
     }
 
+    fn alerts(&mut self, node: &Node, path: &Path, problems: &mut Problems) {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for (item, table) in tables(node, "alert", problems) {
+            self.alert_names.extend(name_of(table).and_then(named));
+            let alert = decode::alert::alert(table, item.span.clone(), folder, problems);
+            self.config.alerts.extend(alert.map(Arc::new));
+        }
+    }
+
     /// What only shows when all rules are read: two with one name, two that want the same port.
     fn check(&self, problems: &mut Problems) {
-        let mut names: Vec<&(String, Option<Span>)> = self.names.iter().collect();
-        names.sort_by_key(|(name, _)| name);
-        for pair in names.windows(2) {
-            let ((first, place), (second, span)) = (pair[0], pair[1]);
-            if first == second {
-                let message = format!("two rules are called {second:?}");
-                problems.add(span.clone(), "", message, Some(&also(place, problems)));
-            }
-        }
+        refuse_twins("rules", &self.names, problems);
+        refuse_twins("alerts", &self.alert_names, problems);
         let rules: Vec<&Rule> = self.config.rules.iter().map(|(rule, _)| &**rule).collect();
         for found in overlap::find(rules.iter().copied()) {
             let (first, second) = (found.first.0, found.second.0);
@@ -230,6 +233,48 @@ impl Reader {
                 found.shown(&found.second, &rules),
                 Some(&help),
             );
+        }
+    }
+}
+
+/// The tables of `[[KEY]]`.
+fn tables<'a>(node: &'a Node, key: &str, problems: &mut Problems) -> Vec<(&'a Node, &'a Table)> {
+    let wrong = |at: &Node, problems: &mut Problems| {
+        problems.at(at, key, format!("{key}s are written as `[[{key}]]`"), None);
+    };
+    let Value::Array(items) = &node.value else {
+        wrong(node, problems);
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for item in items {
+        match &item.value {
+            Value::Table(table) => found.push((item, table)),
+            _ => wrong(item, problems),
+        }
+    }
+    found
+}
+
+fn name_of(table: &Table) -> Option<&Node> {
+    table.iter().find(|entry| entry.key == "name").map(|entry| &entry.node)
+}
+
+fn named(name: &Node) -> Option<Named> {
+    match &name.value {
+        Value::Text(text) => Some((text.clone(), name.span.clone())),
+        _ => None,
+    }
+}
+
+fn refuse_twins(what: &str, names: &[Named], problems: &mut Problems) {
+    let mut names: Vec<&Named> = names.iter().collect();
+    names.sort_by_key(|(name, _)| name);
+    for pair in names.windows(2) {
+        let ((first, place), (second, span)) = (pair[0], pair[1]);
+        if first == second {
+            let message = format!("two {what} are called {second:?}");
+            problems.add(span.clone(), "", message, Some(&also(place, problems)));
         }
     }
 }
