@@ -82,25 +82,25 @@ fn rest(count: usize) -> String {
 }
 
 /// Lines one below the other, escaped, as many as there is room for; what is left out is counted in a last line. A line that
-/// has no room even as the first is cut between two characters.
+/// takes most of the room by itself is cut between two characters.
 pub fn fit(lines: &[String], escape: Escape, limit: Limit) -> String {
     let mut text = String::new();
     for (index, line) in lines.iter().enumerate() {
         let piece = escape.apply(line);
-        let gap = usize::from(index > 0);
+        let gap = if index > 0 { "\n" } else { "" };
         let left = lines.len() - index - 1;
-        if limit.size(&text) + gap + limit.size(&piece) + limit.size(&rest(left)) <= limit.most {
-            if index > 0 {
-                text.push('\n');
-            }
-            text += &piece;
-        } else if index == 0 {
-            let room = limit.most.saturating_sub(limit.size(&rest(left)));
-            text = cut(line, escape, Limit { most: room, ..limit });
-            return text + &rest(left);
-        } else {
-            return text + &rest(left + 1);
+        let taken = limit.size(&text) + gap.len() + limit.size(&rest(left));
+        let room = limit.most.saturating_sub(taken);
+        if limit.size(&piece) <= room {
+            text = text + gap + &piece;
+            continue;
         }
+        let is_long = limit.size(&piece) > limit.most / 2 && room > limit.most / 4;
+        return if index == 0 || is_long {
+            text + gap + &cut(line, escape, Limit { most: room, ..limit }) + &rest(left)
+        } else {
+            text + &rest(left + 1)
+        };
     }
     text
 }
@@ -155,6 +155,8 @@ mod tests {
         assert_eq!(fit(&lines, Escape::None, Limit::bytes(28)), "line 0\nline 1\n… and 3 more");
         let long = vec!["香".repeat(10), "more".to_owned()];
         assert_eq!(fit(&long, Escape::None, Limit::bytes(28)), "香香香…\n… and 1 more");
+        let last = vec!["short".to_owned(), "x".repeat(100)];
+        assert_eq!(fit(&last, Escape::None, Limit::bytes(40)), format!("short\n{}…", "x".repeat(31)));
         assert_eq!(cut("a&b", Escape::Entities, Limit::bytes(7)), "a&amp;b");
         assert_eq!(cut("a&bcd", Escape::Entities, Limit::bytes(7)), "a…", "no half entity");
         assert_eq!(cut("😀😀", Escape::None, Limit::utf16(3)), "😀…");

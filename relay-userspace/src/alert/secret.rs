@@ -45,7 +45,8 @@ impl Url {
         let is_web = matches!(uri.scheme_str(), Some("http" | "https"));
         let has_host = uri.host().is_some_and(|host| !host.is_empty());
         let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
-        (is_web && has_host && !has_user && !text.contains('#')).then_some(Self(uri))
+        let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+        (is_web && has_host && !has_user && is_plain).then_some(Self(uri))
     }
 
     pub const fn uri(&self) -> &Uri {

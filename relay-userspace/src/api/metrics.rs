@@ -6,13 +6,17 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::view::{BackendView, RuleView, StatusView, TrafficView};
+use super::view::{AlertView, BackendView, RuleView, StatusView, TrafficView};
 use crate::health::saved::BackendOrder;
 
 /// All metrics.
-pub fn encode(rules: Vec<RuleView>, status: StatusView) -> Result<String, std::fmt::Error> {
+pub fn encode(
+    rules: Vec<RuleView>,
+    alerts: Vec<AlertView>,
+    status: StatusView,
+) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Views { rules, status }));
+    registry.register_collector(Box::new(Views { rules, alerts, status }));
     let mut text = String::new();
     encode_text(&mut text, &registry)?;
     Ok(text)
@@ -21,6 +25,7 @@ pub fn encode(rules: Vec<RuleView>, status: StatusView) -> Result<String, std::f
 #[derive(Debug)]
 struct Views {
     rules: Vec<RuleView>,
+    alerts: Vec<AlertView>,
     status: StatusView,
 }
 
@@ -45,6 +50,7 @@ impl Collector for Views {
         self.round_trips(&mut encoder)?;
         self.backend_failures(&mut encoder)?;
         self.backend_pools(&mut encoder)?;
+        self.alerts(&mut encoder)?;
         self.daemon(&mut encoder)
     }
 }
@@ -226,6 +232,19 @@ impl Views {
         })
     }
 
+    fn alerts(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "Events that an alert's service has taken, has refused, or that there was no room for";
+        let mut metric = encoder.encode_descriptor("relay_alerts", help, None, MetricType::Counter)?;
+        for alert in &self.alerts {
+            for (result, count) in
+                [("sent", alert.sent), ("failed", alert.failed), ("dropped", alert.dropped)]
+            {
+                counter(&mut metric, &[("alert", &alert.name), ("result", result)], count)?;
+            }
+        }
+        Ok(())
+    }
+
     fn daemon(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
         let name = "relay_config_last_reload_success";
         let help = "Whether the last reload was accepted";
@@ -280,7 +299,8 @@ mod tests {
                     "egress": { "packets": 1, "bytes": 60 }, "flows": 7 } },
         });
         let rule: RuleView = serde_json::from_value(rule).expect("rule");
-        let text = encode(vec![rule], status).expect("text");
+        let alert = AlertView { name: "phone".into(), sent: 3, dropped: 1, ..AlertView::default() };
+        let text = encode(vec![rule], vec![alert], status).expect("text");
         for line in [
             "relay_rule_bytes_total{rule=\"tokyo\",direction=\"ingress\"} 120",
             "relay_rule_lifetime_bytes_total{rule=\"tokyo\",direction=\"ingress\"} 999",
@@ -309,6 +329,9 @@ mod tests {
             "relay_backend_pooled{rule=\"tokyo\",backend=\"10.0.0.9:80\"} 4",
             "relay_backend_pool_clients_total{rule=\"tokyo\",backend=\"10.0.0.9:80\",result=\"hit\"} 7",
             "relay_backend_pool_clients_total{rule=\"tokyo\",backend=\"10.0.0.9:80\",result=\"miss\"} 1",
+            "relay_alerts_total{alert=\"phone\",result=\"sent\"} 3",
+            "relay_alerts_total{alert=\"phone\",result=\"failed\"} 0",
+            "relay_alerts_total{alert=\"phone\",result=\"dropped\"} 1",
             "relay_config_last_reload_success 0",
             "relay_build_info{version=\"1.2\"} 1",
         ] {

@@ -1,5 +1,6 @@
 //! What the API answers: the shapes that `relayctl -o json` prints. Fields are only ever added.
 
+mod alerts;
 mod past;
 
 use std::collections::BTreeMap;
@@ -7,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::alerts::{AlertChange, AlertTestView, AlertView};
 pub use self::past::{
     AccountView, HistoryRowView, HistoryView, InterfaceTrafficView, LifetimeView, MachineView,
 };
@@ -352,6 +354,9 @@ pub struct ReloadView {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct ChangeView {
     pub changes: Vec<RuleChange>,
+    /// Alerts that change; what about them is not shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alerts: Vec<AlertChange>,
     /// Where it was saved; absent if nothing was saved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saved: Option<String>,

@@ -12,14 +12,15 @@ use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
 use super::args::{
-    Add, Apply, Backend, Call, Cli, Command, Down, Export, Format, History, Names, One, Output,
+    Add, Alert, Apply, Backend, Call, Cli, Command, Down, Export, Format, History, Names, One, Output,
 };
 use super::walk::walk;
-use super::{Exit, export, fields, flows, history, manual, print, top};
+use super::{Exit, alerts, export, fields, flows, history, manual, print, top};
 use crate::api::client::{Client, ClientError};
 use crate::api::flows::FlowsView;
 use crate::api::view::{
-    AccountView, ChangeView, DownView, ExplainView, HistoryView, RuleView, StatusView, WalkView,
+    AccountView, AlertTestView, AlertView, ChangeView, DownView, ExplainView, HistoryView, RuleView,
+    StatusView, WalkView,
 };
 use crate::config::Problems;
 use crate::config::files::Config;
@@ -56,6 +57,10 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Status(watch) => {
             session.repeat(watch.watch, "/v1/status", |view: &StatusView, f| print::status(view, f)).await
         }
+        Command::Alert(Alert::List(watch)) => {
+            session.repeat(watch.watch, "/v1/alerts", |all: &Vec<AlertView>, f| alerts::list(all, f)).await
+        }
+        Command::Alert(Alert::Test { name }) => session.test_alerts(name.as_deref()).await,
         Command::Export(Export::Grafana) => write(&print::json(&export::dashboard())),
         Command::Export(Export::PrometheusRules { job }) => {
             let rules: Vec<RuleView> = session.client().await?.get("/v1/rules").await?;
@@ -251,6 +256,24 @@ impl Session<'_> {
         let view: WalkView = self.client().await?.ask(Method::POST, &path, String::new()).await?;
         self.print(&walk(&view, self.format()))?;
         Ok(if view.ok { Exit::Done } else { Exit::Failed })
+    }
+
+    /// One alert, or all of them at once: each may take its time.
+    async fn test_alerts(&self, name: Option<&str>) -> anyhow::Result<Exit> {
+        let names = match name {
+            Some(name) => vec![name.to_owned()],
+            None => {
+                let all: Vec<AlertView> = self.client().await?.get("/v1/alerts").await?;
+                all.into_iter().map(|alert| alert.name).collect()
+            }
+        };
+        let tests = names.iter().map(async |name| -> anyhow::Result<AlertTestView> {
+            let path = format!("/v1/alerts/{name}/test");
+            Ok(self.client().await?.ask(Method::POST, &path, String::new()).await?)
+        });
+        let views = futures_util::future::try_join_all(tests).await?;
+        self.print(&alerts::tested(&views, self.format()))?;
+        Ok(if views.iter().all(|view| view.ok) { Exit::Done } else { Exit::Failed })
     }
 
     fn check(&self, file: &Path) -> anyhow::Result<Exit> {

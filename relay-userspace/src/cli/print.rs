@@ -320,23 +320,28 @@ pub fn change(view: &ChangeView, format: Format) -> String {
     }
     let mut text = String::new();
     if format == Format::Tsv {
-        let lines = view.changes.iter().map(|change| format!("{}\t{}\n", change.action, change.name));
-        return lines.collect();
+        let rules = view.changes.iter().map(|change| format!("{}\t{}\n", change.action, change.name));
+        let alerts = view.alerts.iter().map(|change| format!("{}\t{}\talert\n", change.action, change.name));
+        return rules.chain(alerts).collect();
     }
     for change in &view.changes {
         text += &difference(change);
     }
+    for change in &view.alerts {
+        let _infallible = writeln!(text, "alert {} {}", change.name, change.action);
+    }
+    let is_nothing = view.changes.is_empty() && view.alerts.is_empty();
     match &view.saved {
         Some(path) => {
             let _infallible = writeln!(text, "saved in {path}");
         }
-        None if view.changes.is_empty() => text += "nothing to change\n",
+        None if is_nothing => text += "nothing to change\n",
         None => {}
     }
     for note in &view.notes {
         let _infallible = writeln!(text, "note: {note}");
     }
-    if view.dry_run && !view.changes.is_empty() {
+    if view.dry_run && !is_nothing {
         text += "(dry run: nothing was changed)\n";
     }
     text

@@ -264,6 +264,7 @@ impl State {
                 desired: std::mem::replace(&mut self.desired, desired),
                 dns: None,
                 connections: None,
+                alerts: None,
             }),
         }
     }
@@ -287,12 +288,15 @@ impl State {
 
     /// Undoes a switch.
     pub fn go_back(&mut self, undo: Undo) {
-        let Undo { rules, draining, planned, desired, dns, connections } = undo;
+        let Undo { rules, draining, planned, desired, dns, connections, alerts } = undo;
         if let Some(dns) = dns {
             self.use_dns(dns);
         }
         if let Some(on) = connections {
             self.log_connections(on);
+        }
+        if let Some(alerts) = alerts {
+            self.shared.alerts.set(&alerts);
         }
         let (changed, _) = different(&self.rules, &rules);
         self.facts.hold(&changed);

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::alerts;
 use super::change::{Done, Strictness, complain};
 use super::command::Manner;
 use super::delta::changes;
@@ -42,13 +43,22 @@ impl State {
         result
     }
 
+    /// What another configuration would change.
+    fn changes_to(&self, config: &Config) -> ChangeView {
+        ChangeView {
+            changes: changes(&self.rules, &config.rules),
+            alerts: alerts::changes(&self.shared.alerts.alerts(), &config.alerts),
+            notes: settings_note(&self.settings, &config.settings).into_iter().collect(),
+            ..ChangeView::default()
+        }
+    }
+
     /// Switches to a configuration that has been read.
     async fn take_over(&mut self, config: Config) -> Result<ChangeView, ApiProblem> {
         if self.down {
             self.bring_up();
         }
-        let mut view = ChangeView { changes: changes(&self.rules, &config.rules), ..ChangeView::default() };
-        view.notes.extend(settings_note(&self.settings, &config.settings));
+        let view = self.changes_to(&config);
         self.switch_all(config).await?;
         self.publish();
         Ok(view)
@@ -63,7 +73,9 @@ impl State {
         match self.switch(rules, draining, Strictness::Reload).await {
             Ok(undo) => {
                 let connections = self.log_connections(config.settings.log_connections);
-                Ok(Undo { dns: Some(before), connections: Some(connections), ..undo })
+                let alerts = self.shared.alerts.alerts();
+                self.shared.alerts.set(&config.alerts);
+                Ok(Undo { dns: Some(before), connections: Some(connections), alerts: Some(alerts), ..undo })
             }
             Err(problem) => {
                 self.use_dns(before);
@@ -118,12 +130,7 @@ impl State {
             return Err(ApiProblem::new(Code::NotPossible, text).into());
         }
         let config = self.parse_main(&path, text)?;
-        let mut view = ChangeView {
-            changes: changes(&self.rules, &config.rules),
-            dry_run: manner.dry_run,
-            ..ChangeView::default()
-        };
-        view.notes.extend(settings_note(&self.settings, &config.settings));
+        let mut view = ChangeView { dry_run: manner.dry_run, ..self.changes_to(&config) };
         if manner.dry_run {
             return self.rehearsed(config.rules, view, manner).await;
         }
@@ -206,12 +213,7 @@ impl State {
             (None, Some(text)) => self.parse_main(Path::new("(text)"), text)?,
             (_, None) => self.read_config().map_err(ApiProblem::from)?,
         };
-        let mut view = ChangeView {
-            changes: changes(&self.rules, &config.rules),
-            dry_run: true,
-            ..ChangeView::default()
-        };
-        view.notes.extend(settings_note(&self.settings, &config.settings));
+        let view = ChangeView { dry_run: true, ..self.changes_to(&config) };
         self.rehearsed(config.rules, view, manner).await
     }
 

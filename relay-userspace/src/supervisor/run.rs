@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::alerts;
 use super::backends::Backends;
 use super::census;
 use super::change::Strictness;
@@ -84,13 +85,14 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     if let Err(error) = &accountant {
         tracing::error!("totals are not kept: {error}");
     }
+    let alerts = alerts::start(&shared, &state_dir);
     // signals are heard before anybody is told that they may be sent
     let mut events = Events::new(inbox, monitor, rounds)?;
     events.serve(&mut state, &service).await;
     service.stopping();
     servers.shutdown().await;
     state.stop_serving();
-    drop(accountant);
+    drop((accountant, alerts));
     state.backends.save();
     state.log.flush();
     let left = if state.kernel.is_ok() { "; the kernel plane goes on forwarding" } else { "" };
@@ -170,6 +172,7 @@ async fn start_state(
         .switch(launch.config.rules, draining, Strictness::Reload)
         .await
         .map_err(|problem| anyhow::anyhow!(problem.detail))?;
+    shared.alerts.set(&launch.config.alerts);
     state.facts.holder.close_leftovers();
     state.forget_old_sharing();
     state.tend_names();
@@ -383,6 +386,7 @@ async fn announce(state: &State, service: &Service) {
         serving.begun().await;
     }
     log_start(state);
+    state.tell_started(&summary(state));
     service.ready(&summary(state));
 }
 

@@ -20,6 +20,7 @@ use crate::accounting::accountant::Ledgers;
 use crate::accounting::amounts::Amounts;
 use crate::accounting::books::{Left, Reading, Source};
 use crate::accounting::interfaces;
+use crate::alert::desk::Desk;
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::{
     CountersView, EventView, FlowsView, InterfaceTrafficView, InterfaceView, KernelView, MachineView,
@@ -85,6 +86,7 @@ pub struct Shared {
     pub flow_seeker: FlowSeeker,
     pub commands: mpsc::Sender<Command>,
     pub events: broadcast::Sender<EventView>,
+    pub alerts: Desk,
     started: Instant,
 }
 
@@ -96,7 +98,7 @@ struct Walked {
 }
 
 /// Events that a slow reader may fall behind by.
-const EVENT_BACKLOG: usize = 256;
+const EVENT_BACKLOG: usize = 1024;
 /// Flow counts older than this are taken anew.
 const FRESH: Duration = Duration::from_secs(1);
 /// What passes here stays on the host.
@@ -117,6 +119,7 @@ impl Shared {
             flow_seeker: FlowSeeker::default(),
             commands,
             events: broadcast::channel(EVENT_BACKLOG).0,
+            alerts: Desk::default(),
             started: Instant::now(),
         }
     }

@@ -16,6 +16,7 @@ use super::shared::{Shared, Snapshot};
 use super::walk::Means;
 use tokio::task::JoinSet;
 
+use crate::alert::desk::Alerts;
 use crate::api::view::{InterfaceView, KernelView};
 use crate::config::dns::Dns;
 use crate::config::settings::{Hook, Settings};
@@ -102,6 +103,8 @@ pub struct Undo {
     pub dns: Option<Dns>,
     /// Whether connections were logged, likewise.
     pub connections: Option<bool>,
+    /// Who was alerted, likewise.
+    pub alerts: Option<Alerts>,
 }
 
 impl State {
