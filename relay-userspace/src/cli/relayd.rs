@@ -120,7 +120,7 @@ fn typed_rule(listen: &str, to: &str, problems: &mut Problems) -> Option<Rule> {
     Some(Rule::new(name, vec![listener], vec![backend]))
 }
 
-/// What a configuration comes to: every setting with its value, then every rule.
+/// What a configuration comes to: every setting with its value, every alert without its secrets, then every rule.
 pub fn dump(config: &Config) -> String {
     let settings = &config.settings;
     let interfaces = match &settings.interfaces {
@@ -140,6 +140,10 @@ pub fn dump(config: &Config) -> String {
         settings.log_format.as_str(),
         settings.log_connections,
     );
+    for alert in &config.alerts {
+        text.push('\n');
+        text += &encode::alert::shown(alert);
+    }
     for (rule, _) in &config.rules {
         text.push('\n');
         text += &encode::to_toml(rule);
