@@ -52,6 +52,8 @@ pub fn cargo_for_bpf(command: &str, build_dir: &Path) -> anyhow::Result<Command>
         .args(["-Z", "build-std=core", "--target-dir"])
         .arg(build_dir)
         .env("RUSTC_BOOTSTRAP", "1")
+        // it would cut the programs into other pieces, which take more of the stack than there is
+        .env("CARGO_INCREMENTAL", "0")
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     Ok(cargo)

@@ -272,6 +272,9 @@ impl Webhook {
             // of "Bearer TOKEN" the token alone may come back
             found.extend(value.expose().split_once(' ').map(|(_, rest)| rest.to_owned()));
         }
+        if let Body::Filled(template, _) = &self.body {
+            found.extend(template.0.words().map(ToOwned::to_owned));
+        }
         found
     }
 }

@@ -1,7 +1,5 @@
 //! One request over HTTP/1.1, with TLS and through a proxy if need be. Messages are rare: no connection is kept.
 
-use std::path::Path;
-
 use anyhow::Context as _;
 use http::header::{HOST, RETRY_AFTER, USER_AGENT};
 use http::{HeaderValue, Request, Uri};
@@ -99,12 +97,13 @@ async fn beginning(mut body: Incoming) -> anyhow::Result<String> {
 }
 
 async fn connect(web: &Web, place: &Place) -> anyhow::Result<Box<dyn Stream>> {
-    let stream = dial(web.proxy.as_ref(), place.uri()?).await?;
     if !place.is_secure {
-        return Ok(Box::new(stream));
+        return Ok(Box::new(dial(web.proxy.as_ref(), place.uri()?).await?));
     }
-    let config = tls::trusting(web.ca.as_deref().map(Path::new))?;
+    // what is missing here is told whether or not somebody answers there
+    let config = tls::trusting(web.ca.as_deref())?;
     let name = tls::server_name(&place.host)?;
+    let stream = dial(web.proxy.as_ref(), place.uri()?).await?;
     let stream = TlsConnector::from(config).connect(name, stream).await.context("TLS")?;
     Ok(Box::new(stream))
 }

@@ -37,7 +37,8 @@ impl EventKind {
     /// By the event's code. `None`: nobody is alerted of these, such as of what somebody has typed.
     pub fn of(code: &str) -> Option<Self> {
         Some(match code {
-            "backend.up" | "backend.down" | "backend.order" | "rule.tier" | "rule.backends" => Self::Backend,
+            "backend.up" | "backend.down" | "backend.unknown" | "backend.order" | "rule.tier"
+            | "rule.backends" => Self::Backend,
             "rule.state" | "rule.reset" | "rule.yields" => Self::Rule,
             "daemon.started" | "daemon.restarted" | "table.full" | "down" => Self::Daemon,
             "quota_warning" | "quota_exceeded" | "quota_reset" => Self::Quota,

@@ -83,6 +83,17 @@ impl Template {
         &self.text
     }
 
+    /// Words of what is written in it that may be keys: long ones, without blanks or signs of any format.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        const SHORTEST: usize = 8;
+        let literals = self.parts.iter().filter_map(|part| match part {
+            Part::Text(text) => Some(&**text),
+            Part::Field(_) => None,
+        });
+        let is_sign = |letter: char| !(letter.is_alphanumeric() || "-_.".contains(letter));
+        literals.flat_map(move |text| text.split(is_sign)).filter(|word| word.len() >= SHORTEST)
+    }
+
     /// With every place filled in.
     pub fn fill(&self, format: Format, value: impl Fn(Field) -> String) -> String {
         let mut filled = String::new();

@@ -180,6 +180,7 @@ mod tests {
         let Launch { config, .. } = checked(&whole);
         let names: Vec<_> = config.rules.iter().map(|(rule, _)| rule.name.as_str()).collect();
         assert_eq!(names, ["tokyo", "games", "web"]);
+        assert_eq!(config.alerts.len(), 1);
         assert!(config.settings.metrics.is_some() && config.settings.max_flows.is_some(), "{whole}");
     }
 }

@@ -21,6 +21,8 @@ use crate::api::view::{AlertChange, EventView};
 
 /// Between looks at whether a digest is due; the clock may be set meanwhile.
 const LOOK: Duration = Duration::from_secs(5);
+/// A digest that is due when relayd starts waits until it is known who is down.
+const SETTLING: Duration = Duration::from_secs(10);
 /// For so long totals are waited for, which are read from a database; then they are what has been counted since the start.
 const TOTALS: Duration = Duration::from_secs(60);
 
@@ -60,6 +62,9 @@ async fn tend_digests(shared: Arc<Shared>, state_dir: PathBuf) -> Infallible {
         look.tick().await;
         let mut wanting = shared.alerts.alerts();
         wanting.retain(|alert| alert.digest.is_some());
+        if start.elapsed() < SETTLING {
+            continue;
+        }
         if wanting.is_empty() || (shared.ledgers.folder().is_none() && start.elapsed() < TOTALS) {
             continue;
         }

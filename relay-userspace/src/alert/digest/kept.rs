@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use crate::api::view::RuleView;
 use crate::config::save::save;
@@ -16,7 +16,7 @@ const FILE: &str = "digests.json";
 const FORMAT: u64 = 1;
 
 /// How all rules stood at one moment.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Standing {
     /// Seconds since 1970.
     pub time: u64,
@@ -41,12 +41,6 @@ pub struct Kept {
     pub digests: BTreeMap<String, Standing>,
 }
 
-#[derive(Deserialize, Serialize)]
-struct Contents {
-    format: u64,
-    digests: BTreeMap<String, Standing>,
-}
-
 impl Kept {
     /// Reads what the relayd before has left. What cannot be read is as if there were nothing, and is logged.
     pub fn open(folder: &Path) -> Self {
@@ -67,8 +61,11 @@ impl Kept {
     ///
     /// The state folder cannot be written to.
     pub fn save(&self) -> io::Result<()> {
-        let contents = Contents { format: FORMAT, digests: self.digests.clone() };
-        save(&self.path, &(serde_json::to_string(&contents)? + "\n"))
+        let digest = |(name, standing): (&String, &Standing)| {
+            (name.clone(), json!({ "time": standing.time, "rules": standing.rules }))
+        };
+        let digests: Map<String, Value> = self.digests.iter().map(digest).collect();
+        save(&self.path, &(json!({ "format": FORMAT, "digests": digests }).to_string() + "\n"))
     }
 }
 
@@ -78,11 +75,27 @@ fn read(path: &Path) -> Result<BTreeMap<String, Standing>, String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         Err(error) => return Err(error.to_string()),
     };
-    let contents: Contents = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-    match contents.format {
-        FORMAT => Ok(contents.digests),
-        other => Err(format!("format {other} is another relayd's, this one writes {FORMAT}")),
+    let value: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    match value["format"].as_u64() {
+        Some(FORMAT) => digests(&value["digests"]).ok_or_else(|| "it is damaged".into()),
+        Some(other) => Err(format!("format {other} is another relayd's, this one writes {FORMAT}")),
+        None => Err("it has no format number".into()),
     }
+}
+
+/// `None`: it is not what relayd writes.
+fn digests(value: &Value) -> Option<BTreeMap<String, Standing>> {
+    let digests = value.as_object()?.iter();
+    digests.map(|(name, value)| Some((name.clone(), standing(value)?))).collect()
+}
+
+fn standing(value: &Value) -> Option<Standing> {
+    let totals = |value: &Value| {
+        let numbers: Option<Vec<u64>> = value.as_array()?.iter().map(Value::as_u64).collect();
+        numbers?.try_into().ok()
+    };
+    let rules = value["rules"].as_object()?.iter().map(|(name, value)| Some((name.clone(), totals(value)?)));
+    Some(Standing { time: value["time"].as_u64()?, rules: rules.collect::<Option<_>>()? })
 }
 
 #[cfg(test)]
@@ -98,7 +111,13 @@ mod tests {
         kept.digests.insert("phone".into(), standing);
         kept.save().expect("save");
         assert_eq!(Kept::open(folder.path()), kept);
-        for damaged in ["", "{", r#"{"format":2,"digests":{}}"#, r#"{"format":1,"digests":[]}"#] {
+        for damaged in [
+            "",
+            "{",
+            r#"{"format":2,"digests":{}}"#,
+            r#"{"format":1,"digests":[]}"#,
+            r#"{"format":1,"digests":{"a":{"time":1,"rules":{"b":[1,2]}}}}"#,
+        ] {
             fs::write(folder.path().join(FILE), damaged).expect("write");
             assert!(Kept::open(folder.path()).digests.is_empty(), "{damaged}");
         }

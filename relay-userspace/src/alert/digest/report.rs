@@ -51,19 +51,22 @@ fn running(status: &StatusView, rules: &[&RuleView]) -> String {
     format!("relayd up {up}; {} {noun}: {}", rules.len(), states.join(", "))
 }
 
+/// Backends that are down, or have never answered though they were asked.
 fn down(rule: &RuleView) -> Vec<String> {
-    let is_down = |backend: &&BackendView| {
-        rule.enabled
-            && (matches!(backend.state.as_str(), "down" | "unresolved")
-                || backend.judged().any(|(_, judged)| judged.state == "down"))
-    };
     let line = |backend: &BackendView| {
+        let is =
+            |state: &str| backend.state == state || backend.judged().any(|(_, judged)| judged.state == state);
         let error = backend.judged().find_map(|(_, judged)| judged.last_error.clone());
+        let said = match &error {
+            _ if is("unresolved") => "does not resolve",
+            _ if is("down") => "is down",
+            Some(_) if is("unknown") => "has not answered yet",
+            _ => return None,
+        };
         let error = error.map(|error| format!(": {error}")).unwrap_or_default();
-        let state = if backend.state == "unresolved" { "does not resolve" } else { "is down" };
-        format!("{}: backend {} {state}{error}", rule.name, backend.addr)
+        Some(format!("{}: backend {} {said}{error}", rule.name, backend.addr))
     };
-    rule.to.iter().filter(is_down).map(line).collect()
+    rule.to.iter().filter(|_| rule.enabled).filter_map(line).collect()
 }
 
 /// What each has carried since, the most first. A rule that has begun anew has carried all that it has.

@@ -152,7 +152,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
         &["url: there is no placeholder {{sesam}}", "{{title}}"],
     ),
     (
-        "kind = \"webhook\"\nurl = \"https://192.0.2.1/\"\nbody = '{\"a\": {{text}} x}'",
+        "kind = \"webhook\"\nurl = \"https://192.0.2.1/\"\nbody = '{\"a\": {{text}}}'",
         &["body: filled in, this is not JSON", "inside of strings"],
     ),
     (

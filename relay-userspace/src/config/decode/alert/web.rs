@@ -10,7 +10,7 @@ use super::super::super::problem::Problems;
 use super::{ca, hidden, needed, secret, url};
 use crate::alert::channel::{Body, HiddenTemplate, Proxy, Service, Web, Webhook};
 use crate::alert::secret::{Secret, Url};
-use crate::alert::template::{Format, Template, percent};
+use crate::alert::template::{Field, Format, Template, percent};
 
 const TELEGRAM: &str = "https://api.telegram.org";
 const WECOM: &str = "https://qyapi.weixin.qq.com/cgi-bin/webhook/send";
@@ -277,7 +277,8 @@ fn body(fields: &mut Fields<'_>, method: &Method, problems: &mut Problems) -> Op
     }
     let template = template(text, "body", node, fields, problems)?;
     if format == Format::Json {
-        let sample = template.fill(format, |_| "1".into());
+        // a number may stand by itself
+        let sample = template.fill(format, |field| if field == Field::Count { "1" } else { "x" }.into());
         if let Err(error) = serde_json::from_str::<serde_json::Value>(&sample) {
             let message = format!("filled in, this is not JSON: {error}");
             let help = "placeholders go inside of strings; or say format = \"form\" or \"plain\"";
