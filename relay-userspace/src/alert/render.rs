@@ -166,7 +166,7 @@ mod tests {
                         Value::String(text) => Some(text.clone()),
                         inner => inner["content"].as_str().or(inner["text"].as_str()).map(ToOwned::to_owned),
                     });
-                let text = texts.last().expect("a text");
+                let text = texts.max_by_key(String::len).expect("a text");
                 let size = match service {
                     Service::Telegram { .. } | Service::Discord { .. } | Service::Slack { .. } => {
                         text.encode_utf16().count()

@@ -57,15 +57,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Status(watch) => {
             session.repeat(watch.watch, "/v1/status", |view: &StatusView, f| print::status(view, f)).await
         }
-        Command::Alert(Alert::List(watch)) => {
-            session.repeat(watch.watch, "/v1/alerts", |all: &Vec<AlertView>, f| alerts::list(all, f)).await
-        }
-        Command::Alert(Alert::Test { name }) => session.test_alerts(name.as_deref()).await,
-        Command::Export(Export::Grafana) => write(&print::json(&export::dashboard())),
-        Command::Export(Export::PrometheusRules { job }) => {
-            let rules: Vec<RuleView> = session.client().await?.get("/v1/rules").await?;
-            write(&export::alerts(&rules, job))
-        }
+        Command::Alert(alert) => session.alert(alert).await,
+        Command::Export(export) => session.export(export).await,
         Command::Flows(args) => {
             let path = flows::path(args);
             session.repeat(args.watch.watch, &path, |view: &FlowsView, f| flows::print(view, f)).await
@@ -256,6 +249,25 @@ impl Session<'_> {
         let view: WalkView = self.client().await?.ask(Method::POST, &path, String::new()).await?;
         self.print(&walk(&view, self.format()))?;
         Ok(if view.ok { Exit::Done } else { Exit::Failed })
+    }
+
+    async fn alert(&self, alert: &Alert) -> anyhow::Result<Exit> {
+        match alert {
+            Alert::List(watch) => {
+                self.repeat(watch.watch, "/v1/alerts", |all: &Vec<AlertView>, f| alerts::list(all, f)).await
+            }
+            Alert::Test { name } => self.test_alerts(name.as_deref()).await,
+        }
+    }
+
+    async fn export(&self, what: &Export) -> anyhow::Result<Exit> {
+        match what {
+            Export::Grafana => write(&print::json(&export::dashboard())),
+            Export::PrometheusRules { job } => {
+                let rules: Vec<RuleView> = self.client().await?.get("/v1/rules").await?;
+                write(&export::alerts(&rules, job))
+            }
+        }
     }
 
     /// One alert, or all of them at once: each may take its time.

@@ -26,8 +26,9 @@ const SETTLING: Duration = Duration::from_secs(10);
 /// For so long totals are waited for, which are read from a database; then they are what has been counted since the start.
 const TOTALS: Duration = Duration::from_secs(60);
 
-/// Starts telling. Events are heard from now on.
-pub fn start(shared: &Arc<Shared>, state_dir: &Path) -> JoinSet<Infallible> {
+/// Starts telling these. Events are heard from now on.
+pub fn start(shared: &Arc<Shared>, alerts: &Alerts, state_dir: &Path) -> JoinSet<Infallible> {
+    shared.alerts.set(alerts);
     let mut tasks = JoinSet::new();
     tasks.spawn(dispatch(shared.clone(), shared.events.subscribe()));
     tasks.spawn(tend_digests(shared.clone(), state_dir.to_owned()));

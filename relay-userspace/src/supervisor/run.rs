@@ -77,6 +77,7 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     let _folder = lock::take(&settings.state_dir).await?;
     let state_dir = settings.state_dir.clone();
     let monitor = Monitor::start().context("cannot talk to the kernel about the network")?;
+    let wanted_alerts = launch.config.alerts.clone();
     let mut state = start_state(launch, settings, &shared, &monitor, &service).await?;
     let mut tracing_task = JoinSet::new();
     start_trace(&mut state, &mut tracing_task);
@@ -85,7 +86,7 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     if let Err(error) = &accountant {
         tracing::error!("totals are not kept: {error}");
     }
-    let alerts = alerts::start(&shared, &state_dir);
+    let alerts = alerts::start(&shared, &wanted_alerts, &state_dir);
     // signals are heard before anybody is told that they may be sent
     let mut events = Events::new(inbox, monitor, rounds)?;
     events.serve(&mut state, &service).await;
@@ -172,7 +173,6 @@ async fn start_state(
         .switch(launch.config.rules, draining, Strictness::Reload)
         .await
         .map_err(|problem| anyhow::anyhow!(problem.detail))?;
-    shared.alerts.set(&launch.config.alerts);
     state.facts.holder.close_leftovers();
     state.forget_old_sharing();
     state.tend_names();
