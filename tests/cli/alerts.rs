@@ -313,18 +313,18 @@ fn a_reload_changes_alerts_and_keeps_what_waits() {
     let world = World::new();
     let daemon = world.start_with(
         USER,
-        &(hook("late", 9001, "on = \"daemon\"") + &hook("gone", 9002, "on = \"quota\"") + WEB),
+        &(hook("late", 9001, "on = \"daemon\"\nrules = \"wep\"")
+            + &hook("gone", 9002, "on = \"quota\"")
+            + WEB),
     );
     eventually("nobody takes it", || listed(&daemon, "late")["last_error"].is_string());
     let before = fs::read_to_string(&daemon.config).expect("config");
     let after = before.replace("name = \"gone\"", "name = \"new\"").replace("\"quota\"", "\"reload\"");
     fs::write(&daemon.config, &after).expect("edit");
-    assert_eq!(
-        daemon.ctl.ok(&["diff"]),
-        "alert new added\nalert gone removed\n(dry run: nothing was changed)\n"
-    );
+    let told = "alert new added\nalert gone removed\nnote: alert late: there is no rule wep\n";
+    assert_eq!(daemon.ctl.ok(&["diff"]), format!("{told}(dry run: nothing was changed)\n"));
     let new = Sink::glad(&world.backend, 9002);
-    assert_eq!(daemon.ctl.ok(&["reload"]), "alert new added\nalert gone removed\n");
+    assert_eq!(daemon.ctl.ok(&["reload"]), told);
     eventually("the new one hears of it", || new.bodies().contains("configuration reloaded"));
     assert_eq!(listed(&daemon, "late")["waiting"], 1, "it still waits");
     let late = Sink::glad(&world.backend, 9001);

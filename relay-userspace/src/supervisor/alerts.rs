@@ -1,5 +1,6 @@
 //! What alerts are told: events as everybody hears them, and digests when they are due.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::alert::digest::kept::{Kept, Standing};
 use crate::alert::digest::report::report;
 use crate::alert::message::Event;
 use crate::api::view::{AlertChange, EventView};
+use crate::rule::RuleName;
 
 /// Between looks at whether a digest is due; the clock may be set meanwhile.
 const LOOK: Duration = Duration::from_secs(5);
@@ -26,9 +28,22 @@ const SETTLING: Duration = Duration::from_secs(10);
 /// For so long totals are waited for, which are read from a database; then they are what has been counted since the start.
 const TOTALS: Duration = Duration::from_secs(60);
 
+/// Names of rules that alerts are about and that there are not: rules come and go, but some are typing mistakes.
+pub fn strangers<'a>(alerts: &Alerts, rules: impl Iterator<Item = &'a RuleName>) -> Vec<String> {
+    let known: HashSet<&RuleName> = rules.collect();
+    let unknown = alerts.iter().flat_map(|alert| {
+        let names = alert.rules.iter().flatten().filter(|name| !known.contains(name));
+        names.map(|name| format!("alert {}: there is no rule {name}", alert.name))
+    });
+    unknown.collect()
+}
+
 /// Starts telling these. Events are heard from now on.
 pub fn start(shared: &Arc<Shared>, alerts: &Alerts, state_dir: &Path) -> JoinSet<Infallible> {
     shared.alerts.set(alerts);
+    for text in strangers(alerts, shared.snapshot().rules.iter().map(|planned| &planned.rule.name)) {
+        tracing::warn!("{text}");
+    }
     let mut tasks = JoinSet::new();
     tasks.spawn(dispatch(shared.clone(), shared.events.subscribe()));
     tasks.spawn(tend_digests(shared.clone(), state_dir.to_owned()));
@@ -157,6 +172,14 @@ mod tests {
         ] {
             assert_eq!(is_due(&alert, &kept, now), due, "{now}");
         }
+    }
+
+    #[test]
+    fn rules_that_there_are_not_are_named() {
+        let [web, dns] = ["web", "dns"].map(|name| RuleName::parse(name).expect("name"));
+        let rules = Some([web.clone(), dns].into());
+        let alert = Arc::new(Alert { rules, ..(*named("a", "http://192.0.2.1/")).clone() });
+        assert_eq!(strangers(&vec![alert], [web].iter()), ["alert a: there is no rule dns"]);
     }
 
     #[test]

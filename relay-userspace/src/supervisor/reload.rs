@@ -45,10 +45,12 @@ impl State {
 
     /// What another configuration would change.
     fn changes_to(&self, config: &Config) -> ChangeView {
+        let mut notes: Vec<String> = settings_note(&self.settings, &config.settings).into_iter().collect();
+        notes.extend(alerts::strangers(&config.alerts, config.rules.iter().map(|(rule, _)| &rule.name)));
         ChangeView {
             changes: changes(&self.rules, &config.rules),
             alerts: alerts::changes(&self.shared.alerts.alerts(), &config.alerts),
-            notes: settings_note(&self.settings, &config.settings).into_iter().collect(),
+            notes,
             ..ChangeView::default()
         }
     }
