@@ -165,9 +165,15 @@ fn every_service_is_tried_and_none_of_their_secrets_is_seen() {
         daemon.log()
     );
 
+    refuse_without_secrets(&mut daemon, &sink);
+}
+
+/// A configuration with mistakes in lines that have secrets.
+fn refuse_without_secrets(daemon: &mut Daemon, sink: &Sink) {
     let broken = fs::read_to_string(&daemon.config).expect("config").replace("chat = -100", "chat = \"no\"");
     fs::write(&daemon.config, broken.replace("SESAME-topic", "SESAME topic")).expect("edit");
     let said = daemon.ctl.fails(4, &["reload"]);
+    eventually("that is told, too", || sink.bodies().contains("configuration refused: "));
     assert!(said.contains("\"no\" is not a chat") && said.contains("this is not a topic"), "{said}");
     assert!(!said.contains("SESAME") && !daemon.log().contains("SESAME"), "{said}");
 }

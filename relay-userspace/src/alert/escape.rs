@@ -5,6 +5,8 @@
 pub enum Escape {
     /// The service takes text as it is.
     None,
+    /// Telegram without a parse mode: nothing but `@name`, which is a mention unless something invisible stands in it.
+    Mentions,
     /// Slack: `&`, `<` and `>` begin entities, links and mentions.
     Entities,
     /// Discord: Markdown, and `<@` for mentions.
@@ -26,6 +28,8 @@ impl Escape {
                 into.push('\\');
                 into.push(letter);
             }
+            // a joiner of words, which has no width
+            (Self::Mentions, '@') => *into += "@\u{2060}",
             // the sign for "less than" of East Asian fonts
             (Self::Tags, '<') => into.push('\u{ff1c}'),
             _ => into.push(letter),
@@ -130,7 +134,8 @@ mod tests {
 
     use super::*;
 
-    const ALL: [Escape; 4] = [Escape::None, Escape::Entities, Escape::Markdown, Escape::Tags];
+    const ALL: [Escape; 5] =
+        [Escape::None, Escape::Mentions, Escape::Entities, Escape::Markdown, Escape::Tags];
 
     #[test]
     fn nothing_means_more_than_itself() {
@@ -144,6 +149,7 @@ mod tests {
             r"\<\@U1\> \<!channel\> \@everyone \*b\* \_i\_ \[x\]\(http://y\) & \`c\` \# h \> q"
         );
         assert_eq!(Escape::Tags.apply("<at user_id=\"all\">"), "＜at user_id=\"all\">");
+        assert_eq!(Escape::Mentions.apply("ask @me"), "ask @\u{2060}me");
         assert_eq!(Escape::None.apply(text), text);
     }
 

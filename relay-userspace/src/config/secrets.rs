@@ -95,7 +95,7 @@ mod tests {
             ("alert = { proxy = \"b\" }", "alert = { proxy = *** }"),
             ("[[rule]]\naccept = { key = \"k.pem\" }", "[[rule]]\naccept = { key = \"k.pem\" }"),
             // not TOML
-            ("[[alert]]\nname = \"a\n  token =  \"b \nkind", "[[alert]]\nname = \"a\n  token =  ** \nkind"),
+            ("[[alert]]\nname = \"a\n  token =  \"b \nkind", "[[alert]]\nname = \"a\n  token =  ***\nkind"),
         ] {
             assert_eq!(hidden(text), shown, "{text}");
         }

@@ -36,7 +36,13 @@ impl State {
             Ok(view) => tracing::info!("reloaded: {} rules changed", view.changes.len()),
             Err(problem) => tracing::error!("not reloaded, the old rules stay: {}", problem.detail),
         }
-        let text = if result.is_ok() { "configuration reloaded" } else { "configuration refused" };
+        let text = match &result {
+            Ok(_) => "configuration reloaded".to_owned(),
+            // the first mistake; those who look find the others
+            Err(problem) => {
+                format!("configuration refused: {}", problem.detail.lines().next().unwrap_or_default())
+            }
+        };
         self.shared.tell("reload", None, text);
         self.tend_names();
         self.publish();

@@ -18,9 +18,9 @@ const DISCORD: Limit = Limit::utf16(2000);
 /// Slack cuts what is longer into several messages.
 const SLACK: Limit = Limit::utf16(4000);
 
-/// `sendMessage` of the Bot API. Without a parse mode nothing needs to be escaped.
+/// `sendMessage` of the Bot API. Without a parse mode nothing is formatting.
 pub fn telegram(token: &Secret, chat: &str, api_base: &Url, message: &Message) -> Result<Post, Unsendable> {
-    let text = fit(&message.whole(), Escape::None, TELEGRAM);
+    let text = fit(&message.whole(), Escape::Mentions, TELEGRAM);
     let body = json!({ "chat_id": chat, "text": text, "link_preview_options": { "is_disabled": true } });
     json_post(&api_base.below(&format!("bot{}/sendMessage", token.expose())), &body)
 }
