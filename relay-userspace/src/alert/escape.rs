@@ -95,7 +95,7 @@ pub fn fit(lines: &[String], escape: Escape, limit: Limit) -> String {
         let left = lines.len() - index - 1;
         let taken = limit.size(&text) + gap.len() + limit.size(&rest(left));
         let room = limit.most.saturating_sub(taken);
-        if limit.size(&piece) <= room {
+        if taken + limit.size(&piece) <= limit.most {
             text = text + gap + &piece;
             continue;
         }
@@ -161,6 +161,9 @@ mod tests {
         assert_eq!(fit(&lines, Escape::None, Limit::bytes(28)), "line 0\nline 1\n… and 3 more");
         let long = vec!["香".repeat(10), "more".to_owned()];
         assert_eq!(fit(&long, Escape::None, Limit::bytes(28)), "香香香…\n… and 1 more");
+        // an empty line has no room either where its gap has none
+        let empty = ["x".repeat(26), String::new(), "y".repeat(9)];
+        assert_eq!(fit(&empty, Escape::None, Limit::bytes(41)), format!("{}\n… and 2 more", "x".repeat(26)));
         let last = vec!["short".to_owned(), "x".repeat(100)];
         assert_eq!(fit(&last, Escape::None, Limit::bytes(40)), format!("short\n{}…", "x".repeat(31)));
         assert_eq!(cut("a&b", Escape::Entities, Limit::bytes(7)), "a&amp;b");

@@ -41,8 +41,8 @@ impl EventKind {
             | "rule.backends" => Self::Backend,
             "rule.state" | "rule.reset" | "rule.yields" => Self::Rule,
             "daemon.started" | "daemon.restarted" | "table.full" | "down" => Self::Daemon,
-            "quota_warning" | "quota_exceeded" | "quota_reset" => Self::Quota,
-            "expires_soon" | "expired" => Self::Expiry,
+            "quota.warning" | "quota.exceeded" | "quota.reset" => Self::Quota,
+            "expiry.soon" | "expiry.over" => Self::Expiry,
             "reload" | "apply" => Self::Reload,
             _ => return None,
         })
@@ -89,11 +89,11 @@ mod tests {
     #[test]
     fn codes_of_quotas_and_ends_have_kinds() {
         for (code, kind) in [
-            ("quota_warning", "quota"),
-            ("quota_exceeded", "quota"),
-            ("quota_reset", "quota"),
-            ("expires_soon", "expiry"),
-            ("expired", "expiry"),
+            ("quota.warning", "quota"),
+            ("quota.exceeded", "quota"),
+            ("quota.reset", "quota"),
+            ("expiry.soon", "expiry"),
+            ("expiry.over", "expiry"),
         ] {
             assert_eq!(EventKind::of(code).map(EventKind::as_str), Some(kind), "{code}");
         }
