@@ -1,5 +1,6 @@
 //! `relayctl`: arguments, requests, output. Everything it knows comes from relayd's API.
 
+mod alerts;
 pub mod args;
 mod backends;
 pub mod commands;

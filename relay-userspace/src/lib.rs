@@ -14,13 +14,15 @@
 //! health            ◄── plan (its values), supervisor, api::view, cli
 //!                                                   (of proxy it knows how sockets towards backends are bound)
 //! accounting        ◄── supervisor, api, cli          (of the supervisor its thread knows what is shared)
-//! api::view         ◄── cli, supervisor
+//! alert             ◄── config (its values), supervisor, api::view, cli   (of the supervisor it knows nothing)
+//! api::view         ◄── alert, cli, supervisor
 //! ```
 //!
 //! `rule`, `host` and `plan` are plain values and pure functions. The supervisor alone changes anything; `kernel` and
 //! `proxy` are the two planes.
 
 pub mod accounting;
+pub mod alert;
 pub mod api;
 pub mod balance;
 pub mod boot;

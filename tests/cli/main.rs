@@ -1,5 +1,6 @@
 //! What people and scripts meet: relayctl, relayd's arguments and messages, the file, the API, the metrics.
 
+mod alerts;
 mod api;
 mod backends;
 mod commands;

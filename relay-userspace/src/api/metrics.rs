@@ -6,7 +6,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::view::{BackendView, QuotaView, RuleView, StatusView, TermsView, TrafficView};
+use super::view::{AlertView, BackendView, QuotaView, RuleView, StatusView, TermsView, TrafficView};
 use crate::health::saved::BackendOrder;
 
 /// All metrics.
@@ -14,9 +14,10 @@ pub fn encode(
     rules: Vec<RuleView>,
     status: StatusView,
     terms: Vec<TermsView>,
+    alerts: Vec<AlertView>,
 ) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Views { rules, status, terms }));
+    registry.register_collector(Box::new(Views { rules, status, terms, alerts }));
     let mut text = String::new();
     encode_text(&mut text, &registry)?;
     Ok(text)
@@ -25,6 +26,7 @@ pub fn encode(
 #[derive(Debug)]
 struct Views {
     rules: Vec<RuleView>,
+    alerts: Vec<AlertView>,
     status: StatusView,
     terms: Vec<TermsView>,
 }
@@ -52,6 +54,7 @@ impl Collector for Views {
         self.round_trips(&mut encoder)?;
         self.backend_failures(&mut encoder)?;
         self.backend_pools(&mut encoder)?;
+        self.alerts(&mut encoder)?;
         self.daemon(&mut encoder)
     }
 }
@@ -265,6 +268,19 @@ impl Views {
         })
     }
 
+    fn alerts(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "Events that an alert's service has taken, has refused, or that there was no room for";
+        let mut metric = encoder.encode_descriptor("relay_alerts", help, None, MetricType::Counter)?;
+        for alert in &self.alerts {
+            for (result, count) in
+                [("sent", alert.sent), ("failed", alert.failed), ("dropped", alert.dropped)]
+            {
+                counter(&mut metric, &[("alert", &alert.name), ("result", result)], count)?;
+            }
+        }
+        Ok(())
+    }
+
     fn daemon(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
         let name = "relay_config_last_reload_success";
         let help = "Whether the last reload was accepted";
@@ -319,7 +335,7 @@ mod tests {
                     "egress": { "packets": 1, "bytes": 60 }, "flows": 7 } },
         });
         let rule: RuleView = serde_json::from_value(rule).expect("rule");
-        let text = encode(vec![rule], status, Vec::new()).expect("text");
+        let text = encode(vec![rule], status, Vec::new(), Vec::new()).expect("text");
         for line in [
             "relay_rule_bytes_total{rule=\"tokyo\",direction=\"ingress\"} 120",
             "relay_rule_lifetime_bytes_total{rule=\"tokyo\",direction=\"ingress\"} 999",
@@ -354,5 +370,15 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn alerts_are_counted_by_what_became_of_them() {
+        let alert = AlertView { name: "phone".into(), sent: 3, dropped: 1, ..AlertView::default() };
+        let text = encode(Vec::new(), StatusView::default(), Vec::new(), vec![alert]).expect("text");
+        let lines = text.lines().filter(|line| line.starts_with("relay_alerts_total"));
+        let expected = ["sent\"} 3", "failed\"} 0", "dropped\"} 1"];
+        let expected = expected.map(|rest| format!("relay_alerts_total{{alert=\"phone\",result=\"{rest}"));
+        assert_eq!(lines.collect::<Vec<_>>(), expected);
     }
 }

@@ -22,7 +22,8 @@ use super::flows::{FlowsView, Params};
 use super::problem::{ApiProblem, Code};
 use super::server::Peer;
 use super::view::{
-    AccountView, ChangeView, DownView, ExplainView, HistoryView, RuleView, StatusView, TermsView, WalkView,
+    AccountView, AlertTestView, AlertView, ChangeView, DownView, ExplainView, HistoryView, RuleView,
+    StatusView, TermsView, WalkView,
 };
 use super::{history, metrics, observe, order};
 use crate::accounting::allowances::Owner;
@@ -67,6 +68,8 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .route("/v1/flows", get(flows))
         .route("/v1/observe", get(observed))
         .route("/v1/rules/{name}/test", post(test))
+        .route("/v1/alerts", get(alerts))
+        .route("/v1/alerts/{name}/test", post(test_alert))
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/diff", post(diff))
@@ -329,6 +332,29 @@ async fn test(
     Ok(Json(walk::test(&shared, &name(&text)?).await?))
 }
 
+async fn alerts(State(shared): State<Arc<Shared>>) -> Json<Vec<AlertView>> {
+    Json(alert_views(&shared))
+}
+
+fn alert_views(shared: &Shared) -> Vec<AlertView> {
+    shared.alerts.statuses().into_iter().map(Into::into).collect()
+}
+
+/// Sends a message, so it is nothing for who may only look.
+async fn test_alert(
+    _writer: Writer,
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+) -> Answer<AlertTestView> {
+    match shared.alerts.test(&name).await {
+        Some(tested) => Ok(Json(tested.into())),
+        None => {
+            let text = format!("there is no alert {name:?}; `relayctl alert list` shows all");
+            Err(ApiProblem::new(Code::AlertNotFound, text))
+        }
+    }
+}
+
 async fn status(State(shared): State<Arc<Shared>>) -> Json<StatusView> {
     Json(shared.status().await)
 }
@@ -400,7 +426,8 @@ async fn health() -> Json<Value> {
 }
 
 async fn metrics_text(State(shared): State<Arc<Shared>>) -> Response {
-    let Ok(text) = metrics::encode(shared.rules().await, shared.status().await, shared.all_terms()) else {
+    let (terms, alerts) = (shared.all_terms(), alert_views(&shared));
+    let Ok(text) = metrics::encode(shared.rules().await, shared.status().await, terms, alerts) else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");

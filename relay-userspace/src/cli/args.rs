@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use super::top::INTERVALS;
 use crate::accounting::bill::{Count, Factor};
 use crate::accounting::calendar::{self, Step, TIME_FORMS, parse_time};
+use crate::alert::AlertName;
 use crate::api::flows::{self, MOST, USUAL_LIMIT};
 use crate::config::quantity::{DURATION_FORMS, parse_duration};
 use crate::observe::Kind;
@@ -154,6 +155,9 @@ pub enum Command {
         after_help = "Keys: ? lists them; / filters, Enter shows one rule in full, p pauses, q quits. NO_COLOR is honoured."
     )]
     Top(Top),
+    /// Show alerts and how they are doing, or try them
+    #[command(subcommand)]
+    Alert(Alert),
     /// Write what other programs watch relayd with
     #[command(subcommand)]
     Export(Export),
@@ -327,6 +331,22 @@ pub struct Watch {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum Alert {
+    /// List all alerts: what each is about, what it has sent, what went wrong
+    #[command(visible_alias = "ls")]
+    List(Watch),
+    /// Send a real message now through relayd, and say what came of it
+    #[command(
+        after_help = "Exit status 1: one was not taken.\n\nExamples:\n  relayctl alert test\n  relayctl alert test phone"
+    )]
+    Test {
+        /// This alert; all of them without
+        #[arg(value_parser = alert_name)]
+        name: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub enum Export {
     /// A dashboard, for Grafana to import
     Grafana,
@@ -444,6 +464,10 @@ pub struct Down {
     pub state_dir: PathBuf,
     #[command(flatten)]
     pub dry: DryRun,
+}
+
+fn alert_name(text: &str) -> Result<String, &'static str> {
+    AlertName::parse(text).map(|name| name.to_string()).ok_or(AlertName::FORM)
 }
 
 fn rule_name(text: &str) -> Result<RuleName, &'static str> {

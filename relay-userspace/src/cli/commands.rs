@@ -12,14 +12,16 @@ use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
 use super::args::{
-    Add, Apply, Backend, Call, Cli, Command, Down, Export, Format, History, Names, One, Output, Quota, Set,
+    Add, Alert, Apply, Backend, Call, Cli, Command, Down, Export, Format, History, Names, One, Output, Quota,
+    Set,
 };
 use super::walk::walk;
-use super::{Exit, export, fields, flows, history, manual, observe, print, quotas, top};
+use super::{Exit, alerts, export, fields, flows, history, manual, observe, print, quotas, top};
 use crate::api::client::{Client, ClientError};
 use crate::api::flows::FlowsView;
 use crate::api::view::{
-    AccountView, ChangeView, DownView, ExplainView, HistoryView, RuleView, StatusView, TermsView, WalkView,
+    AccountView, AlertTestView, AlertView, ChangeView, DownView, ExplainView, HistoryView, RuleView,
+    StatusView, TermsView, WalkView,
 };
 use crate::config::Problems;
 use crate::config::files::Config;
@@ -53,7 +55,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Status(watch) => {
             session.repeat(watch.watch, "/v1/status", |view: &StatusView, f| print::status(view, f)).await
         }
-        Command::Export(what) => session.export(what).await,
+        Command::Alert(alert) => session.alert(alert).await,
+        Command::Export(export) => session.export(export).await,
         Command::Flows(args) => {
             let path = flows::path(args);
             session.repeat(args.watch.watch, &path, |view: &FlowsView, f| flows::print(view, f)).await
@@ -275,6 +278,33 @@ impl Session<'_> {
         let view: WalkView = self.client().await?.ask(Method::POST, &path, String::new()).await?;
         self.print(&walk(&view, self.format()))?;
         Ok(if view.ok { Exit::Done } else { Exit::Failed })
+    }
+
+    async fn alert(&self, alert: &Alert) -> anyhow::Result<Exit> {
+        match alert {
+            Alert::List(watch) => {
+                self.repeat(watch.watch, "/v1/alerts", |all: &Vec<AlertView>, f| alerts::list(all, f)).await
+            }
+            Alert::Test { name } => self.test_alerts(name.as_deref()).await,
+        }
+    }
+
+    /// One alert, or all of them at once: each may take its time.
+    async fn test_alerts(&self, name: Option<&str>) -> anyhow::Result<Exit> {
+        let names = match name {
+            Some(name) => vec![name.to_owned()],
+            None => {
+                let all: Vec<AlertView> = self.client().await?.get("/v1/alerts").await?;
+                all.into_iter().map(|alert| alert.name).collect()
+            }
+        };
+        let tests = names.iter().map(async |name| -> anyhow::Result<AlertTestView> {
+            let path = format!("/v1/alerts/{name}/test");
+            Ok(self.client().await?.ask(Method::POST, &path, String::new()).await?)
+        });
+        let views = futures_util::future::try_join_all(tests).await?;
+        self.print(&alerts::tested(&views, self.format()))?;
+        Ok(if views.iter().all(|view| view.ok) { Exit::Done } else { Exit::Failed })
     }
 
     fn check(&self, file: &Path) -> anyhow::Result<Exit> {

@@ -1,6 +1,7 @@
 //! From a table to a rule.
 
 mod accept;
+pub mod alert;
 pub(super) mod balance;
 mod check;
 mod connect;

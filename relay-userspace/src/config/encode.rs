@@ -1,5 +1,6 @@
 //! From a rule back to the grammar: as JSON for the API, as TOML for the file.
 
+pub mod alert;
 mod shown;
 mod tunnel;
 

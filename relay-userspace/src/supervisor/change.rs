@@ -293,6 +293,7 @@ impl State {
                 groups: None,
                 dns: None,
                 connections: None,
+                alerts: None,
             }),
         }
     }
@@ -316,7 +317,7 @@ impl State {
 
     /// Undoes a switch.
     pub fn go_back(&mut self, undo: Undo) {
-        let Undo { rules, draining, planned, desired, groups, dns, connections } = undo;
+        let Undo { rules, draining, planned, desired, groups, dns, connections, alerts } = undo;
         if let Some(groups) = groups {
             self.groups = groups;
         }
@@ -325,6 +326,9 @@ impl State {
         }
         if let Some(on) = connections {
             self.log_connections(on);
+        }
+        if let Some(alerts) = alerts {
+            self.shared.alerts.set(&alerts);
         }
         let (changed, _) = different(&self.rules, &rules);
         self.facts.hold(&changed);

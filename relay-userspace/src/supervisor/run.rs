@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::alerts;
 use super::backends::Backends;
 use super::census;
 use super::change::Strictness;
@@ -81,6 +82,7 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     let _folder = lock::take(&settings.state_dir).await?;
     let state_dir = settings.state_dir.clone();
     let monitor = Monitor::start().context("cannot talk to the kernel about the network")?;
+    let wanted_alerts = launch.config.alerts.clone();
     let mut state = start_state(launch, settings, &shared, &monitor, &service).await?;
     let mut tracing_task = JoinSet::new();
     start_trace(&mut state, &mut tracing_task);
@@ -91,13 +93,14 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     }
     // what was used up before is known from here on
     state.keep_terms();
+    let alerts = alerts::start(&shared, &wanted_alerts, &state_dir);
     // signals are heard before anybody is told that they may be sent
     let mut events = Events::new(inbox, monitor, rounds, shared.observatory.wanted())?;
     events.serve(&mut state, &service).await;
     service.stopping();
     servers.shutdown().await;
     state.stop_serving();
-    drop(accountant);
+    drop((accountant, alerts));
     state.backends.save();
     state.log.flush();
     let left = if state.kernel.is_ok() { "; the kernel plane goes on forwarding" } else { "" };
@@ -393,6 +396,7 @@ async fn announce(state: &State, service: &Service) {
         serving.begun().await;
     }
     log_start(state);
+    state.tell_started(&summary(state));
     service.ready(&summary(state));
 }
 

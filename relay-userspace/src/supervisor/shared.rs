@@ -22,6 +22,7 @@ use crate::accounting::allowances::Owner;
 use crate::accounting::amounts::Amounts;
 use crate::accounting::books::{Left, Reading, Scope, Source};
 use crate::accounting::interfaces;
+use crate::alert::desk::Desk;
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::{
     CountersView, EventView, FlowsView, InterfaceTrafficView, InterfaceView, KernelView, MachineView,
@@ -91,6 +92,7 @@ pub struct Shared {
     pub events: broadcast::Sender<EventView>,
     /// Who watches flows.
     pub observatory: Arc<Observatory>,
+    pub alerts: Desk,
     started: Instant,
 }
 
@@ -102,7 +104,7 @@ struct Walked {
 }
 
 /// Events that a slow reader may fall behind by.
-const EVENT_BACKLOG: usize = 256;
+const EVENT_BACKLOG: usize = 1024;
 /// Flow counts older than this are taken anew.
 const FRESH: Duration = Duration::from_secs(1);
 /// What passes here stays on the host.
@@ -124,6 +126,7 @@ impl Shared {
             commands,
             events: broadcast::channel(EVENT_BACKLOG).0,
             observatory: Arc::default(),
+            alerts: Desk::default(),
             started: Instant::now(),
         }
     }
