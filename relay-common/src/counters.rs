@@ -75,6 +75,10 @@ numbered! {
     NoBackend = "no_backend",
     /// A packet beyond the rule's rate.
     Rate = "rate",
+    /// A packet of a rule or group whose quota is used up.
+    Quota = "quota",
+    /// A packet of a rule or group that has expired.
+    Expired = "expired",
 }
 
 #[cfg(test)]

@@ -19,11 +19,12 @@ pub mod ended;
 pub mod flow;
 pub mod lab;
 pub mod lookup;
+pub mod meter;
 pub mod names;
 pub mod net;
 mod numbered;
 pub mod pod;
-pub mod policer;
+
 pub mod round_trip;
 pub mod route;
 pub mod rule;

@@ -49,8 +49,8 @@ names! {
     ALLOWED,
     /// What rules have used of their limits; relayd maps it into its memory.
     USAGE,
-    /// How fast rules' traffic may be; relayd maps it into its memory.
-    POLICERS,
+    /// What rules' and groups' traffic may be; relayd maps it into its memory.
+    METERS,
     /// Proven flows of each client address, for rules that limit them.
     SOURCES,
     /// The pace of each client address, for rules that limit it; a flood only hurts this limit.

@@ -12,8 +12,9 @@ use relay_common::choice::{EndpointUsage, Place};
 use relay_common::counters::{DropKey, RuleCounters};
 use relay_common::ended::EndedFlow;
 use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
+use relay_common::meter::{self, Meter};
 use relay_common::net::Protocol;
-use relay_common::policer::Policer;
+
 use relay_common::round_trip::RoundTrips;
 use relay_common::route::{NextHop, RouteKey};
 use relay_common::rule::{
@@ -93,7 +94,7 @@ static ALLOWED: LpmTrie<SourceKey, u32, 65_536> = LpmTrie::new();
 #[btf_map]
 static USAGE: Array<Usage, RULE_SLOTS, MMAPABLE> = Array::new();
 #[btf_map]
-static POLICERS: Array<Policer, RULE_SLOTS, MMAPABLE> = Array::new();
+static METERS: Array<Meter, { meter::METERS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 static SOURCES: HashMap<SourceKey, Count, FLOWS, NO_PREALLOC> = HashMap::new();
 #[btf_map]
@@ -319,8 +320,8 @@ pub(crate) fn usage(rule: u32) -> Option<&'static Usage> {
 }
 
 #[inline(always)]
-pub(crate) fn policer(rule: u32) -> Option<&'static Policer> {
-    POLICERS.get(rule)
+pub(crate) fn meter(place: u32) -> Option<&'static Meter> {
+    METERS.get(place)
 }
 
 /// How many proven flows a client has with a rule that limits them.

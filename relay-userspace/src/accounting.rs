@@ -5,6 +5,7 @@
 //! `accountant` is the thread that reads counters every ten seconds and writes.
 
 pub mod accountant;
+pub mod allowances;
 pub mod amounts;
 pub mod bill;
 pub mod books;

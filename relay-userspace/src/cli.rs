@@ -10,6 +10,7 @@ mod flows;
 mod history;
 pub mod manual;
 pub mod print;
+mod quotas;
 pub mod relayd;
 mod top;
 mod walk;

@@ -24,11 +24,11 @@ pub mod lookup;
 pub mod mapped;
 pub mod maps;
 pub mod meter;
+pub mod meters;
 mod numbers;
 pub mod object;
 mod pins;
 pub mod places;
-mod police;
 pub mod ports;
 pub mod preflight;
 mod recount;
@@ -46,10 +46,11 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use self::meters::DesiredTerms;
 use crate::balance::Weights;
 use crate::host::{ClaimRange, ClientRoutes, Path};
 use crate::plan::{KernelRule, UserRule};
-use crate::rule::{AllowList, Limits, Rates, RuleName, Staying};
+use crate::rule::{AllowList, GroupName, Limits, RuleName, Staying};
 
 pub use self::load::{Dataplane, Options};
 
@@ -88,6 +89,8 @@ pub enum KernelError {
     TooManyPlaces { most: u32 },
     #[error("map {0}: no memory")]
     NoMemory(&'static str),
+    #[error("there are more groups than the kernel plane takes")]
+    TooManyGroups,
     #[error("there are more next hops than the kernel plane takes ({most})")]
     TooManyHops { most: usize },
 }
@@ -103,6 +106,7 @@ pub struct Desired {
     pub addresses_v6: BTreeMap<Ipv6Addr, u32>,
     /// Source ports that flows may claim.
     pub claims: ClaimRange,
+    pub groups: Arc<BTreeMap<GroupName, DesiredTerms>>,
     /// Devices that XDP may redirect to: interface index to slot in the device map.
     pub devices: BTreeMap<u32, u16>,
 }
@@ -124,7 +128,9 @@ pub struct DesiredRule {
     /// Who is let in; `None`: everybody. Holds for flows that there are too.
     pub allow: Option<Arc<AllowList>>,
     pub limits: Limits,
-    pub rates: Rates,
+    pub terms: DesiredTerms,
+    /// Whose terms hold, too.
+    pub group: Option<GroupName>,
     /// Where its flows may go, others end; `None`: they go on wherever they go.
     pub backends: Option<Arc<Staying>>,
     /// Its UDP has a tunnel, which the flows from before go beside: they end.

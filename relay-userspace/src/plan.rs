@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use self::decide::{DETACHED, Known, candidates, reweighed, rule, way_to};
+use relay_common::meter::Closed;
 use relay_common::net::Protocol;
 
 use crate::balance::Weights;
@@ -45,6 +46,8 @@ pub struct Facts<'a> {
     /// What is known of backends, of the rules that have any judged.
     pub health: &'a HashMap<RuleName, RuleHealth>,
     pub now: Instant,
+    /// Rules whose quota is used up or whose time is over.
+    pub closed: &'a HashMap<RuleName, Closed>,
     /// What rules' tunnels are made of.
     pub tunnels: &'a Tunnels,
 }
@@ -56,6 +59,8 @@ pub struct PlannedRule {
     pub origin: Origin,
     /// No new flows; old ones finish.
     pub draining: bool,
+    /// Nothing passes, and what there is ends.
+    pub closed: Option<Closed>,
     pub ipv4: Carriage,
     pub ipv6: Carriage,
     /// What keeps the rule from working as written.
@@ -98,8 +103,8 @@ pub enum Fault {
     SelfLoop(String, String),
     #[error("plane = \"kernel\", but the kernel plane cannot carry it: {0}")]
     KernelImpossible(String),
-    #[error("its rate is not kept, since that takes the kernel plane's programs: {0}")]
-    RateUnkept(String),
+    #[error("its {0} is not kept, since that takes the kernel plane's programs: {1}")]
+    RateUnkept(&'static str, String),
     #[error("{0} does not resolve: {1}")]
     Unresolved(Host, String),
     #[error("{0} is being resolved")]
@@ -222,6 +227,10 @@ pub enum RuleState {
     Active,
     Disabled,
     Draining,
+    /// Its quota, or its group's, is used up.
+    Blocked,
+    /// Its time, or its group's, is over.
+    Expired,
     /// Part of it works, or nobody can carry it here.
     Degraded,
     /// Nothing of it works, because of a fault.
@@ -234,6 +243,8 @@ impl RuleState {
             Self::Active => "active",
             Self::Disabled => "disabled",
             Self::Draining => "draining",
+            Self::Blocked => "blocked",
+            Self::Expired => "expired",
             Self::Degraded => "degraded",
             Self::Error => "error",
         }
@@ -246,6 +257,11 @@ impl PlannedRule {
         matches!(self.state(), RuleState::Degraded | RuleState::Error)
     }
 
+    /// Whether it is meant to carry anything now.
+    pub fn is_on(&self) -> bool {
+        self.rule.enabled && self.closed.is_none()
+    }
+
     fn is_carried(&self) -> bool {
         self.kernel.is_some() || self.user.as_ref().is_some_and(|user| user.has_address())
     }
@@ -253,6 +269,8 @@ impl PlannedRule {
     pub fn state(&self) -> RuleState {
         match () {
             () if !self.rule.enabled => RuleState::Disabled,
+            () if self.closed == Some(Closed::Expired) => RuleState::Expired,
+            () if self.closed == Some(Closed::Quota) => RuleState::Blocked,
             () if !self.is_carried() && !self.faults.is_empty() => RuleState::Error,
             () if !self.is_carried() || !self.faults.is_empty() => RuleState::Degraded,
             () if self.draining => RuleState::Draining,

@@ -8,9 +8,12 @@ pub mod backend;
 pub mod balance;
 pub mod check;
 pub mod connect;
+pub mod expiry;
+pub mod group;
 pub mod limit;
 pub mod listen;
 pub mod overlap;
+pub mod quota;
 pub mod rate;
 pub mod staying;
 pub mod tunnel;
@@ -28,8 +31,11 @@ pub use self::backend::{Backend, BackendPorts, Host};
 pub use self::balance::Balance;
 pub use self::check::{Check, CheckKind, Failback, HttpCheck, StatusRange};
 pub use self::connect::{Connect, ProxyVersion};
+pub use self::expiry::Expiry;
+pub use self::group::{Group, GroupName, Groups};
 pub use self::limit::Limits;
 pub use self::listen::{ListenOn, Listener, PortRange};
+pub use self::quota::Quota;
 pub use self::rate::Rates;
 pub use self::staying::{Destination, Staying};
 pub use self::tunnel::{
@@ -62,6 +68,10 @@ pub struct Rule {
     pub connect: Usual<Connect>,
     pub limits: Limits,
     pub rates: Rates,
+    pub quota: Option<Box<Quota>>,
+    pub expires: Option<Box<Expiry>>,
+    /// Whose quota, rate and end hold beside its own.
+    pub group: Option<GroupName>,
 }
 
 impl Rule {
@@ -85,6 +95,9 @@ impl Rule {
             connect: Usual::default(),
             limits: Limits::default(),
             rates: Rates::default(),
+            quota: None,
+            expires: None,
+            group: None,
         }
     }
 

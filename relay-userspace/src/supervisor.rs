@@ -20,6 +20,7 @@ pub mod shared;
 mod sharing;
 pub mod state;
 mod telling;
+pub mod terms;
 mod waiting;
 pub mod walk;
 pub mod watch;

@@ -72,7 +72,7 @@ const REFUSALS: &[Refusal] = &[
     ("POST", "/v1/rules", b"[]", 400, "invalid"),
     ("POST", "/v1/rules", b"\xff\xfe", 400, "invalid"),
     ("POST", "/v1/rules", br#"{"listen":":80"}"#, 400, "invalid"),
-    ("POST", "/v1/rules", br#"{"listen":":81","to":"203.0.113.2","quota":{"limit":"5GB"}}"#, 400, "invalid"),
+    ("POST", "/v1/rules", br#"{"listen":":81","to":"203.0.113.2","quota":{"limit":"5gb"}}"#, 400, "invalid"),
     ("POST", "/v1/rules?dry_run=maybe", b"{}", 400, "invalid"),
     ("PATCH", "/v1/rules/web", br#"{"listen":99999999999999999999}"#, 400, "invalid"),
     ("PATCH", "/v1/rules/web", b"1", 400, "invalid"),

@@ -13,6 +13,7 @@ mod metrics;
 mod output;
 mod ports;
 mod prometheus;
+mod quotas;
 mod refusals;
 mod rights;
 mod saving;

@@ -40,6 +40,7 @@ fn every_command_has_its_page() {
         "confirm",
         "reload",
         "history",
+        "quota",
         "status",
         "flows",
         "top",
@@ -106,13 +107,14 @@ fn every_key_of_the_file_is_described() {
         ("webhook", alert("webhook")),
         ("smtp", alert("smtp")),
         ("limit", format!("{rule}limit.zzzzzzzzzz = 1\n")),
+        ("quota", format!("{rule}quota.limit = \"1GB\"\nquota.zzzzzzzzzz = 1\n")),
         ("check", format!("{rule}check.zzzzzzzzzz = 1\n")),
         ("backend", rule.replace("\"203.0.113.2\"", "{ addr = \"203.0.113.2\", zzzzzzzzzz = 1 }")),
     ] {
         let keys = known(&text, table);
         assert!(!keys.is_empty());
         let path = match table {
-            "timeout" | "accept" | "connect" | "limit" | "check" => format!("{table}."),
+            "timeout" | "accept" | "connect" | "limit" | "quota" | "check" => format!("{table}."),
             "keepalive" => "timeout.keepalive.".to_owned(),
             _ => String::new(),
         };

@@ -23,6 +23,7 @@ use relay::config::settings::Hook;
 use relay::config::{Config, Problems};
 use relay::host::{ClaimRange, LinkKind};
 use relay::kernel::attach::Target;
+use relay::kernel::meters::DesiredTerms;
 use relay::kernel::round_trips::RoundTripsByEnd;
 use relay::kernel::sweep::{Census, Sweeper};
 use relay::kernel::{Dataplane, Desired, Options};
@@ -358,6 +359,7 @@ pub fn desired(
             down: false,
             health: &HashMap::new(),
             now: Instant::now(),
+            closed: &HashMap::new(),
         };
         let planned: Vec<Arc<PlannedRule>> = config
             .rules
@@ -371,7 +373,10 @@ pub fn desired(
             assert!(rule.faults.is_empty(), "{:?}", rule.faults);
         }
         let nothing = desire::Before { planned: &[], desired: &Desired::default() };
-        Ok(desire::desired(&planned, &book, claims, &devices.into(), &nothing))
+        let groups = config.groups.iter().map(|(name, group)| {
+            (name.clone(), DesiredTerms::new(group.rates, group.quota.as_deref(), None))
+        });
+        Ok(desire::desired(&planned, &book, claims, &devices.into(), groups.collect(), &nothing))
     })
 }
 

@@ -19,6 +19,7 @@ mod on_down;
 mod planes;
 mod ports;
 mod proxy_protocol;
+mod quotas;
 mod ranges;
 mod rates;
 mod restart;

@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use harness::packet::{Packet, PacketV6};
 use harness::plane::{Plane, Verdict};
 use harness::world::{CLIENT, CLIENT_V6, RELAY, RELAY_V6};
+use relay::rule::RuleName;
 use relay_common::counters::DropReason;
 
 use crate::conversation::Conversation;
@@ -83,6 +84,63 @@ fn new_flows_and_late_packets_keep_to_it_too() {
     let answer = talk.to_client(&talk.backend_udp(b"answer"));
     assert!(!refused(&Packet::icmp_error(CLIENT, 3, 3, 0, &answer, 8)));
     assert!(!refused(&Conversation::usual(47_012).client_udp(b"hello")));
+}
+
+/// The meter's quota, with so many bytes left of it.
+fn leave(plane: &Plane, bytes: i64) {
+    let place = plane.dataplane.meter_of_rule(&RuleName::parse("web").expect("a name")).expect("a meter");
+    let meter = place.meter().expect("memory");
+    let [left, _] = meter.remaining();
+    meter.adjust([bytes - left, 0]);
+}
+
+#[test]
+fn a_quota_is_spent_and_then_nothing_passes() {
+    let mut plane = fresh(&format!("{WEB}quota = {{ limit = \"1GB\", count = \"in\" }}\n"));
+    let mut talk = Conversation::usual(47_040);
+    talk.prove(&plane, plane.client, plane.backend);
+    let (question, answer) = (talk.client_udp(&[1; 1372]), talk.backend_udp(&[2; 872]));
+    let (sent, got) = (talk.to_backend(&question), talk.to_client(&answer));
+    leave(&plane, 1401);
+    row(&plane, "within", plane.client, &question, Sends(&sent), "web: in 1/1400");
+    row(&plane, "what does not count", plane.backend, &answer, Sends(&got), "web: out 1/900");
+    row(&plane, "the last, which is too much", plane.client, &question, Sends(&sent), "web: in 1/1400");
+    row(&plane, "used up", plane.client, &question, Drop, "web: quota 1");
+    row(&plane, "the other direction", plane.backend, &answer, Drop, "web: quota 1");
+    let new = Conversation::usual(47_041).client_udp(&[1; 100]);
+    row(&plane, "a new flow", plane.client, &new, Drop, "web: flows 1, quota 1; unproven +2");
+    leave(&plane, 5000);
+    row(&plane, "there is some again", plane.backend, &answer, Sends(&got), "web: out 1/900");
+    plane.apply(WEB, &[]);
+    row(&plane, "none any more", plane.backend, &answer, SendsFast(&got), "web: out 1/900");
+}
+
+#[test]
+fn a_group_is_asked_beside_the_rule() {
+    let group = format!("[[group]]\nname = \"g\"\nrate = {{ egress = {SLOW} }}\nquota = \"1GB\"\n");
+    let mut plane = fresh(&format!("{group}{WEB}group = \"g\"\n"));
+    let mut talk = Conversation::usual(47_050);
+    talk.prove(&plane, plane.client, plane.backend);
+    let (question, answer) = (talk.client_udp(&[1; 1372]), talk.backend_udp(&[2; 872]));
+    let (sent, got) = (talk.to_backend(&question), talk.to_client(&answer));
+    let passed = fill(&frame(plane.backend, &answer), tc(&plane, false));
+    assert_eq!(passed, (BURST - 34).div_ceil(900));
+    row(&plane, "the group's rate", plane.backend, &answer, Drop, "web: rate 1");
+    row(
+        &plane,
+        "of the other direction it has none",
+        plane.client,
+        &question,
+        Sends(&sent),
+        "web: in 1/1400",
+    );
+    let place = plane.dataplane.meter_of_group(&RuleName::parse("g").expect("a name")).expect("a meter");
+    let [left, _] = place.meter().expect("memory").remaining();
+    place.meter().expect("memory").adjust([-left, 0]);
+    row(&plane, "the group's quota", plane.client, &question, Drop, "web: quota 1");
+    // who leaves it has nothing to do with it
+    plane.apply(&format!("{group}{WEB}"), &[]);
+    row(&plane, "alone", plane.backend, &answer, SendsFast(&got), "web: out 1/900");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::books::{Books, Entries, Left, Reading, Source};
+use super::books::{Books, Entries, Left, Reading, Scope, Source};
 use super::calendar;
 use super::interfaces::Interfaces;
 use super::store::{Store, StoreError, move_aside};
@@ -93,18 +93,23 @@ impl Ledgers {
         self.folder.get().map(PathBuf::as_path)
     }
 
-    /// Takes in what all counters say now. `last` looks at a source that a rule has had before.
-    pub fn observe(&self, current: &HashMap<RuleName, Reading>, last: impl Fn(&Source) -> Left) {
+    /// Takes in what counters say now. `last` looks at a source that a rule has had before.
+    pub fn observe(
+        &self,
+        current: &HashMap<RuleName, Reading>,
+        scope: Scope,
+        last: impl Fn(&Source) -> Left,
+    ) {
         if self.folder().is_none() {
             return;
         }
         // what came until now came before the full minute
         let minute = calendar::now().saturating_sub(1) / 60;
         self.with(|books| {
-            for (name, source) in books.left(current) {
+            for (name, source) in books.left(current, scope) {
                 books.close(&name, last(&source), minute);
             }
-            books.observe(current, minute);
+            books.observe(current, scope, minute);
         });
     }
 }
@@ -146,8 +151,9 @@ impl Writer {
 
     fn try_open(&mut self, ledgers: &Ledgers) -> Result<(), StoreError> {
         let store = Store::open(&self.folder)?;
-        let (accounts, interfaces) = (store.accounts()?, store.interfaces()?);
-        ledgers.with(|books| *books = Books::restored(accounts));
+        let (accounts, interfaces, allowances) =
+            (store.accounts()?, store.interfaces()?, store.allowances()?);
+        ledgers.with(|books| books.restore(accounts, allowances));
         ledgers.with_interfaces(|known| *known = Interfaces::restored(interfaces));
         self.store = Some(store);
         let _only_once = ledgers.folder.set(self.folder.clone());

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::allowances::{Allowance, AllowanceEntries, Allowances, Owner};
 use super::amounts::Amounts;
 use crate::proxy::counters::Counters;
 use crate::rule::RuleName;
@@ -62,6 +63,17 @@ pub struct Books {
     dirty: HashSet<RuleName>,
     /// By minute since 1970.
     waiting: HashMap<RuleName, BTreeMap<u64, Amounts>>,
+    /// What is used of quotas.
+    pub allowances: Allowances,
+}
+
+/// Which rules' readings there are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scope {
+    /// All rules': who has none has gone.
+    All,
+    /// Some rules'; nothing is known of others.
+    Some,
 }
 
 /// What is to be written in one transaction.
@@ -70,6 +82,7 @@ pub struct Entries {
     pub accounts: Vec<(RuleName, Account)>,
     pub minutes: Vec<(RuleName, u64, Amounts)>,
     pub interfaces: Vec<(String, Account)>,
+    pub quotas: AllowanceEntries,
 }
 
 impl Account {
@@ -101,8 +114,10 @@ impl Account {
 }
 
 impl Books {
-    pub fn restored(accounts: HashMap<RuleName, Account>) -> Self {
-        Self { accounts, ..Self::default() }
+    /// What a database says, in place of what there was. Who spends whose quota stays.
+    pub fn restore(&mut self, accounts: HashMap<RuleName, Account>, allowances: BTreeMap<Owner, Allowance>) {
+        self.accounts = accounts;
+        self.allowances.restore(allowances);
     }
 
     pub fn total(&self, name: &RuleName, reading: &Reading) -> Amounts {
@@ -117,8 +132,9 @@ impl Books {
     }
 
     /// Where the kernel was last seen to count for rules that it does not count for any more.
-    pub fn left(&self, current: &HashMap<RuleName, Reading>) -> Vec<(RuleName, Source)> {
+    pub fn left(&self, current: &HashMap<RuleName, Reading>, scope: Scope) -> Vec<(RuleName, Source)> {
         let left = |(name, account): (&RuleName, &Account)| {
+            scope.has(name, current).then_some(())?;
             let (source, _) = account.kernel.as_ref()?;
             let now = current.get(name).and_then(|reading| reading.kernel.as_ref());
             (now.map(|(now, _)| now) != Some(source)).then(|| (name.clone(), source.clone()))
@@ -140,9 +156,9 @@ impl Books {
         self.dirty.insert(name.clone());
     }
 
-    /// Takes in all rules' readings.
-    pub fn observe(&mut self, current: &HashMap<RuleName, Reading>, minute: u64) {
-        for (name, sessions) in self.replaced(current) {
+    /// Takes in rules' readings.
+    pub fn observe(&mut self, current: &HashMap<RuleName, Reading>, scope: Scope, minute: u64) {
+        for (name, sessions) in self.replaced(current, scope) {
             let came = sessions_since(&sessions.counters, Some(sessions.seen));
             self.credit(&name, if sessions.are_counted { flows_alone(came) } else { came }, minute);
             if let Some(account) = self.accounts.get_mut(&name) {
@@ -166,8 +182,9 @@ impl Books {
     }
 
     /// Sessions of rules that have gone or were made anew: they may have carried more since.
-    fn replaced(&self, current: &HashMap<RuleName, Reading>) -> Vec<(RuleName, Sessions)> {
+    fn replaced(&self, current: &HashMap<RuleName, Reading>, scope: Scope) -> Vec<(RuleName, Sessions)> {
         let replaced = |(name, account): (&RuleName, &Account)| {
+            scope.has(name, current).then_some(())?;
             let sessions = account.user.as_ref()?;
             let now = current.get(name).and_then(|reading| reading.user.as_ref());
             let is_same = now.is_some_and(|now| Arc::ptr_eq(now, &sessions.counters));
@@ -184,6 +201,7 @@ impl Books {
             account.total += came;
         }
         self.dirty.insert(name.clone());
+        self.allowances.spend(name, &came);
         let minutes = self.waiting.entry(name.clone()).or_default();
         *minutes.entry(minute).or_default() += came;
         if minutes.len() > MOST_WAITING
@@ -204,6 +222,7 @@ impl Books {
             accounts: accounts.map(|(name, account)| (name.clone(), account.clone())).collect(),
             minutes: minutes.collect(),
             interfaces: Vec::new(),
+            quotas: self.allowances.entries(),
         }
     }
 
@@ -218,6 +237,7 @@ impl Books {
                 self.dirty.remove(name);
             }
         }
+        self.allowances.written(&entries.quotas);
         for (name, minute, amounts) in &entries.minutes {
             let Some(minutes) = self.waiting.get_mut(name) else { continue };
             let more =
@@ -232,12 +252,23 @@ impl Books {
     /// A new database knows nothing yet.
     pub fn forgotten(&mut self) {
         self.dirty.extend(self.accounts.keys().cloned());
+        self.allowances.forgotten();
+    }
+}
+
+impl Scope {
+    /// Whether a rule's absence among the readings says something.
+    fn has(self, name: &RuleName, current: &HashMap<RuleName, Reading>) -> bool {
+        self == Self::All || current.contains_key(name)
     }
 }
 
 impl Entries {
     pub fn is_empty(&self) -> bool {
-        self.accounts.is_empty() && self.minutes.is_empty() && self.interfaces.is_empty()
+        self.accounts.is_empty()
+            && self.minutes.is_empty()
+            && self.interfaces.is_empty()
+            && self.quotas.is_empty()
     }
 }
 
@@ -298,7 +329,7 @@ mod tests {
             (at("two", 2, 15), 195),
             (at("two", 2, 10), 205),
         ] {
-            books.observe(&current(kernel), 1);
+            books.observe(&current(kernel), Scope::All, 1);
             assert_eq!(bytes(&books), total);
         }
         let waiting: u64 = books.entries().minutes.iter().map(|(_, _, amounts)| amounts.ingress_bytes).sum();
@@ -310,8 +341,9 @@ mod tests {
         let account =
             Account::restored(Amounts { ingress_bytes: 1000, ..Amounts::default() }, Some(at("one", 1, 400)));
         let restored = |kernel| {
-            let mut books = Books::restored(HashMap::from([(name("a"), account.clone())]));
-            books.observe(&current(kernel), 1);
+            let mut books = Books::default();
+            books.restore(HashMap::from([(name("a"), account.clone())]), BTreeMap::new());
+            books.observe(&current(kernel), Scope::All, 1);
             bytes(&books)
         };
         assert_eq!(restored(at("one", 1, 450)), 1050);
@@ -322,13 +354,13 @@ mod tests {
     #[test]
     fn what_a_rule_has_carried_at_the_end_counts() {
         let mut books = Books::default();
-        books.observe(&current(at("one", 1, 100)), 1);
+        books.observe(&current(at("one", 1, 100)), Scope::All, 1);
         let none = HashMap::new();
-        assert_eq!(books.left(&none), [(name("a"), at("one", 1, 0).0)]);
+        assert_eq!(books.left(&none, Scope::All), [(name("a"), at("one", 1, 0).0)]);
         books.close(&name("a"), Left::At(at("one", 1, 120).1), 1);
-        assert_eq!((bytes(&books), books.left(&none).len()), (120, 0));
+        assert_eq!((bytes(&books), books.left(&none, Scope::All).len()), (120, 0));
         // the same name again, in the same slot, goes on
-        books.observe(&current(at("one", 1, 5)), 2);
+        books.observe(&current(at("one", 1, 5)), Scope::All, 2);
         assert_eq!(bytes(&books), 125);
         books.close(&name("a"), Left::At(at("one", 1, 2).1), 2);
         assert_eq!(bytes(&books), 125, "the slot is somebody else's");
@@ -337,14 +369,14 @@ mod tests {
     #[test]
     fn counters_that_were_out_of_sight_go_on() {
         let mut books = Books::default();
-        books.observe(&current(at("one", 1, 100)), 1);
+        books.observe(&current(at("one", 1, 100)), Scope::All, 1);
         // a relayd without the kernel plane, and then one with it
         let none = HashMap::from([(name("a"), Reading::default())]);
-        for (name, _) in books.left(&none) {
+        for (name, _) in books.left(&none, Scope::All) {
             books.close(&name, Left::Unseen, 1);
         }
-        books.observe(&none, 1);
-        books.observe(&current(at("one", 1, 130)), 2);
+        books.observe(&none, Scope::All, 1);
+        books.observe(&current(at("one", 1, 130)), Scope::All, 2);
         assert_eq!(bytes(&books), 130);
     }
 
@@ -353,7 +385,7 @@ mod tests {
         let mut books = Books::default();
         let mut seen = HashMap::<u64, u64>::new();
         for (step, minute) in (1_u64..).zip([100, 101, 5_000_000, 102, 3, 3, 101, 0, 5_000_000]) {
-            books.observe(&current(at("one", 1, step * step)), minute);
+            books.observe(&current(at("one", 1, step * step)), Scope::All, minute);
             let entries = books.entries();
             for (_, minute, amounts) in &entries.minutes {
                 *seen.entry(*minute).or_default() += amounts.ingress_bytes;
@@ -369,15 +401,15 @@ mod tests {
         let user = |kernel| HashMap::from([(name("a"), Reading { kernel, user: Some(counters.clone()) })]);
         let mut books = Books::default();
         counters.ingress.add_bytes(100);
-        books.observe(&user(Some(at("one", 1, 140))), 1);
+        books.observe(&user(Some(at("one", 1, 140))), Scope::All, 1);
         assert_eq!(bytes(&books), 140);
         counters.ingress.add_bytes(10);
-        books.observe(&user(None), 1);
+        books.observe(&user(None), Scope::All, 1);
         assert_eq!(bytes(&books), 150, "only what came since");
         drop(counters.begin(Live::new(Protocol::Tcp, ([198, 51, 100, 7], 1).into(), None)));
         counters.ingress.add_bytes(7);
         books.close(&name("a"), Left::Reused, 1);
-        books.observe(&HashMap::new(), 1);
+        books.observe(&HashMap::new(), Scope::All, 1);
         let total = books.total(&name("a"), &Reading::default());
         assert_eq!((total.ingress_bytes, total.flows), (157, 1), "and what came last");
     }
@@ -386,13 +418,13 @@ mod tests {
     fn nothing_is_lost_while_the_database_cannot_be_written() {
         let mut books = Books::default();
         for minute in 0..200 {
-            books.observe(&current(at("one", 1, minute + 1)), minute);
+            books.observe(&current(at("one", 1, minute + 1)), Scope::All, minute);
         }
         let entries = books.entries();
         assert_eq!(entries.minutes.len(), MOST_WAITING);
         assert_eq!(entries.minutes.iter().map(|(_, _, amounts)| amounts.ingress_bytes).sum::<u64>(), 200);
         // what comes while it is written is written next
-        books.observe(&current(at("one", 1, 203)), 199);
+        books.observe(&current(at("one", 1, 203)), Scope::All, 199);
         books.written(&entries);
         let rest = books.entries();
         assert_eq!(rest.minutes, [(name("a"), 199, Amounts { ingress_bytes: 3, ..Amounts::default() })]);

@@ -10,6 +10,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, Tr
 
 pub use self::past::HistoryRow;
 use self::past::Question;
+pub use self::quotas::LedgerRow;
+use super::allowances::{Allowance, Owner};
 use super::amounts::Amounts;
 use super::books::{Account, Entries, Source};
 use super::calendar::Step;
@@ -17,6 +19,7 @@ use crate::rule::RuleName;
 
 mod packed;
 mod past;
+mod quotas;
 
 /// What the file is called in `state_dir`.
 pub const FILE: &str = "history.db";
@@ -87,6 +90,7 @@ impl Store {
         if format == 0 {
             store.make()?;
         }
+        quotas::make(&store.connection)?;
         Ok(store)
     }
 
@@ -148,6 +152,24 @@ impl Store {
         Ok(known?)
     }
 
+    /// What is used of quotas, as it was last written.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be read.
+    pub fn allowances(&self) -> Result<BTreeMap<Owner, Allowance>, StoreError> {
+        quotas::read(&self.connection)
+    }
+
+    /// An owner's periods that have ended, the latest first.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be read.
+    pub fn ledger(&self, owner: &Owner, most: u32) -> Result<Vec<LedgerRow>, StoreError> {
+        quotas::ledger(&self.connection, owner, most)
+    }
+
     /// Writes everything or nothing.
     ///
     /// # Errors
@@ -162,6 +184,7 @@ impl Store {
             write_account(&transaction, INTERFACES, name, account)?;
         }
         past::add(&transaction, &entries.minutes)?;
+        quotas::write(&transaction, &entries.quotas)?;
         transaction.commit()?;
         Ok(())
     }

@@ -6,7 +6,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::view::{AlertView, BackendView, RuleView, StatusView, TrafficView};
+use super::view::{AlertView, BackendView, QuotaView, RuleView, StatusView, TermsView, TrafficView};
 use crate::health::saved::BackendOrder;
 
 /// All metrics.
@@ -14,9 +14,10 @@ pub fn encode(
     rules: Vec<RuleView>,
     alerts: Vec<AlertView>,
     status: StatusView,
+    terms: Vec<TermsView>,
 ) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Views { rules, alerts, status }));
+    registry.register_collector(Box::new(Views { rules, alerts, status, terms }));
     let mut text = String::new();
     encode_text(&mut text, &registry)?;
     Ok(text)
@@ -27,6 +28,7 @@ struct Views {
     rules: Vec<RuleView>,
     alerts: Vec<AlertView>,
     status: StatusView,
+    terms: Vec<TermsView>,
 }
 
 type Encoded = Result<(), std::fmt::Error>;
@@ -41,6 +43,8 @@ impl Collector for Views {
         self.by_direction(&mut encoder, "relay_rule_packets", None, packets, |traffic| traffic.packets)?;
         self.lifetime(&mut encoder)?;
         self.units(&mut encoder)?;
+        self.quotas(&mut encoder)?;
+        self.ends(&mut encoder)?;
         self.flows(&mut encoder)?;
         self.drops(&mut encoder)?;
         self.planes(&mut encoder)?;
@@ -85,6 +89,38 @@ impl Views {
             for (direction, traffic) in [("ingress", lifetime.ingress), ("egress", lifetime.egress)] {
                 counter(&mut metric, &[("rule", &rule.name), ("direction", direction)], traffic.bytes)?;
             }
+        }
+        Ok(())
+    }
+
+    fn quotas(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "How many bytes a quota allows in its period";
+        self.quota(encoder, "relay_quota", help, |quota| quota.limit_bytes)?;
+        let help = "How many of a quota's bytes are used";
+        self.quota(encoder, "relay_quota_used", help, |quota| quota.used_bytes)
+    }
+
+    fn quota(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        value: impl Fn(&QuotaView) -> u64,
+    ) -> Encoded {
+        let mut metric = encoder.encode_descriptor(name, help, Some(&Unit::Bytes), MetricType::Gauge)?;
+        for (terms, quota) in self.terms.iter().filter_map(|terms| Some((terms, terms.quota.as_ref()?))) {
+            gauge(&mut metric, &[("kind", &terms.kind), ("name", &terms.name)], value(quota))?;
+        }
+        Ok(())
+    }
+
+    fn ends(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "When a rule or group ends, in seconds since 1970";
+        let unit = Some(&Unit::Seconds);
+        let mut metric =
+            encoder.encode_descriptor("relay_expiry_timestamp", help, unit, MetricType::Gauge)?;
+        for (terms, end) in self.terms.iter().filter_map(|terms| Some((terms, terms.expires.as_ref()?))) {
+            gauge(&mut metric, &[("kind", &terms.kind), ("name", &terms.name)], end.time)?;
         }
         Ok(())
     }
@@ -299,7 +335,7 @@ mod tests {
                     "egress": { "packets": 1, "bytes": 60 }, "flows": 7 } },
         });
         let rule: RuleView = serde_json::from_value(rule).expect("rule");
-        let text = encode(vec![rule], Vec::new(), status).expect("text");
+        let text = encode(vec![rule], Vec::new(), status, Vec::new()).expect("text");
         for line in [
             "relay_rule_bytes_total{rule=\"tokyo\",direction=\"ingress\"} 120",
             "relay_rule_lifetime_bytes_total{rule=\"tokyo\",direction=\"ingress\"} 999",
@@ -339,7 +375,7 @@ mod tests {
     #[test]
     fn alerts_are_counted_by_what_became_of_them() {
         let alert = AlertView { name: "phone".into(), sent: 3, dropped: 1, ..AlertView::default() };
-        let text = encode(Vec::new(), vec![alert], StatusView::default()).expect("text");
+        let text = encode(Vec::new(), vec![alert], StatusView::default(), Vec::new()).expect("text");
         let lines = text.lines().filter(|line| line.starts_with("relay_alerts_total"));
         let expected = ["sent\"} 3", "failed\"} 0", "dropped\"} 1"];
         let expected = expected.map(|rest| format!("relay_alerts_total{{alert=\"phone\",result=\"{rest}"));

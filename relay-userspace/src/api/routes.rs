@@ -23,9 +23,10 @@ use super::problem::{ApiProblem, Code};
 use super::server::Peer;
 use super::view::{
     AccountView, AlertTestView, AlertView, ChangeView, DownView, ExplainView, HistoryView, RuleView,
-    StatusView, WalkView,
+    StatusView, TermsView, WalkView,
 };
 use super::{history, metrics, order};
+use crate::accounting::allowances::Owner;
 use crate::config::node::{Node, Value as NodeValue};
 use crate::config::problem::Problems;
 use crate::config::{decode, quantity};
@@ -59,6 +60,11 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .route("/v1/rules/{name}/disable", post(disable))
         .route("/v1/rules/{name}/drain", post(drain))
         .route("/v1/rules/{name}/backend", post(backend))
+        .route("/v1/quotas", get(quotas))
+        .route("/v1/rules/{name}/quota", get(rule_quota))
+        .route("/v1/rules/{name}/quota/reset", post(reset_rule_quota))
+        .route("/v1/groups/{name}/quota", get(group_quota))
+        .route("/v1/groups/{name}/quota/reset", post(reset_group_quota))
         .route("/v1/flows", get(flows))
         .route("/v1/rules/{name}/test", post(test))
         .route("/v1/alerts", get(alerts))
@@ -129,6 +135,36 @@ fn name(text: &str) -> Result<RuleName, ApiProblem> {
         let problem = format!("{text:?} is not a rule name; {}", RuleName::FORM);
         ApiProblem::new(Code::Invalid, problem)
     })
+}
+
+async fn quotas(State(shared): State<Arc<Shared>>) -> Json<Vec<TermsView>> {
+    Json(shared.all_terms())
+}
+
+async fn rule_quota(State(shared): State<Arc<Shared>>, Path(text): Path<String>) -> Answer<TermsView> {
+    shared.terms_of(&Owner::Rule(name(&text)?)).map(Json)
+}
+
+async fn group_quota(State(shared): State<Arc<Shared>>, Path(text): Path<String>) -> Answer<TermsView> {
+    shared.terms_of(&Owner::Group(name(&text)?)).map(Json)
+}
+
+async fn reset_rule_quota(
+    State(shared): State<Arc<Shared>>,
+    _writer: Writer,
+    Path(text): Path<String>,
+    Query(options): Query<Options>,
+) -> Answer<ChangeView> {
+    change(&shared, Action::ResetQuota(Owner::Rule(name(&text)?)), options.dry_run).await
+}
+
+async fn reset_group_quota(
+    State(shared): State<Arc<Shared>>,
+    _writer: Writer,
+    Path(text): Path<String>,
+    Query(options): Query<Options>,
+) -> Answer<ChangeView> {
+    change(&shared, Action::ResetQuota(Owner::Group(name(&text)?)), options.dry_run).await
 }
 
 async fn change(shared: &Shared, action: Action, dry_run: bool) -> Answer<ChangeView> {
@@ -380,8 +416,8 @@ async fn health() -> Json<Value> {
 }
 
 async fn metrics_text(State(shared): State<Arc<Shared>>) -> Response {
-    let alerts = alert_views(&shared);
-    let Ok(text) = metrics::encode(shared.rules().await, alerts, shared.status().await) else {
+    let (alerts, terms) = (alert_views(&shared), shared.all_terms());
+    let Ok(text) = metrics::encode(shared.rules().await, alerts, shared.status().await, terms) else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");

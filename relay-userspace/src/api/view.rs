@@ -2,6 +2,7 @@
 
 mod alerts;
 mod past;
+mod quotas;
 
 use std::collections::BTreeMap;
 
@@ -12,6 +13,7 @@ pub use self::alerts::{AlertChange, AlertTestView, AlertView};
 pub use self::past::{
     AccountView, HistoryRowView, HistoryView, InterfaceTrafficView, LifetimeView, MachineView,
 };
+pub use self::quotas::{ExpiryView, LedgerView, QuotaView, TermsView};
 use super::round_trips::{RoundTripView, RoundTripsView};
 use crate::health::saved::BackendOrder;
 use crate::rule::Transport;
@@ -36,6 +38,14 @@ pub struct RuleView {
     /// What its traffic may be at most, as configured: `ingress`, `egress`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rate: BTreeMap<String, String>,
+    /// How far its quota is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<QuotaView>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<ExpiryView>,
+    /// Whose quota, rate and end hold, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     pub enabled: bool,
     /// active, disabled, draining, degraded, blocked, expired, error
     pub state: String,
@@ -373,9 +383,12 @@ pub struct ChangeView {
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct RuleChange {
-    /// added, changed, removed, draining, resumed; of a backend: draining, down, up
+    /// added, changed, removed, draining, resumed, quota reset; of a backend: draining, down, up
     pub action: String,
     pub name: String,
+    /// It is a group.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_group: bool,
     /// The one of its backends that the change is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,

@@ -129,6 +129,11 @@ pub enum Command {
         after_help = "Times are in UTC. Minutes are kept for 2 days, hours for 60, days for 400; totals for ever.\n\nExamples:\n  relayctl history web --since 7d\n  relayctl history web --by month --count max --factor 2\n  relayctl history web --by hour --plot"
     )]
     History(History),
+    /// Show what is used of quotas and when rules and groups end; have one begin anew
+    #[command(
+        after_help = "Examples:\n  relayctl quota\n  relayctl quota alice --group\n  relayctl quota web --reset"
+    )]
+    Quota(Quota),
     /// Show how relayd is doing
     Status(Watch),
     /// Show live flows and sessions, those with the most bytes first
@@ -179,6 +184,15 @@ pub struct Add {
     /// A remark
     #[arg(long)]
     pub note: Option<String>,
+    /// How much it may carry: 500GB, 100GiB; --set quota.reset=monthly:1 and others say more
+    #[arg(long, value_name = "SIZE")]
+    pub quota: Option<String>,
+    /// When it ends: 2027-01-03T00:00:00+08:00
+    #[arg(long, value_name = "TIME")]
+    pub expires: Option<String>,
+    /// The group whose quota, rate and end hold, too
+    #[arg(long)]
+    pub group: Option<String>,
     /// Add it switched off
     #[arg(long)]
     pub disabled: bool,
@@ -190,6 +204,22 @@ pub struct Add {
     pub fields: Vec<String>,
     #[command(flatten)]
     pub dry: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub struct Quota {
+    /// A rule, with the periods that have ended; all rules and groups if left out
+    #[arg(value_parser = rule_name)]
+    pub name: Option<RuleName>,
+    /// The name is a group's
+    #[arg(long, requires = "name")]
+    pub group: bool,
+    /// Have its quota begin anew, with nothing used; the ledger keeps what was
+    #[arg(long, requires = "name")]
+    pub reset: bool,
+    /// Say whether that is possible, and change nothing
+    #[arg(long, requires = "reset")]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -12,15 +12,16 @@ use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
 use super::args::{
-    Add, Alert, Apply, Backend, Call, Cli, Command, Down, Export, Format, History, Names, One, Output,
+    Add, Alert, Apply, Backend, Call, Cli, Command, Down, Export, Format, History, Names, One, Output, Quota,
+    Set,
 };
 use super::walk::walk;
-use super::{Exit, alerts, export, fields, flows, history, manual, print, top};
+use super::{Exit, alerts, export, fields, flows, history, manual, print, quotas, top};
 use crate::api::client::{Client, ClientError};
 use crate::api::flows::FlowsView;
 use crate::api::view::{
     AccountView, AlertTestView, AlertView, ChangeView, DownView, ExplainView, HistoryView, RuleView,
-    StatusView, WalkView,
+    StatusView, TermsView, WalkView,
 };
 use crate::config::Problems;
 use crate::config::files::Config;
@@ -36,11 +37,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
     let session = Session { cli: &cli };
     match &cli.command {
         Command::Add(add) => session.add(add).await,
-        Command::Set(set) => {
-            let body = Value::Object(fields::parse(&set.fields)?).to_string();
-            let path = format!("/v1/rules/{}", set.name);
-            session.change(Method::PATCH, &path, set.dry.dry_run, body).await
-        }
+        Command::Set(set) => session.set(set).await,
         Command::Rm(names) => session.each(names, Method::DELETE, "").await,
         Command::Enable(names) => session.each(names, Method::POST, "/enable").await,
         Command::Disable(names) => session.each(names, Method::POST, "/disable").await,
@@ -54,6 +51,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
             session.repeat(show.watch.watch, &path, |rule: &RuleView, f| print::rule(rule, f)).await
         }
         Command::History(history) => session.history(history).await,
+        Command::Quota(quota) => session.quota(quota).await,
         Command::Status(watch) => {
             session.repeat(watch.watch, "/v1/status", |view: &StatusView, f| print::status(view, f)).await
         }
@@ -145,6 +143,35 @@ impl Session<'_> {
         }
     }
 
+    async fn quota(&self, quota: &Quota) -> anyhow::Result<Exit> {
+        let Some(name) = &quota.name else {
+            let all: Vec<TermsView> = self.client().await?.get("/v1/quotas").await?;
+            return self.print(&quotas::all(&all, self.format()));
+        };
+        let path = format!("/v1/{}/{name}/quota", if quota.group { "groups" } else { "rules" });
+        if quota.reset {
+            return self.change(Method::POST, &format!("{path}/reset"), quota.dry_run, String::new()).await;
+        }
+        let view: TermsView = self.client().await?.get(&path).await?;
+        self.print(&quotas::one(&view, self.format()))
+    }
+
+    async fn set(&self, set: &Set) -> anyhow::Result<Exit> {
+        let body = Value::Object(fields::parse(&set.fields)?).to_string();
+        let path = format!("/v1/rules/{}", set.name);
+        self.change(Method::PATCH, &path, set.dry.dry_run, body).await
+    }
+
+    async fn export(&self, what: &Export) -> anyhow::Result<Exit> {
+        match what {
+            Export::Grafana => write(&print::json(&export::dashboard())),
+            Export::PrometheusRules { job } => {
+                let rules: Vec<RuleView> = self.client().await?.get("/v1/rules").await?;
+                write(&export::alerts(&rules, job))
+            }
+        }
+    }
+
     async fn add(&self, add: &Add) -> anyhow::Result<Exit> {
         let listen: Vec<&str> = add.listen.split(',').collect();
         let mut rule =
@@ -155,6 +182,8 @@ impl Session<'_> {
             ("balance", &add.balance),
             ("plane", &add.plane),
             ("note", &add.note),
+            ("expires", &add.expires),
+            ("group", &add.group),
         ] {
             rule.extend(value.as_ref().map(|value| (key.to_owned(), json!(value))));
         }
@@ -164,7 +193,9 @@ impl Session<'_> {
         if add.force {
             rule.insert("force".into(), json!(true));
         }
-        rule.extend(fields::parse(&add.fields)?);
+        let quota = add.quota.iter().map(|limit| format!("quota.limit={limit}"));
+        let fields: Vec<String> = quota.chain(add.fields.iter().cloned()).collect();
+        rule.extend(fields::parse(&fields)?);
         self.change(Method::POST, "/v1/rules", add.dry.dry_run, Value::Object(rule).to_string()).await
     }
 
@@ -257,16 +288,6 @@ impl Session<'_> {
                 self.repeat(watch.watch, "/v1/alerts", |all: &Vec<AlertView>, f| alerts::list(all, f)).await
             }
             Alert::Test { name } => self.test_alerts(name.as_deref()).await,
-        }
-    }
-
-    async fn export(&self, what: &Export) -> anyhow::Result<Exit> {
-        match what {
-            Export::Grafana => write(&print::json(&export::dashboard())),
-            Export::PrometheusRules { job } => {
-                let rules: Vec<RuleView> = self.client().await?.get("/v1/rules").await?;
-                write(&export::alerts(&rules, job))
-            }
         }
     }
 

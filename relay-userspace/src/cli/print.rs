@@ -8,7 +8,7 @@ use serde_json::Value;
 use similar::TextDiff;
 
 use super::args::Format;
-use super::backends;
+use super::{backends, quotas};
 use crate::api::view::{ChangeView, DownView, ExplainView, RuleChange, RuleView, StatusView, age};
 
 pub use crate::api::view::size;
@@ -204,6 +204,9 @@ pub fn rule(rule: &RuleView, format: Format) -> String {
         let rates: Vec<String> = rule.rate.iter().map(|(way, rate)| format!("{rate} {way}")).collect();
         facts.push(("rate", rates.join(", ")));
     }
+    facts.extend(rule.quota.as_ref().map(|quota| ("quota", quotas::sentence(quota))));
+    facts.extend(rule.expires.as_ref().map(|expires| ("expires", quotas::end(expires))));
+    facts.extend(rule.group.clone().map(|group| ("group", group)));
     facts.push(("state", rule.state.clone()));
     facts.extend(rule.faults.iter().map(|fault| ("fault", fault.clone())));
     for (family, plane) in [("ipv4", &rule.plane.ipv4), ("ipv6", &rule.plane.ipv6)] {
@@ -237,7 +240,7 @@ fn facts_in(facts: &[(&str, String)], format: Format) -> String {
     }
 }
 
-fn aligned(facts: &[(&str, String)]) -> String {
+pub fn aligned(facts: &[(&str, String)]) -> String {
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     facts.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
 }
@@ -388,7 +391,8 @@ fn difference(change: &RuleChange) -> String {
         "resumed" => "takes new flows again",
         action => action,
     };
-    let mut text = format!("rule {} {action}\n", change.name);
+    let kind = if change.is_group { "group" } else { "rule" };
+    let mut text = format!("{kind} {} {action}\n", change.name);
     if change.action == "changed" {
         for line in TextDiff::from_lines(&before, &after).iter_all_changes() {
             if line.tag() != similar::ChangeTag::Equal {

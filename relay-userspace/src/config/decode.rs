@@ -5,8 +5,10 @@ pub mod alert;
 pub(super) mod balance;
 mod check;
 mod connect;
+mod group;
 mod limit;
 mod places;
+mod quota;
 mod rate;
 mod timeouts;
 mod tunnel;
@@ -14,6 +16,7 @@ mod websocket;
 
 use relay_common::net::Protocol;
 
+pub use self::group::group;
 pub use self::places::misfit;
 use super::fields::{Fields, Later};
 use super::node::{Node, Span, Table, Value};
@@ -23,12 +26,7 @@ use crate::rule::{Listener, OnDown, PlaneChoice, Protocols, Rule, RuleName, UdpN
 const NOTE_LENGTH: usize = 128;
 
 /// Keys of the contract that have no meaning yet. Saying so beats ignoring them.
-const LATER: &[Later] = &[
-    Later { key: "group", default: None },
-    Later { key: "count_ports", default: Some("false") },
-    Later { key: "quota", default: None },
-    Later { key: "expires", default: None },
-];
+const LATER: &[Later] = &[Later { key: "count_ports", default: Some("false") }];
 
 /// Said of keys for TCP in a rule that has none.
 const NO_TCP: &str = "this is TCP's, and the rule carries UDP alone";
@@ -66,6 +64,9 @@ pub fn rule(
     let check = check::check(&mut fields, protocols, connect.sends_datagrams(), problems);
     let limits = limit::limits(&mut fields, problems);
     let rates = rate::rates(&mut fields, problems);
+    let quota = quota::quota(&mut fields, problems);
+    let expires = quota::expires(&mut fields, problems);
+    let group = group::of_rule(&mut fields, problems);
     fields.finish(LATER, problems);
     if problems.list.len() > before {
         return None;
@@ -93,6 +94,9 @@ pub fn rule(
         connect: connect.into(),
         limits,
         rates,
+        quota: quota.map(Box::new),
+        expires: expires.map(Box::new),
+        group,
     })
 }
 

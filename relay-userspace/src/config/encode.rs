@@ -9,10 +9,11 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value as Json, json};
 
 pub use self::shown::shown;
-use super::quantity::{format_bytes, format_duration, format_rate};
+use super::quantity::{format_bytes, format_duration, format_rate, format_size};
+use crate::rule::quota::{Counted, Over, Reset};
 use crate::rule::{
     Accept, Backend, Balance, Check, CheckKind, Connect, Failback, HttpCheck, Keepalive, OnDown, PlaneChoice,
-    Rule, StatusRange, Timeouts, UdpNat,
+    Quota, Rule, StatusRange, Timeouts, UdpNat,
 };
 
 /// The rule as an API body, with its secrets; what is at its default is left out, but for the identity of the rule.
@@ -58,6 +59,12 @@ pub fn to_json(rule: &Rule) -> Map<String, Json> {
     if !connect.is_empty() {
         map.insert("connect".into(), Json::Object(connect));
     }
+    terms(rule, &mut map);
+    map
+}
+
+/// What its traffic may be.
+fn terms(rule: &Rule, map: &mut Map<String, Json>) {
     let limits: Map<String, Json> =
         rule.limits.set().map(|(key, most)| (key.to_owned(), json!(most))).collect();
     if !limits.is_empty() {
@@ -67,6 +74,35 @@ pub fn to_json(rule: &Rule) -> Map<String, Json> {
         rule.rates.set().map(|(key, rate)| (key.to_owned(), json!(format_rate(rate)))).collect();
     if !rates.is_empty() {
         map.insert("rate".into(), Json::Object(rates));
+    }
+    if let Some(quota) = &rule.quota {
+        map.insert("quota".into(), Json::Object(quota_keys(quota)));
+    }
+    if let Some(expires) = &rule.expires {
+        map.insert("expires".into(), json!(expires.to_string()));
+    }
+    if let Some(group) = &rule.group {
+        map.insert("group".into(), json!(group.as_str()));
+    }
+}
+
+/// What is not as usual, beside the limit.
+fn quota_keys(quota: &Quota) -> Map<String, Json> {
+    let mut map = Map::from_iter([("limit".to_owned(), json!(format_size(quota.limit)))]);
+    if quota.count != Counted::default() {
+        map.insert("count".into(), json!(quota.count.as_str()));
+    }
+    if quota.reset != Reset::default() {
+        map.insert("reset".into(), json!(quota.reset.to_string()));
+    }
+    if let Some(zone) = quota.zone.name() {
+        map.insert("tz".into(), json!(zone));
+    }
+    if quota.over != Over::default() {
+        map.insert("over".into(), json!(quota.over.to_string()));
+    }
+    if *quota.warn != Quota::USUAL_WARN {
+        map.insert("warn".into(), json!(quota.warn));
     }
     map
 }

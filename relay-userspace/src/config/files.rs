@@ -1,5 +1,6 @@
 //! Reading `relay.toml` and the files in `conf.d` beside it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use super::node::{Entry, Node, Span, Table, Value, table_from_toml};
 use super::problem::{Problem, Problems, Source};
 use super::settings::Settings;
 use crate::alert::desk::Alerts;
-use crate::rule::{Rule, overlap};
+use crate::rule::{Group, GroupName, Groups, Rule, overlap};
 
 /// A whole configuration: settings, alerts, and rules, each rule with the file it came from.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +22,7 @@ pub struct Config {
     pub settings: Settings,
     pub alerts: Alerts,
     pub rules: Vec<(Arc<Rule>, Origin)>,
+    pub groups: Groups,
 }
 
 /// Where a rule is kept.
@@ -43,8 +45,10 @@ impl Origin {
 }
 
 /// Tables that a later version will understand.
-const LATER_TABLES: &[&str] = &["group", "watch", "firewall", "mptcp"];
-const TABLES: &[&str] = &["alert", "daemon", "dns", "log", "metrics", "rule"];
+const LATER_TABLES: &[&str] = &["watch", "firewall", "mptcp"];
+const TABLES: &[&str] = &["alert", "daemon", "dns", "log", "metrics", "rule", "group"];
+/// As many as there are meters for, of which the first stands for none.
+const MOST_GROUPS: usize = relay_common::meter::GROUPS as usize - 1;
 
 impl Config {
     /// Reads the main file and `conf.d/*.toml` beside it, in name order. A missing main file is a problem.
@@ -77,6 +81,9 @@ impl Config {
                 let message = format!("two rules are called {:?}", rule.name.as_str());
                 problems.add(None, "-l", message, Some("keep one of them"));
             }
+            if let Some(group) = rule.group.as_ref().filter(|group| !self.groups.contains_key(*group)) {
+                problems.add(None, "-l", no_group(group), Some(NO_GROUP));
+            }
             self.rules.push((rule.clone(), origin.clone()));
             let rules: Vec<&Rule> = self.rules.iter().map(|(rule, _)| &**rule).collect();
             for found in overlap::find_with(&rules, rules.len() - 1) {
@@ -95,7 +102,8 @@ impl Config {
             problems.sources[source].text = text;
         }
         reader.check(&mut problems);
-        let Reader { config, .. } = reader;
+        let Reader { mut config, groups, .. } = reader;
+        config.groups = Arc::new(groups.into_iter().map(|(name, group, _)| (name, group)).collect());
         // as they stand in the files, not as the decoder met them
         problems.list.sort_by_key(|problem| {
             problem.span.as_ref().map_or((usize::MAX, 0), |span| (span.source, span.bytes.start))
@@ -140,6 +148,7 @@ struct Reader {
     names: Vec<Named>,
     /// The same of alerts.
     alert_names: Vec<Named>,
+    groups: Vec<(GroupName, Group, Option<Span>)>,
     /// Settings tables seen so far, and where.
     seen: Vec<(String, Option<Span>)>,
 }
@@ -174,6 +183,10 @@ impl Reader {
             self.alerts(&entry.node, path, problems);
             return;
         }
+        if entry.key == "group" {
+            self.groups(&entry.node, problems);
+            return;
+        }
         if let Some((_, _first)) = self.seen.iter().find(|(key, _)| *key == entry.key) {
             let message = format!("`[{}]` stands in two files", entry.key);
             problems.add(entry.key_span.clone(), "", message, Some("keep one of them"));
@@ -191,7 +204,8 @@ impl Reader {
             unknown => {
                 let help = match nearest(unknown, TABLES.iter().copied()) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => "known are [daemon], [dns], [log], [metrics], [[alert]] and [[rule]]".into(),
+                    None => "known are [daemon], [dns], [log], [metrics], [[alert]], [[rule]] and [[group]]"
+                        .into(),
                 };
                 problems.add(entry.key_span, "", format!("there is no table `{unknown}`"), Some(&help));
             }
@@ -218,8 +232,37 @@ impl Reader {
         }
     }
 
-    /// What only shows when all rules are read: two with one name, two that want the same port.
+    fn groups(&mut self, node: &Node, problems: &mut Problems) {
+        for (item, table) in tables(node, "group", problems) {
+            let place = name_of(table).and_then(|name| name.span.clone());
+            let Some((name, group)) = decode::group(table, item.span.clone(), problems) else { continue };
+            if let Some((_, _, first)) = self.groups.iter().find(|(known, _, _)| *known == name) {
+                let message = format!("two groups are called {:?}", name.as_str());
+                let help = also(first, problems);
+                problems.add(place.clone(), "", message, Some(&help));
+            }
+            self.groups.push((name, group, place));
+        }
+    }
+
+    /// Rules whose group there is not, and more groups than there may be.
+    fn check_groups(&self, problems: &mut Problems) {
+        let known: BTreeMap<&GroupName, ()> = self.groups.iter().map(|(name, _, _)| (name, ())).collect();
+        for ((rule, _), place) in self.config.rules.iter().zip(&self.places) {
+            if let Some(group) = rule.group.as_ref().filter(|group| !known.contains_key(group)) {
+                let subject = format!("rule {:?}: group", rule.name.as_str());
+                problems.add(place.clone(), &subject, no_group(group), Some(NO_GROUP));
+            }
+        }
+        if let Some((_, _, place)) = self.groups.get(MOST_GROUPS) {
+            let message = format!("there are {} groups, and there may be {MOST_GROUPS}", self.groups.len());
+            problems.add(place.clone(), "group", message, Some("leave some out"));
+        }
+    }
+
+    /// What only shows when all rules are read: two with one name, two that want the same port, a group that there is not.
     fn check(&self, problems: &mut Problems) {
+        self.check_groups(problems);
         refuse_twins("rules", &self.names, problems);
         refuse_twins("alerts", &self.alert_names, problems);
         let rules: Vec<&Rule> = self.config.rules.iter().map(|(rule, _)| &**rule).collect();
@@ -277,6 +320,14 @@ fn refuse_twins(what: &str, names: &[Named], problems: &mut Problems) {
             problems.add(span.clone(), "", message, Some(&also(place, problems)));
         }
     }
+}
+
+/// What helps then.
+pub const NO_GROUP: &str = "write a `[[group]]` with that name, or leave `group` out";
+
+/// What is said of a group that there is not.
+pub fn no_group(group: &GroupName) -> String {
+    format!("there is no group {:?}", group.as_str())
 }
 
 /// Where the other one of two is.

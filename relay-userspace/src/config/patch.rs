@@ -20,6 +20,7 @@ pub fn spelled_out(
     let is_whole = fields.contains_key("to");
     let mut spelled = spell(before, fields, &mut problems);
     weigh(before, &mut spelled, is_whole);
+    keep_limit(before, &mut spelled);
     keep_protocol(before, &mut spelled);
     problems.into_result(spelled)
 }
@@ -42,6 +43,17 @@ fn weigh(before: &Map<String, Value>, fields: &mut Map<String, Value>, is_whole:
     let weighed = to.into_iter().zip(weights).map(|(item, weight)| weighed(item, weight)).collect();
     fields.insert("to".into(), weighed);
     fields.insert("balance".into(), json!(method.as_str()));
+}
+
+/// A quota may be written as its limit alone, beside which no other key of it can stand: that becomes a table with the limit in it.
+fn keep_limit(before: &Map<String, Value>, fields: &mut Map<String, Value>) {
+    const KEY: &str = "limit";
+    let limit = before.get("quota").and_then(|quota| quota.get(KEY));
+    if let (Some(Value::Object(quota)), Some(limit)) = (fields.get_mut("quota"), limit)
+        && !quota.contains_key(KEY)
+    {
+        quota.insert(KEY.into(), limit.clone());
+    }
 }
 
 /// A rule with a tunnel carries TCP alone without saying so. When it has none any more, that must be said, so that the file says

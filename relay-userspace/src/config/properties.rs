@@ -1,5 +1,6 @@
 //! What must hold for every configuration, not just for those that somebody thought of.
 
+mod terms;
 mod tunnels;
 
 use std::sync::Arc;
@@ -201,6 +202,7 @@ prop_compose! {
         connect in connects(),
         limits in limits(),
         rates in rates(),
+        ends in (proptest::option::of(terms::quotas()), proptest::option::of(terms::expiries())),
     ) -> Rule {
         let seconds = Duration::from_secs;
         let keepalive =
@@ -218,7 +220,7 @@ prop_compose! {
         let accept = Accept { tunnel: accept.tunnel.filter(|_| protocols == Protocols::Tcp), ..accept };
         let check = check.filter(|check| suits(check, protocols));
         let to = apart(to, &listen);
-        Rule { name, note: note.map(Into::into), enabled, listen: listen.into(), protocols, to: to.into(), balance, check: check.map(Box::new), plane, udp_nat, on_down, force, timeouts: timeouts.into(), accept: accept.into(), connect: connect.into(), limits, rates }
+        Rule { name, note: note.map(Into::into), enabled, listen: listen.into(), protocols, to: to.into(), balance, check: check.map(Box::new), plane, udp_nat, on_down, force, timeouts: timeouts.into(), accept: accept.into(), connect: connect.into(), limits, rates, quota: ends.0.map(Box::new), expires: ends.1.map(Box::new), group: None }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Durations as people write them: `500ms`, `5s`, `125m`, `2h`, `1d`; rates: `500kbps`, `1.5Gbps`; bytes as a text or `hex:00ff`.
+//! Durations as people write them: `500ms`, `5s`, `125m`, `2h`, `1d`; rates: `500kbps`, `1.5Gbps`; sizes:
+//! `500GB`, `100GiB`; bytes as a text or `hex:00ff`.
 
 use std::time::Duration;
 
@@ -36,19 +37,9 @@ pub const RATE_FORMS: &str =
 
 /// Bits per second; `None` for anything that is not a number and a unit. Bytes are no unit: who means them would get an eighth.
 pub fn parse_rate(text: &str) -> Option<u64> {
-    let digits = text.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
-    let (number, unit) = text.split_at(digits);
+    let (number, unit) = split_number(text);
     let (_, unit) = RATE_UNITS.into_iter().find(|(name, _)| *name == unit)?;
-    let (whole, part) = number.split_once('.').map_or((number, None), |(whole, part)| (whole, Some(part)));
-    let bits = whole.parse::<u64>().ok()?.checked_mul(unit)?;
-    let Some(part) = part else { return Some(bits) };
-    if part.len() > 9 {
-        return None;
-    }
-    let scale = 10_u64.pow(u32::try_from(part.len()).ok()?);
-    let part = part.parse::<u64>().ok()?.checked_mul(unit)?;
-    // a part of a bit is nothing
-    part.is_multiple_of(scale).then(|| bits.checked_add(part / scale))?
+    times(number, unit)
 }
 
 /// The shortest form that reads back the same.
@@ -56,6 +47,53 @@ pub fn format_rate(rate: u64) -> String {
     let fits = |&(_, unit): &(&str, u64)| rate.is_multiple_of(unit) && rate >= unit;
     let (name, unit) = RATE_UNITS.into_iter().rev().find(fits).unwrap_or(RATE_UNITS[0]);
     format!("{}{name}", rate / unit)
+}
+
+const SIZE_UNITS: [(&str, u64); 9] = [
+    ("B", 1),
+    ("kB", 1_000),
+    ("KiB", 1 << 10),
+    ("MB", 1_000_000),
+    ("MiB", 1 << 20),
+    ("GB", 1_000_000_000),
+    ("GiB", 1 << 30),
+    ("TB", 1_000_000_000_000),
+    ("TiB", 1 << 40),
+];
+
+/// What a size may look like, for error texts.
+pub const SIZE_FORMS: &str =
+    r#"write a number and a unit of bytes: "500GB", "1.5TB" (decimal) or "100GiB" (binary)"#;
+
+/// Bytes; `None` for anything that is not a number and a unit.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let (number, unit) = split_number(text);
+    let (_, unit) = SIZE_UNITS.into_iter().find(|(name, _)| *name == unit)?;
+    times(number, unit)
+}
+
+/// The shortest form that reads back the same.
+pub fn format_size(bytes: u64) -> String {
+    let fits = |&&(_, unit): &&(&str, u64)| bytes.is_multiple_of(unit) && bytes >= unit;
+    let (name, unit) = SIZE_UNITS.iter().rev().find(fits).copied().unwrap_or(SIZE_UNITS[0]);
+    format!("{}{name}", bytes / unit)
+}
+
+fn split_number(text: &str) -> (&str, &str) {
+    text.split_at(text.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count())
+}
+
+/// So many units, whole or with up to nine decimals; a part of the smallest one is nothing.
+fn times(number: &str, unit: u64) -> Option<u64> {
+    let (whole, part) = number.split_once('.').map_or((number, None), |(whole, part)| (whole, Some(part)));
+    let whole = whole.parse::<u64>().ok()?.checked_mul(unit)?;
+    let Some(part) = part else { return Some(whole) };
+    if part.len() > 9 {
+        return None;
+    }
+    let scale = 10_u64.pow(u32::try_from(part.len()).ok()?);
+    let part = part.parse::<u64>().ok()?.checked_mul(unit)?;
+    part.is_multiple_of(scale).then(|| whole.checked_add(part / scale))?
 }
 
 /// What begins bytes that are no text.
@@ -138,6 +176,24 @@ mod tests {
         ];
         for text in no_rates {
             assert_eq!(parse_rate(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_read_and_print() {
+        for (text, bytes, printed) in [
+            ("500GB", 500_000_000_000, "500GB"),
+            ("1.5TB", 1_500_000_000_000, "1500GB"),
+            ("100GiB", 107_374_182_400, "100GiB"),
+            ("1024MiB", 1 << 30, "1GiB"),
+            ("0.5kB", 500, "500B"),
+            ("7B", 7, "7B"),
+        ] {
+            assert_eq!(parse_size(text), Some(bytes), "{text}");
+            assert_eq!(format_size(bytes), printed);
+        }
+        for text in ["", "100", "GB", "1 GB", "1Gb", "1gb", "1G", "-1GB", "0.1B", "99999999TiB"] {
+            assert_eq!(parse_size(text), None, "{text}");
         }
     }
 

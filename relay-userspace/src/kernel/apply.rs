@@ -65,6 +65,7 @@ impl Dataplane {
         let applied = self.applied.as_ref()?;
         let kept = applied.rules.len();
         let same_host = applied.routes == desired.routes
+            && applied.groups == desired.groups
             && applied.addresses == desired.addresses
             && applied.addresses_v6 == desired.addresses_v6
             && applied.claims == desired.claims
@@ -114,6 +115,7 @@ impl Dataplane {
         self.write_route_hops(desired, &mut hops)?;
         let mut rerouted = self.write_routes(desired, &hops)?;
         self.take_slots(&desired.rules)?;
+        self.write_groups(desired)?;
         self.write_endpoints(&desired.rules, &hops, &mut rerouted)?;
         if rerouted {
             self.raise_generations()?;
@@ -121,6 +123,7 @@ impl Dataplane {
         self.write_rules(&desired.rules, applied)?;
         self.write_listening(desired)?;
         self.end_rules(desired, applied)?;
+        self.end_groups(desired)?;
         self.free_ways(desired, &hops)?;
         self.remove_addresses(desired)
     }
@@ -183,7 +186,7 @@ impl Dataplane {
             let list = rule.allow.as_deref();
             entry.guarded = list.map_or(Ok(0), |list| self.widen(slot, list, old.guarded))?;
             entry.limits = limits(rule.limits);
-            self.police(slot, rule.rates)?;
+            self.meter_rule(slot, rule)?;
             if self.shadow.draining.contains(&rule.name) != rule.draining {
                 self.write_name(slot, rule)?;
             }
@@ -246,7 +249,7 @@ impl Dataplane {
         // one that no rule has had yet is empty
         if before.generation != 0 {
             self.clear_counters(slot)?;
-            self.police(slot, crate::rule::Rates::default())?;
+            self.clear_meter(slot)?;
         }
         self.write_name(slot, rule)?;
         self.slot_names.set(slot, Some(entry.generation), rule.name.clone());

@@ -22,8 +22,8 @@ use super::gone::Backends;
 use super::lookup::Lookup;
 use super::mapped::Mapped;
 use super::maps::{self, Maps};
+use super::meters::{GroupPlaces, MeterTable};
 use super::numbers;
-use super::police::PolicerTable;
 use super::shadow::Shadow;
 use super::shortage::Shortage;
 use super::slots::Slots;
@@ -67,7 +67,8 @@ pub struct Dataplane {
     traced: bool,
     usage: Arc<UsageTable>,
     pub(super) endpoint_usage: Arc<EndpointTable>,
-    pub(super) policers: PolicerTable,
+    pub(super) meters: Arc<MeterTable>,
+    pub(super) groups: GroupPlaces,
     /// Those that new flows choose among, which each take a word.
     pub(super) places: Mapped<AtomicU32>,
     pub(super) declined: Option<Declined>,
@@ -112,7 +113,7 @@ impl Dataplane {
         let usage = Arc::new(UsageTable::open(&pins)?);
         usage.slots().iter().for_each(Usage::forget_sessions);
         let endpoint_usage = Arc::new(EndpointTable::open(&pins)?);
-        let policers = PolicerTable::open(&pins)?;
+        let meters = Arc::new(MeterTable::open(&pins)?);
         let places = Mapped::open(&pins, names::PLACES, Place::ROOM)?;
         let slot_names = SlotNames::default();
         shadow.slots.iter().for_each(|(name, slot)| slot_names.set(slot, None, name.clone()));
@@ -132,7 +133,8 @@ impl Dataplane {
             traced,
             usage,
             endpoint_usage,
-            policers,
+            meters,
+            groups: GroupPlaces::default(),
             places,
             declined,
             logs_ended: options.log_ended,

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::libc::off_t;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use relay_common::choice::EndpointUsage;
-use relay_common::policer::Policer;
+use relay_common::meter::Meter;
 use relay_common::usage::Usage;
 
 use super::{Unavailable, maps};
@@ -28,8 +28,8 @@ pub unsafe trait Shared: Sync {}
 unsafe impl Shared for Usage {}
 // SAFETY: likewise.
 unsafe impl Shared for EndpointUsage {}
-// SAFETY: atomic numbers.
-unsafe impl Shared for Policer {}
+// SAFETY: atomic numbers, and a reserved one that nobody reads.
+unsafe impl Shared for Meter {}
 // SAFETY: an atomic number.
 unsafe impl Shared for AtomicU32 {}
 

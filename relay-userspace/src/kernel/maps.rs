@@ -123,7 +123,7 @@ pub fn shapes() -> Vec<Shape> {
     use relay_common::choice::{EndpointUsage, Place};
     use relay_common::ended::EndedFlow;
     use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
-    use relay_common::policer::Policer;
+    use relay_common::meter::{METERS, Meter};
     use relay_common::rule::PORT_TABLE;
     use relay_common::settings::Pressure;
     use relay_common::usage::Usage;
@@ -155,7 +155,7 @@ pub fn shapes() -> Vec<Shape> {
         Shape { name: names::DEVICES, kind: MapType::DevMap, key: 4, value: 8, entries: None },
         Shape { name: names::ALLOWED, kind: MapType::LpmTrie, key: 24, value: 4, entries: None },
         shared::<Usage>(names::USAGE, RULE_SLOTS),
-        shared::<Policer>(names::POLICERS, RULE_SLOTS),
+        shared::<Meter>(names::METERS, METERS),
         shape::<SourceKey, u64>(names::SOURCES, MapType::Hash, None),
         shape::<SourceKey, u64>(names::PACES, MapType::LruHash, None),
         Shape {

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
+use relay_common::meter::Closed;
 use relay_common::net::{Protocol, ipv6_to_wire, is_global_unicast};
 
 use self::ends::{backends, deaf, listeners_v4, listeners_v6, missing, self_loop};
@@ -19,6 +20,7 @@ use crate::host::{HostView, WayTo};
 use crate::proxy::pool::End;
 use crate::proxy::tunnel::tls::ConfigFault;
 use crate::proxy::tunnel::{Acceptor, Connector};
+use crate::rule::quota::Over;
 use crate::rule::{Backend, ListenOn, PlaneChoice, Protocols, Rule};
 
 const NO_ADDRESS: &str = "its backend has no address yet";
@@ -40,14 +42,15 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
         faults.push(fault);
         (None, None)
     });
-    let mut planned = PlannedRule { draining, faults, ..undecided(rule, origin, &backends) };
+    let closed = facts.closed.get(&rule.name).copied();
+    let mut planned = PlannedRule { draining, closed, faults, ..undecided(rule, origin, &backends) };
     let names: Box<[Arc<str>]> = rule.to.iter().map(|to| to.to_string().into()).collect();
     let user = user_plane(&planned, &backends, &names, tunnels, facts);
     let lacks = facts.lacks.get(&rule.name).cloned().unwrap_or_default();
     let user_v4 = user_for(&user, lacks.ipv4);
     let user_v6 = user_for(&user, lacks.ipv6);
     let (hears_itself, hears_itself_v6) = (user_v4.is_ok(), user_v6.is_ok());
-    let ends = kernel_plane(rule, &backends, facts);
+    let ends = kernel_plane(&planned, &backends, facts);
     let heard = (listeners_v4(rule, facts.host), listeners_v6(rule, facts.host));
     let (mut carried_v4, mut carried_v6) = heard.clone();
     let why = deaf(rule, facts.host, "IPv4", ListenOn::takes_ipv4);
@@ -68,17 +71,7 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
     {
         carry(&mut planned, ends, names, (carried_v4, carried_v6), facts);
     }
-    if let (Err(why), false) = (facts.kernel, rule.rates.is_none()) {
-        planned.faults.push(Fault::RateUnkept(why.into()));
-    }
-    if rule.plane == PlaneChoice::Kernel
-        && let (Carriage::None(ipv4), Carriage::None(ipv6)) = (&planned.ipv4, &planned.ipv6)
-        && rule.enabled
-        && planned.faults.is_empty()
-    {
-        let takes_ipv4 = rule.listen.iter().any(|listener| listener.on.takes_ipv4());
-        planned.faults.push(Fault::KernelImpossible(if takes_ipv4 { ipv4 } else { ipv6 }.clone()));
-    }
+    planned.faults.extend(unmet(&planned, facts));
     if let Ok(user) = user {
         // of IPv4 clients that the kernel carries, those on this host itself
         let ipv4 = hears_itself && !matches!(planned.ipv4, Carriage::None(_));
@@ -92,12 +85,41 @@ pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>
     weighed(planned, Known { health: facts.health, paths: facts.paths, now: facts.now })
 }
 
+/// What the rule asks for that cannot be had: terms that only programs keep, a plane that nobody can be on.
+fn unmet(planned: &PlannedRule, facts: &Facts<'_>) -> Vec<Fault> {
+    let rule = &planned.rule;
+    let kept = facts.kernel.err().zip(unkept(rule));
+    let mut faults: Vec<Fault> =
+        kept.map(|(why, what)| Fault::RateUnkept(what, why.into())).into_iter().collect();
+    if rule.plane == PlaneChoice::Kernel
+        && let (Carriage::None(ipv4), Carriage::None(ipv6)) = (&planned.ipv4, &planned.ipv6)
+        && planned.is_on()
+        && planned.faults.is_empty()
+        && faults.is_empty()
+    {
+        let takes_ipv4 = rule.listen.iter().any(|listener| listener.on.takes_ipv4());
+        faults.push(Fault::KernelImpossible(if takes_ipv4 { ipv4 } else { ipv6 }.clone()));
+    }
+    faults
+}
+
+/// What of a rule only programs can keep. That a quota is used up relayd sees by itself.
+fn unkept(rule: &Rule) -> Option<&'static str> {
+    let throttles = rule.quota.as_ref().is_some_and(|quota| quota.over != Over::Block);
+    match () {
+        () if !rule.rates.is_none() => Some("rate"),
+        () if throttles => Some("quota.over"),
+        () => None,
+    }
+}
+
 /// A rule that nobody carries so far.
 fn undecided(rule: &Arc<Rule>, origin: &Origin, backends: &[Arc<[IpAddr]>]) -> PlannedRule {
     PlannedRule {
         rule: rule.clone(),
         origin: origin.clone(),
         draining: false,
+        closed: None,
         ipv4: Carriage::None(String::new()),
         ipv6: Carriage::None(String::new()),
         faults: Vec::new(),
@@ -211,6 +233,16 @@ fn addresses<'a>(
         .flat_map(|(to, addresses)| addresses.iter().map(move |address| (to, *address)))
 }
 
+/// Why nobody is to carry the rule now, if so.
+fn off(planned: &PlannedRule) -> Option<&'static str> {
+    match planned.closed {
+        _ if !planned.rule.enabled => Some("the rule is disabled"),
+        Some(Closed::Quota) => Some("its quota is used up (`relayctl quota` shows it)"),
+        Some(Closed::Expired) => Some("its time is over (`expires`)"),
+        None => None,
+    }
+}
+
 /// Whether the user plane can carry one family.
 fn user_for(user: &Result<UserRule, String>, lack: Option<Cow<'static, str>>) -> Result<(), String> {
     match (user, lack) {
@@ -221,9 +253,14 @@ fn user_for(user: &Result<UserRule, String>, lack: Option<Cow<'static, str>>) ->
 }
 
 /// The backends, if the kernel plane can carry clients to them; or why not.
-fn kernel_plane(rule: &Rule, backends: &[Arc<[IpAddr]>], facts: &Facts<'_>) -> Result<(Hook, Ends), String> {
-    if !rule.enabled {
-        return Err("the rule is disabled".into());
+fn kernel_plane(
+    planned: &PlannedRule,
+    backends: &[Arc<[IpAddr]>],
+    facts: &Facts<'_>,
+) -> Result<(Hook, Ends), String> {
+    let rule = &planned.rule;
+    if let Some(why) = off(planned) {
+        return Err(why.into());
     }
     if rule.plane == PlaneChoice::User {
         return Err("plane = \"user\"".into());
@@ -338,8 +375,8 @@ fn user_plane(
     facts: &Facts<'_>,
 ) -> Result<UserRule, String> {
     let rule = &planned.rule;
-    if !rule.enabled {
-        return Err("the rule is disabled".into());
+    if let Some(why) = off(planned) {
+        return Err(why.into());
     }
     if facts.down {
         return Err(DETACHED.into());

@@ -10,9 +10,11 @@ use super::delta::{changes, different};
 use super::names::names_for;
 use super::shared::not_found;
 use super::state::{Prepared, Rules, State, Undo};
+use crate::accounting::allowances::Owner;
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::{ChangeView, RuleChange};
 use crate::config::edit::{self, Edit};
+use crate::config::files::{NO_GROUP, no_group};
 use crate::config::save::Staged;
 use crate::config::{Origin, encode, patch};
 use crate::plan::PlannedRule;
@@ -41,6 +43,13 @@ impl State {
             Action::Drain(name) => self.drain(name, manner).await?,
             Action::Enable(name) => self.enable(name, manner).await?,
             Action::Backend(name, backend, call) => self.call_backend(name, backend, *call, manner).await?,
+            Action::ResetQuota(owner) => {
+                self.reset_quota(owner, manner.dry_run)?;
+                let (name, is_group) = (owner.name().to_string(), matches!(owner, Owner::Group(_)));
+                let change =
+                    RuleChange { action: "quota reset".into(), name, is_group, ..RuleChange::default() };
+                ChangeView { changes: vec![change], dry_run: manner.dry_run, ..ChangeView::default() }
+            }
             Action::Reload if manner.dry_run => self.diff(None, manner).await?,
             Action::Reload => self.reload().await?,
             Action::Apply { text, confirm } => self.replace(text, *confirm, manner).await?,
@@ -143,6 +152,7 @@ impl State {
             let text = "an apply waits for its confirmation; confirm it or let it lapse first";
             return Err(ApiProblem::new(Code::NotPossible, text).into());
         }
+        self.refuse_group(&rules, name)?;
         self.refuse_overlap(&rules, name)?;
         self.want_names(&rules, manner)?;
         let mut view = ChangeView {
@@ -196,6 +206,18 @@ impl State {
         }
         complain(view, self.planned.iter().filter(|planned| planned.rule.name == *name));
         self.publish();
+    }
+
+    /// A group that the changed rule names, and nobody has.
+    fn refuse_group(&self, rules: &Rules, name: &RuleName) -> Result<(), ApiProblem> {
+        let changed = rules.iter().map(|(rule, _)| rule).find(|rule| rule.name == *name);
+        match changed.and_then(|rule| rule.group.as_ref()).filter(|group| !self.groups.contains_key(*group)) {
+            None => Ok(()),
+            Some(group) => {
+                let text = format!("rule \"{name}\": group: {}; {NO_GROUP}", no_group(group));
+                Err(ApiProblem::new(Code::Invalid, text))
+            }
+        }
     }
 
     /// Overlaps of the changed rule with others, named.
@@ -262,6 +284,7 @@ impl State {
                 draining: std::mem::replace(&mut self.draining, draining),
                 planned: std::mem::replace(&mut self.planned, planned),
                 desired: std::mem::replace(&mut self.desired, desired),
+                groups: None,
                 dns: None,
                 connections: None,
                 alerts: None,
@@ -288,7 +311,10 @@ impl State {
 
     /// Undoes a switch.
     pub fn go_back(&mut self, undo: Undo) {
-        let Undo { rules, draining, planned, desired, dns, connections, alerts } = undo;
+        let Undo { rules, draining, planned, desired, groups, dns, connections, alerts } = undo;
+        if let Some(groups) = groups {
+            self.groups = groups;
+        }
         if let Some(dns) = dns {
             self.use_dns(dns);
         }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
 use super::backends::BackendCall;
+use crate::accounting::allowances::Owner;
 use crate::api::problem::ApiProblem;
 use crate::api::view::{ChangeView, DownView};
 use crate::rule::{Host, Rule, RuleName};
@@ -50,6 +51,8 @@ pub enum Action {
     Enable(RuleName),
     /// One of a rule's backends, by its text.
     Backend(RuleName, String, BackendCall),
+    /// Has a quota begin anew.
+    ResetQuota(Owner),
     Reload,
     /// Makes a text the main configuration, for good or until it is confirmed.
     Apply {

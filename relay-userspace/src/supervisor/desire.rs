@@ -8,8 +8,10 @@ use crate::config::settings::{Hook, Settings};
 use crate::host::ClaimRange;
 use crate::host::HostView;
 use crate::kernel::attach::{Attachments, Target};
+use crate::kernel::meters::DesiredTerms;
 use crate::kernel::{Carried, Desired, DesiredRule};
 use crate::plan::PlannedRule;
+use crate::rule::GroupName;
 
 /// Everything that goes into the maps.
 pub fn desired(
@@ -17,6 +19,7 @@ pub fn desired(
     facts: &FactBook,
     claims: ClaimRange,
     devices: &BTreeMap<u32, u16>,
+    groups: BTreeMap<GroupName, DesiredTerms>,
     before: &Before<'_>,
 ) -> Desired {
     let known = before.still_true(planned, facts);
@@ -30,17 +33,19 @@ pub fn desired(
         addresses_v6: facts.host.own_v6(),
         claims,
         devices: devices.clone(),
+        groups: Arc::new(groups),
     }
 }
 
 fn rule(planned: &PlannedRule, facts: &FactBook) -> Arc<DesiredRule> {
     Arc::new(DesiredRule {
         name: planned.rule.name.clone(),
-        enabled: planned.rule.enabled,
+        enabled: planned.is_on(),
         draining: planned.draining,
         allow: planned.rule.accept.allow.clone(),
         limits: planned.rule.limits,
-        rates: planned.rule.rates,
+        terms: DesiredTerms::new(planned.rule.rates, planned.rule.quota.as_deref(), planned.closed),
+        group: planned.rule.group.clone(),
         carried: planned.kernel.as_ref().map(|kernel| Carried {
             paths: kernel.ends.iter().map(|end| facts.paths.get(&end.as_ref()?.way).cloned()).collect(),
             yields: !planned.rule.force && !facts.holder.holds(&planned.rule),

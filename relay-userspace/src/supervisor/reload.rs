@@ -78,15 +78,18 @@ impl State {
         let draining = self.still_draining(&rules);
         // names of the new rules are looked up in the new way
         let before = self.use_dns(config.settings.dns);
+        let groups = std::mem::replace(&mut self.groups, config.groups);
         match self.switch(rules, draining, Strictness::Reload).await {
             Ok(undo) => {
                 let connections = self.log_connections(config.settings.log_connections);
                 let alerts = self.shared.alerts.alerts();
                 self.shared.alerts.set(&config.alerts);
-                Ok(Undo { dns: Some(before), connections: Some(connections), alerts: Some(alerts), ..undo })
+                let undo = Undo { groups: Some(groups), dns: Some(before), ..undo };
+                Ok(Undo { connections: Some(connections), alerts: Some(alerts), ..undo })
             }
             Err(problem) => {
                 self.use_dns(before);
+                self.groups = groups;
                 Err(problem)
             }
         }

@@ -25,6 +25,7 @@ use super::names::{FIRST_ANSWERS, Names, at};
 use super::serving::Serving;
 use super::shared::Shared;
 use super::state::{Rules, State};
+use super::terms::Metering;
 use crate::accounting::accountant::Accountant;
 use crate::accounting::lock;
 use crate::api::server;
@@ -54,6 +55,8 @@ pub struct Launch {
     pub trace: Option<RuleName>,
 }
 
+/// How often quotas and ends are looked at.
+const KEEP: Duration = Duration::from_secs(1);
 /// How often everything is looked over.
 const MEND: Duration = Duration::from_secs(2);
 /// What sessions of the user plane get to finish when relayd stops.
@@ -87,6 +90,8 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
         tracing::error!("totals are not kept: {error}");
     }
     let alerts = alerts::start(&shared, &wanted_alerts, &state_dir);
+    // what was used up before is known from here on
+    state.keep_terms();
     // signals are heard before anybody is told that they may be sent
     let mut events = Events::new(inbox, monitor, rounds)?;
     events.serve(&mut state, &service).await;
@@ -132,8 +137,7 @@ async fn start_state(
     let log = Arc::new(ConnectionLog::default());
     log.switch(settings.log_connections);
     let ledger = Ledger::open(&settings.state_dir);
-    let marks = |kernel: &Dataplane| drain_marks(kernel, &launch.config.rules);
-    let draining = kernel.as_ref().map(marks).unwrap_or_default();
+    let draining = drain_marks(kernel.as_ref().ok(), &launch.config.rules);
     let mut state = State {
         shared: shared.clone(),
         config_path: launch.config_path,
@@ -141,6 +145,8 @@ async fn start_state(
         backends: Backends::open(&settings.state_dir),
         settings,
         rules: Rules::new(),
+        groups: launch.config.groups,
+        metering: Metering::default(),
         draining: BTreeSet::new(),
         planned: Vec::new(),
         facts,
@@ -173,18 +179,14 @@ async fn start_state(
         .switch(launch.config.rules, draining, Strictness::Reload)
         .await
         .map_err(|problem| anyhow::anyhow!(problem.detail))?;
-    state.facts.holder.close_leftovers();
-    state.forget_old_sharing();
-    state.tend_names();
-    state.attach_first();
-    state.publish();
+    state.begin();
     Ok(state)
 }
 
 /// Rules that drain since before the restart, and are still there.
-fn drain_marks(kernel: &Dataplane, rules: &Rules) -> BTreeSet<RuleName> {
+fn drain_marks(kernel: Option<&Dataplane>, rules: &Rules) -> BTreeSet<RuleName> {
     let known: HashSet<&RuleName> = rules.iter().map(|(rule, _)| &rule.name).collect();
-    kernel.draining().filter(|name| known.contains(name)).cloned().collect()
+    kernel.into_iter().flat_map(Dataplane::draining).filter(|name| known.contains(name)).cloned().collect()
 }
 
 fn start_serving(log: Arc<ConnectionLog>) -> Option<Serving> {
@@ -322,6 +324,8 @@ impl Events {
     async fn serve(&mut self, state: &mut State, service: &Service) {
         let mut mend = interval(MEND);
         mend.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut keep = interval(KEEP);
+        keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut starting = Some(Instant::now() + FIRST_ANSWERS);
         let mut rest = None;
         loop {
@@ -368,11 +372,10 @@ impl Events {
                 () = at(starting.map(Into::into)) => {}
                 () = at(lapse.map(Into::into)) => state.lapse().await,
                 () = at(state.slack.map(Into::into)) => state.give_back(),
+                _ = keep.tick() => state.keep_terms(),
                 _ = mend.tick() => {
                     service.alive();
-                    state.facts.names.follow_files();
-                    state.mend();
-                    state.follow_mtus().await;
+                    state.look_over().await;
                 }
             }
         }
@@ -406,6 +409,21 @@ async fn next_round(rounds: &mut Option<watch::Receiver<u64>>) -> Option<u64> {
 }
 
 impl State {
+    /// With the first rules in place: gives up what a relayd before held for others, and attaches.
+    fn begin(&mut self) {
+        self.facts.holder.close_leftovers();
+        self.forget_old_sharing();
+        self.tend_names();
+        self.attach_first();
+        self.publish();
+    }
+
+    async fn look_over(&mut self) {
+        self.facts.names.follow_files();
+        self.mend();
+        self.follow_mtus().await;
+    }
+
     /// Attaches at start.
     fn attach_first(&mut self) {
         self.attach();

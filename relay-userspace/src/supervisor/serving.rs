@@ -26,7 +26,7 @@ use crate::proxy::pool::{Ends, Failure, Pool};
 use crate::proxy::service::{Phase, Service, Target};
 use crate::proxy::tcp::Entrance;
 use crate::proxy::workers::{Listening, Workers};
-use crate::rule::{Listener, Rule, RuleName};
+use crate::rule::{Listener, RuleName};
 
 /// The user plane as it runs.
 #[derive(Debug)]
@@ -298,7 +298,7 @@ impl Served {
             self.open[claim].phase.send_replace(Phase::Drain);
         }
         for claim in &gone {
-            self.leave(&planned.rule, claim, holder, until);
+            self.leave(planned, claim, holder, until);
         }
         self.open.retain(|claim, open| {
             let stays = !wanted.contains_key(claim) || open.socket == holder.inode(name, claim);
@@ -336,6 +336,10 @@ impl Served {
         let service = |target| self.service(name, target);
         let is_shared_anew = branches.follow(planned, holder, &ends, service);
         self.branches = branches;
+        if planned.closed.is_some() {
+            // who has used up a quota may not finish
+            self.phases().for_each(|phase| _ = phase.send_replace(Phase::End));
+        }
         is_shared_anew
     }
 
@@ -401,8 +405,9 @@ impl Served {
     }
 
     /// Gives up a port that drains; its sessions go on, but not beside a tunnel that the rule has now for datagrams.
-    fn leave(&mut self, rule: &Rule, claim: &Claim, holder: &mut Holder, until: Instant) {
+    fn leave(&mut self, planned: &PlannedRule, claim: &Claim, holder: &mut Holder, until: Instant) {
         let Some(open) = self.open.get(claim) else { return };
+        let rule = &planned.rule;
         let name = &rule.name;
         let is_wrapped = open.service.target().connect.sends_datagrams();
         let is_in_clear = rule.accept.takes_datagrams() || (rule.connect.sends_datagrams() && !is_wrapped);
@@ -410,7 +415,7 @@ impl Served {
             // it resets those who wait, whom the workers take in first
             open.service.await_closed(until);
             holder.shut(name, claim);
-        } else if is_in_clear || holder.is_passed_on(name, claim) {
+        } else if is_in_clear || planned.closed.is_some() || holder.is_passed_on(name, claim) {
             // every socket on the port gets a share of all clients, the other rule's too
             open.phase.send_replace(Phase::End);
             holder.shut(name, claim);

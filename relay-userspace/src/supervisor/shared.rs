@@ -15,10 +15,12 @@ use super::flows::FlowSeeker;
 use super::legs;
 use super::names::{FIRST_ANSWERS, Upkeep};
 use super::serving::{CountersByRule, PoolsByRule};
+use super::terms::expiry_view;
 use super::walk::Means;
 use crate::accounting::accountant::Ledgers;
+use crate::accounting::allowances::Owner;
 use crate::accounting::amounts::Amounts;
-use crate::accounting::books::{Left, Reading, Source};
+use crate::accounting::books::{Left, Reading, Scope, Source};
 use crate::accounting::interfaces;
 use crate::alert::desk::Desk;
 use crate::api::problem::{ApiProblem, Code};
@@ -36,12 +38,13 @@ use crate::kernel::meter::{Drops, Meter, Totals};
 use crate::kernel::round_trips::RoundTripsByEnd;
 use crate::plan::{Carriage, PlannedRule, Resolved};
 use crate::proxy::counters::{Carried, Counters, Refusal};
-use crate::rule::{Host, RuleName};
+use crate::rule::{Groups, Host, RuleName};
 
 /// The state at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub rules: Vec<Arc<PlannedRule>>,
+    pub groups: Groups,
     pub by_name: HashMap<RuleName, usize>,
     /// Slots in the kernel's tables.
     pub slots: HashMap<RuleName, u32>,
@@ -239,6 +242,12 @@ impl Shared {
             to,
             balance: rule.balance.as_str().into(),
             rate: rule.rates.set().map(|(way, rate)| (way.into(), format_rate(rate))).collect(),
+            quota: rule.quota.as_ref().map(|quota| {
+                let owner = Owner::Rule(rule.name.clone());
+                self.quota_view(&owner, quota)
+            }),
+            expires: rule.expires.as_deref().map(expiry_view),
+            group: rule.group.as_ref().map(ToString::to_string),
             enabled: rule.enabled,
             state: planned.state().as_str().into(),
             faults: planned.faults.iter().map(ToString::to_string).collect(),
@@ -283,11 +292,30 @@ impl Shared {
 
     /// Brings all accounts up to now.
     pub fn take_readings(&self) {
-        let Some(snapshot) = self.snapshot.borrow().clone() else { return };
+        if let Some(snapshot) = self.snapshot.borrow().clone() {
+            let names = snapshot.rules.iter().map(|planned| &planned.rule.name);
+            self.take_readings_of(&snapshot, names, Scope::All);
+        }
+    }
+
+    /// Brings the totals of some rules up to now.
+    pub fn take_some_readings<'a>(&self, names: impl Iterator<Item = &'a RuleName>) {
+        if let Some(snapshot) = self.snapshot.borrow().clone() {
+            let names = names.filter(|name| snapshot.by_name.contains_key(*name));
+            self.take_readings_of(&snapshot, names, Scope::Some);
+        }
+    }
+
+    fn take_readings_of<'a>(
+        &self,
+        snapshot: &Snapshot,
+        names: impl Iterator<Item = &'a RuleName>,
+        scope: Scope,
+    ) {
         let meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
         let meter = meter.as_ref();
-        let mut current = HashMap::with_capacity(snapshot.rules.len());
-        for name in snapshot.rules.iter().map(|planned| &planned.rule.name) {
+        let mut current = HashMap::new();
+        for name in names {
             let slot = snapshot.slots.get(name).copied();
             let kernel = match meter.zip(slot) {
                 // the next reading has all of it
@@ -300,7 +328,7 @@ impl Shared {
             current.insert(name.clone(), Reading { kernel, user: snapshot.sessions.get(name).cloned() });
         }
         let taken: HashSet<u32> = snapshot.slots.values().copied().collect();
-        self.ledgers.observe(&current, |source| match meter {
+        self.ledgers.observe(&current, scope, |source| match meter {
             Some(meter) if self.source(meter, source.slot) == *source => {
                 if taken.contains(&source.slot) {
                     return Left::Reused;

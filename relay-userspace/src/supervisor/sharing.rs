@@ -230,7 +230,7 @@ impl Branch {
     }
 
     fn drains(&self) -> bool {
-        self.entry.phase() == Phase::Drain
+        self.entry.phase() != Phase::Serve
     }
 
     /// Protocols and addresses that lead here.

@@ -13,6 +13,7 @@ use super::explain;
 use super::facts::FactBook;
 use super::serving::Serving;
 use super::shared::{Shared, Snapshot};
+use super::terms::{Metering, closed_rules, group_terms};
 use super::walk::Means;
 use tokio::task::JoinSet;
 
@@ -29,7 +30,7 @@ use crate::memory;
 use crate::net::sysctl::Ledger;
 use crate::plan::{self, Fault, PlannedRule};
 use crate::proxy::gate::Gauge;
-use crate::rule::{Rule, RuleName};
+use crate::rule::{Groups, Rule, RuleName};
 
 pub type Rules = Vec<(Arc<Rule>, Origin)>;
 
@@ -41,6 +42,9 @@ pub struct State {
     pub own_rules: Rules,
     pub settings: Settings,
     pub rules: Rules,
+    pub groups: Groups,
+    /// Who has a quota or an end.
+    pub metering: Metering,
     pub draining: BTreeSet<RuleName>,
     pub planned: Vec<Arc<PlannedRule>>,
     pub facts: FactBook,
@@ -99,6 +103,8 @@ pub struct Undo {
     pub draining: BTreeSet<RuleName>,
     pub planned: Vec<Arc<PlannedRule>>,
     pub desired: Desired,
+    /// The groups, if they change too.
+    pub groups: Option<Groups>,
     /// How names were looked up, if that changes too.
     pub dns: Option<Dns>,
     /// Whether connections were logged, likewise.
@@ -116,6 +122,7 @@ impl State {
             Ok(_) => Ok(Hook::Tc),
             Err(unavailable) => Err(unavailable.0.as_str()),
         };
+        let closed = closed_rules(&self.shared, rules, &self.groups);
         let facts = plan::Facts {
             kernel: hook,
             host: &self.facts.host,
@@ -126,6 +133,7 @@ impl State {
             down: self.down,
             health: self.backends.health(),
             now: Instant::now(),
+            closed: &closed,
             tunnels: &self.facts.tunnels,
         };
         let plan = |(rule, origin): &(Arc<Rule>, Origin)| {
@@ -134,15 +142,18 @@ impl State {
         if all || self.planned.len() != self.rules.len() {
             return rules.iter().map(plan).collect();
         }
-        let turned: Vec<&RuleName> = self.draining.symmetric_difference(draining).collect();
+        let mut turned: HashSet<&RuleName> = self.draining.symmetric_difference(draining).collect();
+        let has_turned =
+            |planned: &&Arc<PlannedRule>| planned.closed != closed.get(&planned.rule.name).copied();
+        turned.extend(self.planned.iter().filter(has_turned).map(|planned| &planned.rule.name));
         let same = |before: &(Arc<Rule>, Origin), after: &(Arc<Rule>, Origin)| {
-            Arc::ptr_eq(&before.0, &after.0) && !turned.contains(&&before.0.name)
+            Arc::ptr_eq(&before.0, &after.0) && !turned.contains(&before.0.name)
         };
         let (old, new) = delta::middles(&self.rules, rules, same);
         let known: HashMap<&RuleName, &Arc<PlannedRule>> =
             self.planned[old.clone()].iter().map(|planned| (&planned.rule.name, planned)).collect();
         let middle = rules[new].iter().map(|rule| match known.get(&rule.0.name) {
-            Some(known) if Arc::ptr_eq(&known.rule, &rule.0) && !turned.contains(&&rule.0.name) => {
+            Some(known) if Arc::ptr_eq(&known.rule, &rule.0) && !turned.contains(&rule.0.name) => {
                 (*known).clone()
             }
             _ => plan(rule),
@@ -168,6 +179,7 @@ impl State {
             self.reuse_ports(planned);
         }
         self.share();
+        self.follow_terms(planned);
         self.backends.follow(planned);
         self.backends.count_by(self.kernel.as_ref().ok(), &desired.rules);
         self.slack.get_or_insert_with(|| Instant::now() + ANSWERED);
@@ -176,7 +188,8 @@ impl State {
 
     fn apply_kernel(&mut self, planned: &[Arc<PlannedRule>]) -> Result<Desired, KernelError> {
         let before = desire::Before { planned: &self.planned, desired: &self.desired };
-        let desired = desire::desired(planned, &self.facts, self.claims, &self.devices, &before);
+        let groups = group_terms(&self.shared, &self.groups);
+        let desired = desire::desired(planned, &self.facts, self.claims, &self.devices, groups, &before);
         let Ok(kernel) = &mut self.kernel else { return Ok(desired) };
         if self.down {
             return Ok(desired);
@@ -251,6 +264,7 @@ impl State {
         let names = self.facts.host.links.values().map(|link| (link.index, link.name.clone())).collect();
         self.shared.publish(Snapshot {
             rules: self.planned.clone(),
+            groups: self.groups.clone(),
             by_name,
             slots,
             sessions: self.serving.as_ref().map(Serving::counters).unwrap_or_default(),

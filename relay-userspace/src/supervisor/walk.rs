@@ -84,7 +84,7 @@ fn of_listener(fault: &Fault) -> Option<Step> {
         Fault::PortInUse(_) => "port_in_use",
         Fault::SelfLoop(..) => "self_loop",
         Fault::KernelImpossible(_) => "not_carried",
-        Fault::RateUnkept(_)
+        Fault::RateUnkept(..)
         | Fault::Unresolved(..)
         | Fault::Resolving(_)
         | Fault::NoRoute(..)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::accounting::allowances::AllowanceEntries;
 
 const NOW: u64 = 1_793_491_200;
 
@@ -20,7 +21,12 @@ fn entries(text: &str, minute: u64, bytes: u64, total: Amounts) -> Entries {
     let account = Account::restored(total, Some((source, total)));
     let interfaces = vec![("eth0".into(), account.clone())];
     let accounts = vec![(name(text), account)];
-    Entries { accounts, minutes: vec![(name(text), minute, amounts(bytes))], interfaces }
+    Entries {
+        accounts,
+        minutes: vec![(name(text), minute, amounts(bytes))],
+        interfaces,
+        quotas: AllowanceEntries::default(),
+    }
 }
 
 fn sum(rows: &[HistoryRow]) -> Amounts {

@@ -55,6 +55,7 @@ fn planned_rule(rule: Rule, kernel: Result<Hook, &str>) -> PlannedRule {
         down: false,
         health: &HashMap::new(),
         now: Instant::now(),
+        closed: &HashMap::new(),
         tunnels: &Tunnels::new(std::env::temp_dir()),
     };
     let origin = Origin::File(std::path::Path::new("/etc/relay/relay.toml").into());
