@@ -9,8 +9,10 @@ use harness::daemon::{Said, binary, settings};
 use harness::http::Http;
 use harness::openssl::Openssl;
 use harness::sink::{FINE, Sink, proxy};
-use harness::traffic::tcp_server;
+use harness::traffic::{Client, tcp_server};
+use harness::world::RELAY;
 use harness::{Daemon, World, eventually};
+use relay::accounting::calendar::{self, Step};
 use serde_json::{Value, json};
 
 /// Most of it needs no kernel plane.
@@ -312,6 +314,25 @@ fn mails_are_handed_over_with_a_password() {
     assert!(said.starts_with("sealed (smtp): sent, in "), "{said}");
     assert!(sealed.bodies().contains("This is a test of the alert"), "{}", sealed.bodies());
     assert!(!daemon.log().contains("SESAM"), "{}", daemon.log());
+}
+
+#[test]
+fn quotas_and_ends_are_told() {
+    let world = World::new();
+    let sink = Sink::glad(&world.backend, 9001);
+    let day = Step::Day.label(calendar::now() + 2 * 86_400);
+    let terms = format!("quota = \"100kB\"\nexpires = \"{day}T00:00:00Z\"\n");
+    let _server = tcp_server(&world.backend, 81);
+    let rule = "[[rule]]\nname = \"web\"\nlisten = \":80\"\nprotocol = \"tcp\"\nto = \"203.0.113.2:81\"\n";
+    let terms_only = hook("terms", 9001, "on = [\"quota\", \"expiry\"]");
+    let _daemon = world.start_with(USER, &(terms_only + rule + &terms));
+    eventually("it ends soon", || codes(&sink).iter().any(|code| code == "expiry.soon"));
+    // more than it may; how far it gets is another test's matter
+    let _cut_off = Client::connect(&world.client, (RELAY, 80)).and_then(|client| client.upload(300_000));
+    eventually("it is used up", || codes(&sink).iter().any(|code| code == "quota.exceeded"));
+    let kinds: Vec<Value> =
+        sink.taken().iter().map(|taken| taken.json()["events"][0]["kind"].clone()).collect();
+    assert!(kinds.contains(&json!("expiry")) && kinds.contains(&json!("quota")), "{kinds:?}");
 }
 
 #[test]
