@@ -48,6 +48,7 @@ impl Collector for Views {
         self.flows(&mut encoder)?;
         self.drops(&mut encoder)?;
         self.planes(&mut encoder)?;
+        self.states(&mut encoder)?;
         self.backends(&mut encoder)?;
         self.backend_flows(&mut encoder)?;
         self.probes(&mut encoder)?;
@@ -169,6 +170,16 @@ impl Views {
             for (family, plane) in [("ipv4", &rule.plane.ipv4), ("ipv6", &rule.plane.ipv6)] {
                 gauge(&mut metric, &[("rule", &rule.name), ("family", family), ("plane", &plane.plane)], 1)?;
             }
+        }
+        Ok(())
+    }
+
+    fn states(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help =
+            "How a rule is doing: active, watching, disabled, draining, degraded, blocked, expired, error";
+        let mut metric = encoder.encode_descriptor("relay_rule_state", help, None, MetricType::Gauge)?;
+        for rule in &self.rules {
+            gauge(&mut metric, &[("rule", &rule.name), ("state", &rule.state)], 1)?;
         }
         Ok(())
     }
