@@ -205,6 +205,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(panels.len(), 14);
+        assert_eq!(panels.len(), 15);
     }
 }
