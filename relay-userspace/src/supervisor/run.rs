@@ -91,9 +91,10 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     if let Err(error) = &accountant {
         tracing::error!("totals are not kept: {error}");
     }
+    // before anything is told that alerts are about
+    let alerts = alerts::start(&shared, &wanted_alerts, &state_dir);
     // what was used up before is known from here on
     state.keep_terms();
-    let alerts = alerts::start(&shared, &wanted_alerts, &state_dir);
     // signals are heard before anybody is told that they may be sent
     let mut events = Events::new(inbox, monitor, rounds, shared.observatory.wanted())?;
     events.serve(&mut state, &service).await;
