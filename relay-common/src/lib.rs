@@ -23,6 +23,7 @@ pub mod meter;
 pub mod names;
 pub mod net;
 mod numbered;
+pub mod observe;
 pub mod pod;
 
 pub mod round_trip;

@@ -64,6 +64,11 @@ names! {
 /// Those that found no room in it. Not pinned, so it starts from zero with the programs.
 pub const ENDED_LOST: &str = "ENDED_LOST";
 
+/// What is seen of flows and packets while somebody watches, what was left out of that, and how fast it comes. Not pinned: who
+/// watches, watches one relayd.
+pub const OBSERVED: &str = "OBSERVED";
+pub const OBSERVED_LOST: &str = "OBSERVED_LOST";
+
 /// UDP sessions of the user plane, by the packets of their clients. Not pinned: they end with relayd.
 pub const DECLINED: &str = "DECLINED";
 

@@ -14,6 +14,8 @@ macro_rules! pod {
 
 pod! {
     crate::ended::EndedFlow: 88,
+    crate::observe::Seen: 80,
+    crate::observe::Ration: 8,
     crate::digest::Digest: 8,
     crate::digest::Secret: 32,
     crate::flow::FlowKey: 16,

@@ -21,10 +21,22 @@ pub struct Settings {
     pub fragments: u32,
     /// ICMP errors that each CPU may make in one tick.
     pub icmp_per_tick: u32,
-    /// 1: flows that are over are told of.
-    pub log_ended: u32,
+    /// What relayd wants to be told: [`Settings::ENDED`], [`Settings::SEEN`].
+    pub tells: u32,
     /// What digests of IPv6 addresses are keyed with. Never changed: keys of live flows were made with it.
     pub secret: Secret,
+}
+
+impl Settings {
+    /// In [`Settings::tells`]: flows that are over.
+    pub const ENDED: u32 = 1;
+    /// Likewise: flows that begin, and packets that are refused. Somebody watches.
+    pub const SEEN: u32 = 2;
+
+    #[inline(always)]
+    pub const fn wants(&self, what: u32) -> bool {
+        self.tells & what != 0
+    }
 }
 
 /// When the established table of one protocol was last found full. Written by the programs.

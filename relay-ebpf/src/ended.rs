@@ -5,6 +5,7 @@
 use relay_common::ended::{End, EndedFlow};
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey};
 use relay_common::net::Protocol;
+use relay_common::settings::Settings;
 
 use crate::maps::{Entry, Room};
 use crate::slow::Packet;
@@ -82,7 +83,7 @@ pub(crate) fn reason(own: FlowFlags, other: FlowFlags) -> End {
 
 #[inline(always)]
 fn is_wanted() -> bool {
-    maps::settings().is_some_and(|settings| settings.log_ended != 0)
+    maps::settings().is_some_and(|settings| settings.wants(Settings::ENDED))
 }
 
 /// Copies both halves to where [`tell`] looks for them.

@@ -26,6 +26,7 @@ mod lookup;
 mod maps;
 mod mss;
 mod neighbour;
+mod observe;
 mod open;
 mod packet;
 mod police;

@@ -14,7 +14,7 @@ use relay_common::ended::EndedFlow;
 use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use relay_common::meter::{self, Meter};
 use relay_common::net::Protocol;
-
+use relay_common::observe::{Ration, Seen};
 use relay_common::round_trip::RoundTrips;
 use relay_common::route::{NextHop, RouteKey};
 use relay_common::rule::{
@@ -103,6 +103,13 @@ static PACES: LruHashMap<SourceKey, Pace, 16_384> = LruHashMap::new();
 static ENDED: RingBuf<EndedFlow, { EndedFlow::RING as usize }> = RingBuf::new();
 #[btf_map]
 static ENDED_LOST: Array<Shared, 1> = Array::new();
+/// Not pinned, nor what of it found no room: who watches, watches one relayd.
+#[btf_map]
+static OBSERVED: RingBuf<Seen, { Seen::RING as usize }> = RingBuf::new();
+#[btf_map]
+static OBSERVED_LOST: Array<Shared, 2> = Array::new();
+#[btf_map]
+static RATIONS: PerCpuArray<Ration, { Ration::ACCOUNTS as usize }> = PerCpuArray::new();
 /// Not pinned: clients of sessions that the user plane has under way.
 #[btf_map]
 static DECLINED: HashMap<FlowKey, u32, 65_536, NO_PREALLOC> = HashMap::new();
@@ -438,6 +445,26 @@ pub(crate) fn ended_lost() {
     if let Some(count) = ENDED_LOST.get(0) {
         count.add(1);
     }
+}
+
+/// Room for a record of something that was seen.
+#[inline(always)]
+pub(crate) fn observed() -> Option<RingBufEntry<Seen>> {
+    OBSERVED.reserve(0)
+}
+
+/// There was none, or it was too much. `what`: the index of the count.
+#[inline(always)]
+pub(crate) fn observed_lost(what: u32) {
+    if let Some(count) = OBSERVED_LOST.get(what) {
+        count.add(1);
+    }
+}
+
+/// How much this CPU has told for an account.
+#[inline(always)]
+pub(crate) fn ration(account: u32) -> Option<Entry<Ration>> {
+    entry(RATIONS.get_ptr_mut(account))
 }
 
 /// Sends the frame to the device behind `index`; `false` if there is none any more.

@@ -3,6 +3,7 @@
 use relay_common::counters::DropReason;
 use relay_common::flow::{Hop, Owner};
 use relay_common::net::{Protocol, is_global_unicast, is_link_local};
+use relay_common::observe::Sight;
 use relay_common::rule::{RuleEntry, RuleState};
 use relay_common::trace::Decision;
 
@@ -11,7 +12,7 @@ use crate::established::Frame as _;
 use crate::listening::{self, Address as _, Listening};
 use crate::skb::Skb;
 use crate::slow::{Action, Packet, refuse};
-use crate::{answer, choose, count, limit, maps, route, socket, trace};
+use crate::{answer, choose, count, limit, maps, observe, route, socket, trace};
 
 /// The first packet of a flow, or one that no rule knows.
 #[inline(never)]
@@ -130,6 +131,7 @@ fn admit(skb: Skb, packet: &mut Packet, listening: &Listening, rule: &RuleEntry)
         return refuse(packet, DropReason::PortsExhausted);
     }
     count::flow(packet);
+    observe::flow(packet, Sight::Opened);
     Action::Forward
 }
 

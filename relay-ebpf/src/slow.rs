@@ -19,8 +19,8 @@ use crate::packet::{Ethernet, IPV6, MORE_FRAGMENTS, tcp};
 use crate::rewrite::TTL_DELTA;
 use crate::skb::{Failed, Skb};
 use crate::{
-    Outcome, across, answer, count, fragment, ipv6, maps, mss, open, route, sum, trace, track, translate,
-    unproven, user,
+    Outcome, across, answer, count, fragment, ipv6, maps, mss, observe, open, route, sum, trace, track,
+    translate, unproven, user,
 };
 
 /// One packet that the hot path left alone. `unknown`: it has looked, and no flow knows the packet.
@@ -36,6 +36,7 @@ pub(crate) fn run(skb: Skb, l2: u32, unknown: bool) -> Outcome {
         Read::Done(outcome) => outcome,
     };
     trace::end();
+    observe::end();
     outcome
 }
 

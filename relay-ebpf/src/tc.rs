@@ -11,7 +11,7 @@ use crate::packet::{self, Ipv4, Ipv4Tcp, Ipv4Udp};
 use crate::rewrite;
 use crate::skb::{Failed, Skb};
 use crate::translate::{self, GROWTH, Head, Piece, Segment};
-use crate::{Outcome, count, established_v6, slow, trace};
+use crate::{Outcome, count, established_v6, observe, slow, trace};
 
 /// One packet at tc ingress.
 #[inline(always)]
@@ -24,12 +24,12 @@ pub(crate) fn run<const L2: usize>(skb: Skb) -> Outcome {
         packet::IPV4 => match established::find::<Skb, L2>(&skb) {
             Ok(hit) => {
                 trace::hot_path(skb, L2 as u32, hit.flow.rule());
-                return forward::<L2>(skb, hit);
+                return told::<L2>(skb, forward::<L2>(skb, hit));
             }
             Err(detour) => detour,
         },
         packet::IPV6 => match run_v6::<L2>(skb) {
-            Ok(outcome) => return outcome,
+            Ok(outcome) => return told::<L2>(skb, outcome),
             Err(detour) => detour,
         },
         _ => Detour::Foreign,
@@ -39,6 +39,15 @@ pub(crate) fn run<const L2: usize>(skb: Skb) -> Outcome {
         Detour::Unknown => slow::run(skb, L2 as u32, true),
         Detour::Foreign => Outcome::Miss,
     }
+}
+
+/// What became of a packet on the hot path.
+#[inline(always)]
+fn told<const L2: usize>(skb: Skb, outcome: Outcome) -> Outcome {
+    if outcome == Outcome::Dropped {
+        observe::refused(skb, L2 as u32);
+    }
+    outcome
 }
 
 /// The hot path of IPv6: translates a packet of a live flow and sends it on its way. A function of its own: its share of the

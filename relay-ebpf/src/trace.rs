@@ -2,7 +2,7 @@
 //!
 //! The rule is read-only data that the verifier knows when it checks the program: switched off, it removes all of this.
 //! Switched on, a packet's headers are noted before they change, what is decided is added where it is decided, and the
-//! log is written last, where the stack is not deep.
+//! log is written last, where the stack is not deep. What is noted serves those who watch, too.
 
 use aya_ebpf::Global;
 use aya_log_ebpf::info;
@@ -13,7 +13,7 @@ use relay_common::trace::Decision;
 use crate::established::Frame as _;
 use crate::packet::{self, Fragment, Ipv4, Ipv6};
 use crate::skb::Skb;
-use crate::{ipv6, maps};
+use crate::{ipv6, maps, observe};
 
 /// No rule is traced.
 const OFF: u32 = u32::MAX;
@@ -26,19 +26,23 @@ static TRACED_RULE: Global<u32> = Global::new(OFF);
 #[repr(C)]
 pub(crate) struct Note {
     /// Whose packet it is, once that is known.
-    rule: u32,
+    pub(crate) rule: u32,
     decision: u32,
     /// Of the last refusal.
-    reason: u32,
-    protocol: u32,
+    pub(crate) reason: u32,
+    pub(crate) protocol: u32,
     /// As they lie in a packet, an IPv4 one as IPv6.
-    source: [u32; 4],
-    destination: [u32; 4],
+    pub(crate) source: [u32; 4],
+    pub(crate) destination: [u32; 4],
     /// 0: it has none.
-    ports: u32,
+    pub(crate) ports: u32,
     interface: u32,
-    length: u32,
+    pub(crate) length: u32,
     segment: u32,
+    /// 1: the headers are this packet's.
+    pub(crate) is_known: u32,
+    /// 1: it was refused, and nobody who watches has been told.
+    pub(crate) is_refused: u32,
 }
 
 #[inline(always)]
@@ -56,7 +60,7 @@ pub(crate) fn is_traced(rule: u32) -> bool {
 /// Notes a packet that the slow path begins with.
 #[inline(always)]
 pub(crate) fn begin(skb: Skb, l2: u32) {
-    if is_on() {
+    if is_on() || observe::is_on() {
         note(skb, l2);
     }
 }
@@ -73,9 +77,9 @@ pub(crate) fn hot_path(skb: Skb, l2: u32, rule: u32) {
 
 /// The headers as they came in.
 #[inline(never)]
-fn note(skb: Skb, l2: u32) {
+pub(crate) fn note(skb: Skb, l2: u32) {
     let Some(note) = maps::note() else { return };
-    note.rule = NO_RULE;
+    (note.rule, note.is_known, note.is_refused) = (NO_RULE, 1, 0);
     let transport = match skb.protocol() {
         packet::IPV6 => note_v6(note, skb, l2),
         _ => note_v4(note, skb, l2),
@@ -128,12 +132,13 @@ pub(crate) fn decide(rule: u32, decision: Decision) {
 /// Notes that a packet of `rule` is refused.
 #[inline(always)]
 pub(crate) fn refuse(rule: u32, reason: DropReason) {
-    if is_on()
+    if (is_on() || observe::is_on())
         && let Some(note) = maps::note()
     {
         note.rule = rule;
         note.decision = Decision::Refused as u32;
         note.reason = reason as u32;
+        note.is_refused = 1;
     }
 }
 

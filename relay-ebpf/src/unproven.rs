@@ -6,11 +6,12 @@
 use relay_common::counters::DropReason;
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey, Owner, Translation};
 use relay_common::net::Protocol;
+use relay_common::observe::Sight;
 
 use crate::maps::{self, Refused};
 use crate::packet::tcp;
 use crate::slow::{self, Action, Packet};
-use crate::{claim, ended, half, limit, round_trip, route, signal, track};
+use crate::{claim, ended, half, limit, observe, round_trip, route, signal, track};
 
 /// An acknowledgment this far above the backend's first sequence number counts as proof: data may ride on the SYN-ACK.
 const PROOF_WINDOW: u32 = 65_536;
@@ -168,6 +169,7 @@ fn promote(packet: &Packet, flow: &FlowEntry) -> Action {
     }
     signal::answered(flow, protocol);
     round_trip::proven(packet, backend);
+    observe::flow(packet, Sight::Proven);
     maps::forget_unproven(&packet.key);
     maps::forget_unproven(&key);
     Action::Forward

@@ -14,7 +14,7 @@ use crate::maps::{self, Entry};
 use crate::packet::{self, Fragment, Ipv4, Ipv6};
 use crate::skb::{Failed, Skb};
 use crate::slow::Packet;
-use crate::{Outcome, count, extension, fragment, socket};
+use crate::{Outcome, count, extension, fragment, observe, socket};
 
 /// Whether a packet goes on. Errors mean that it is not the user plane's: it does.
 type Passes = Result<bool, Failed>;
@@ -52,7 +52,11 @@ pub(crate) fn outgoing(skb: Skb, l2: u32) -> Outcome {
         packet::IPV6 => outgoing_v6(skb, l2),
         _ => Ok(true),
     };
-    if passes.unwrap_or(true) { Outcome::Miss } else { Outcome::Dropped }
+    if passes.unwrap_or(true) {
+        return Outcome::Miss;
+    }
+    observe::refused(skb, l2);
+    Outcome::Dropped
 }
 
 #[inline(never)]

@@ -10,7 +10,7 @@ use relay_common::net::Protocol;
 use crate::established::{self, Frame, Hit};
 use crate::neighbour::{self, Macs};
 use crate::packet::{self, Bytes, ETHERNET, Ethernet, Ipv4Tcp};
-use crate::{Outcome, count, maps, police, rewrite, trace};
+use crate::{Outcome, count, maps, observe, police, rewrite, trace};
 
 #[derive(Clone, Copy)]
 struct XdpFrame {
@@ -104,7 +104,9 @@ fn forward(bytes: Bytes, ethernet: &mut Ethernet, hit: Hit, macs: Macs) -> Outco
     if maps::redirect_to_device(u32::from(next_hop.device - 1)) {
         Outcome::Sent
     } else {
-        count::refuse(flow.rule(), DropReason::DeviceGone)
+        let outcome = count::refuse(flow.rule(), DropReason::DeviceGone);
+        observe::end();
+        outcome
     }
 }
 

@@ -5,6 +5,7 @@ pub mod extract;
 pub mod flows;
 mod history;
 pub mod metrics;
+pub mod observe;
 mod order;
 pub mod problem;
 pub mod round_trips;

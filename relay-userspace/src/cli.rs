@@ -1,5 +1,6 @@
 //! `relayctl`: arguments, requests, output. Everything it knows comes from relayd's API.
 
+mod alerts;
 pub mod args;
 mod backends;
 pub mod commands;
@@ -9,6 +10,7 @@ mod flows;
 mod history;
 mod import;
 pub mod manual;
+mod observe;
 pub mod print;
 mod quotas;
 pub mod relayd;

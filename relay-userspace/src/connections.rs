@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use relay_common::net::Protocol;
 
+use crate::flows::Plane;
 use crate::rule::RuleName;
 
 /// What the lines are logged under.
@@ -37,7 +38,7 @@ pub struct ConnectionLog {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ended {
     pub rule: RuleName,
-    pub plane: &'static str,
+    pub plane: Plane,
     pub protocol: Protocol,
     pub client: SocketAddr,
     /// `None`: it did not get that far.
@@ -184,7 +185,7 @@ impl Ended {
         tracing::info!(
             target: TARGET,
             rule = self.rule.as_str(),
-            plane = self.plane,
+            plane = self.plane.as_str(),
             protocol = %self.protocol,
             client = %self.client,
             backend = self.backend.map(tracing::field::display),
@@ -217,7 +218,7 @@ mod tests {
     fn ended(number: u64) -> Ended {
         Ended {
             rule: RuleName::parse("tokyo").expect("name"),
-            plane: "user",
+            plane: Plane::User,
             protocol: Protocol::Tcp,
             client: "[2001:db8::7]:40000".parse().expect("client"),
             backend: Some("203.0.113.10:8388".parse().expect("backend")),

@@ -209,7 +209,7 @@ fn configurations() {
     feed(&seeds, |input, _| {
         let text = String::from_utf8_lossy(input);
         match Config::read_with(Path::new("/nonexistent/relay.toml"), &text) {
-            Ok(config) => assert!(config.rules.iter().all(|(rule, _)| !rule.to.is_empty())),
+            Ok(config) => assert!(config.rules.iter().all(|(rule, _)| rule.is_watch == rule.to.is_empty())),
             Err(problems) => assert!(!problems.to_string().is_empty()),
         }
     });

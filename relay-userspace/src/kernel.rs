@@ -27,6 +27,7 @@ pub mod meter;
 pub mod meters;
 mod numbers;
 pub mod object;
+pub mod observed;
 mod pins;
 pub mod places;
 pub mod ports;

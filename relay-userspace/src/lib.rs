@@ -7,20 +7,23 @@
 //! config            ◄── api, cli, supervisor
 //! kernel, net       ◄── supervisor                  (kernel and net never see each other)
 //! proxy             ◄── plan (its values), supervisor
-//! connections       ◄── proxy, supervisor
-//! flows             ◄── kernel, supervisor, api
+//! connections       ◄── proxy, kernel, supervisor
+//! observe           ◄── proxy, kernel, supervisor, api (of connections it knows what has ended)
+//! flows             ◄── kernel, supervisor, api, connections, observe
 //! balance           ◄── plan, proxy                 (of rules it knows how they balance)
 //! health            ◄── plan (its values), supervisor, api::view, cli
 //!                                                   (of proxy it knows how sockets towards backends are bound)
 //! import            ◄── cli, api, supervisor        (of the rest it knows config and rule)
 //! accounting        ◄── supervisor, api, cli          (of the supervisor its thread knows what is shared)
-//! api::view         ◄── cli, supervisor
+//! alert             ◄── config (its values), supervisor, api::view, cli   (of the supervisor it knows nothing)
+//! api::view         ◄── alert, cli, supervisor
 //! ```
 //!
 //! `rule`, `host` and `plan` are plain values and pure functions. The supervisor alone changes anything; `kernel` and
 //! `proxy` are the two planes.
 
 pub mod accounting;
+pub mod alert;
 pub mod api;
 pub mod balance;
 pub mod boot;
@@ -36,6 +39,7 @@ pub mod import;
 pub mod kernel;
 pub mod memory;
 pub mod net;
+pub mod observe;
 pub mod plan;
 pub mod proxy;
 #[cfg(test)]

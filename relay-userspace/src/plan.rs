@@ -75,6 +75,8 @@ pub struct PlannedRule {
     pub kernel: Option<Arc<KernelRule>>,
     /// The part that the user plane carries.
     pub user: Option<Arc<UserRule>>,
+    /// Where the programs count packets of the host's own programs.
+    pub watched: Option<Arc<UserRule>>,
     /// Where flows and sessions may go, others end; `None`: they go on wherever they go.
     pub backends: Option<Arc<Staying>>,
 }
@@ -83,6 +85,8 @@ pub struct PlannedRule {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Carriage {
     Kernel(Hook),
+    /// The host's own programs; it is counted.
+    Watched,
     /// relayd itself, and why not the kernel, which may carry UDP all the same.
     User(String),
     /// Nobody, and why.
@@ -105,6 +109,8 @@ pub enum Fault {
     KernelImpossible(String),
     #[error("its {0} is not kept, since that takes the kernel plane's programs: {1}")]
     RateUnkept(&'static str, String),
+    #[error("nothing counts it, since that takes the kernel plane's programs: {0}")]
+    Uncounted(String),
     #[error("{0} does not resolve: {1}")]
     Unresolved(Host, String),
     #[error("{0} is being resolved")]
@@ -225,6 +231,8 @@ pub enum KernelOn<A = Ipv4Addr> {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RuleState {
     Active,
+    /// A watch that counts.
+    Watching,
     Disabled,
     Draining,
     /// Its quota, or its group's, is used up.
@@ -241,6 +249,7 @@ impl RuleState {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
+            Self::Watching => "watching",
             Self::Disabled => "disabled",
             Self::Draining => "draining",
             Self::Blocked => "blocked",
@@ -263,7 +272,9 @@ impl PlannedRule {
     }
 
     fn is_carried(&self) -> bool {
-        self.kernel.is_some() || self.user.as_ref().is_some_and(|user| user.has_address())
+        self.kernel.is_some()
+            || self.watched.is_some()
+            || self.user.as_ref().is_some_and(|user| user.has_address())
     }
 
     pub fn state(&self) -> RuleState {
@@ -274,6 +285,7 @@ impl PlannedRule {
             () if !self.is_carried() && !self.faults.is_empty() => RuleState::Error,
             () if !self.is_carried() || !self.faults.is_empty() => RuleState::Degraded,
             () if self.draining => RuleState::Draining,
+            () if self.rule.is_watch => RuleState::Watching,
             () => RuleState::Active,
         }
     }
@@ -290,7 +302,7 @@ impl PlannedRule {
             (Some(fault), _, _) => fault.to_string(),
             (None, Carriage::None(_), Carriage::None(reason)) if !self.hears_ipv4() => reason.clone(),
             (None, Carriage::None(reason), _) => reason.clone(),
-            (None, Carriage::Kernel(_) | Carriage::User(_), _) => return None,
+            (None, Carriage::Kernel(_) | Carriage::User(_) | Carriage::Watched, _) => return None,
         };
         let state = if state == RuleState::Error { "does not work" } else { "is degraded" };
         Some(format!("rule \"{}\" {state}: {why}", self.rule.name))

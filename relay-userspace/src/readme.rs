@@ -4,6 +4,7 @@ use std::path::Path;
 
 use relay_common::counters::DropReason;
 
+use crate::alert::channel::Channel;
 use crate::config::files::Config;
 use crate::kernel::maps::RULE_SLOTS;
 use crate::proxy::counters::Refusal;
@@ -16,6 +17,19 @@ fn the_example_is_a_valid_configuration() {
     let (example, _) = rest.split_once("```").expect("its end");
     let config = Config::read_with(Path::new("/nonexistent/relay.toml"), example).expect("valid");
     assert_eq!(config.rules.len(), 1);
+}
+
+#[test]
+fn the_alerts_are_valid_and_of_every_kind() {
+    let (_, rest) = README.split_once("### Alerts\n").expect("a section");
+    let (section, _) = rest.split_once("\n### ").expect("its end");
+    let mut kinds = Vec::new();
+    for block in section.split("```toml\n").skip(1) {
+        let (example, _) = block.split_once("```").expect("its end");
+        let config = Config::read_with(Path::new("/nonexistent/relay.toml"), example).expect("valid");
+        kinds.extend(config.alerts.iter().map(|alert| alert.channel.kind()));
+    }
+    assert_eq!(kinds[1..], Channel::KINDS, "after the first example");
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub struct Rule {
     /// Never empty.
     pub listen: Box<[Listener]>,
     pub protocols: Protocols,
-    /// Never empty.
+    /// Empty for a watch alone.
     pub to: Box<[Backend]>,
     pub balance: Balance,
     /// `None`: what [`Rule::check`] says.
@@ -72,6 +72,8 @@ pub struct Rule {
     pub expires: Option<Box<Expiry>>,
     /// Whose quota, rate and end hold beside its own.
     pub group: Option<GroupName>,
+    /// A port of the host's own programs, which is counted and not touched: it has no backends.
+    pub is_watch: bool,
 }
 
 impl Rule {
@@ -98,7 +100,18 @@ impl Rule {
             quota: None,
             expires: None,
             group: None,
+            is_watch: false,
         }
+    }
+
+    /// Whether the ports that it listens on are taken for it.
+    pub const fn takes_ports(&self) -> bool {
+        self.enabled && !self.is_watch
+    }
+
+    /// `rule`, or `watch`.
+    pub const fn kind(&self) -> &'static str {
+        if self.is_watch { "watch" } else { "rule" }
     }
 
     /// Whether it listens on every address, whatever the host has.

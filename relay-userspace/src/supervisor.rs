@@ -1,6 +1,7 @@
 //! The centre: one owner of all state. Files, commands, signals and netlink become events; each leads to a new plan, a
 //! difference, and an apply that can be undone.
 
+mod alerts;
 pub mod backends;
 pub mod census;
 pub mod change;

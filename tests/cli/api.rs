@@ -89,8 +89,15 @@ const REFUSALS: &[Refusal] = &[
     ),
     ("POST", "/v1/rules/web/backend", br#"{"addr":"203.0.113.9:80","order":"up"}"#, 404, "backend_not_found"),
     ("POST", "/v1/rules/nosuch/backend", br#"{"addr":"203.0.113.2:80","order":"up"}"#, 404, "rule_not_found"),
+    ("POST", "/v1/alerts/nosuch/test", b"", 404, "alert_not_found"),
+    ("POST", "/v1/alerts", b"", 405, "method_not_allowed"),
     ("GET", "/v1/rules/a%20b", b"", 400, "invalid"),
     ("GET", "/v1/rules/%ff", b"", 400, "invalid"),
+    ("GET", "/v1/observe?rule=nosuch", b"", 404, "rule_not_found"),
+    ("GET", "/v1/observe?kind=gone", b"", 400, "invalid"),
+    ("GET", "/v1/observe?client=somebody", b"", 400, "invalid"),
+    ("GET", "/v1/observe?limit=1", b"", 400, "invalid"),
+    ("POST", "/v1/observe", b"", 405, "method_not_allowed"),
     ("POST", "/v1/apply?confirm=soon", b"", 400, "invalid"),
     ("POST", "/v1/apply", b"[[rule]]", 400, "invalid"),
     ("POST", "/v1/rules", br#"{"name":"web","listen":":81","to":"203.0.113.2"}"#, 409, "rule_exists"),
@@ -176,6 +183,7 @@ fn the_socket_is_for_root_and_its_group_and_only_root_writes() {
         &["down"],
         &["confirm"],
         &["backend", "web", "203.0.113.2:80", "--up"],
+        &["alert", "test", "phone"],
     ] {
         let said = as_nobody(args);
         assert_eq!(said.code, 1, "{args:?}: {said:?}");

@@ -1,5 +1,6 @@
 //! What people and scripts meet: relayctl, relayd's arguments and messages, the file, the API, the metrics.
 
+mod alerts;
 mod api;
 mod backends;
 mod commands;
@@ -10,6 +11,7 @@ mod import;
 mod journal;
 mod man;
 mod metrics;
+mod observe;
 mod output;
 mod ports;
 mod prometheus;

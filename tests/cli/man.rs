@@ -24,6 +24,7 @@ fn every_command_has_its_page() {
     assert!(page("relay.toml.5").contains("relay.toml"));
     let commands = [
         "add",
+        "alert",
         "set",
         "rm",
         "list",
@@ -42,6 +43,7 @@ fn every_command_has_its_page() {
         "quota",
         "status",
         "flows",
+        "observe",
         "top",
         "export",
         "down",
@@ -83,6 +85,7 @@ fn known(text: &str, of: &str) -> Vec<String> {
 fn every_key_of_the_file_is_described() {
     let page = include_str!("../../relay-userspace/packaging/relay.toml.5");
     let described = described(page);
+    let alert = |kind: &str| format!("[[alert]]\nname = \"x\"\nkind = \"{kind}\"\nzzzzzzzzzz = 1\n");
     let rule = "[[rule]]\nname = \"x\"\nlisten = \"1\"\nto = \"203.0.113.2\"\n";
     for (table, text) in [
         ("daemon", "[daemon]\nzzzzzzzzzz = 1\n".to_owned()),
@@ -94,9 +97,21 @@ fn every_key_of_the_file_is_described() {
         ("keepalive", format!("{rule}timeout.keepalive.zzzzzzzzzz = 1\n")),
         ("accept", format!("{rule}accept.zzzzzzzzzz = 1\n")),
         ("connect", format!("{rule}connect.transport = \"ws\"\nconnect.zzzzzzzzzz = 1\n")),
+        ("telegram", alert("telegram")),
+        ("wecom", alert("wecom")),
+        ("feishu", alert("feishu")),
+        ("dingtalk", alert("dingtalk")),
+        ("discord", alert("discord")),
+        ("slack", alert("slack")),
+        ("ntfy", alert("ntfy")),
+        ("bark", alert("bark")),
+        ("webhook", alert("webhook")),
+        ("smtp", alert("smtp")),
         ("limit", format!("{rule}limit.zzzzzzzzzz = 1\n")),
         ("quota", format!("{rule}quota.limit = \"1GB\"\nquota.zzzzzzzzzz = 1\n")),
         ("check", format!("{rule}check.zzzzzzzzzz = 1\n")),
+        ("watch", "[[watch]]\nname = \"x\"\nlisten = \"1\"\nzzzzzzzzzz = 1\n".to_owned()),
+        ("group", "[[group]]\nname = \"x\"\nzzzzzzzzzz = 1\n".to_owned()),
         ("backend", rule.replace("\"203.0.113.2\"", "{ addr = \"203.0.113.2\", zzzzzzzzzz = 1 }")),
     ] {
         let keys = known(&text, table);

@@ -9,7 +9,7 @@ use harness::{World, eventually};
 use serde_json::{Value, json};
 
 const RULES: &str = "[metrics]\nlisten = \"127.0.0.1:9464\"\n\
-                     [[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\n\
+                     [[rule]]\nname = \"web\"\nlisten = \":8080\"\nto = \"203.0.113.2:80\"\nquota = \"1GB\"\n\
                      [[rule]]\nname = \"tokyo.1\"\nlisten = \":8081\"\nto = [\"203.0.113.2:81\", \"nosuch.invalid:80\"]\n";
 
 /// The older text format, which is all that the checker reads: counters and infos by their samples' names.
@@ -88,6 +88,7 @@ fn a_server_scrapes_relayd_and_answers_everything_that_the_dashboard_asks() {
         rules.iter().filter(|rule| rule["name"] == name).map(|rule| rule["state"].clone()).collect()
     };
     assert_eq!(state("RelayRuleMissing").len(), 2, "one for each rule");
+    assert_eq!([state("RelayQuota"), state("RelayExpiry")], [[json!("inactive")], [json!("inactive")]]);
     eventually("the backend without an address is noticed", || {
         let answer = prometheus.query("ALERTS{alertname=\"RelayBackendDown\",rule=\"tokyo.1\"}");
         answer["data"]["result"][0]["metric"]["backend"] == "nosuch.invalid:80"

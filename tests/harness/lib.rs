@@ -24,6 +24,7 @@ pub mod plane;
 pub mod programs;
 pub mod prometheus;
 pub mod raw;
+pub mod sink;
 pub mod store;
 pub mod terminal;
 pub mod traffic;

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use aya::maps::{Array, Map, RingBuf};
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -24,6 +25,7 @@ use relay::config::{Config, Problems};
 use relay::host::{ClaimRange, LinkKind};
 use relay::kernel::attach::Target;
 use relay::kernel::meters::DesiredTerms;
+use relay::kernel::observed::record_of;
 use relay::kernel::round_trips::RoundTripsByEnd;
 use relay::kernel::sweep::{Census, Sweeper};
 use relay::kernel::{Dataplane, Desired, Options};
@@ -34,6 +36,8 @@ use relay::supervisor::desire;
 use relay::supervisor::facts::FactBook;
 use relay::supervisor::names::Names;
 use relay_common::flow::{FlowEntry, FlowFlags, FlowKey, Owner};
+use relay_common::names;
+use relay_common::observe::{LOST_FLOWS, LOST_PACKETS, Seen};
 
 use self::counts::Tables;
 pub use self::counts::{Change, Counts, Table};
@@ -258,6 +262,32 @@ impl Plane {
     /// Takes half of a flow out of a table.
     pub fn take_out(&mut self, table: Table, key: &FlowKey) {
         self.tables.remove(table, key);
+    }
+
+    /// What the programs have told of what they have seen since somebody last asked.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.records(names::OBSERVED).iter().map(|record| record_of(record).expect("a record")).collect()
+    }
+
+    /// How many of that they have left out, ever: of flows, and of packets that were refused.
+    pub fn unseen(&self) -> [u64; 2] {
+        let map = Map::Array(self.programs.unpinned(names::OBSERVED_LOST));
+        let lost: Array<_, u64> = Array::try_from(map).expect("counts");
+        [LOST_FLOWS, LOST_PACKETS].map(|index| lost.get(&index, 0).expect("a count"))
+    }
+
+    /// How many flows they have told the end of since somebody last asked.
+    pub fn ended(&self) -> usize {
+        self.records(names::ENDED).len()
+    }
+
+    fn records(&self, name: &str) -> Vec<Vec<u8>> {
+        let mut ring = RingBuf::try_from(Map::RingBuf(self.programs.unpinned(name))).expect("ring");
+        let mut records = Vec::new();
+        while let Some(record) = ring.next() {
+            records.push(record.to_vec());
+        }
+        records
     }
 
     /// One round of the product's own sweep.

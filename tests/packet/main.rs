@@ -13,6 +13,7 @@ mod guard;
 mod icmp;
 mod listeners;
 mod malformed;
+mod observe;
 mod random;
 mod rates;
 mod size;

@@ -55,6 +55,8 @@ pub fn cargo_for_bpf(command: &str, build_dir: &Path) -> anyhow::Result<Command>
         // it would cut the programs into other pieces, which take more of the stack than there is
         .env("CARGO_INCREMENTAL", "0")
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
+        // in other units of code functions take other shares of the stack, of which there is no more
+        .env("CARGO_INCREMENTAL", "0")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     Ok(cargo)
 }

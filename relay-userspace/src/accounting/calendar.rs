@@ -60,6 +60,13 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// The time of day of a moment in milliseconds since 1970: `14:05:09.123`.
+pub fn time_of_day(milliseconds: u64) -> String {
+    let seconds = milliseconds / 1000 % DAY;
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{hour:02}:{minute:02}:{second:02}.{:03}", milliseconds % 1000)
+}
+
 /// What times may look like, for error texts.
 pub const TIME_FORMS: &str =
     r#"write a date such as "2026-11-01" (UTC), or how long ago, such as "90m" or "7d""#;
@@ -123,6 +130,12 @@ mod tests {
             let (year, month, of_month) = date(day);
             assert_eq!(days(year, month, of_month), day);
         }
+    }
+
+    #[test]
+    fn times_of_day_have_milliseconds() {
+        let at = (1_793_491_200 + 13 * 3600 + 5 * 60 + 9) * 1000;
+        assert_eq!([time_of_day(at + 7), time_of_day(0)], ["13:05:09.007", "00:00:00.000"]);
     }
 
     #[test]

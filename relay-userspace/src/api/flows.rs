@@ -80,11 +80,15 @@ impl Params {
     }
 }
 
-fn parse<T>(key: &str, text: &str, read: fn(&str) -> Result<T, &'static str>) -> Result<T, ApiProblem> {
+pub(super) fn parse<T>(
+    key: &str,
+    text: &str,
+    read: fn(&str) -> Result<T, &'static str>,
+) -> Result<T, ApiProblem> {
     read(text).map_err(|form| ApiProblem::new(Code::Invalid, format!("{key}: {text:?} is not {form}")))
 }
 
-fn rule(text: &str) -> Result<RuleName, &'static str> {
+pub(super) fn rule(text: &str) -> Result<RuleName, &'static str> {
     RuleName::parse(text).ok_or("a rule's name")
 }
 
@@ -98,11 +102,11 @@ pub fn backend(text: &str) -> Result<Place, &'static str> {
     Place::parse(text).ok_or("an address such as 203.0.113.10, 203.0.113.10:80 or [2001:db8::1]:80")
 }
 
-fn protocol(text: &str) -> Result<Protocol, &'static str> {
+pub(super) fn protocol(text: &str) -> Result<Protocol, &'static str> {
     Protocol::ALL.into_iter().find(|protocol| protocol.as_str() == text).ok_or("tcp or udp")
 }
 
-fn plane(text: &str) -> Result<Plane, &'static str> {
+pub(super) fn plane(text: &str) -> Result<Plane, &'static str> {
     Plane::parse(text).ok_or("kernel or user")
 }
 

@@ -6,7 +6,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::view::{BackendView, QuotaView, RuleView, StatusView, TermsView, TrafficView};
+use super::view::{AlertView, BackendView, QuotaView, RuleView, StatusView, TermsView, TrafficView};
 use crate::health::saved::BackendOrder;
 
 /// All metrics.
@@ -14,9 +14,10 @@ pub fn encode(
     rules: Vec<RuleView>,
     status: StatusView,
     terms: Vec<TermsView>,
+    alerts: Vec<AlertView>,
 ) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Views { rules, status, terms }));
+    registry.register_collector(Box::new(Views { rules, status, terms, alerts }));
     let mut text = String::new();
     encode_text(&mut text, &registry)?;
     Ok(text)
@@ -25,6 +26,7 @@ pub fn encode(
 #[derive(Debug)]
 struct Views {
     rules: Vec<RuleView>,
+    alerts: Vec<AlertView>,
     status: StatusView,
     terms: Vec<TermsView>,
 }
@@ -46,12 +48,14 @@ impl Collector for Views {
         self.flows(&mut encoder)?;
         self.drops(&mut encoder)?;
         self.planes(&mut encoder)?;
+        self.states(&mut encoder)?;
         self.backends(&mut encoder)?;
         self.backend_flows(&mut encoder)?;
         self.probes(&mut encoder)?;
         self.round_trips(&mut encoder)?;
         self.backend_failures(&mut encoder)?;
         self.backend_pools(&mut encoder)?;
+        self.alerts(&mut encoder)?;
         self.daemon(&mut encoder)
     }
 }
@@ -170,6 +174,16 @@ impl Views {
         Ok(())
     }
 
+    fn states(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help =
+            "How a rule is doing: active, watching, disabled, draining, degraded, blocked, expired, error";
+        let mut metric = encoder.encode_descriptor("relay_rule_state", help, None, MetricType::Gauge)?;
+        for rule in &self.rules {
+            gauge(&mut metric, &[("rule", &rule.name), ("state", &rule.state)], 1)?;
+        }
+        Ok(())
+    }
+
     fn backends(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
         let help = "Whether a backend can be used for a protocol: 0 if it is down, by its answers or by order, or without an address";
         let mut metric = encoder.encode_descriptor("relay_backend_up", help, None, MetricType::Gauge)?;
@@ -265,6 +279,19 @@ impl Views {
         })
     }
 
+    fn alerts(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "Events that an alert's service has taken, has refused, or that there was no room for";
+        let mut metric = encoder.encode_descriptor("relay_alerts", help, None, MetricType::Counter)?;
+        for alert in &self.alerts {
+            for (result, count) in
+                [("sent", alert.sent), ("failed", alert.failed), ("dropped", alert.dropped)]
+            {
+                counter(&mut metric, &[("alert", &alert.name), ("result", result)], count)?;
+            }
+        }
+        Ok(())
+    }
+
     fn daemon(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
         let name = "relay_config_last_reload_success";
         let help = "Whether the last reload was accepted";
@@ -319,7 +346,7 @@ mod tests {
                     "egress": { "packets": 1, "bytes": 60 }, "flows": 7 } },
         });
         let rule: RuleView = serde_json::from_value(rule).expect("rule");
-        let text = encode(vec![rule], status, Vec::new()).expect("text");
+        let text = encode(vec![rule], status, Vec::new(), Vec::new()).expect("text");
         for line in [
             "relay_rule_bytes_total{rule=\"tokyo\",direction=\"ingress\"} 120",
             "relay_rule_lifetime_bytes_total{rule=\"tokyo\",direction=\"ingress\"} 999",
@@ -354,5 +381,15 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn alerts_are_counted_by_what_became_of_them() {
+        let alert = AlertView { name: "phone".into(), sent: 3, dropped: 1, ..AlertView::default() };
+        let text = encode(Vec::new(), StatusView::default(), Vec::new(), vec![alert]).expect("text");
+        let lines = text.lines().filter(|line| line.starts_with("relay_alerts_total"));
+        let expected = ["sent\"} 3", "failed\"} 0", "dropped\"} 1"];
+        let expected = expected.map(|rest| format!("relay_alerts_total{{alert=\"phone\",result=\"{rest}"));
+        assert_eq!(lines.collect::<Vec<_>>(), expected);
     }
 }

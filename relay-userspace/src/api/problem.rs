@@ -25,6 +25,7 @@ pub enum Code {
     RuleNotFound,
     /// The rule has no such backend.
     BackendNotFound,
+    AlertNotFound,
     /// The rule is well-formed but cannot work on this host now.
     NotPossible,
     /// The kernel refused a change; nothing was changed.
@@ -45,7 +46,9 @@ impl Code {
         match self {
             Self::Invalid => StatusCode::BAD_REQUEST,
             Self::RuleExists | Self::NotPossible | Self::NothingPending => StatusCode::CONFLICT,
-            Self::RuleNotFound | Self::BackendNotFound | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::RuleNotFound | Self::BackendNotFound | Self::AlertNotFound | Self::NotFound => {
+                StatusCode::NOT_FOUND
+            }
             Self::NotApplied | Self::NotSaved => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,

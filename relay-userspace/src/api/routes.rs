@@ -22,9 +22,10 @@ use super::flows::{FlowsView, Params};
 use super::problem::{ApiProblem, Code};
 use super::server::Peer;
 use super::view::{
-    AccountView, ChangeView, DownView, ExplainView, HistoryView, RuleView, StatusView, TermsView, WalkView,
+    AccountView, AlertTestView, AlertView, ChangeView, DownView, ExplainView, HistoryView, RuleView,
+    StatusView, TermsView, WalkView,
 };
-use super::{history, metrics, order};
+use super::{history, metrics, observe, order};
 use crate::accounting::allowances::Owner;
 use crate::config::node::{Node, Value as NodeValue};
 use crate::config::problem::Problems;
@@ -67,7 +68,10 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .route("/v1/groups/{name}/quota", get(group_quota))
         .route("/v1/groups/{name}/quota/reset", post(reset_group_quota))
         .route("/v1/flows", get(flows))
+        .route("/v1/observe", get(observed))
         .route("/v1/rules/{name}/test", post(test))
+        .route("/v1/alerts", get(alerts))
+        .route("/v1/alerts/{name}/test", post(test_alert))
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/diff", post(diff))
@@ -313,6 +317,15 @@ async fn flows(State(shared): State<Arc<Shared>>, Query(params): Query<Params>) 
     Ok(Json(shared.flows(params.into_query()?).await?.into()))
 }
 
+/// What happens to flows from now on.
+async fn observed(
+    State(shared): State<Arc<Shared>>,
+    Query(params): Query<observe::Params>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiProblem> {
+    let watch = observe::watch(&shared, params.into_filter()?).await?;
+    Ok(Sse::new(observe::told(watch)).keep_alive(KeepAlive::default()))
+}
+
 /// What a rule's sessions would meet. Backends hear of it, so it is nothing for who may only look.
 async fn test(
     _writer: Writer,
@@ -320,6 +333,29 @@ async fn test(
     Path(text): Path<String>,
 ) -> Answer<WalkView> {
     Ok(Json(walk::test(&shared, &name(&text)?).await?))
+}
+
+async fn alerts(State(shared): State<Arc<Shared>>) -> Json<Vec<AlertView>> {
+    Json(alert_views(&shared))
+}
+
+fn alert_views(shared: &Shared) -> Vec<AlertView> {
+    shared.alerts.statuses().into_iter().map(Into::into).collect()
+}
+
+/// Sends a message, so it is nothing for who may only look.
+async fn test_alert(
+    _writer: Writer,
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+) -> Answer<AlertTestView> {
+    match shared.alerts.test(&name).await {
+        Some(tested) => Ok(Json(tested.into())),
+        None => {
+            let text = format!("there is no alert {name:?}; `relayctl alert list` shows all");
+            Err(ApiProblem::new(Code::AlertNotFound, text))
+        }
+    }
 }
 
 async fn status(State(shared): State<Arc<Shared>>) -> Json<StatusView> {
@@ -422,7 +458,8 @@ async fn health() -> Json<Value> {
 }
 
 async fn metrics_text(State(shared): State<Arc<Shared>>) -> Response {
-    let Ok(text) = metrics::encode(shared.rules().await, shared.status().await, shared.all_terms()) else {
+    let (terms, alerts) = (shared.all_terms(), alert_views(&shared));
+    let Ok(text) = metrics::encode(shared.rules().await, shared.status().await, terms, alerts) else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");

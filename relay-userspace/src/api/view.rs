@@ -1,5 +1,6 @@
 //! What the API answers: the shapes that `relayctl -o json` prints. Fields are only ever added.
 
+mod alerts;
 mod past;
 mod quotas;
 
@@ -8,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::alerts::{AlertChange, AlertTestView, AlertView};
 pub use self::past::{
     AccountView, HistoryRowView, HistoryView, InterfaceTrafficView, LifetimeView, MachineView,
 };
@@ -301,6 +303,9 @@ pub struct StatusView {
     pub sysctls: Vec<String>,
     /// Packets refused that belong to no rule.
     pub drops: BTreeMap<String, u64>,
+    /// Who watches flows by now.
+    #[serde(default)]
+    pub observers: usize,
     /// Seconds until an unconfirmed apply is undone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unconfirmed_seconds: Option<u64>,
@@ -362,6 +367,9 @@ pub struct ReloadView {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct ChangeView {
     pub changes: Vec<RuleChange>,
+    /// Alerts that change; what about them is not shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alerts: Vec<AlertChange>,
     /// Where it was saved; absent if nothing was saved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saved: Option<String>,
@@ -474,5 +482,30 @@ pub fn age(seconds: u64) -> String {
         60..3600 => format!("{} min", seconds / 60),
         3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
         _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+/// Bytes in the largest unit that leaves a digit before the point.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_readable() {
+        assert_eq!(size(0), "0 B");
+        assert_eq!(size(1023), "1023 B");
+        assert_eq!(size(1536), "1.5 KiB");
+        assert_eq!(size(5 * 1024 * 1024 * 1024), "5.0 GiB");
     }
 }

@@ -1,15 +1,15 @@
 //! What can be typed after `relayctl`.
 
+mod looking;
+
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-use super::top::INTERVALS;
-use crate::accounting::bill::{Count, Factor};
-use crate::accounting::calendar::{self, Step, TIME_FORMS, parse_time};
-use crate::api::flows::{self, MOST, USUAL_LIMIT};
+pub use self::looking::{Flows, History, Observe, Top};
+
+use crate::alert::AlertName;
 use crate::config::quantity::{DURATION_FORMS, parse_duration};
 use crate::import::Kind;
 use crate::import::conflict::OnConflict;
@@ -147,11 +147,19 @@ pub enum Command {
         after_help = "Bytes are those of IP packets in the kernel plane, of payload in the user plane.\n\nExamples:\n  relayctl flows web --limit 20\n  relayctl flows --client 198.51.100.0/24 --protocol udp\n  relayctl flows --backend 203.0.113.11 --sort age -o json"
     )]
     Flows(Flows),
+    /// Watch what happens to flows, as it happens: opened, closed, refused, dropped
+    #[command(
+        after_help = "Nothing is told while nobody watches. Of a flood a sample is shown, and how many events are missing. Times are in UTC; -o json prints one object a line.\n\nExamples:\n  relayctl observe web\n  relayctl observe --drops --client 198.51.100.0/24\n  relayctl observe web --kind closed -n 100 -o json"
+    )]
+    Observe(Observe),
     /// Watch all rules live: rates, flows, backends, drops
     #[command(
         after_help = "Keys: ? lists them; / filters, Enter shows one rule in full, p pauses, q quits. NO_COLOR is honoured."
     )]
     Top(Top),
+    /// Show alerts and how they are doing, or try them
+    #[command(subcommand)]
+    Alert(Alert),
     /// Write what other programs watch relayd with
     #[command(subcommand)]
     Export(Export),
@@ -283,33 +291,6 @@ pub struct One {
 }
 
 #[derive(Debug, Args)]
-pub struct History {
-    #[arg(value_parser = rule_name)]
-    pub name: Option<RuleName>,
-    /// From then on: 2026-11-01, or how long ago, such as 7d
-    #[arg(long, value_name = "TIME", requires = "name", value_parser = time)]
-    pub since: Option<String>,
-    /// Until then
-    #[arg(long, value_name = "TIME", requires = "name", value_parser = time)]
-    pub until: Option<String>,
-    /// What a row covers
-    #[arg(long, value_enum, default_value_t)]
-    pub by: Step,
-    /// Which bytes are billed
-    #[arg(long, value_enum, default_value_t)]
-    pub count: Count,
-    /// What they are multiplied by on the bill, such as 2 or 1.5
-    #[arg(long, default_value = "1")]
-    pub factor: Factor,
-    /// Draw bars of both directions together
-    #[arg(long, requires = "name")]
-    pub plot: bool,
-    /// Write a picture into this file
-    #[arg(long, value_name = "FILE", requires = "name", value_hint = ValueHint::FilePath)]
-    pub svg: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
 pub struct Show {
     #[arg(value_parser = rule_name)]
     pub name: RuleName,
@@ -322,6 +303,22 @@ pub struct Watch {
     /// Print again every second
     #[arg(short, long)]
     pub watch: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Alert {
+    /// List all alerts: what each is about, what it has sent, what went wrong
+    #[command(visible_alias = "ls")]
+    List(Watch),
+    /// Send a real message now through relayd, and say what came of it
+    #[command(
+        after_help = "Exit status 1: one was not taken.\n\nExamples:\n  relayctl alert test\n  relayctl alert test phone"
+    )]
+    Test {
+        /// This alert; all of them without
+        #[arg(value_parser = alert_name)]
+        name: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -339,40 +336,6 @@ pub enum Export {
         #[arg(long, default_value = "relay", value_parser = job_name)]
         job: String,
     },
-}
-
-#[derive(Debug, Args)]
-pub struct Flows {
-    /// Of this rule; of all without
-    #[arg(value_parser = rule_name)]
-    pub name: Option<RuleName>,
-    /// Of clients with this address or in this network
-    #[arg(long, value_name = "NET", value_parser = clients)]
-    pub client: Option<String>,
-    /// To this backend: an address, with or without its port
-    #[arg(long, value_name = "ADDR", value_parser = backend_place)]
-    pub backend: Option<String>,
-    /// tcp or udp
-    #[arg(long, value_parser = ["tcp", "udp"])]
-    pub protocol: Option<String>,
-    /// kernel or user
-    #[arg(long, value_parser = ["kernel", "user"])]
-    pub plane: Option<String>,
-    /// What comes first: most bytes, the oldest (age) or the youngest (new)
-    #[arg(long, default_value = "bytes", value_parser = ["bytes", "age", "new"])]
-    pub sort: String,
-    /// No more than so many, up to 10000
-    #[arg(long, value_name = "N", default_value_t = USUAL_LIMIT as u64, value_parser = clap::value_parser!(u64).range(1..=MOST as u64))]
-    pub limit: u64,
-    #[command(flatten)]
-    pub watch: Watch,
-}
-
-#[derive(Debug, Args)]
-pub struct Top {
-    /// Time between two looks, from 250ms to 60s
-    #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = interval)]
-    pub interval: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -436,34 +399,18 @@ pub struct Down {
     pub dry: DryRun,
 }
 
-fn rule_name(text: &str) -> Result<RuleName, &'static str> {
-    RuleName::parse(text).ok_or(RuleName::FORM)
+fn alert_name(text: &str) -> Result<String, &'static str> {
+    AlertName::parse(text).map(|name| name.to_string()).ok_or(AlertName::FORM)
 }
 
-/// Checked here, sent as it was typed: what is a time ago is so for relayd.
-fn time(text: &str) -> Result<String, &'static str> {
-    parse_time(text, calendar::now()).map(|_| text.to_owned()).ok_or(TIME_FORMS)
+fn rule_name(text: &str) -> Result<RuleName, &'static str> {
+    RuleName::parse(text).ok_or(RuleName::FORM)
 }
 
 /// Checked here, sent as it was typed.
 fn waiting_time(text: &str) -> Result<String, &'static str> {
     let time = parse_duration(text).filter(|time| !time.is_zero());
     time.map(|_| text.to_owned()).ok_or(DURATION_FORMS)
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    let [least, most] = INTERVALS;
-    let allowed = parse_duration(text).filter(|interval| (least..=most).contains(interval));
-    allowed.ok_or_else(|| "a time from 250ms to 60s".into())
-}
-
-/// Checked here, sent as it was typed.
-fn clients(text: &str) -> Result<String, &'static str> {
-    flows::client(text).map(|_| text.to_owned())
-}
-
-fn backend_place(text: &str) -> Result<String, &'static str> {
-    flows::backend(text).map(|_| text.to_owned())
 }
 
 fn job_name(text: &str) -> Result<String, &'static str> {

@@ -21,7 +21,7 @@ pub fn all(rule: &RuleView) -> String {
 pub fn first(rule: &RuleView) -> String {
     let down = rule.to.iter().filter(|to| is_out(to)).count();
     match &rule.to[..] {
-        [] => String::new(),
+        [] => "-".into(),
         [only] => only.addr.clone(),
         [first, others @ ..] if down == 0 => format!("{} +{}", first.addr, others.len()),
         [first, others @ ..] => {

@@ -12,15 +12,16 @@ use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
 use super::args::{
-    Add, Apply, Backend, Call, Cli, Command, Down, Export, Format, History, Import, Names, One, Output,
+    Add, Alert, Apply, Backend, Call, Cli, Command, Down, Export, Format, History, Import, Names, One, Output,
     Quota, Set,
 };
 use super::walk::walk;
-use super::{Exit, export, fields, flows, history, import, manual, print, quotas, top};
+use super::{Exit, alerts, export, fields, flows, history, import, manual, observe, print, quotas, top};
 use crate::api::client::{Client, ClientError};
 use crate::api::flows::FlowsView;
 use crate::api::view::{
-    AccountView, ChangeView, DownView, ExplainView, HistoryView, RuleView, StatusView, TermsView, WalkView,
+    AccountView, AlertTestView, AlertView, ChangeView, DownView, ExplainView, HistoryView, RuleView,
+    StatusView, TermsView, WalkView,
 };
 use crate::config::Problems;
 use crate::config::files::Config;
@@ -54,11 +55,13 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Status(watch) => {
             session.repeat(watch.watch, "/v1/status", |view: &StatusView, f| print::status(view, f)).await
         }
-        Command::Export(what) => session.export(what).await,
+        Command::Alert(alert) => session.alert(alert).await,
+        Command::Export(export) => session.export(export).await,
         Command::Flows(args) => {
             let path = flows::path(args);
             session.repeat(args.watch.watch, &path, |view: &FlowsView, f| flows::print(view, f)).await
         }
+        Command::Observe(asked) => observe::run(&cli.socket, cli.output, asked).await,
         Command::Top(args) => top::run(&cli.socket, args).await,
         Command::Explain(one) => {
             let path = format!("/v1/rules/{}/explain", one.name);
@@ -80,10 +83,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
             clap_complete::generate(*shell, &mut Cli::command(), "relayctl", &mut text);
             write(&String::from_utf8_lossy(&text))
         }
-        Command::Man { folder } => {
-            manual::write_all(folder)?;
-            Ok(Exit::Done)
-        }
+        Command::Man { folder } => manual::write_all(folder).map(|()| Exit::Done),
     }
 }
 
@@ -112,7 +112,7 @@ pub(super) fn write(text: &str) -> anyhow::Result<Exit> {
 }
 
 /// Whether anyone still reads.
-fn write_on(text: &str) -> anyhow::Result<bool> {
+pub(super) fn write_on(text: &str) -> anyhow::Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
@@ -296,6 +296,33 @@ impl Session<'_> {
         let view: WalkView = self.client().await?.ask(Method::POST, &path, String::new()).await?;
         self.print(&walk(&view, self.format()))?;
         Ok(if view.ok { Exit::Done } else { Exit::Failed })
+    }
+
+    async fn alert(&self, alert: &Alert) -> anyhow::Result<Exit> {
+        match alert {
+            Alert::List(watch) => {
+                self.repeat(watch.watch, "/v1/alerts", |all: &Vec<AlertView>, f| alerts::list(all, f)).await
+            }
+            Alert::Test { name } => self.test_alerts(name.as_deref()).await,
+        }
+    }
+
+    /// One alert, or all of them at once: each may take its time.
+    async fn test_alerts(&self, name: Option<&str>) -> anyhow::Result<Exit> {
+        let names = match name {
+            Some(name) => vec![name.to_owned()],
+            None => {
+                let all: Vec<AlertView> = self.client().await?.get("/v1/alerts").await?;
+                all.into_iter().map(|alert| alert.name).collect()
+            }
+        };
+        let tests = names.iter().map(async |name| -> anyhow::Result<AlertTestView> {
+            let path = format!("/v1/alerts/{name}/test");
+            Ok(self.client().await?.ask(Method::POST, &path, String::new()).await?)
+        });
+        let views = futures_util::future::try_join_all(tests).await?;
+        self.print(&alerts::tested(&views, self.format()))?;
+        Ok(if views.iter().all(|view| view.ok) { Exit::Done } else { Exit::Failed })
     }
 
     fn check(&self, file: &Path) -> anyhow::Result<Exit> {

@@ -11,6 +11,8 @@ use super::args::Format;
 use super::{backends, quotas};
 use crate::api::view::{ChangeView, DownView, ExplainView, RuleChange, RuleView, StatusView, age};
 
+pub use crate::api::view::size;
+
 /// All rules.
 pub fn rules(rules: &[RuleView], format: Format) -> String {
     match format {
@@ -180,18 +182,6 @@ fn rules_tsv(rules: &[RuleView]) -> String {
     text
 }
 
-/// Bytes in the largest unit that leaves a digit before the point.
-pub fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
-}
-
 /// One rule, a fact per line.
 pub fn rule(rule: &RuleView, format: Format) -> String {
     match format {
@@ -319,6 +309,7 @@ pub fn status(view: &StatusView, format: Format) -> String {
     });
     facts.extend(view.sysctls.iter().map(|name| ("sysctl", format!("{name} (put back by `relayctl down`)"))));
     facts.extend(view.drops.iter().map(|(reason, count)| ("drops", format!("{count} {reason}"))));
+    facts.extend((view.observers > 0).then(|| ("observers", view.observers.to_string())));
     facts.extend(
         view.unconfirmed_seconds
             .map(|left| ("apply", format!("undone in {left} s unless `relayctl confirm`"))),
@@ -333,23 +324,28 @@ pub fn change(view: &ChangeView, format: Format) -> String {
     }
     let mut text = String::new();
     if format == Format::Tsv {
-        let lines = view.changes.iter().map(|change| format!("{}\t{}\n", change.action, change.name));
-        return lines.collect();
+        let rules = view.changes.iter().map(|change| format!("{}\t{}\n", change.action, change.name));
+        let alerts = view.alerts.iter().map(|change| format!("{}\t{}\talert\n", change.action, change.name));
+        return rules.chain(alerts).collect();
     }
     for change in &view.changes {
         text += &difference(change);
     }
+    for change in &view.alerts {
+        let _infallible = writeln!(text, "alert {} {}", change.name, change.action);
+    }
+    let is_nothing = view.changes.is_empty() && view.alerts.is_empty();
     match &view.saved {
         Some(path) => {
             let _infallible = writeln!(text, "saved in {path}");
         }
-        None if view.changes.is_empty() => text += "nothing to change\n",
+        None if is_nothing => text += "nothing to change\n",
         None => {}
     }
     for note in &view.notes {
         let _infallible = writeln!(text, "note: {note}");
     }
-    if view.dry_run && !view.changes.is_empty() {
+    if view.dry_run && !is_nothing {
         text += "(dry run: nothing was changed)\n";
     }
     text
@@ -426,14 +422,6 @@ pub fn clear() -> &'static str {
 mod tests {
     use super::*;
     use crate::api::view::LegView;
-
-    #[test]
-    fn sizes_are_readable() {
-        assert_eq!(size(0), "0 B");
-        assert_eq!(size(1023), "1023 B");
-        assert_eq!(size(1536), "1.5 KiB");
-        assert_eq!(size(5 * 1024 * 1024 * 1024), "5.0 GiB");
-    }
 
     #[test]
     fn transports_are_shown_where_a_rule_has_one() {

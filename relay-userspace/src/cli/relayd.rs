@@ -120,7 +120,7 @@ fn typed_rule(listen: &str, to: &str, problems: &mut Problems) -> Option<Rule> {
     Some(Rule::new(name, vec![listener], vec![backend]))
 }
 
-/// What a configuration comes to: every setting with its value, then every rule.
+/// What a configuration comes to: every setting with its value, every alert without its secrets, then every rule.
 pub fn dump(config: &Config) -> String {
     let settings = &config.settings;
     let interfaces = match &settings.interfaces {
@@ -140,6 +140,14 @@ pub fn dump(config: &Config) -> String {
         settings.log_format.as_str(),
         settings.log_connections,
     );
+    for alert in &config.alerts {
+        text.push('\n');
+        text += &encode::alert::shown(alert);
+    }
+    for (name, group) in &*config.groups {
+        text.push('\n');
+        text += &encode::group_to_toml(name, group);
+    }
     for (rule, _) in &config.rules {
         text.push('\n');
         text += &encode::to_toml(rule);
@@ -176,6 +184,7 @@ mod tests {
         let Launch { config, .. } = checked(&whole);
         let names: Vec<_> = config.rules.iter().map(|(rule, _)| rule.name.as_str()).collect();
         assert_eq!(names, ["tokyo", "games", "web"]);
+        assert_eq!(config.alerts.len(), 1);
         assert!(config.settings.metrics.is_some() && config.settings.max_flows.is_some(), "{whole}");
     }
 }

@@ -1,6 +1,7 @@
 //! From a table to a rule.
 
 mod accept;
+pub mod alert;
 pub(super) mod balance;
 mod check;
 mod connect;
@@ -11,12 +12,14 @@ mod quota;
 mod rate;
 mod timeouts;
 mod tunnel;
+mod watch;
 mod websocket;
 
 use relay_common::net::Protocol;
 
 pub use self::group::group;
 pub use self::places::misfit;
+pub use self::watch::watch;
 use super::fields::{Fields, Later};
 use super::node::{Node, Span, Table, Value};
 use super::problem::Problems;
@@ -96,17 +99,19 @@ pub fn rule(
         quota: quota.map(Box::new),
         expires: expires.map(Box::new),
         group,
+        is_watch: false,
     })
 }
 
 fn name(fields: &mut Fields<'_>, optional: bool, problems: &mut Problems) -> Option<RuleName> {
     let Some((text, node)) = fields.text("name", problems) else {
         if !optional {
-            problems.add(fields.span.clone(), &fields.subject, "the rule has no name", Some(RuleName::FORM));
+            let message = format!("the {} has no name", fields.subject);
+            problems.add(fields.span.clone(), &fields.subject, message, Some(RuleName::FORM));
         }
         return None;
     };
-    fields.subject = format!("rule {text:?}");
+    fields.subject = format!("{} {text:?}", fields.subject);
     let name = RuleName::parse(text);
     if name.is_none() {
         problems.at(node, "name", format!("{} is not a rule name", node.shown()), Some(RuleName::FORM));

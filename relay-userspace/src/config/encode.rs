@@ -1,5 +1,6 @@
 //! From a rule back to the grammar: as JSON for the API, as TOML for the file.
 
+pub mod alert;
 mod shown;
 mod tunnel;
 
@@ -11,8 +12,8 @@ pub use self::shown::shown;
 use super::quantity::{format_bytes, format_duration, format_rate, format_size};
 use crate::rule::quota::{Counted, Over, Reset};
 use crate::rule::{
-    Accept, Backend, Balance, Check, CheckKind, Connect, Failback, HttpCheck, Keepalive, OnDown, PlaneChoice,
-    Quota, Rule, StatusRange, Timeouts, UdpNat,
+    Accept, Backend, Balance, Check, CheckKind, Connect, Expiry, Failback, Group, GroupName, HttpCheck,
+    Keepalive, OnDown, PlaneChoice, Quota, Rates, Rule, StatusRange, Timeouts, UdpNat,
 };
 
 /// The rule as an API body, with its secrets; what is at its default is left out, but for the identity of the rule.
@@ -27,6 +28,9 @@ pub fn to_json(rule: &Rule) -> Map<String, Json> {
     }
     map.insert("listen".into(), texts(&rule.listen));
     map.insert("protocol".into(), json!(rule.protocols.as_str()));
+    if rule.is_watch {
+        return map;
+    }
     map.insert("to".into(), one_or_list(rule.to.iter().map(backend).collect()));
     if rule.balance != Balance::default() {
         map.insert("balance".into(), json!(rule.balance.as_str()));
@@ -69,19 +73,27 @@ fn terms(rule: &Rule, map: &mut Map<String, Json>) {
     if !limits.is_empty() {
         map.insert("limit".into(), Json::Object(limits));
     }
+    insert_rates(rule.rates, map);
+    insert_ends(rule.quota.as_deref(), rule.expires.as_deref(), map);
+    if let Some(group) = &rule.group {
+        map.insert("group".into(), json!(group.as_str()));
+    }
+}
+
+fn insert_rates(rates: Rates, map: &mut Map<String, Json>) {
     let rates: Map<String, Json> =
-        rule.rates.set().map(|(key, rate)| (key.to_owned(), json!(format_rate(rate)))).collect();
+        rates.set().map(|(key, rate)| (key.to_owned(), json!(format_rate(rate)))).collect();
     if !rates.is_empty() {
         map.insert("rate".into(), Json::Object(rates));
     }
-    if let Some(quota) = &rule.quota {
+}
+
+fn insert_ends(quota: Option<&Quota>, expires: Option<&Expiry>, map: &mut Map<String, Json>) {
+    if let Some(quota) = quota {
         map.insert("quota".into(), Json::Object(quota_keys(quota)));
     }
-    if let Some(expires) = &rule.expires {
+    if let Some(expires) = expires {
         map.insert("expires".into(), json!(expires.to_string()));
-    }
-    if let Some(group) = &rule.group {
-        map.insert("group".into(), json!(group.as_str()));
     }
 }
 
@@ -269,9 +281,21 @@ fn keepalive(keepalive: Keepalive) -> Map<String, Json> {
     map
 }
 
-/// The rule as a `[[rule]]` block.
+/// The group as a `[[group]]` block.
+pub fn group_to_toml(name: &GroupName, group: &Group) -> String {
+    let mut map = Map::from_iter([("name".to_owned(), json!(name.as_str()))]);
+    insert_rates(group.rates, &mut map);
+    insert_ends(group.quota.as_deref(), group.expires.as_deref(), &mut map);
+    let mut text = String::from("[[group]]\n");
+    for (key, value) in map {
+        let _infallible = writeln!(text, "{key} = {}", toml_value(&value));
+    }
+    text
+}
+
+/// The rule as a `[[rule]]` block, or `[[watch]]`.
 pub fn to_toml(rule: &Rule) -> String {
-    let mut text = String::from("[[rule]]\n");
+    let mut text = format!("[[{}]]\n", rule.kind());
     for (key, value) in to_json(rule) {
         if key == "protocol" && value == "tcp+udp" {
             continue;

@@ -1,6 +1,6 @@
 //! Reading `relay.toml` and the files in `conf.d` beside it.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,15 +10,17 @@ use toml::de::DeTable;
 
 use super::decode;
 use super::fields::nearest;
-use super::node::{Entry, Node, Span, Value, table_from_toml};
+use super::node::{Entry, Node, Span, Table, Value, table_from_toml};
 use super::problem::{Problem, Problems, Source};
 use super::settings::Settings;
+use crate::alert::desk::Alerts;
 use crate::rule::{Group, GroupName, Groups, Rule, overlap};
 
-/// A whole configuration: settings and rules, each rule with the file it came from.
+/// A whole configuration: settings, alerts, and rules, each rule with the file it came from.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     pub settings: Settings,
+    pub alerts: Alerts,
     pub rules: Vec<(Arc<Rule>, Origin)>,
     pub groups: Groups,
 }
@@ -43,8 +45,8 @@ impl Origin {
 }
 
 /// Tables that a later version will understand.
-const LATER_TABLES: &[&str] = &["watch", "alert", "firewall", "mptcp"];
-const TABLES: &[&str] = &["daemon", "dns", "log", "metrics", "rule", "group"];
+const LATER_TABLES: &[&str] = &["firewall", "mptcp"];
+const TABLES: &[&str] = &["alert", "daemon", "dns", "group", "log", "metrics", "rule", "watch"];
 /// As many as there are meters for, of which the first stands for none.
 const MOST_GROUPS: usize = relay_common::meter::GROUPS as usize - 1;
 
@@ -101,7 +103,7 @@ impl Config {
         }
         reader.check(&mut problems);
         let Reader { mut config, groups, .. } = reader;
-        config.groups = Arc::new(groups.into_iter().map(|(name, group, _)| (name, group)).collect());
+        config.groups = Arc::new(groups.into_iter().collect());
         // as they stand in the files, not as the decoder met them
         problems.list.sort_by_key(|problem| {
             problem.span.as_ref().map_or((usize::MAX, 0), |span| (span.source, span.bytes.start))
@@ -134,14 +136,20 @@ fn unreadable(path: &Path, error: &io::Error, problems: &mut Problems) {
     problems.add(None, &path.display().to_string(), format!("cannot be read: {error}"), None);
 }
 
+/// A name, and where it stands.
+type Named = (String, Option<Span>);
+
 #[derive(Default)]
 struct Reader {
     config: Config,
     /// Where each rule's name stands, in the order of `config.rules`.
     places: Vec<Option<Span>>,
     /// All names, those of rules with mistakes too.
-    names: Vec<(String, Option<Span>)>,
-    groups: Vec<(GroupName, Group, Option<Span>)>,
+    names: Vec<Named>,
+    /// The same of alerts and groups.
+    alert_names: Vec<Named>,
+    group_names: Vec<Named>,
+    groups: Vec<(GroupName, Group)>,
     /// Settings tables seen so far, and where.
     seen: Vec<(String, Option<Span>)>,
 }
@@ -168,12 +176,16 @@ impl Reader {
     }
 
     fn top_level(&mut self, entry: Entry, path: &Arc<Path>, problems: &mut Problems) {
-        if entry.key == "rule" {
-            self.rules(&entry.node, path, problems);
+        if let "rule" | "watch" = entry.key.as_str() {
+            self.rules(&entry, path, problems);
             return;
         }
         if entry.key == "group" {
             self.groups(&entry.node, problems);
+            return;
+        }
+        if entry.key == "alert" {
+            self.alerts(&entry.node, path, problems);
             return;
         }
         if let Some((_, _first)) = self.seen.iter().find(|(key, _)| *key == entry.key) {
@@ -193,28 +205,25 @@ impl Reader {
             unknown => {
                 let help = match nearest(unknown, TABLES.iter().copied()) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => "known are [daemon], [dns], [log], [metrics], [[rule]] and [[group]]".into(),
+                    None => "known are [daemon], [dns], [log], [metrics], [[alert]], [[rule]], [[watch]] and [[group]]".into(),
                 };
                 problems.add(entry.key_span, "", format!("there is no table `{unknown}`"), Some(&help));
             }
         }
     }
 
-    fn rules(&mut self, node: &Node, path: &Arc<Path>, problems: &mut Problems) {
-        let Value::Array(items) = &node.value else {
-            problems.at(node, "rule", "rules are written as `[[rule]]`", None);
-            return;
-        };
-        for item in items {
-            let Value::Table(table) = &item.value else {
-                problems.at(item, "rule", "rules are written as `[[rule]]`", None);
-                continue;
+    /// Rules, or watches.
+    fn rules(&mut self, entry: &Entry, path: &Arc<Path>, problems: &mut Problems) {
+        let is_watch = entry.key == "watch";
+        for (item, table) in tables(&entry.node, &entry.key, problems) {
+            let name = name_of(table);
+            self.names.extend(name.and_then(named));
+            let rule = if is_watch {
+                decode::watch(table, item.span.clone(), problems)
+            } else {
+                decode::rule(table, item.span.clone(), None, problems)
             };
-            let name = table.iter().find(|entry| entry.key == "name").map(|entry| &entry.node);
-            if let Some(Node { span, value: Value::Text(text) }) = name {
-                self.names.push((text.clone(), span.clone()));
-            }
-            if let Some(rule) = decode::rule(table, item.span.clone(), None, problems) {
+            if let Some(rule) = rule {
                 self.places.push(name.and_then(|name| name.span.clone()));
                 self.config.rules.push((Arc::new(rule), Origin::File(path.clone())));
             }
@@ -222,39 +231,33 @@ impl Reader {
     }
 
     fn groups(&mut self, node: &Node, problems: &mut Problems) {
-        const FORM: &str = "groups are written as `[[group]]`";
-        let Value::Array(items) = &node.value else {
-            problems.at(node, "group", FORM, None);
-            return;
-        };
-        for item in items {
-            let Value::Table(table) = &item.value else {
-                problems.at(item, "group", FORM, None);
-                continue;
-            };
-            let place =
-                table.iter().find(|entry| entry.key == "name").and_then(|entry| entry.node.span.clone());
-            let Some((name, group)) = decode::group(table, item.span.clone(), problems) else { continue };
-            if let Some((_, _, first)) = self.groups.iter().find(|(known, _, _)| *known == name) {
-                let message = format!("two groups are called {:?}", name.as_str());
-                let help = also(first, problems);
-                problems.add(place.clone(), "", message, Some(&help));
-            }
-            self.groups.push((name, group, place));
+        for (item, table) in tables(node, "group", problems) {
+            self.group_names.extend(name_of(table).and_then(named));
+            self.groups.extend(decode::group(table, item.span.clone(), problems));
+        }
+    }
+
+    fn alerts(&mut self, node: &Node, path: &Path, problems: &mut Problems) {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for (item, table) in tables(node, "alert", problems) {
+            self.alert_names.extend(name_of(table).and_then(named));
+            let alert = decode::alert::alert(table, item.span.clone(), folder, problems);
+            self.config.alerts.extend(alert.map(Arc::new));
         }
     }
 
     /// Rules whose group there is not, and more groups than there may be.
     fn check_groups(&self, problems: &mut Problems) {
-        let known: BTreeMap<&GroupName, ()> = self.groups.iter().map(|(name, _, _)| (name, ())).collect();
+        let known: BTreeSet<&str> = self.group_names.iter().map(|(name, _)| &**name).collect();
         for ((rule, _), place) in self.config.rules.iter().zip(&self.places) {
-            if let Some(group) = rule.group.as_ref().filter(|group| !known.contains_key(group)) {
+            if let Some(group) = rule.group.as_ref().filter(|group| !known.contains(group.as_str())) {
                 let subject = format!("rule {:?}: group", rule.name.as_str());
                 problems.add(place.clone(), &subject, no_group(group), Some(NO_GROUP));
             }
         }
-        if let Some((_, _, place)) = self.groups.get(MOST_GROUPS) {
-            let message = format!("there are {} groups, and there may be {MOST_GROUPS}", self.groups.len());
+        if let Some((_, place)) = self.group_names.get(MOST_GROUPS) {
+            let message =
+                format!("there are {} groups, and there may be {MOST_GROUPS}", self.group_names.len());
             problems.add(place.clone(), "group", message, Some("leave some out"));
         }
     }
@@ -262,15 +265,9 @@ impl Reader {
     /// What only shows when all rules are read: two with one name, two that want the same port, a group that there is not.
     fn check(&self, problems: &mut Problems) {
         self.check_groups(problems);
-        let mut names: Vec<&(String, Option<Span>)> = self.names.iter().collect();
-        names.sort_by_key(|(name, _)| name);
-        for pair in names.windows(2) {
-            let ((first, place), (second, span)) = (pair[0], pair[1]);
-            if first == second {
-                let message = format!("two rules are called {second:?}");
-                problems.add(span.clone(), "", message, Some(&also(place, problems)));
-            }
-        }
+        refuse_twins("rules", &self.names, problems);
+        refuse_twins("alerts", &self.alert_names, problems);
+        refuse_twins("groups", &self.group_names, problems);
         let rules: Vec<&Rule> = self.config.rules.iter().map(|(rule, _)| &**rule).collect();
         for found in overlap::find(rules.iter().copied()) {
             let (first, second) = (found.first.0, found.second.0);
@@ -292,6 +289,49 @@ pub const NO_GROUP: &str = "write a `[[group]]` with that name, or leave `group`
 /// What is said of a group that there is not.
 pub fn no_group(group: &GroupName) -> String {
     format!("there is no group {:?}", group.as_str())
+}
+
+/// The tables of `[[KEY]]`.
+fn tables<'a>(node: &'a Node, key: &str, problems: &mut Problems) -> Vec<(&'a Node, &'a Table)> {
+    let wrong = |at: &Node, problems: &mut Problems| {
+        let plural = if key == "watch" { "watches".to_owned() } else { format!("{key}s") };
+        problems.at(at, key, format!("{plural} are written as `[[{key}]]`"), None);
+    };
+    let Value::Array(items) = &node.value else {
+        wrong(node, problems);
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for item in items {
+        match &item.value {
+            Value::Table(table) => found.push((item, table)),
+            _ => wrong(item, problems),
+        }
+    }
+    found
+}
+
+fn name_of(table: &Table) -> Option<&Node> {
+    table.iter().find(|entry| entry.key == "name").map(|entry| &entry.node)
+}
+
+fn named(name: &Node) -> Option<Named> {
+    match &name.value {
+        Value::Text(text) => Some((text.clone(), name.span.clone())),
+        _ => None,
+    }
+}
+
+fn refuse_twins(what: &str, names: &[Named], problems: &mut Problems) {
+    let mut names: Vec<&Named> = names.iter().collect();
+    names.sort_by_key(|(name, _)| name);
+    for pair in names.windows(2) {
+        let ((first, place), (second, span)) = (pair[0], pair[1]);
+        if first == second {
+            let message = format!("two {what} are called {second:?}");
+            problems.add(span.clone(), "", message, Some(&also(place, problems)));
+        }
+    }
 }
 
 /// Where the other one of two is.

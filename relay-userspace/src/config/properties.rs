@@ -220,7 +220,7 @@ prop_compose! {
         let accept = Accept { tunnel: accept.tunnel.filter(|_| protocols == Protocols::Tcp), ..accept };
         let check = check.filter(|check| suits(check, protocols));
         let to = apart(to, &listen);
-        Rule { name, note: note.map(Into::into), enabled, listen: listen.into(), protocols, to: to.into(), balance, check: check.map(Box::new), plane, udp_nat, on_down, force, timeouts: timeouts.into(), accept: accept.into(), connect: connect.into(), limits, rates, quota: ends.0.map(Box::new), expires: ends.1.map(Box::new), group: None }
+        Rule { name, note: note.map(Into::into), enabled, listen: listen.into(), protocols, to: to.into(), balance, check: check.map(Box::new), plane, udp_nat, on_down, force, timeouts: timeouts.into(), accept: accept.into(), connect: connect.into(), limits, rates, quota: ends.0.map(Box::new), expires: ends.1.map(Box::new), group: None, is_watch: false }
     }
 }
 

@@ -139,7 +139,7 @@ impl Dataplane {
             reset: ticks(RESET),
             fragments: ticks(FRAGMENTS),
             icmp_per_tick: ICMP_BUDGET,
-            log_ended: u32::from(self.logs_ended),
+            tells: self.tells(),
             secret: self.secret,
         };
         if self.shadow.settings != Some(settings) {

@@ -74,6 +74,8 @@ pub struct Dataplane {
     pub(super) declined: Option<Declined>,
     /// Whether the programs tell of flows that are over.
     pub(super) logs_ended: bool,
+    /// Whether they tell of all that they see, since somebody watches.
+    pub(super) is_observed: bool,
     pub(super) slot_names: Arc<SlotNames>,
     pub(super) backends: Arc<Backends>,
     /// What digests of IPv6 addresses are keyed with.
@@ -138,6 +140,7 @@ impl Dataplane {
             places,
             declined,
             logs_ended: options.log_ended,
+            is_observed: false,
             slot_names: Arc::new(slot_names),
             backends: Arc::default(),
             secret,

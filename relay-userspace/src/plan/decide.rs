@@ -1,6 +1,7 @@
 //! Planning one rule: who can carry it, family by family, and what is wrong with it.
 
 mod ends;
+mod watch;
 mod weights;
 
 use std::borrow::Cow;
@@ -30,6 +31,9 @@ pub const DETACHED: &str = "relayd is detached (`relayctl reload` attaches again
 
 /// Plans one rule.
 pub fn rule(rule: &Arc<Rule>, origin: &Origin, draining: bool, facts: &Facts<'_>) -> PlannedRule {
+    if rule.is_watch {
+        return watch::watch(rule, origin, facts);
+    }
     let mut faults = missing(rule, facts.host);
     let backends = backends(rule, facts, &mut faults);
     if let Some(text) = facts.taken.get(&rule.name) {
@@ -127,6 +131,7 @@ fn undecided(rule: &Arc<Rule>, origin: &Origin, backends: &[Arc<[IpAddr]>]) -> P
         weights: Arc::default(),
         outlook: None,
         backends: None,
+        watched: None,
         kernel: None,
         user: None,
     }
@@ -144,7 +149,7 @@ fn hearing(user: UserRule, (ipv4, ipv6): (bool, bool), heard: Listeners) -> Opti
 fn turned_away(carriage: Carriage) -> Carriage {
     match carriage {
         Carriage::User(_) => Carriage::None(TURNED_AWAY.into()),
-        Carriage::Kernel(_) | Carriage::None(_) => carriage,
+        Carriage::Kernel(_) | Carriage::Watched | Carriage::None(_) => carriage,
     }
 }
 

@@ -8,6 +8,8 @@ use relay_common::net::Protocol;
 use super::counters::Refusal;
 use super::service::Service;
 use crate::connections::Ended;
+use crate::flows::Plane;
+use crate::observe::{Event, What};
 
 /// How a session ended. The names are the connection log's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -62,17 +64,34 @@ impl Record {
         Self { client, backend: None, bytes: [0; 2], begun, ending }
     }
 
-    /// The session is over.
+    /// The session is over, as the log and those who watch are told.
     pub fn log(&self, service: &Service, protocol: Protocol) {
-        service.log.ended(|| Ended {
+        service.log.ended(|| self.ended(service, protocol));
+        self.tell(service, protocol);
+    }
+
+    /// The same for those who watch alone.
+    pub fn tell(&self, service: &Service, protocol: Protocol) {
+        service.observatory.tell(|| Event::closed(self.ended(service, protocol)));
+    }
+
+    /// It was never let in.
+    pub fn log_refused(&self, service: &Service, protocol: Protocol) {
+        service.log.ended(|| self.ended(service, protocol));
+        let what = What::Refused { reason: self.ending.as_str() };
+        service.observatory.tell(|| Event::of_session(&service.rule, protocol, Some(self.client), what));
+    }
+
+    fn ended(&self, service: &Service, protocol: Protocol) -> Ended {
+        Ended {
             rule: service.rule.clone(),
-            plane: "user",
+            plane: Plane::User,
             protocol,
             client: self.client,
             backend: self.backend,
             bytes: self.bytes,
             lasted: self.begun.elapsed(),
             reason: self.ending.as_str(),
-        });
+        }
     }
 }

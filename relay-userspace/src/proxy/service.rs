@@ -1,18 +1,23 @@
 //! A rule as the workers see it.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use relay_common::net::Protocol;
+
 use super::complaints::{Complaints, and_others};
-use super::counters::{Carried, Counters};
+use super::counters::{Carried, Counters, Refusal};
 use super::gate::Gate;
 use super::kept::Kept;
 use super::pool::Ends;
+use super::roster::Live;
 use super::tunnel::{Acceptor, Connector};
 use crate::connections::ConnectionLog;
+use crate::observe::{Event, Observatory, What, canonical};
 pub use crate::rule::UdpNat;
 use crate::rule::{Accept, Connect, RuleName, Timeouts, Usual};
 
@@ -23,6 +28,8 @@ pub struct Service {
     pub counters: Arc<Counters>,
     pub gate: Arc<Gate>,
     pub log: Arc<ConnectionLog>,
+    /// Where all that happens to its sessions is told.
+    pub observatory: Arc<Observatory>,
     /// Where its UDP sessions are told of.
     pub kept: Arc<Kept>,
     target: RwLock<Arc<Target>>,
@@ -99,6 +106,7 @@ impl Service {
             counters,
             gate,
             log,
+            observatory: Arc::default(),
             kept: Arc::default(),
             target: RwLock::new(Arc::new(target)),
             edition: AtomicU64::new(0),
@@ -113,6 +121,48 @@ impl Service {
     /// The same, with its UDP sessions told of there.
     pub fn keeping(self, kept: Arc<Kept>) -> Self {
         Self { kept, ..self }
+    }
+
+    /// The same, with all that happens to its sessions told there.
+    pub fn watched_by(self, observatory: Arc<Observatory>) -> Self {
+        Self { observatory, ..self }
+    }
+
+    /// A session has been let in.
+    pub fn tell_opened(&self, live: &Live) {
+        self.tell(live, What::Opened);
+    }
+
+    /// One has its backend, and its client is there.
+    pub fn tell_proven(&self, live: &Live) {
+        self.tell(live, What::Proven);
+    }
+
+    fn tell(&self, live: &Live, what: What) {
+        self.observatory.tell(|| {
+            let event = Event::of_session(&self.rule, live.protocol, Some(live.client), what);
+            let (listen, backend) = (live.asked.map(canonical), live.backend().map(canonical));
+            Event { listen, backend, ..event }
+        });
+    }
+
+    /// A client of datagrams is not let in.
+    pub fn turn_away(&self, reason: Refusal, client: SocketAddr, asked: Option<SocketAddr>) {
+        self.counters.refuse(reason);
+        self.observatory.tell(|| {
+            let what = What::Refused { reason: reason.as_str() };
+            let event = Event::of_session(&self.rule, Protocol::Udp, Some(client), what);
+            Event { listen: asked.map(canonical), ..event }
+        });
+    }
+
+    /// Datagrams have gone nowhere. `client`: whose they were, if that is known.
+    pub fn lose(&self, reason: Refusal, datagrams: u64, client: Option<SocketAddr>) {
+        self.counters.refuse_many(reason, datagrams);
+        self.observatory.tell(|| {
+            let what = What::Dropped { reason: reason.as_str(), packets: datagrams };
+            Event::of_session(&self.rule, Protocol::Udp, client, what)
+        });
     }
 
     /// Where its payload is counted: client to backend, and back.

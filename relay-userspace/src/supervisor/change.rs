@@ -136,6 +136,12 @@ impl State {
         let index =
             self.rules.iter().position(|(rule, _)| rule.name == *name).ok_or_else(|| not_found(name))?;
         let (rule, origin) = self.rules[index].clone();
+        if rule.is_watch {
+            let text = format!(
+                "{name} is a watch; change its `[[watch]]` in the file, and `relayctl reload` follows"
+            );
+            return Err(ApiProblem::new(Code::NotPossible, text));
+        }
         Ok((index, rule, origin))
     }
 
@@ -288,6 +294,7 @@ impl State {
                 groups: None,
                 dns: None,
                 connections: None,
+                alerts: None,
             }),
         }
     }
@@ -311,7 +318,7 @@ impl State {
 
     /// Undoes a switch.
     pub fn go_back(&mut self, undo: Undo) {
-        let Undo { rules, draining, planned, desired, groups, dns, connections } = undo;
+        let Undo { rules, draining, planned, desired, groups, dns, connections, alerts } = undo;
         if let Some(groups) = groups {
             self.groups = groups;
         }
@@ -320,6 +327,9 @@ impl State {
         }
         if let Some(on) = connections {
             self.log_connections(on);
+        }
+        if let Some(alerts) = alerts {
+            self.shared.alerts.set(&alerts);
         }
         let (changed, _) = different(&self.rules, &rules);
         self.facts.hold(&changed);

@@ -52,7 +52,7 @@ fn rule(planned: &PlannedRule, facts: &FactBook) -> Arc<DesiredRule> {
             kernel: kernel.clone(),
         }),
         weights: planned.weights.clone(),
-        user: planned.user.clone(),
+        user: planned.user.clone().or_else(|| planned.watched.clone()),
         shares: facts.holder.shares(&planned.rule.name),
         backends: planned.backends.clone(),
         wraps_udp: planned.rule.udp_needs_relayd().is_some(),

@@ -27,6 +27,9 @@ pub fn explain(planned: &PlannedRule, view: RuleView, facts: &Facts) -> ExplainV
     for (family, carriage) in [("IPv4", &planned.ipv4), ("IPv6", &planned.ipv6)] {
         lines.push(match carriage {
             Carriage::Kernel(hook) => format!("{family} clients: the kernel plane, at {}", hook_name(*hook)),
+            Carriage::Watched => {
+                format!("{family} clients: the host's own programs; their packets are counted")
+            }
             Carriage::User(reason) => format!("{family} clients: the user plane, since {reason}"),
             Carriage::None(reason) => format!("{family} clients: not carried, since {reason}"),
         });
@@ -37,8 +40,10 @@ pub fn explain(planned: &PlannedRule, view: RuleView, facts: &Facts) -> ExplainV
         legs.filter(|(_, leg)| !leg.is_plain()).map(|(name, leg)| format!("{name}: {}", leg.sentence())),
     );
     lines.extend(view.to.iter().filter_map(name));
-    lines.extend(spread::spread(planned, &view));
-    lines.extend(health::health(planned, &view));
+    if !planned.rule.is_watch {
+        lines.extend(spread::spread(planned, &view));
+        lines.extend(health::health(planned, &view));
+    }
     if planned.user.is_some() {
         lines.extend(way_out(&planned.rule));
     }

@@ -51,7 +51,8 @@ impl FactBook {
     pub fn hold<'a>(&mut self, rules: impl IntoIterator<Item = &'a Arc<Rule>>) {
         let mut list = SocketList::default();
         for rule in rules {
-            let conflict = if rule.enabled { self.holder.take(rule, &self.host, &mut list) } else { None };
+            let conflict =
+                if rule.takes_ports() { self.holder.take(rule, &self.host, &mut list) } else { None };
             match conflict {
                 Some(text) => self.taken.insert(rule.name.clone(), text),
                 None => self.taken.remove(&rule.name),
@@ -66,7 +67,7 @@ impl FactBook {
             self.taken.remove(name);
         }
         for rule in rules {
-            if rule.enabled {
+            if rule.takes_ports() {
                 self.holder.settle(rule, &self.host);
             } else {
                 self.holder.release(&rule.name);
@@ -82,7 +83,7 @@ impl FactBook {
 
     /// Enabled rules whose ports depend on the host's links and addresses.
     pub fn bound_to_host<'a>(&self, rules: &'a Rules) -> impl Iterator<Item = &'a Arc<Rule>> {
-        rules.iter().map(|(rule, _)| rule).filter(|rule| rule.enabled && !rule.is_everywhere())
+        rules.iter().map(|(rule, _)| rule).filter(|rule| rule.takes_ports() && !rule.is_everywhere())
     }
 
     /// Who would be in the way if these rules took their ports; takes none.
@@ -91,7 +92,7 @@ impl FactBook {
         let mut list = SocketList::default();
         for rule in rules {
             taken.remove(&rule.name);
-            let wants = rule.enabled && !rule.force;
+            let wants = rule.takes_ports() && !rule.force;
             let conflict = if wants { self.holder.conflict(rule, &self.host, &mut list) } else { None };
             taken.extend(conflict.map(|text| (rule.name.clone(), text)));
         }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::alerts;
 use super::change::{Done, Strictness, complain};
 use super::command::Manner;
 use super::delta::changes;
@@ -39,11 +40,29 @@ impl State {
             Ok(view) => tracing::info!("reloaded: {} rules changed", view.changes.len()),
             Err(problem) => tracing::error!("not reloaded, the old rules stay: {}", problem.detail),
         }
-        let text = if result.is_ok() { "configuration reloaded" } else { "configuration refused" };
+        let text = match &result {
+            Ok(_) => "configuration reloaded".to_owned(),
+            // the first mistake; those who look find the others
+            Err(problem) => {
+                format!("configuration refused: {}", problem.detail.lines().next().unwrap_or_default())
+            }
+        };
         self.shared.tell("reload", None, text);
         self.tend_names();
         self.publish();
         result
+    }
+
+    /// What another configuration would change.
+    fn changes_to(&self, config: &Config) -> ChangeView {
+        let mut notes: Vec<String> = settings_note(&self.settings, &config.settings).into_iter().collect();
+        notes.extend(alerts::strangers(&config.alerts, config.rules.iter().map(|(rule, _)| &rule.name)));
+        ChangeView {
+            changes: changes(&self.rules, &config.rules),
+            alerts: alerts::changes(&self.shared.alerts.alerts(), &config.alerts),
+            notes,
+            ..ChangeView::default()
+        }
     }
 
     /// Switches to a configuration that has been read.
@@ -51,8 +70,7 @@ impl State {
         if self.down {
             self.bring_up();
         }
-        let mut view = ChangeView { changes: changes(&self.rules, &config.rules), ..ChangeView::default() };
-        view.notes.extend(settings_note(&self.settings, &config.settings));
+        let view = self.changes_to(&config);
         self.switch_all(config).await?;
         self.publish();
         Ok(view)
@@ -68,7 +86,15 @@ impl State {
         match self.switch(rules, draining, Strictness::Reload).await {
             Ok(undo) => {
                 let connections = self.log_connections(config.settings.log_connections);
-                Ok(Undo { groups: Some(groups), dns: Some(before), connections: Some(connections), ..undo })
+                let alerts = self.shared.alerts.alerts();
+                self.shared.alerts.set(&config.alerts);
+                Ok(Undo {
+                    groups: Some(groups),
+                    dns: Some(before),
+                    connections: Some(connections),
+                    alerts: Some(alerts),
+                    ..undo
+                })
             }
             Err(problem) => {
                 self.use_dns(before);
@@ -94,6 +120,18 @@ impl State {
             tracing::error!("connections of the kernel plane are not logged: {error}");
         }
         std::mem::replace(&mut self.settings.log_connections, on)
+    }
+
+    /// Has the kernel plane tell of all that it sees while somebody watches.
+    pub fn observe(&mut self) {
+        let on = self.shared.observatory.is_on();
+        if let Ok(kernel) = &mut self.kernel
+            && !self.down
+            && let Err(error) = kernel.observe(on)
+        {
+            tracing::error!("the kernel plane cannot be watched: {error}");
+        }
+        self.shared.observatory.set_ready(on);
     }
 
     /// Drain marks of rules that stay.
@@ -124,12 +162,7 @@ impl State {
             return Err(ApiProblem::new(Code::NotPossible, text).into());
         }
         let config = self.parse_main(&path, text)?;
-        let mut view = ChangeView {
-            changes: changes(&self.rules, &config.rules),
-            dry_run: manner.dry_run,
-            ..ChangeView::default()
-        };
-        view.notes.extend(settings_note(&self.settings, &config.settings));
+        let mut view = ChangeView { dry_run: manner.dry_run, ..self.changes_to(&config) };
         if manner.dry_run {
             return self.rehearsed(config.rules, view, manner).await;
         }
@@ -238,12 +271,7 @@ impl State {
             (None, Some(text)) => self.parse_main(Path::new("(text)"), text)?,
             (_, None) => self.read_config().map_err(ApiProblem::from)?,
         };
-        let mut view = ChangeView {
-            changes: changes(&self.rules, &config.rules),
-            dry_run: true,
-            ..ChangeView::default()
-        };
-        view.notes.extend(settings_note(&self.settings, &config.settings));
+        let view = ChangeView { dry_run: true, ..self.changes_to(&config) };
         self.rehearsed(config.rules, view, manner).await
     }
 

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::alerts;
 use super::backends::Backends;
 use super::census;
 use super::change::Strictness;
@@ -39,6 +40,8 @@ use crate::net::hold::Holder;
 use crate::net::monitor::Monitor;
 use crate::net::stock::Stock;
 use crate::net::sysctl::Ledger;
+use crate::observe::Observatory;
+use crate::plan::RuleState;
 use crate::proxy::kept::Tell;
 use crate::proxy::tunnel::Tunnels;
 use crate::proxy::udp::use_trains;
@@ -79,6 +82,7 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     let _folder = lock::take(&settings.state_dir).await?;
     let state_dir = settings.state_dir.clone();
     let monitor = Monitor::start().context("cannot talk to the kernel about the network")?;
+    let wanted_alerts = launch.config.alerts.clone();
     let mut state = start_state(launch, settings, &shared, &monitor, &service).await?;
     let mut tracing_task = JoinSet::new();
     start_trace(&mut state, &mut tracing_task);
@@ -87,15 +91,17 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     if let Err(error) = &accountant {
         tracing::error!("totals are not kept: {error}");
     }
+    // before anything is told that alerts are about
+    let alerts = alerts::start(&shared, &wanted_alerts, &state_dir);
     // what was used up before is known from here on
     state.keep_terms();
     // signals are heard before anybody is told that they may be sent
-    let mut events = Events::new(inbox, monitor, rounds)?;
+    let mut events = Events::new(inbox, monitor, rounds, shared.observatory.wanted())?;
     events.serve(&mut state, &service).await;
     service.stopping();
     servers.shutdown().await;
     state.stop_serving();
-    drop(accountant);
+    drop((accountant, alerts));
     state.backends.save();
     state.log.flush();
     let left = if state.kernel.is_ok() { "; the kernel plane goes on forwarding" } else { "" };
@@ -148,7 +154,7 @@ async fn start_state(
         planned: Vec::new(),
         facts,
         kernel,
-        serving: start_serving(log.clone()),
+        serving: start_serving(log.clone(), shared.observatory.clone()),
         log,
         log_task: JoinSet::new(),
         desired: Desired::default(),
@@ -186,9 +192,9 @@ fn drain_marks(kernel: Option<&Dataplane>, rules: &Rules) -> BTreeSet<RuleName> 
     kernel.into_iter().flat_map(Dataplane::draining).filter(|name| known.contains(name)).cloned().collect()
 }
 
-fn start_serving(log: Arc<ConnectionLog>) -> Option<Serving> {
+fn start_serving(log: Arc<ConnectionLog>, observatory: Arc<Observatory>) -> Option<Serving> {
     let workers = thread::available_parallelism().map_or(1, NonZero::get);
-    Serving::start(workers, log).map_err(|error| tracing::error!("no user plane: {error}")).ok()
+    Serving::start(workers, log, observatory).map_err(|error| tracing::error!("no user plane: {error}")).ok()
 }
 
 fn open_kernel(
@@ -237,10 +243,10 @@ fn start_trace(state: &mut State, tasks: &mut JoinSet<()>) {
     }
 }
 
-/// Has flows of the kernel plane logged when they are over, if that is wanted.
+/// Has flows of the kernel plane logged when they are over, and shown to those who watch.
 fn start_log(state: &mut State) {
     let Ok(kernel) = &mut state.kernel else { return };
-    match kernel.start_log(state.log.clone()) {
+    match kernel.start_log(state.log.clone(), state.shared.observatory.clone()) {
         Ok(task) => {
             state.log_task.abort_all();
             state.log_task.spawn(task);
@@ -271,8 +277,8 @@ fn start_census(state: &mut State) -> Option<watch::Receiver<u64>> {
 
 fn summary(state: &State) -> String {
     let total = state.planned.len();
-    let active =
-        state.planned.iter().filter(|planned| planned.state() == crate::plan::RuleState::Active).count();
+    let works = |state| matches!(state, RuleState::Active | RuleState::Watching);
+    let active = state.planned.iter().filter(|planned| works(planned.state())).count();
     match &state.kernel {
         Ok(_) => format!("{active} of {total} rules active"),
         Err(reason) => format!("{active} of {total} rules active, no kernel plane: {reason}"),
@@ -296,6 +302,8 @@ struct Events {
     commands: mpsc::Receiver<Command>,
     monitor: Monitor,
     rounds: Option<watch::Receiver<u64>>,
+    /// Whether somebody watches flows.
+    watched: watch::Receiver<bool>,
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
@@ -306,11 +314,13 @@ impl Events {
         commands: mpsc::Receiver<Command>,
         monitor: Monitor,
         rounds: Option<watch::Receiver<u64>>,
+        watched: watch::Receiver<bool>,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             commands,
             monitor,
             rounds,
+            watched,
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -357,6 +367,7 @@ impl Events {
                     rest = rest_after(began.elapsed());
                 }
                 () = at(rest.map(Into::into)) => rest = None,
+                Ok(()) = self.watched.changed() => state.observe(),
                 Some(number) = next_round(&mut self.rounds) => state.swept(number),
                 news = state.facts.names.answered() => {
                     let is_news = !news.names.is_empty();
@@ -386,6 +397,7 @@ async fn announce(state: &State, service: &Service) {
         serving.begun().await;
     }
     log_start(state);
+    state.tell_started(&summary(state));
     service.ready(&summary(state));
 }
 
@@ -445,6 +457,7 @@ impl State {
         self.kernel = open_kernel(&self.settings, None, &Service::from_environment());
         self.down = false;
         self.desired = Desired::default();
+        self.observe();
         self.prepare_host();
         self.introduce_planes();
         self.replan("relayd is attached again");

@@ -18,6 +18,7 @@ use crate::connections::ConnectionLog;
 use crate::kernel::lookup::{self, Lookup};
 use crate::net::claim::Claim;
 use crate::net::hold::Holder;
+use crate::observe::Observatory;
 use crate::plan::PlannedRule;
 use crate::proxy::counters::Counters;
 use crate::proxy::gate::{Gate, Gauge, Policy};
@@ -38,6 +39,7 @@ pub struct Serving {
     /// Where failures at backends are told.
     failures: Option<UnboundedSender<Failure>>,
     log: Arc<ConnectionLog>,
+    observatory: Arc<Observatory>,
     kept: Arc<Kept>,
     /// Opened when the first rule needs them.
     sharing: Option<Sharing>,
@@ -58,6 +60,7 @@ struct Served {
     gate: Arc<Gate>,
     pool: Arc<Pool>,
     log: Arc<ConnectionLog>,
+    observatory: Arc<Observatory>,
     kept: Arc<Kept>,
     open: BTreeMap<Claim, Open>,
     /// Listeners on shared sockets.
@@ -88,7 +91,7 @@ struct Open {
 }
 
 impl Serving {
-    pub fn start(workers: usize, log: Arc<ConnectionLog>) -> io::Result<Self> {
+    pub fn start(workers: usize, log: Arc<ConnectionLog>, observatory: Arc<Observatory>) -> io::Result<Self> {
         let workers = Workers::start(workers)?;
         Ok(Self {
             workers,
@@ -97,6 +100,7 @@ impl Serving {
             pools: Arc::default(),
             failures: None,
             log,
+            observatory,
             kept: Arc::default(),
             sharing: None,
             is_shared_anew: false,
@@ -146,8 +150,12 @@ impl Serving {
                 continue;
             }
             changed |= !self.rules.contains_key(name);
-            let (log, kept, failures) = (&self.log, &self.kept, &self.failures);
-            let new = || Box::new(Served::new(name, log.clone(), kept.clone(), failures.clone()));
+            let (log, observatory) = (&self.log, &self.observatory);
+            let (kept, failures) = (&self.kept, &self.failures);
+            let new = || {
+                let (log, observatory) = (log.clone(), observatory.clone());
+                Box::new(Served::new(name, log, observatory, kept.clone(), failures.clone()))
+            };
             let served = self.rules.entry(name.clone()).or_insert_with(new);
             let is_done = served.planned.as_ref().is_some_and(|done| Arc::ptr_eq(done, planned));
             if !is_done {
@@ -261,6 +269,7 @@ impl Served {
     fn new(
         rule: &RuleName,
         log: Arc<ConnectionLog>,
+        observatory: Arc<Observatory>,
         kept: Arc<Kept>,
         failures: Option<UnboundedSender<Failure>>,
     ) -> Self {
@@ -273,6 +282,7 @@ impl Served {
             gate: Arc::default(),
             pool,
             log,
+            observatory,
             kept,
             open: BTreeMap::new(),
             branches: Branches::default(),
@@ -370,7 +380,8 @@ impl Served {
 
     fn service(&self, rule: &RuleName, target: Target) -> Service {
         let (counters, gate, log) = (self.counters.clone(), self.gate.clone(), self.log.clone());
-        Service::new(rule.clone(), counters, gate, log, target).keeping(self.kept.clone())
+        let service = Service::new(rule.clone(), counters, gate, log, target);
+        service.keeping(self.kept.clone()).watched_by(self.observatory.clone())
     }
 
     fn listen(

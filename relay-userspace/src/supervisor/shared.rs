@@ -22,6 +22,7 @@ use crate::accounting::allowances::Owner;
 use crate::accounting::amounts::Amounts;
 use crate::accounting::books::{Left, Reading, Scope, Source};
 use crate::accounting::interfaces;
+use crate::alert::desk::Desk;
 use crate::api::problem::{ApiProblem, Code};
 use crate::api::view::{
     CountersView, EventView, FlowsView, InterfaceTrafficView, InterfaceView, KernelView, MachineView,
@@ -35,6 +36,7 @@ use crate::health::saved::BackendOrder;
 use crate::health::{ProbeId, Standing};
 use crate::kernel::meter::{Drops, Meter, Totals};
 use crate::kernel::round_trips::RoundTripsByEnd;
+use crate::observe::Observatory;
 use crate::plan::{Carriage, PlannedRule, Resolved};
 use crate::proxy::counters::{Carried, Counters, Refusal};
 use crate::rule::{Groups, Host, RuleName};
@@ -88,6 +90,9 @@ pub struct Shared {
     pub flow_seeker: FlowSeeker,
     pub commands: mpsc::Sender<Command>,
     pub events: broadcast::Sender<EventView>,
+    /// Who watches flows.
+    pub observatory: Arc<Observatory>,
+    pub alerts: Desk,
     started: Instant,
 }
 
@@ -99,7 +104,7 @@ struct Walked {
 }
 
 /// Events that a slow reader may fall behind by.
-const EVENT_BACKLOG: usize = 256;
+const EVENT_BACKLOG: usize = 1024;
 /// Flow counts older than this are taken anew.
 const FRESH: Duration = Duration::from_secs(1);
 /// What passes here stays on the host.
@@ -120,6 +125,8 @@ impl Shared {
             flow_seeker: FlowSeeker::default(),
             commands,
             events: broadcast::channel(EVENT_BACKLOG).0,
+            observatory: Arc::default(),
+            alerts: Desk::default(),
             started: Instant::now(),
         }
     }
@@ -392,6 +399,7 @@ impl Shared {
                 max_flows: snapshot.max_flows,
             },
             sysctls: snapshot.sysctls.clone(),
+            observers: self.observatory.watchers(),
             ..StatusView::default()
         };
         for rule in &snapshot.rules {
@@ -449,6 +457,7 @@ fn plane_view(carriage: &Carriage) -> PlaneView {
             let hook = if *hook == Hook::Xdp { "xdp" } else { "tc" };
             PlaneView { plane: "kernel".into(), hook: Some(hook.into()), reason: None }
         }
+        Carriage::Watched => PlaneView { plane: "watch".into(), hook: None, reason: None },
         Carriage::User(reason) => {
             PlaneView { plane: "user".into(), hook: None, reason: Some(reason.clone()) }
         }

@@ -17,6 +17,7 @@ use super::terms::{Metering, closed_rules, group_terms};
 use super::walk::Means;
 use tokio::task::JoinSet;
 
+use crate::alert::desk::Alerts;
 use crate::api::view::{InterfaceView, KernelView};
 use crate::config::dns::Dns;
 use crate::config::settings::{Hook, Settings};
@@ -108,6 +109,8 @@ pub struct Undo {
     pub dns: Option<Dns>,
     /// Whether connections were logged, likewise.
     pub connections: Option<bool>,
+    /// Who was alerted, likewise.
+    pub alerts: Option<Alerts>,
 }
 
 impl State {

@@ -1,10 +1,14 @@
-//! Telling what nobody has asked: how many flows and sessions have ended with their backends' addresses, which tables are full.
+//! Telling what nobody has asked: that relayd is there, how many flows and sessions have ended with their backends' addresses, which tables are full.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::shared::Shared;
 use super::state::State;
+use crate::boot::BootFile;
 use crate::rule::RuleName;
+
+/// The file that says so.
+const STARTED: &str = "started";
 
 impl Shared {
     /// Of the kernel plane, by slot.
@@ -31,6 +35,18 @@ impl Shared {
 }
 
 impl State {
+    /// That relayd is there, and whether it has been before since the host started.
+    pub fn tell_started(&self, summary: &str) {
+        let mut file = BootFile::open(&self.settings.state_dir.join(STARTED));
+        let is_again = file.entries.insert(STARTED.into(), String::new()).is_some();
+        if let Err(error) = file.save() {
+            tracing::warn!("{}: {error}; the next start is told as the first one", file.path().display());
+        }
+        let (code, word) =
+            if is_again { ("daemon.restarted", "restarted") } else { ("daemon.started", "started") };
+        self.shared.tell(code, None, format!("relayd {} {word}: {summary}", env!("CARGO_PKG_VERSION")));
+    }
+
     /// Of tables that have become full, and those that have room again. What is missing changes with every route.
     pub fn tell_shortage(&mut self) {
         let Ok(kernel) = &self.kernel else { return };

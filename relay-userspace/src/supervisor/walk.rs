@@ -58,6 +58,11 @@ fn listen(planned: &PlannedRule, view: &RuleView) -> Vec<Step> {
         let text = format!("nobody listens on {listeners}: the rule is disabled");
         return vec![Step::skipped(Stage::Listen, "rule_disabled", text)];
     }
+    if planned.rule.is_watch {
+        let text =
+            format!("{listeners}: the host's own programs; Relay counts their packets and carries none");
+        return vec![Step::skipped(Stage::Listen, "watched", text)];
+    }
     let faults: Vec<Step> = planned.faults.iter().filter_map(of_listener).collect();
     if !faults.is_empty() {
         return faults;
@@ -85,6 +90,7 @@ fn of_listener(fault: &Fault) -> Option<Step> {
         Fault::SelfLoop(..) => "self_loop",
         Fault::KernelImpossible(_) => "not_carried",
         Fault::RateUnkept(..)
+        | Fault::Uncounted(_)
         | Fault::Unresolved(..)
         | Fault::Resolving(_)
         | Fault::NoRoute(..)

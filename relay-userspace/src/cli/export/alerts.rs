@@ -17,7 +17,7 @@ struct Alert {
 }
 
 /// Refusals that are what the rule wants are none to be woken for.
-const WANTED: &str = "not_allowed|limit_.*|draining|proxy_untrusted";
+const WANTED: &str = "not_allowed|limit_.*|rate|quota|expired|draining|proxy_untrusted";
 
 /// A file for `rule_files:`. About rules that are enabled, and about relayd, which Prometheus scrapes as `job`.
 pub fn alerts(rules: &[RuleView], job: &str) -> String {
@@ -27,6 +27,7 @@ pub fn alerts(rules: &[RuleView], job: &str) -> String {
     );
     let enabled: Vec<&RuleView> = rules.iter().filter(|rule| rule.enabled).collect();
     let mut all = of_relayd(job);
+    all.extend(of_terms());
     if !enabled.is_empty() {
         all.extend(of_rules(&any_of(enabled.iter().map(|rule| rule.name.as_str()))));
         all.extend(enabled.iter().map(|rule| missing(&rule.name, job)));
@@ -75,11 +76,35 @@ fn of_relayd(job: &str) -> Vec<Alert> {
     ]
 }
 
+/// Quotas and ends, of rules and groups.
+fn of_terms() -> Vec<Alert> {
+    vec![
+        Alert {
+            name: "RelayQuota",
+            expression: "relay_quota_used_bytes / relay_quota_bytes >= 0.9".into(),
+            lasting: "0m",
+            severity: "warning",
+            text: "{{ $labels.kind }} {{ $labels.name }} on {{ $labels.instance }} has used {{ $value | humanizePercentage }} of its quota".into(),
+            rule: None,
+        },
+        Alert {
+            name: "RelayExpiry",
+            expression: "relay_expiry_timestamp_seconds - time() < 3 * 86400".into(),
+            lasting: "0m",
+            severity: "warning",
+            text: "{{ $labels.kind }} {{ $labels.name }} on {{ $labels.instance }} ends within three days, or has ended".into(),
+            rule: None,
+        },
+    ]
+}
+
 fn of_rules(names: &str) -> Vec<Alert> {
     vec![
         Alert {
             name: "RelayRuleNotCarried",
-            expression: format!("count by (instance, rule) (relay_rule_plane{{rule=~\"{names}\",plane=\"none\"}}) == 2"),
+            expression: format!(
+                "(count by (instance, rule) (relay_rule_plane{{rule=~\"{names}\",plane=\"none\"}}) == 2) unless on (instance, rule) relay_rule_state{{state=~\"blocked|expired\"}}"
+            ),
             lasting: "1m",
             severity: "critical",
             text: "no plane carries rule {{ $labels.rule }} on {{ $labels.instance }}; `relayctl explain` says why".into(),

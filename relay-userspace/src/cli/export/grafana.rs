@@ -109,6 +109,15 @@ fn rules() -> Vec<Panel> {
             vec![(format!("sum by (rule) (relay_rule_active_flows{{{CHOSEN}}})"), "{{rule}}")],
         ),
         over_time(
+            "Quotas used",
+            "percentunit",
+            vec![(
+                "max by (kind, name) (relay_quota_used_bytes{instance=~\"$instance\"} / relay_quota_bytes{instance=~\"$instance\"})"
+                    .into(),
+                "{{kind}} {{name}}",
+            )],
+        ),
+        over_time(
             "Refused packets, by reason",
             "pps",
             vec![(
@@ -196,6 +205,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(panels.len(), 14);
+        assert_eq!(panels.len(), 15);
     }
 }

@@ -68,7 +68,7 @@ impl Front {
         if let Some(service) = self.service(&client) {
             service.counters.refuse(Refusal::Descriptors);
             let ending = Ending::Refused(Refusal::Descriptors);
-            Record { ending, ..Record::new(address) }.log(&service, Protocol::Tcp);
+            Record { ending, ..Record::new(address) }.log_refused(&service, Protocol::Tcp);
         }
         drop(Leg::new(client));
     }

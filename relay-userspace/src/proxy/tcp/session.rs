@@ -60,7 +60,7 @@ pub async fn run(
         Err(refusal) => return logged.refuse(refusal),
     };
     let active = service.counters.begin(Live::new(Protocol::Tcp, source, client.local_addr().ok()));
-    logged.live = Some(active.live().clone());
+    logged.let_in(active.live());
     let Arrival { header, data } = arrival;
     let announced = header;
     let header = opening(&client, address, &target, announced.as_ref());
@@ -114,6 +114,20 @@ struct Logged<'a> {
 }
 
 impl Logged<'_> {
+    fn let_in(&mut self, live: &Arc<Live>) {
+        self.live = Some(live.clone());
+        self.service.tell_opened(live);
+    }
+
+    /// It has a backend.
+    fn reach(&mut self, backend: Option<SocketAddr>) {
+        self.record.backend = backend;
+        if let Some(live) = &self.live {
+            live.set_backend(backend);
+            self.service.tell_proven(live);
+        }
+    }
+
     fn refuse(&mut self, refusal: Refusal) {
         self.service.counters.refuse(refusal);
         self.record.ending = Ending::Refused(refusal);
@@ -132,9 +146,10 @@ impl Logged<'_> {
 
 impl Drop for Logged<'_> {
     fn drop(&mut self) {
-        if let Some(live) = &self.live {
-            self.record.bytes = live.bytes();
-        }
+        let Some(live) = &self.live else {
+            return self.record.log_refused(self.service, Protocol::Tcp);
+        };
+        self.record.bytes = live.bytes();
         self.record.log(self.service, Protocol::Tcp);
     }
 }
@@ -189,8 +204,7 @@ impl Session<'_> {
                 }
             };
             count_client(&reached, round_trip.take());
-            logged.record.backend = reached.to.leg.peer_addr().ok();
-            self.live.set_backend(logged.record.backend);
+            logged.reach(reached.to.leg.peer_addr().ok());
             let leads_to = logged.record.backend;
             let ending = tokio::select! {
                 biased;

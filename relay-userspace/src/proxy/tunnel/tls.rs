@@ -30,7 +30,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::{ClientConfig, ProtocolVersion, ServerConfig, Side, SupportedCipherSuite};
 
 pub use self::certificate::Certificate;
-pub use self::client::{ClientTls, public_roots, server_name, witnessed};
+pub use self::client::{ClientTls, public_roots, server_name, trusting, witnessed};
 pub use self::fault::{Cause, TlsFault};
 pub use self::files::ConfigFault;
 pub use self::fingerprint::Fingerprint;

@@ -20,9 +20,9 @@ use super::envelope::{Control, Name};
 use super::inbox::{Inbox, SLOTS, Train};
 use super::outbox::{Outbox, Sent};
 use super::sender::{Sender, Senders};
-use super::session::{Key, Out, Session, Via};
+use super::session::{Key, Out, Proof, Session, Via};
 use super::socket::Replies;
-use crate::proxy::counters::{Carried, Counters, Refusal};
+use crate::proxy::counters::{Carried, Refusal};
 use crate::proxy::ending::Ending;
 use crate::proxy::pool::Signal;
 use crate::proxy::service::Service;
@@ -258,7 +258,7 @@ impl Relay {
         if !carried.is_empty() {
             total += self.send_by_carriers(carried, memory);
         }
-        count(&self.service.counters, self.service.payload()[0], total);
+        count(&self.service, self.service.payload()[0], total);
     }
 
     /// Sends a client's datagrams by its socket.
@@ -322,7 +322,7 @@ impl Relay {
             }
             sender = next;
             let Some((_, session)) = self.clients.get_mut(id) else { continue };
-            let received = receive(inbox, session, used, &self.service.counters);
+            let received = receive(inbox, session, used, &self.service);
             for slot in used..used + received {
                 let train = inbox.train(slot);
                 session.live.add(1, train.length as u64);
@@ -339,7 +339,7 @@ impl Relay {
             }
         }
         total += self.reply(inbox.memory(), outbox, listener, sender.as_deref());
-        count(&self.service.counters, self.service.payload()[1], total);
+        count(&self.service, self.service.payload()[1], total);
     }
 
     /// Sends answers that lie in the outbox, out of `memory`.
@@ -413,16 +413,18 @@ fn proven<'a>(
 ) -> Option<&'a mut Session> {
     let Some((key, session)) = clients.get_mut(run[0].client) else {
         // it has made room for another one of this very batch
-        service.counters.refuse_many(Refusal::TableFull, run.len() as u64);
+        service.lose(Refusal::TableFull, run.len() as u64, None);
         return None;
     };
     match session.prove(key.client.ip(), &service.gate) {
-        Ok(()) => Some(session),
+        Ok(Proof::None) => {}
+        Ok(Proof::Now) => service.tell_proven(&session.live),
         Err(refusal) => {
-            service.counters.refuse_many(refusal, run.len() as u64);
-            None
+            service.lose(refusal, run.len() as u64, Some(key.client));
+            return None;
         }
     }
+    Some(session)
 }
 
 fn is_same(one: Option<&Arc<Sender>>, other: Option<&Arc<Sender>>) -> bool {
@@ -434,13 +436,13 @@ fn is_same(one: Option<&Arc<Sender>>, other: Option<&Arc<Sender>>) -> bool {
 }
 
 /// Datagrams of the client's backend into the slots from `first` on.
-fn receive(inbox: &mut Inbox, session: &mut Session, first: usize, counters: &Counters) -> usize {
+fn receive(inbox: &mut Inbox, session: &mut Session, first: usize, service: &Service) -> usize {
     for _ in 0..MOST_ERRORS {
         let Some(socket) = session.out.socket() else { return 0 };
         match inbox.receive(socket, first, TURN) {
             Ok(received) => return received,
             Err(Errno::ECONNREFUSED) => {
-                counters.refuse(Refusal::BackendRefused);
+                service.lose(Refusal::BackendRefused, 1, Some(session.live.client));
                 session.fail(Signal::Refused);
             }
             Err(Errno::EHOSTUNREACH | Errno::ENETUNREACH) => session.fail(Signal::Unreachable),
@@ -451,13 +453,13 @@ fn receive(inbox: &mut Inbox, session: &mut Session, first: usize, counters: &Co
     0
 }
 
-fn count(counters: &Counters, way: &Carried, sent: Sent) {
+fn count(service: &Service, way: &Carried, sent: Sent) {
     if sent.datagrams > 0 {
         way.add_packets(sent.datagrams, sent.bytes);
     }
     for (reason, count) in [(Refusal::Unsendable, sent.lost), (Refusal::BackendRefused, sent.refused)] {
         if count > 0 {
-            counters.refuse_many(reason, count);
+            service.lose(reason, count, None);
         }
     }
 }

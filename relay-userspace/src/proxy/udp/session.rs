@@ -85,6 +85,15 @@ pub struct Session {
     _told: Told,
 }
 
+/// What a datagram says of a client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Proof {
+    /// Nothing that is not known.
+    None,
+    /// That it is there and gets answers.
+    Now,
+}
+
 /// Its way to the backend.
 #[derive(Debug)]
 pub enum Out {
@@ -145,6 +154,7 @@ impl Session {
         let asked = Some(ends.asked).filter(|asked| !asked.ip().is_unspecified());
         let live = Live::new(Protocol::Udp, ends.client, asked).towards(out.backend());
         let live = Entry::new(&service.counters, live);
+        service.tell_opened(&live);
         lease.begin();
         Self {
             out,
@@ -165,11 +175,12 @@ impl Session {
 
 impl Session {
     /// The client sends something: if that proves it to be there, it needs a place.
-    pub fn prove(&mut self, client: IpAddr, gate: &Arc<Gate>) -> Result<(), Refusal> {
-        if self.answered && self.seat.is_none() {
-            self.seat = Some(gate.enter(client)?);
+    pub fn prove(&mut self, client: IpAddr, gate: &Arc<Gate>) -> Result<Proof, Refusal> {
+        if !self.answered || self.seat.is_some() {
+            return Ok(Proof::None);
         }
-        Ok(())
+        self.seat = Some(gate.enter(client)?);
+        Ok(Proof::Now)
     }
 
     /// The backend sends something.
@@ -207,10 +218,16 @@ impl Session {
 
     /// The session is over. One that nobody answered is not logged: anybody can send a first datagram.
     pub fn log(&self, key: &Key, service: &Service, ending: Ending) {
-        if self.answered && service.log.is_on() {
-            let (client, backend) = (key.client, self.leads_to());
-            let record = Record { client, backend, bytes: self.live.bytes(), begun: self.live.begun, ending };
+        let is_logged = self.answered && service.log.is_on();
+        if !is_logged && !service.observatory.is_on() {
+            return;
+        }
+        let (client, backend) = (key.client, self.leads_to());
+        let record = Record { client, backend, bytes: self.live.bytes(), begun: self.live.begun, ending };
+        if self.answered {
             record.log(service, Protocol::Udp);
+        } else {
+            record.tell(service, Protocol::Udp);
         }
     }
 }

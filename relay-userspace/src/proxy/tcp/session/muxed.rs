@@ -84,7 +84,7 @@ async fn carry_stream(connection: &Session<'_>, client: SocketAddr, stream: MuxS
     };
     let active =
         service.counters.begin(Live::new(Protocol::Tcp, client, connection.client.local_addr().ok()));
-    logged.live = Some(active.live().clone());
+    logged.let_in(active.live());
     let Arrived { address, announced, .. } = connection.arrived;
     let header = opening(connection.client, address, &target, announced);
     let session = Session {
@@ -113,8 +113,7 @@ pub(super) async fn run(
         };
         count_client(&reached, session.round_trip);
         let Reached { to, lease, .. } = reached;
-        logged.record.backend = Some(to.peer);
-        session.live.set_backend(logged.record.backend);
+        logged.reach(Some(to.peer));
         let sides = [client, Road::Stream(Box::new(to))];
         return session.exchange(sides, &[], &lease, logged, timer).await;
     }
@@ -124,8 +123,7 @@ pub(super) async fn run(
     };
     count_client(&reached, session.round_trip);
     let Reached { to: Connected { leg, tunnel, .. }, lease, .. } = reached;
-    logged.record.backend = leg.peer_addr().ok();
-    session.live.set_backend(logged.record.backend);
+    logged.reach(leg.peer_addr().ok());
     // a tunnel has been sent the header
     let first = if tunnel.is_none() { session.header } else { &[] };
     let opening = tunnel.map_or_else(|| plain(Vec::new()), |opening| *opening);

@@ -61,8 +61,7 @@ pub(super) async fn run(
                 () = sleep_until(grace) => {}
             }
         }
-        logged.record.backend = reached.to.leg.peer_addr().ok();
-        session.live.set_backend(logged.record.backend);
+        logged.reach(reached.to.leg.peer_addr().ok());
         let leads_to = logged.record.backend;
         let over = tokio::select! {
             biased;

@@ -101,6 +101,13 @@ fn configured(
     Ok(config)
 }
 
+/// TLS towards servers that are no backends: known by the authorities in a file, or by those that browsers know.
+pub fn trusting(ca: Option<&Path>) -> Result<Arc<ClientConfig>, ConfigFault> {
+    let roots = ca.map_or_else(|| Ok(public_roots()), identity::roots)?;
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth().into())
+}
+
 /// The authorities that browsers know.
 pub fn public_roots() -> RootCertStore {
     RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }

@@ -273,7 +273,7 @@ impl Carrier {
         if let State::Open { line, .. } = &mut self.state {
             let (waiting, lost) = without_ended(&waiting, &self.flows);
             if lost > 0 {
-                service.counters.refuse_many(Refusal::FlowOver, lost);
+                service.lose(Refusal::FlowOver, lost, None);
             }
             // what cannot be sealed is found again when it is read
             _ = Writer::with(|writer| writer.copy(line, &waiting).and_then(|()| writer.flush(line)));
@@ -283,7 +283,7 @@ impl Carrier {
 
     fn failed(&mut self, service: &Service, refusal: Refusal) -> bool {
         if let State::Opening { datagrams: lost @ 1.., .. } = &self.state {
-            service.counters.refuse_many(Refusal::TunnelDown, *lost);
+            service.lose(Refusal::TunnelDown, *lost, None);
         }
         service.counters.refuse(refusal);
         let Way { target, index, .. } = &self.way;

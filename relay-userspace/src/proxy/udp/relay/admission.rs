@@ -26,7 +26,8 @@ impl Relay {
         match self.open(key, replies, now) {
             Ok(id) => Some(id),
             Err((reason, detail)) => {
-                self.service.counters.refuse(reason);
+                let asked = Some(self.asked(&key)).filter(|asked| !asked.ip().is_unspecified());
+                self.service.turn_away(reason, key.client, asked);
                 if !reason.is_policy() && share::may_log() {
                     tracing::warn!("rule {}: no session for {}: {detail}", self.service.rule, key.client);
                 }

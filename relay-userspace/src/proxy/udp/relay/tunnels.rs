@@ -175,7 +175,7 @@ impl Relay {
                 }
             }
             if over > 0 {
-                self.service.counters.refuse_many(Refusal::FlowOver, over);
+                self.service.lose(Refusal::FlowOver, over, None);
             }
             self.forward(order, data, outbox);
             Ok::<_, Stop>(())
@@ -265,7 +265,7 @@ impl Relay {
         let id = self.carriers.find(lane, frame.flow);
         let Some((id, (_, session))) = id.and_then(|id| Some((id, self.clients.get_mut(id)?))) else {
             if frame.kind == Kind::Data {
-                self.service.counters.refuse(Refusal::FlowOver);
+                self.service.lose(Refusal::FlowOver, 1, None);
             }
             return Ok(None);
         };
@@ -320,7 +320,7 @@ impl Relay {
                 outbox.push(id, Train { start, length, size: length }, limit, || key.envelope());
             }
             total += self.reply(data, outbox, listener, sender.as_deref());
-            count(&self.service.counters, self.service.payload()[1], total);
+            count(&self.service, self.service.payload()[1], total);
             result
         })
     }
@@ -356,7 +356,7 @@ impl Relay {
                 let Some((&Key { via: Via::Flow(flow), .. }, session)) = clients.get_mut(id) else {
                     continue;
                 };
-                let received = receive(inbox, session, 0, &service.counters);
+                let received = receive(inbox, session, 0, service);
                 for single in (0..received).flat_map(|slot| inbox.train(slot).singles()) {
                     let payload = &inbox.memory()[single.start..single.start + single.length];
                     session.live.add(1, single.length as u64);
@@ -384,9 +384,9 @@ impl Relay {
     }
 
     fn count_answers(&self, sent: Sent, full: u64) {
-        count(&self.service.counters, self.service.payload()[1], sent);
+        count(&self.service, self.service.payload()[1], sent);
         if full > 0 {
-            self.service.counters.refuse_many(Refusal::TunnelFull, full);
+            self.service.lose(Refusal::TunnelFull, full, None);
         }
     }
 
@@ -411,7 +411,7 @@ impl Relay {
                                 total.bytes += payload.len() as u64;
                                 session.live.add(0, payload.len() as u64);
                             }
-                            Err(refusal) => self.service.counters.refuse(refusal),
+                            Err(refusal) => self.service.lose(refusal, 1, Some(client)),
                         }
                     }
                     session.live.touch(moment);
