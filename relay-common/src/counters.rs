@@ -79,6 +79,8 @@ numbered! {
     Quota = "quota",
     /// A packet of a rule or group that has expired.
     Expired = "expired",
+    /// A packet beyond its client's rate.
+    RatePerClient = "rate_per_client",
 }
 
 #[cfg(test)]

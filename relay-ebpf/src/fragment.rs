@@ -12,7 +12,7 @@ use crate::rewrite::TTL_DELTA;
 use crate::skb::Skb;
 use crate::slow::{Ipv4Tail, Packet};
 use crate::translate::{self, Head, Piece, Segment};
-use crate::{Outcome, count, half, ipv6, maps, route, trace};
+use crate::{Outcome, count, half, ipv6, maps, police, route, trace};
 
 /// Later fragments carry no ports: they are matched by what they share with the first.
 #[inline(always)]
@@ -53,7 +53,7 @@ pub(crate) fn follow(skb: Skb, l2: u32, ip: &Ipv4) -> Outcome {
     };
     let Some(entry) = maps::fragment(&key).filter(|entry| is_fresh(entry)) else { return Outcome::Miss };
     let length = u32::from(u16::from_be(ip.length));
-    let Some((flow, hop)) = (match admit(entry, length, ip.ttl) {
+    let Some((flow, hop)) = (match admit(skb, l2, entry, length, ip.ttl) {
         Ok(found) => found,
         Err(outcome) => return outcome,
     }) else {
@@ -76,7 +76,8 @@ pub(crate) fn follow(skb: Skb, l2: u32, ip: &Ipv4) -> Outcome {
         // the first fragment had the same size and was answered (RFC 1122: no errors about later ones)
         return count::refuse(rule, DropReason::TooBig);
     }
-    if !count::one(rule, entry.egress != 0, length) {
+    let by_client = police::note_client_if_asked(rule, entry.egress != 0, skb, l2, Some(&*flow));
+    if !count::one(rule, entry.egress != 0, length, by_client) {
         return Outcome::Dropped;
     }
     let to = flow.translation();
@@ -104,7 +105,7 @@ pub(crate) fn follow_v6(skb: Skb, l2: u32, ip: &Ipv6, header: &Fragment) -> Outc
         return Outcome::Miss;
     }
     let Ok(length) = skb.ip_length(l2, payload + ipv6::HEADER) else { return Outcome::Miss };
-    let Some((flow, hop)) = (match admit(entry, length, ip.hops) {
+    let Some((flow, hop)) = (match admit(skb, l2, entry, length, ip.hops) {
         Ok(found) => found,
         Err(outcome) => return outcome,
     }) else {
@@ -124,12 +125,19 @@ pub(crate) fn follow_v6(skb: Skb, l2: u32, ip: &Ipv6, header: &Fragment) -> Outc
 
 /// The flow of a fragment and its way out. `None`: the user plane has it, and it is counted.
 #[inline(always)]
-fn admit(entry: &FragmentEntry, length: u32, ttl: u8) -> Result<Option<(Entry<FlowEntry>, Hop)>, Outcome> {
+fn admit(
+    skb: Skb,
+    l2: u32,
+    entry: &FragmentEntry,
+    length: u32,
+    ttl: u8,
+) -> Result<Option<(Entry<FlowEntry>, Hop)>, Outcome> {
     let rule = entry.rule;
     if entry.user != 0 {
         if entry.is_of_user(false) {
             trace::decide(rule, Decision::User);
-            if !count::one(rule, false, length) {
+            let by_client = police::note_client_if_asked(rule, false, skb, l2, None);
+            if !count::one(rule, false, length, by_client) {
                 return Err(Outcome::Dropped);
             }
         }
@@ -164,7 +172,8 @@ fn send(skb: Skb, l2: u32, from_v6: bool, length: u32, head: Head, flow: &FlowEn
         return count::refuse(flow.rule(), DropReason::TooBig);
     }
     let egress = flow.flags().has(FlowFlags::EGRESS);
-    if !count::one(flow.rule(), egress, if egress { sent } else { length }) {
+    let by_client = police::note_client_if_asked(flow.rule(), egress, skb, l2, Some(flow));
+    if !count::one(flow.rule(), egress, if egress { sent } else { length }, by_client) {
         return Outcome::Dropped;
     }
     translate::forward(skb, l2, from_v6, head, flow, next_hop)

@@ -12,7 +12,7 @@ use relay_common::choice::{EndpointUsage, Place};
 use relay_common::counters::{DropKey, RuleCounters};
 use relay_common::ended::EndedFlow;
 use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
-use relay_common::meter::{self, Meter};
+use relay_common::meter::{self, Client, Meter};
 use relay_common::net::Protocol;
 use relay_common::observe::{Ration, Seen};
 use relay_common::round_trip::RoundTrips;
@@ -99,6 +99,8 @@ static METERS: Array<Meter, { meter::METERS as usize }, MMAPABLE> = Array::new()
 static SOURCES: HashMap<SourceKey, Count, FLOWS, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 static PACES: LruHashMap<SourceKey, Pace, 16_384> = LruHashMap::new();
+#[btf_map]
+static CLIENTS: LruHashMap<SourceKey, Client, 16_384> = LruHashMap::new();
 #[btf_map]
 static ENDED: RingBuf<EndedFlow, { EndedFlow::RING as usize }> = RingBuf::new();
 #[btf_map]
@@ -360,6 +362,16 @@ pub(crate) fn pace(key: &SourceKey) -> Option<&'static Pace> {
     }
     let _raced = PACES.insert(key, Pace::default(), BPF_NOEXIST.into());
     entry(PACES.get_ptr_mut(key)).map(|pace| &*pace)
+}
+
+/// What a client has used of its rate.
+#[inline(always)]
+pub(crate) fn client_or_new(key: &SourceKey) -> Option<&'static Client> {
+    if let Some(client) = CLIENTS.get_ptr_mut(key) {
+        return entry(Some(client)).map(|client| &*client);
+    }
+    let _raced = CLIENTS.insert(key, Client::default(), BPF_NOEXIST.into());
+    entry(CLIENTS.get_ptr_mut(key)).map(|client| &*client)
 }
 
 #[inline(always)]

@@ -14,7 +14,7 @@ use crate::maps::{self, Entry};
 use crate::packet::{self, Fragment, Ipv4, Ipv6};
 use crate::skb::{Failed, Skb};
 use crate::slow::Packet;
-use crate::{Outcome, count, extension, fragment, observe, socket};
+use crate::{Outcome, count, extension, fragment, observe, police, socket};
 
 /// Whether a packet goes on. Errors mean that it is not the user plane's: it does.
 type Passes = Result<bool, Failed>;
@@ -27,7 +27,8 @@ pub(crate) fn incoming(skb: Skb, packet: &Packet) -> bool {
     }
     let (segment_size, segments) = (skb.segment_size(), skb.segments());
     let (packets, bytes) = count::on_wire(packet.length, packet.header_length, segment_size, segments);
-    let passes = count::add(packet.rule, false, packets, bytes);
+    let note_client = || police::note_client_in(skb, packet.l2, packet.rule, false);
+    let passes = count::add(packet.rule, false, packets, bytes, note_client);
     if passes && packet.fragment & packet::MORE_FRAGMENTS != 0 {
         fragment::put(packet, &FragmentEntry::of_user(packet.rule, false, packet.now));
     }
@@ -72,7 +73,7 @@ fn outgoing_v4(skb: Skb, l2: u32) -> Passes {
         protocol: ip.protocol.into(),
     };
     if ip.fragment & packet::FRAGMENT_OFFSET != 0 {
-        return Ok(count_later(maps::fragment(&key), true, length));
+        return Ok(count_later(skb, l2, maps::fragment(&key), true, length));
     }
     let seen = Seen { protocol, l2, transport: l2 + header, length };
     let Some(rule) = count_first(skb, &seen, [&ip.source, &ip.destination], true)? else { return Ok(false) };
@@ -104,7 +105,7 @@ fn ipv6(skb: Skb, l2: u32, ip: &Ipv6, behind: &Behind, egress: bool) -> Passes {
     };
     let fragment = behind.fragment;
     if behind.is_later_fragment() {
-        return Ok(count_later(maps::fragment_v6(&key(fragment.identification)), egress, length));
+        return Ok(count_later(skb, l2, maps::fragment_v6(&key(fragment.identification)), egress, length));
     }
     let protocol = Protocol::from_number(behind.protocol).ok_or(Failed)?;
     let seen = Seen { protocol, l2, transport: behind.at, length };
@@ -162,12 +163,16 @@ fn count_first<A: Address>(
     let segment_size = skb.segment_size();
     let header_length = if segment_size == 0 { 0 } else { seen.header_length(skb)? };
     let (packets, bytes) = count::on_wire(seen.length, header_length, segment_size, skb.segments());
-    Ok(count::add(id, egress, packets, bytes).then_some(id))
+    let note_client = || police::note_client_in(skb, seen.l2, id, egress);
+    Ok(count::add(id, egress, packets, bytes, note_client).then_some(id))
 }
 
 /// Counts a fragment without ports for the rule of the first one. `false`: it is refused instead.
 #[inline(always)]
-fn count_later(first: Option<Entry<FragmentEntry>>, egress: bool, length: u32) -> bool {
+fn count_later(skb: Skb, l2: u32, first: Option<Entry<FragmentEntry>>, egress: bool, length: u32) -> bool {
     let first = first.filter(|first| first.is_of_user(egress) && fragment::is_fresh(first));
-    first.is_none_or(|first| count::one(first.rule, egress, length))
+    first.is_none_or(|first| {
+        let by_client = police::note_client_if_asked(first.rule, egress, skb, l2, None);
+        count::one(first.rule, egress, length, by_client)
+    })
 }

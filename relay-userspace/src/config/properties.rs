@@ -160,7 +160,7 @@ fn limits() -> impl Strategy<Value = Limits> {
 
 fn rates() -> impl Strategy<Value = Rates> {
     let rate = || prop_oneof![Just(0), Rates::LEAST..=Rates::MOST];
-    (rate(), rate()).prop_map(|(ingress, egress)| Rates { ingress, egress })
+    (rate(), rate(), rate()).prop_map(|(ingress, egress, per_client)| Rates { ingress, egress, per_client })
 }
 
 fn connects() -> BoxedStrategy<Connect> {

@@ -123,7 +123,7 @@ pub fn shapes() -> Vec<Shape> {
     use relay_common::choice::{EndpointUsage, Place};
     use relay_common::ended::EndedFlow;
     use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
-    use relay_common::meter::{METERS, Meter};
+    use relay_common::meter::{Client, METERS, Meter};
     use relay_common::rule::PORT_TABLE;
     use relay_common::settings::Pressure;
     use relay_common::usage::Usage;
@@ -158,6 +158,13 @@ pub fn shapes() -> Vec<Shape> {
         shared::<Meter>(names::METERS, METERS),
         shape::<SourceKey, u64>(names::SOURCES, MapType::Hash, None),
         shape::<SourceKey, u64>(names::PACES, MapType::LruHash, None),
+        Shape {
+            name: names::CLIENTS,
+            kind: MapType::LruHash,
+            key: size_of::<SourceKey>(),
+            value: size_of::<Client>(),
+            entries: None,
+        },
         Shape {
             name: names::ENDED,
             kind: MapType::RingBuf,

@@ -59,6 +59,7 @@ impl DesiredTerms {
     fn terms(&self, group: u32) -> Terms {
         Terms {
             rates: [self.rates.ingress / 8, self.rates.egress / 8],
+            per_client: self.rates.per_client / 8,
             quota: self.quota.map(|(counted, over)| Quota {
                 counted: match counted {
                     Counted::In => relay_common::meter::Counted::Ingress,
