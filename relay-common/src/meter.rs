@@ -78,6 +78,8 @@ pub struct Terms {
     pub rates: [u64; 2],
     /// Of each client by itself, in and out alike, in bytes per second; 0: any.
     pub per_client: u64,
+    /// Each port is counted by itself, too.
+    pub counts_ports: bool,
     pub quota: Option<Quota>,
     /// Nothing passes any more.
     pub closed: Option<Closed>,
@@ -121,6 +123,7 @@ impl Asks {
     const USED_UP: u64 = 1 << 6;
     const EXPIRED: u64 = 1 << 7;
     const CLIENTS: u64 = 1 << 8;
+    const PORTS: u64 = 1 << 9;
     /// Of the group's place.
     const GROUP: u32 = 32;
 }
@@ -133,6 +136,9 @@ impl Terms {
         }
         if self.per_client != 0 {
             asks |= Asks::CLIENTS;
+        }
+        if self.counts_ports {
+            asks |= Asks::PORTS;
         }
         if let Some(quota) = self.quota {
             asks |= Asks::QUOTA
@@ -165,6 +171,24 @@ impl Meter {
     #[inline(always)]
     pub fn group(&self) -> u32 {
         (self.asks.get() >> Asks::GROUP) as u32
+    }
+
+    /// Whether it takes more than a packet's bytes: whose it is, or which port's.
+    #[inline(always)]
+    pub fn asks_whose(&self) -> bool {
+        self.asks.get() & (Asks::CLIENTS | Asks::PORTS) != 0
+    }
+
+    /// Whether each port is counted by itself, too.
+    #[inline(always)]
+    pub fn counts_ports(&self) -> bool {
+        self.asks.get() & Asks::PORTS != 0
+    }
+
+    /// Whether a packet may be refused.
+    #[inline(always)]
+    pub fn may_refuse(&self) -> bool {
+        self.asks.get() & !Asks::PORTS != 0
     }
 
     /// Whether each client has a rate of its own.

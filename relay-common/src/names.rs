@@ -40,6 +40,8 @@ names! {
     /// Own IPv6 addresses by the numbers that flows know them by.
     NUMBERED,
     COUNTERS,
+    /// Those of single ports, of rules that ask for them.
+    PORT_COUNTERS,
     DROPS,
     SETTINGS,
     PRESSURE,

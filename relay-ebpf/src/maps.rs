@@ -9,7 +9,7 @@ use aya_ebpf::btf_maps::{Array, DevMap, HashMap, LpmTrie, LruHashMap, PerCpuArra
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use relay_common::choice::{EndpointUsage, Place};
-use relay_common::counters::{DropKey, RuleCounters};
+use relay_common::counters::{COUNTED_PORTS, DropKey, PortCounters, PortKey, RuleCounters};
 use relay_common::ended::EndedFlow;
 use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use relay_common::meter::{self, Client, Meter};
@@ -81,6 +81,10 @@ static ADDRESSES_V6: HashMap<[u32; 4], OwnAddress, 4_096, NO_PREALLOC> = HashMap
 static NUMBERED: Array<Numbered, 65_536> = Array::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<RuleCounters, RULE_SLOTS> = PerCpuArray::new();
+/// Twice as many as there may be: those of a rule that has gone stay for a while.
+#[btf_map]
+static PORT_COUNTERS: HashMap<PortKey, PortCounters, { 2 * COUNTED_PORTS as usize }, NO_PREALLOC> =
+    HashMap::new();
 #[btf_map]
 static DROPS: PerCpuHashMap<DropKey, u64, 65_536, NO_PREALLOC> = PerCpuHashMap::new();
 #[btf_map]
@@ -362,6 +366,16 @@ pub(crate) fn pace(key: &SourceKey) -> Option<&'static Pace> {
     }
     let _raced = PACES.insert(key, Pace::default(), BPF_NOEXIST.into());
     entry(PACES.get_ptr_mut(key)).map(|pace| &*pace)
+}
+
+/// Counters of one port.
+#[inline(always)]
+pub(crate) fn port_counters_or_new(key: &PortKey) -> Option<&'static PortCounters> {
+    if let Some(counters) = PORT_COUNTERS.get_ptr_mut(key) {
+        return entry(Some(counters)).map(|counters| &*counters);
+    }
+    let _raced = PORT_COUNTERS.insert(key, PortCounters::default(), BPF_NOEXIST.into());
+    entry(PORT_COUNTERS.get_ptr_mut(key)).map(|counters| &*counters)
 }
 
 /// What a client has used of its rate.

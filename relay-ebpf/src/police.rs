@@ -3,15 +3,9 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use relay_common::counters::DropReason;
-use relay_common::flow::{FlowEntry, FlowFlags};
-use relay_common::meter::Meter;
-use relay_common::net::{mapped, subscriber};
-use relay_common::rule::SourceKey;
 
 use crate::maps::Room;
-use crate::packet::{self, Ipv4, Ipv6};
-use crate::skb::Skb;
-use crate::{count, half, maps};
+use crate::{count, maps};
 
 /// Whether anything is asked of a rule's packets.
 #[inline(always)]
@@ -19,85 +13,26 @@ pub(crate) fn is_on(rule: u32) -> bool {
     maps::meter(rule).is_some_and(|meter| !meter.is_off())
 }
 
-/// Whether a packet may pass. Pays for it if so, else refuses it. `note_client` notes whose packet it is, and says whether it could.
+/// Whether a packet may pass. Pays for it if so, else refuses it. `note`: notes whose it is ([`crate::note`]), and says whether it
+/// could.
 #[inline(always)]
-pub(crate) fn admits(rule: u32, egress: bool, bytes: u64, note_client: impl FnOnce() -> bool) -> bool {
+pub(crate) fn admits(rule: u32, egress: bool, packets: u64, bytes: u64, note: impl FnOnce() -> bool) -> bool {
     let Some(meter) = maps::meter(rule) else { return true };
     if meter.is_off() {
         return true;
     }
-    let by_client = meter.asks_clients() && note_client();
-    let reason = refusal(rule, egress, bytes, by_client);
-    // refused here: the stack has no room for one more call below
-    match DropReason::from_number(reason) {
-        None => true,
-        Some(reason) => {
+    let is_noted = meter.asks_whose() && note();
+    if meter.may_refuse() {
+        let reason = refusal(rule, egress, bytes, is_noted && meter.asks_clients());
+        // refused here: the stack has no room for one more call below
+        if let Some(reason) = DropReason::from_number(reason) {
             count::refuse(rule, reason);
-            false
+            return false;
         }
     }
-}
-
-/// Notes whose packet a rule's is, if that is asked. `flow`: of the kernel plane's, the half that it belongs to.
-#[inline(always)]
-pub(crate) fn note_client_if_asked(
-    rule: u32,
-    egress: bool,
-    skb: Skb,
-    l2: u32,
-    flow: Option<&FlowEntry>,
-) -> bool {
-    maps::meter(rule).is_some_and(Meter::asks_clients)
-        && match flow {
-            Some(flow) => note_client_of(skb, l2, flow),
-            None => note_client_in(skb, l2, rule, egress),
-        }
-}
-
-/// Notes whose packet of the kernel plane it is, before its addresses change.
-#[inline(always)]
-pub(crate) fn note_client_of(skb: Skb, l2: u32, flow: &FlowEntry) -> bool {
-    if flow.flags().has(FlowFlags::EGRESS) {
-        note_destination(flow)
-    } else {
-        note_client_in(skb, l2, flow.rule(), false)
+    if is_noted && meter.counts_ports() {
+        count::port(egress, packets, bytes);
     }
-}
-
-#[inline(never)]
-fn note_destination(flow: &FlowEntry) -> bool {
-    note(flow.rule(), &half::destination(flow))
-}
-
-/// Notes the client that a packet's header names: who has sent it, or at egress whom it goes to.
-#[inline(never)]
-pub(crate) fn note_client_in(skb: Skb, l2: u32, rule: u32, egress: bool) -> bool {
-    let address = match skb.protocol() {
-        packet::IPV4 => {
-            let at = if egress {
-                core::mem::offset_of!(Ipv4, destination)
-            } else {
-                core::mem::offset_of!(Ipv4, source)
-            };
-            skb.load(l2 + at as u32).map(mapped)
-        }
-        _ => {
-            let at = if egress {
-                core::mem::offset_of!(Ipv6, destination)
-            } else {
-                core::mem::offset_of!(Ipv6, source)
-            };
-            skb.load(l2 + at as u32)
-        }
-    };
-    address.is_ok_and(|address| note(rule, &address))
-}
-
-#[inline(always)]
-fn note(rule: u32, client: &[u32; 4]) -> bool {
-    let Some(scratch) = maps::room(Room::Packets) else { return false };
-    let rule = maps::meter(rule).map_or(rule, |meter| meter.clients_of(rule));
-    scratch.payer = SourceKey::new(rule, subscriber(client));
     true
 }
 

@@ -15,6 +15,7 @@ use relay_common::trace::Decision;
 pub(crate) use self::packet::Packet;
 pub(crate) use self::read::{Read, parse_transport};
 use crate::established::Frame as _;
+use crate::note::Where;
 use crate::packet::{Ethernet, IPV6, MORE_FRAGMENTS, tcp};
 use crate::rewrite::TTL_DELTA;
 use crate::skb::{Failed, Skb};
@@ -166,7 +167,9 @@ fn count_leg(skb: Skb, packet: &Packet, flow: &mut FlowEntry) -> bool {
         packet.piece.growth(),
         (packet.length, packet.header_length),
     );
-    let Some(bytes) = count::traffic(skb, packet.l2, flow, lengths, skb.segment_size()) else {
+    let Some(bytes) =
+        count::traffic(skb, packet.l2, flow, Where::at(packet.transport), lengths, skb.segment_size())
+    else {
         return false;
     };
     flow.bytes += bytes;

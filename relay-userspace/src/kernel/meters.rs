@@ -49,11 +49,13 @@ pub struct DesiredTerms {
     pub rates: Rates,
     pub quota: Option<(Counted, Over)>,
     pub closed: Option<Closed>,
+    /// Each port is counted by itself, too.
+    pub counts_ports: bool,
 }
 
 impl DesiredTerms {
     pub fn new(rates: Rates, quota: Option<&crate::rule::Quota>, closed: Option<Closed>) -> Self {
-        Self { rates, quota: quota.map(|quota| (quota.count, quota.over)), closed }
+        Self { rates, quota: quota.map(|quota| (quota.count, quota.over)), closed, counts_ports: false }
     }
 
     fn terms(&self, group: u32) -> Terms {
@@ -73,6 +75,7 @@ impl DesiredTerms {
                 },
             }),
             closed: self.closed,
+            counts_ports: self.counts_ports,
             group,
         }
     }

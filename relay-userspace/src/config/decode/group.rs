@@ -26,7 +26,7 @@ pub fn group(table: &Table, span: Option<Span>, problems: &mut Problems) -> Opti
         quota: quota::quota(&mut fields, problems).map(Box::new),
         expires: quota::expires(&mut fields, problems).map(Box::new),
     };
-    fields.finish(&[], problems);
+    fields.finish(problems);
     (problems.list.len() == before).then_some((name?, group))
 }
 

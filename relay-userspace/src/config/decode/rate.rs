@@ -9,7 +9,7 @@ use crate::rule::Rates;
 pub fn rates(fields: &mut Fields<'_>, problems: &mut Problems) -> Rates {
     let Some(mut inner) = fields.table("rate", problems) else { return Rates::default() };
     let rates = entries(&mut inner, problems);
-    inner.finish(&[], problems);
+    inner.finish(problems);
     rates
 }
 
@@ -21,7 +21,7 @@ pub fn of_group(fields: &mut Fields<'_>, problems: &mut Problems) -> Rates {
         problems.at(node, &subject, "a group has no rate for each client", Some("give its rules one each"));
     }
     let rates = entries(&mut inner, problems);
-    inner.finish(&[], problems);
+    inner.finish(problems);
     rates
 }
 
