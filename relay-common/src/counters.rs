@@ -1,6 +1,7 @@
 //! What is counted: per rule and direction, and every refusal under a reason.
 
 use crate::numbered::numbered;
+use crate::shared::Shared;
 
 /// Packets and IP bytes of one direction.
 #[repr(C)]
@@ -20,6 +21,25 @@ pub struct RuleCounters {
     pub flows: u64,
     pub _reserved: [u64; 3],
 }
+
+/// Names one port's counters of a rule that counts its ports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct PortKey {
+    pub rule: u32,
+    pub port: u32,
+}
+
+/// Packets and bytes of one port, client to backend and back.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct PortCounters {
+    pub packets: [Shared; 2],
+    pub bytes: [Shared; 2],
+}
+
+/// As many ports as all rules that count theirs may have together.
+pub const COUNTED_PORTS: u32 = 65_536;
 
 /// Names the counter of one reason for one rule.
 #[repr(C)]
@@ -79,6 +99,8 @@ numbered! {
     Quota = "quota",
     /// A packet of a rule or group that has expired.
     Expired = "expired",
+    /// A packet beyond its client's rate.
+    RatePerClient = "rate_per_client",
 }
 
 #[cfg(test)]

@@ -22,6 +22,10 @@ const LITTLE: u64 = 128;
 /// What is added to the clock, in nanoseconds (104 days): a bucket that takes longer to fill than the machine has been up is
 /// full all the same.
 const AGES: u64 = 1 << 53;
+/// Bits of a client's rate: the slowest, a byte in ten milliseconds, takes 40.
+const TIMES: u32 = 48;
+/// The most that one packet is, with the headers of all its segments, about.
+const LARGEST: u64 = 128 * 1024;
 /// What a quota begins with until relayd has said what is left of it, in bytes.
 const PLENTY: i64 = 1 << 62;
 
@@ -38,7 +42,8 @@ pub const METERS: u32 = FIRST_GROUP + GROUPS;
 pub struct Meter {
     /// What is asked of packets ([`Asks`]), and above 32 bits the place of the rule's group. 0: nothing is.
     asks: Shared,
-    _reserved: u64,
+    /// Of the rate of each client: as a bucket's, and above 48 bits how often there has begun to be one.
+    per_client: Shared,
     /// What is left of the quota, in bytes, as signed numbers; of a quota for each direction one each, else the first.
     remaining: [Shared; 2],
     rates: [Bucket; 2],
@@ -59,11 +64,22 @@ struct Bucket {
     paid: Shared,
 }
 
+/// When everything that one client has sent, and got, is paid for, as a bucket has it. Its rate is its rule's.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Client {
+    paid: [Shared; 2],
+}
+
 /// What a meter asks of packets.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Terms {
     /// In and out, in bytes per second; 0: any.
     pub rates: [u64; 2],
+    /// Of each client by itself, in and out alike, in bytes per second; 0: any.
+    pub per_client: u64,
+    /// Each port is counted by itself, too.
+    pub counts_ports: bool,
     pub quota: Option<Quota>,
     /// Nothing passes any more.
     pub closed: Option<Closed>,
@@ -106,6 +122,8 @@ impl Asks {
     const EACH: u64 = 1 << 5;
     const USED_UP: u64 = 1 << 6;
     const EXPIRED: u64 = 1 << 7;
+    const CLIENTS: u64 = 1 << 8;
+    const PORTS: u64 = 1 << 9;
     /// Of the group's place.
     const GROUP: u32 = 32;
 }
@@ -115,6 +133,12 @@ impl Terms {
         let mut asks = (self.group as u64) << Asks::GROUP;
         if self.rates[0] != 0 || self.rates[1] != 0 {
             asks |= Asks::RATE;
+        }
+        if self.per_client != 0 {
+            asks |= Asks::CLIENTS;
+        }
+        if self.counts_ports {
+            asks |= Asks::PORTS;
         }
         if let Some(quota) = self.quota {
             asks |= Asks::QUOTA
@@ -149,6 +173,61 @@ impl Meter {
         (self.asks.get() >> Asks::GROUP) as u32
     }
 
+    /// Whether it takes more than a packet's bytes: whose it is, or which port's.
+    #[inline(always)]
+    pub fn asks_whose(&self) -> bool {
+        self.asks.get() & (Asks::CLIENTS | Asks::PORTS) != 0
+    }
+
+    /// Whether each port is counted by itself, too.
+    #[inline(always)]
+    pub fn counts_ports(&self) -> bool {
+        self.asks.get() & Asks::PORTS != 0
+    }
+
+    /// Whether a packet may be refused.
+    #[inline(always)]
+    pub fn may_refuse(&self) -> bool {
+        self.asks.get() & !Asks::PORTS != 0
+    }
+
+    /// Whether each client has a rate of its own.
+    #[inline(always)]
+    pub fn asks_clients(&self) -> bool {
+        self.asks.get() & Asks::CLIENTS != 0
+    }
+
+    /// Whether a packet of a client's may pass by the client's own rate. Who lets it pass [pays](Self::pay_client) then.
+    #[inline(always)]
+    pub fn admits_client(&self, client: &Client, egress: bool, bytes: u64, now: u64) -> bool {
+        let per_byte = self.client_rate();
+        let depth = depth(per_byte);
+        let paid = of(&client.paid, egress);
+        // no debt is larger than this, unless the rate was lower when it was made
+        let most = now + AGES + depth + time(per_byte, LARGEST);
+        if paid.get() > most {
+            paid.set(most);
+        }
+        per_byte == 0 || has_any(paid, depth, now, bytes <= LITTLE)
+    }
+
+    #[inline(always)]
+    pub fn pay_client(&self, client: &Client, egress: bool, bytes: u64) {
+        of(&client.paid, egress).add(time(self.client_rate(), bytes));
+    }
+
+    #[inline(always)]
+    fn client_rate(&self) -> u64 {
+        self.per_client.get() & ((1 << TIMES) - 1)
+    }
+
+    /// A rule as clients' meters know it: each that has had the place `rule`, and each time that it began to have such a rate, is
+    /// another.
+    #[inline(always)]
+    pub fn clients_of(&self, rule: u32) -> u32 {
+        rule | ((self.per_client.get() >> TIMES) as u32 & 0x7fff) << 16
+    }
+
     /// Sets what is asked. A rate that changes forgives debts, which were of the old one, and gives nothing. A quota that there
     /// was none of before has plenty left, until [`Self::adjust`] says how much.
     pub fn set(&self, terms: &Terms, now: u64) {
@@ -156,6 +235,9 @@ impl Meter {
         let throttle = terms.quota.map_or(0, |quota| quota.throttle);
         let buckets = self.rates.iter().zip(terms.rates).chain(self.throttled.iter().zip([throttle; 2]));
         buckets.for_each(|(bucket, rate)| bucket.set(rate, now));
+        let (before, rate) = (self.per_client.get(), per_byte(terms.per_client));
+        let begins = before << (64 - TIMES) == 0 && rate != 0;
+        self.per_client.set(((before >> TIMES) + u64::from(begins)) << TIMES | rate);
         if self.asks.get() & Asks::QUOTA == 0 {
             self.remaining.iter().for_each(|remaining| remaining.set(PLENTY.cast_unsigned()));
         }
@@ -223,38 +305,27 @@ impl Meter {
 
 /// The one for this direction.
 #[inline(always)]
-const fn of(buckets: &[Bucket; 2], egress: bool) -> &Bucket {
-    let [ingress, out] = buckets;
+const fn of<T>(two: &[T; 2], egress: bool) -> &T {
+    let [ingress, out] = two;
     if egress { out } else { ingress }
 }
 
 impl Bucket {
     /// `rate`: bytes per second; 0: any. `now`: as buckets have it.
     fn set(&self, rate: u64, now: u64) {
-        let per_byte = (SECOND << POINT).checked_div(rate).map_or(0, |time| time.max(1));
+        let per_byte = per_byte(rate);
         if self.per_byte.get() == 0 {
             self.paid.set(0);
         } else if self.per_byte.get() != per_byte {
             self.paid.set(self.paid.get().min(now));
         }
         self.per_byte.set(per_byte);
-        self.depth.set(FILLING.max(time(per_byte, LEAST_BURST)));
+        self.depth.set(depth(per_byte));
     }
 
     #[inline(always)]
     fn has_any(&self, now: u64, may_overdraw: bool) -> bool {
-        if self.per_byte.get() == 0 {
-            return true;
-        }
-        let now = now + AGES;
-        // what has filled up beyond its depth is lost
-        let depth = self.depth.get();
-        let full = now.saturating_sub(depth);
-        if self.paid.get() < full {
-            self.paid.set(full);
-        }
-        let latest = if may_overdraw { now + depth } else { now };
-        self.paid.get() <= latest
+        self.per_byte.get() == 0 || has_any(&self.paid, self.depth.get(), now, may_overdraw)
     }
 
     #[inline(always)]
@@ -264,6 +335,31 @@ impl Bucket {
             self.paid.add(time(per_byte, bytes));
         }
     }
+}
+
+/// Whether there is anything in a bucket of so many nanoseconds.
+#[inline(always)]
+fn has_any(paid: &Shared, depth: u64, now: u64, may_overdraw: bool) -> bool {
+    let now = now + AGES;
+    // what has filled up beyond its depth is lost
+    let full = now.saturating_sub(depth);
+    if paid.get() < full {
+        paid.set(full);
+    }
+    let latest = if may_overdraw { now + depth } else { now };
+    paid.get() <= latest
+}
+
+/// Nanoseconds that a byte takes, times 2^16. `rate`: bytes per second; 0: any, and no time.
+fn per_byte(rate: u64) -> u64 {
+    (SECOND << POINT).checked_div(rate).map_or(0, |time| time.max(1))
+}
+
+/// What a bucket holds, in nanoseconds.
+#[inline(always)]
+const fn depth(per_byte: u64) -> u64 {
+    let least = time(per_byte, LEAST_BURST);
+    if least > FILLING { least } else { FILLING }
 }
 
 /// Nanoseconds that bytes take. No packet takes 2^48 of them.
@@ -392,6 +488,44 @@ mod tests {
         assert!((0..100).all(|_| admits(&meter, false, 52, START + 1000)));
         let alone = carried(&meter, false, START + SECOND, 10 * SECOND, 52, 100_000);
         assert!((1_250_000..1_250_000 + 3 * LEAST_BURST).contains(&alone), "{alone} bytes of little ones");
+    }
+
+    #[test]
+    fn each_client_has_a_rate_of_its_own() {
+        let meter = Meter::default();
+        meter.set(&Terms { per_client: 125_000, ..Terms::default() }, START);
+        assert!(meter.asks_clients() && !meter.is_off());
+        assert_eq!(meter.clients_of(7), 7 | 1 << 16);
+        let (one, other) = (Client::default(), Client::default());
+        let passes = |client: &Client, egress, bytes, now| {
+            let passes = meter.admits_client(client, egress, bytes, now);
+            if passes {
+                meter.pay_client(client, egress, bytes);
+            }
+            passes
+        };
+        let carried = |client: &Client, from: u64, length: u64| {
+            let times = (from..from + length).step_by(10_000);
+            times.filter(|now| passes(client, false, 1500, *now)).count() as u64 * 1500
+        };
+        let burst = carried(&one, START, SECOND);
+        assert!((LEAST_BURST..LEAST_BURST + 130_000).contains(&burst), "{burst}");
+        let slow = carried(&one, START + SECOND, 10 * SECOND);
+        assert!((1_240_000..=1_260_000).contains(&slow), "{slow} bytes in ten seconds");
+        assert!(passes(&one, false, 52, START + 11 * SECOND), "acknowledgments get through");
+        assert!(passes(&one, true, 1500, START + 11 * SECOND), "the other way has its own");
+        assert!(carried(&other, START + 11 * SECOND, SECOND) > LEAST_BURST, "and so has the other client");
+        // a faster one forgives what took long
+        meter.set(&Terms { per_client: 1000, ..Terms::default() }, START);
+        assert!(passes(&one, true, 65_000, START + 12 * SECOND));
+        meter.set(&Terms { per_client: 125_000_000, ..Terms::default() }, START);
+        let waits =
+            (0..SECOND).step_by(1_000_000).find(|late| passes(&one, true, 1500, START + 13 * SECOND + late));
+        assert!(waits.is_some_and(|time| time < SECOND / 4), "{waits:?}");
+        meter.set(&Terms::default(), START);
+        assert!(meter.is_off() && meter.admits_client(&one, false, 1500, START));
+        meter.set(&Terms { per_client: 1, ..Terms::default() }, START);
+        assert_eq!(meter.clients_of(7), 7 | 2 << 16, "all begin anew");
     }
 
     #[test]

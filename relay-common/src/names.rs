@@ -40,6 +40,8 @@ names! {
     /// Own IPv6 addresses by the numbers that flows know them by.
     NUMBERED,
     COUNTERS,
+    /// Those of single ports, of rules that ask for them.
+    PORT_COUNTERS,
     DROPS,
     SETTINGS,
     PRESSURE,
@@ -55,6 +57,8 @@ names! {
     SOURCES,
     /// The pace of each client address, for rules that limit it; a flood only hurts this limit.
     PACES,
+    /// What each client address has used of its rate, for rules that have one; a flood only hurts these rates.
+    CLIENTS,
     /// Flows that are over, for the connection log.
     ENDED,
     /// The sockets that rules share, and connections that came to them. As long as they last, so does what is noted here.

@@ -37,6 +37,7 @@ pod! {
     crate::route::RouteKey: 20,
     crate::counters::RuleCounters: 64,
     crate::counters::DropKey: 8,
+    crate::counters::PortKey: 8,
     crate::settings::Settings: 64,
     crate::settings::Pressure: 8,
     crate::settings::IcmpBudget: 8,

@@ -114,7 +114,7 @@ fn send(skb: Skb, packet: &Packet) -> Outcome {
         Direction::Ingress => packet.length,
         Direction::Egress => head + error::kept(packet.protocol),
     };
-    if !count::one(flow.rule(), flow.flags().has(FlowFlags::EGRESS), on_client_leg) {
+    if !count::one(flow.rule(), flow.flags().has(FlowFlags::EGRESS), on_client_leg, false) {
         return Outcome::Dropped;
     }
     if packet.leaves_as_v6 {

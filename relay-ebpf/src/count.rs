@@ -3,20 +3,27 @@
 use relay_common::counters::{DropKey, DropReason};
 use relay_common::flow::{FlowEntry, FlowFlags};
 
+use crate::maps::Room;
+use crate::note::{self, Where};
+use crate::skb::Skb;
 use crate::slow::Packet;
 use crate::{Outcome, maps, police, trace};
 
 /// Counts a packet of a flow. Returns the bytes counted; `None`: the rule's rate does not allow it, and it is refused.
+/// Its addresses have not been changed yet.
 #[inline(always)]
 pub(crate) fn traffic(
+    skb: Skb,
+    l2: u32,
     flow: &FlowEntry,
-    length: u32,
-    header_length: u32,
+    ports: Where,
+    (length, header_length): (u32, u32),
     segment_size: u32,
-    segments: u32,
 ) -> Option<u64> {
-    let (packets, bytes) = on_wire(length, header_length, segment_size, segments);
-    add(flow.rule(), flow.flags().has(FlowFlags::EGRESS), packets, bytes).then_some(bytes)
+    let (packets, bytes) = on_wire(length, header_length, segment_size, skb.segments());
+    let egress = flow.flags().has(FlowFlags::EGRESS);
+    let note = || note::of_flow(skb, l2, flow, ports);
+    add(flow.rule(), egress, packets, bytes, note).then_some(bytes)
 }
 
 /// The packets and bytes that a packet becomes on the wire: every segment of a super-packet, each with its own headers.
@@ -35,20 +42,21 @@ pub(crate) fn on_wire(length: u32, header_length: u32, segment_size: u32, segmen
     (packets, u64::from(length) + (packets - 1) * u64::from(header_length))
 }
 
-/// Adds to a rule's traffic in one direction. `false`: its rate does not allow it, so it is refused instead.
+/// Adds to a rule's traffic in one direction. `false`: its rate does not allow it, so it is refused instead. `note`: as
+/// [`police::admits`] takes it.
 #[inline(always)]
-pub(crate) fn add(rule: u32, egress: bool, packets: u64, bytes: u64) -> bool {
-    let passes = police::admits(rule, egress, bytes);
+pub(crate) fn add(rule: u32, egress: bool, packets: u64, bytes: u64, note: impl FnOnce() -> bool) -> bool {
+    let passes = police::admits(rule, egress, packets, bytes, note);
     if passes {
         tally(rule, egress, packets, bytes);
     }
     passes
 }
 
-/// The same for one packet off the hot path. By itself, for its share of the stack.
+/// The same for one packet off the hot path. `is_noted`: whose it is. By itself, for its share of the stack.
 #[inline(never)]
-pub(crate) fn one(rule: u32, egress: bool, bytes: u32) -> bool {
-    add(rule, egress, 1, bytes.into())
+pub(crate) fn one(rule: u32, egress: bool, bytes: u32, is_noted: bool) -> bool {
+    add(rule, egress, 1, bytes.into(), || is_noted)
 }
 
 /// The same for a rule that is known to ask nothing.
@@ -59,6 +67,23 @@ pub(crate) fn tally(rule: u32, egress: bool, packets: u64, bytes: u64) {
         traffic.packets += packets;
         traffic.bytes += bytes;
     }
+}
+
+/// Adds to the traffic of the port that has been noted. By itself, for its share of the stack.
+#[inline(never)]
+pub(crate) fn port(egress: bool, packets: u64, bytes: u64) {
+    let Some(counters) =
+        maps::room(Room::Packets).and_then(|scratch| maps::port_counters_or_new(&scratch.port))
+    else {
+        return;
+    };
+    let way = if egress {
+        (&counters.packets[1], &counters.bytes[1])
+    } else {
+        (&counters.packets[0], &counters.bytes[0])
+    };
+    way.0.add(packets);
+    way.1.add(bytes);
 }
 
 /// Counts a new flow.

@@ -7,12 +7,13 @@ use relay_common::tick;
 use relay_common::trace::Decision;
 
 use crate::maps::Entry;
+use crate::note::Where;
 use crate::packet::{Fragment, Ipv4, Ipv6};
 use crate::rewrite::TTL_DELTA;
 use crate::skb::Skb;
 use crate::slow::{Ipv4Tail, Packet};
 use crate::translate::{self, Head, Piece, Segment};
-use crate::{Outcome, count, half, ipv6, maps, route, trace};
+use crate::{Outcome, count, half, ipv6, maps, note, route, trace};
 
 /// Later fragments carry no ports: they are matched by what they share with the first.
 #[inline(always)]
@@ -53,7 +54,7 @@ pub(crate) fn follow(skb: Skb, l2: u32, ip: &Ipv4) -> Outcome {
     };
     let Some(entry) = maps::fragment(&key).filter(|entry| is_fresh(entry)) else { return Outcome::Miss };
     let length = u32::from(u16::from_be(ip.length));
-    let Some((flow, hop)) = (match admit(entry, length, ip.ttl) {
+    let Some((flow, hop)) = (match admit(skb, l2, entry, length, ip.ttl) {
         Ok(found) => found,
         Err(outcome) => return outcome,
     }) else {
@@ -69,14 +70,17 @@ pub(crate) fn follow(skb: Skb, l2: u32, ip: &Ipv4) -> Outcome {
         let (service, payload) = (ip.service, length - header);
         let (protocol, ttl, segment) = (ip.protocol, ip.ttl - 1, Segment::UNASKED);
         let head = Head { protocol, service, ttl, payload, piece, segment };
-        return send(skb, l2, false, length, head, flow, hop);
+        let ports = Where::known(entry.key.ports().destination());
+        return send((skb, l2), false, length, head, flow, hop, ports);
     }
     let Some(next_hop) = route::usable(hop.index) else { return count::refuse(rule, DropReason::NoRoute) };
     if length > next_hop.mtu {
         // the first fragment had the same size and was answered (RFC 1122: no errors about later ones)
         return count::refuse(rule, DropReason::TooBig);
     }
-    if !count::one(rule, entry.egress != 0, length) {
+    let ports = Where::known(entry.key.ports().destination());
+    let is_noted = note::if_asked(rule, entry.egress != 0, (skb, l2), Some(&*flow), ports);
+    if !count::one(rule, entry.egress != 0, length, is_noted) {
         return Outcome::Dropped;
     }
     let to = flow.translation();
@@ -104,7 +108,7 @@ pub(crate) fn follow_v6(skb: Skb, l2: u32, ip: &Ipv6, header: &Fragment) -> Outc
         return Outcome::Miss;
     }
     let Ok(length) = skb.ip_length(l2, payload + ipv6::HEADER) else { return Outcome::Miss };
-    let Some((flow, hop)) = (match admit(entry, length, ip.hops) {
+    let Some((flow, hop)) = (match admit(skb, l2, entry, length, ip.hops) {
         Ok(found) => found,
         Err(outcome) => return outcome,
     }) else {
@@ -119,17 +123,25 @@ pub(crate) fn follow_v6(skb: Skb, l2: u32, ip: &Ipv6, header: &Fragment) -> Outc
         piece: Piece::of_v6(header),
         segment: Segment::UNASKED,
     };
-    send(skb, l2, true, length, head, flow, hop)
+    send((skb, l2), true, length, head, flow, hop, Where::known(entry.key.ports().destination()))
 }
 
 /// The flow of a fragment and its way out. `None`: the user plane has it, and it is counted.
 #[inline(always)]
-fn admit(entry: &FragmentEntry, length: u32, ttl: u8) -> Result<Option<(Entry<FlowEntry>, Hop)>, Outcome> {
+fn admit(
+    skb: Skb,
+    l2: u32,
+    entry: &FragmentEntry,
+    length: u32,
+    ttl: u8,
+) -> Result<Option<(Entry<FlowEntry>, Hop)>, Outcome> {
     let rule = entry.rule;
     if entry.user != 0 {
         if entry.is_of_user(false) {
             trace::decide(rule, Decision::User);
-            if !count::one(rule, false, length) {
+            let ports = Where::known(entry.port_of_user());
+            let is_noted = note::if_asked(rule, false, (skb, l2), None, ports);
+            if !count::one(rule, false, length, is_noted) {
                 return Err(Outcome::Dropped);
             }
         }
@@ -149,7 +161,15 @@ fn admit(entry: &FragmentEntry, length: u32, ttl: u8) -> Result<Option<(Entry<Fl
 
 /// Translates a fragment and sends it.
 #[inline(always)]
-fn send(skb: Skb, l2: u32, from_v6: bool, length: u32, head: Head, flow: &FlowEntry, hop: Hop) -> Outcome {
+fn send(
+    (skb, l2): (Skb, u32),
+    from_v6: bool,
+    length: u32,
+    head: Head,
+    flow: &FlowEntry,
+    hop: Hop,
+    ports: Where,
+) -> Outcome {
     let Some(next_hop) = route::usable(hop.index) else {
         return count::refuse(flow.rule(), DropReason::NoRoute);
     };
@@ -164,7 +184,8 @@ fn send(skb: Skb, l2: u32, from_v6: bool, length: u32, head: Head, flow: &FlowEn
         return count::refuse(flow.rule(), DropReason::TooBig);
     }
     let egress = flow.flags().has(FlowFlags::EGRESS);
-    if !count::one(flow.rule(), egress, if egress { sent } else { length }) {
+    let is_noted = note::if_asked(flow.rule(), egress, (skb, l2), Some(flow), ports);
+    if !count::one(flow.rule(), egress, if egress { sent } else { length }, is_noted) {
         return Outcome::Dropped;
     }
     translate::forward(skb, l2, from_v6, head, flow, next_hop)

@@ -113,7 +113,8 @@ fn pass_on(skb: Skb, ip: &Ipv4, packet: &Packet, quote: &Quote, flow: &mut FlowE
         return count::refuse(rule, DropReason::TooBig);
     }
     let destination = flow.translation().destination;
-    if !count::one(rule, flow.flags().has(FlowFlags::EGRESS), packet.length) {
+    // the client's rate is for what it sends and gets, which this is about
+    if !count::one(rule, flow.flags().has(FlowFlags::EGRESS), packet.length, false) {
         return Outcome::Dropped;
     }
     trace::decide(rule, Decision::Error);

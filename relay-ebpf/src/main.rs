@@ -26,6 +26,7 @@ mod lookup;
 mod maps;
 mod mss;
 mod neighbour;
+mod note;
 mod observe;
 mod open;
 mod packet;

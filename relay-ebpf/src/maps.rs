@@ -1,6 +1,7 @@
 //! Every map, and typed ways to read and write them. Sizes that depend on the host are set by relayd at load time.
 
 mod lookup;
+mod used;
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST, bpf_sock};
@@ -12,7 +13,6 @@ use relay_common::choice::{EndpointUsage, Place};
 use relay_common::counters::{DropKey, RuleCounters};
 use relay_common::ended::EndedFlow;
 use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
-use relay_common::meter::{self, Meter};
 use relay_common::net::Protocol;
 use relay_common::observe::{Ration, Seen};
 use relay_common::round_trip::RoundTrips;
@@ -23,9 +23,11 @@ use relay_common::rule::{
 };
 use relay_common::settings::{IcmpBudget, Pressure, Settings};
 use relay_common::shared::Shared;
-use relay_common::usage::{Count, Pace, Usage};
 
 pub(crate) use self::lookup::{aside, block, choose, home, is_aside, is_own, leave, taker, yielded};
+pub(crate) use self::used::{
+    client_or_new, forget_source, meter, pace, port_counters_or_new, source, source_or_new, usage,
+};
 use crate::half;
 use crate::inherited::Inherited;
 use crate::neighbour::{KNOWN, Known};
@@ -91,14 +93,6 @@ static PRESSURE: Array<Pressure, 2> = Array::new();
 static DEVICES: DevMap<256> = DevMap::new();
 #[btf_map]
 static ALLOWED: LpmTrie<SourceKey, u32, 65_536> = LpmTrie::new();
-#[btf_map]
-static USAGE: Array<Usage, RULE_SLOTS, MMAPABLE> = Array::new();
-#[btf_map]
-static METERS: Array<Meter, { meter::METERS as usize }, MMAPABLE> = Array::new();
-#[btf_map]
-static SOURCES: HashMap<SourceKey, Count, FLOWS, NO_PREALLOC> = HashMap::new();
-#[btf_map]
-static PACES: LruHashMap<SourceKey, Pace, 16_384> = LruHashMap::new();
 #[btf_map]
 static ENDED: RingBuf<EndedFlow, { EndedFlow::RING as usize }> = RingBuf::new();
 #[btf_map]
@@ -319,47 +313,6 @@ pub(crate) fn own_address(address: u32) -> Option<u32> {
 #[inline(always)]
 pub(crate) fn is_allowed(source: SourceKey) -> bool {
     ALLOWED.get(&Key::new(SourceKey::BITS, source)).is_some()
-}
-
-#[inline(always)]
-pub(crate) fn usage(rule: u32) -> Option<&'static Usage> {
-    USAGE.get(rule)
-}
-
-#[inline(always)]
-pub(crate) fn meter(place: u32) -> Option<&'static Meter> {
-    METERS.get(place)
-}
-
-/// How many proven flows a client has with a rule that limits them.
-#[inline(always)]
-pub(crate) fn source(key: &SourceKey) -> Option<&'static Count> {
-    entry(SOURCES.get_ptr_mut(key)).map(|count| &*count)
-}
-
-/// The same, made on first use; `None`: there is no room.
-#[inline(always)]
-pub(crate) fn source_or_new(key: &SourceKey) -> Option<&'static Count> {
-    if let Some(count) = source(key) {
-        return Some(count);
-    }
-    let _raced = SOURCES.insert(key, Count::default(), BPF_NOEXIST.into());
-    source(key)
-}
-
-#[inline(always)]
-pub(crate) fn forget_source(key: &SourceKey) {
-    let _gone = SOURCES.remove(key);
-}
-
-/// The pace of a client of a rule that limits it.
-#[inline(always)]
-pub(crate) fn pace(key: &SourceKey) -> Option<&'static Pace> {
-    if let Some(pace) = PACES.get_ptr_mut(key) {
-        return entry(Some(pace)).map(|pace| &*pace);
-    }
-    let _raced = PACES.insert(key, Pace::default(), BPF_NOEXIST.into());
-    entry(PACES.get_ptr_mut(key)).map(|pace| &*pace)
 }
 
 #[inline(always)]

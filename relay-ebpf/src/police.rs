@@ -4,6 +4,7 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use relay_common::counters::DropReason;
 
+use crate::maps::Room;
 use crate::{count, maps};
 
 /// Whether anything is asked of a rule's packets.
@@ -12,42 +13,57 @@ pub(crate) fn is_on(rule: u32) -> bool {
     maps::meter(rule).is_some_and(|meter| !meter.is_off())
 }
 
-/// Whether a packet may pass. Pays for it if so, else refuses it.
+/// Whether a packet may pass. Pays for it if so, else refuses it. `note`: notes whose it is ([`crate::note`]), and says whether it
+/// could.
 #[inline(always)]
-pub(crate) fn admits(rule: u32, egress: bool, bytes: u64) -> bool {
-    if !is_on(rule) {
+pub(crate) fn admits(rule: u32, egress: bool, packets: u64, bytes: u64, note: impl FnOnce() -> bool) -> bool {
+    let Some(meter) = maps::meter(rule) else { return true };
+    if meter.is_off() {
         return true;
     }
-    let reason = refusal(rule, egress, bytes);
-    // refused here: the stack has no room for one more call below
-    match DropReason::from_number(reason) {
-        None => true,
-        Some(reason) => {
+    let is_noted = meter.asks_whose() && note();
+    if meter.may_refuse() {
+        let reason = refusal(rule, egress, bytes, is_noted && meter.asks_clients());
+        // refused here: the stack has no room for one more call below
+        if let Some(reason) = DropReason::from_number(reason) {
             count::refuse(rule, reason);
-            false
+            return false;
         }
     }
+    if is_noted && meter.counts_ports() {
+        count::port(egress, packets, bytes);
+    }
+    true
 }
 
 /// No reason's number.
 const NONE: u32 = u32::MAX;
 
-/// The reason's number. By itself, for its share of the stack.
+/// The reason's number. By itself, for its share of the stack. `by_client`: it is known whose packet it is.
 #[inline(never)]
-fn refusal(rule: u32, egress: bool, bytes: u64) -> u32 {
+fn refusal(rule: u32, egress: bool, bytes: u64, by_client: bool) -> u32 {
     let Some(own) = maps::meter(rule) else { return NONE };
     // SAFETY: the helper takes nothing and returns a number.
     let now = unsafe { bpf_ktime_get_ns() };
     if let Some(reason) = own.refusal(egress, bytes, now) {
         return reason as u32;
     }
-    let group = own.group();
-    if group != 0
-        && let Some(group) = maps::meter(group)
+    let group = maps::meter(own.group()).filter(|_| own.group() != 0);
+    if let Some(group) = &group
+        && let Some(reason) = group.refusal(egress, bytes, now)
     {
-        if let Some(reason) = group.refusal(egress, bytes, now) {
-            return reason as u32;
+        return reason as u32;
+    }
+    if by_client
+        && let Some(client) =
+            maps::room(Room::Packets).and_then(|scratch| maps::client_or_new(&scratch.payer))
+    {
+        if !own.admits_client(client, egress, bytes, now) {
+            return DropReason::RatePerClient as u32;
         }
+        own.pay_client(client, egress, bytes);
+    }
+    if let Some(group) = group {
         group.pay(egress, bytes);
     }
     own.pay(egress, bytes);

@@ -1,6 +1,8 @@
 //! Scratch space for what is put together of a packet or a flow, of which each CPU has one.
 
+use relay_common::counters::PortKey;
 use relay_common::flow::FlowEntry;
+use relay_common::rule::SourceKey;
 
 use crate::error::{Error, ErrorV6};
 use crate::packet::Ipv6;
@@ -17,6 +19,10 @@ pub(crate) struct Scratch {
     pub(crate) ipv6: Ipv6,
     /// What is being added up.
     pub(crate) chunk: [u32; CHUNK / 4],
+    /// Whose packet it is that is about to be counted.
+    pub(crate) payer: SourceKey,
+    /// And which of its rule's ports it belongs to.
+    pub(crate) port: PortKey,
     /// Flows that the sweeper has acted on in this run.
     pub(crate) touched: u32,
     /// Why the flow at hand is over, as a number of [`relay_common::ended::End`].

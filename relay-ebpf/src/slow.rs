@@ -15,6 +15,7 @@ use relay_common::trace::Decision;
 pub(crate) use self::packet::Packet;
 pub(crate) use self::read::{Read, parse_transport};
 use crate::established::Frame as _;
+use crate::note::Where;
 use crate::packet::{Ethernet, IPV6, MORE_FRAGMENTS, tcp};
 use crate::rewrite::TTL_DELTA;
 use crate::skb::{Failed, Skb};
@@ -160,13 +161,15 @@ fn finish(skb: Skb, packet: &Packet) -> Outcome {
 /// Counts a packet for what it is on the client's side. `false`: it is refused. By itself, for its share of the stack.
 #[inline(never)]
 fn count_leg(skb: Skb, packet: &Packet, flow: &mut FlowEntry) -> bool {
-    let (length, header_length) = translate::on_client_leg(
+    let lengths = translate::on_client_leg(
         flow,
         packet.key.is_v6(),
         packet.piece.growth(),
         (packet.length, packet.header_length),
     );
-    let Some(bytes) = count::traffic(flow, length, header_length, skb.segment_size(), skb.segments()) else {
+    let Some(bytes) =
+        count::traffic(skb, packet.l2, flow, Where::at(packet.transport), lengths, skb.segment_size())
+    else {
         return false;
     };
     flow.bytes += bytes;

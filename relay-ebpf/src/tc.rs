@@ -7,6 +7,8 @@ use relay_common::net::Protocol;
 use relay_common::route::NextHop;
 
 use crate::established::{self, Detour, Frame as _, Hit};
+use crate::ipv6::HEADER;
+use crate::note::Where;
 use crate::packet::{self, Ipv4, Ipv4Tcp, Ipv4Udp};
 use crate::rewrite;
 use crate::skb::{Failed, Skb};
@@ -57,8 +59,10 @@ fn run_v6<const L2: usize>(skb: Skb) -> Result<Outcome, Detour> {
     let established_v6::Hit { flow, next_hop, head, length, header_length, segment_size } =
         established_v6::find::<L2>(skb)?;
     trace::hot_path(skb, L2 as u32, flow.rule());
-    let (length, header_length) = translate::on_client_leg(flow, true, GROWTH, (length, header_length));
-    let Some(bytes) = count::traffic(flow, length, header_length, segment_size, skb.segments()) else {
+    let lengths = translate::on_client_leg(flow, true, GROWTH, (length, header_length));
+    let Some(bytes) =
+        count::traffic(skb, L2 as u32, flow, Where::at(L2 as u32 + HEADER), lengths, segment_size)
+    else {
         trace::end();
         return Ok(Outcome::Dropped);
     };
@@ -74,7 +78,14 @@ fn forward<const L2: usize>(skb: Skb, hit: Hit) -> Outcome {
     if flow.flags().has(FlowFlags::TO_V6) {
         return forward_as_v6::<L2>(skb, flow, next_hop, &headers.ip, (length, header_length).into());
     }
-    let Some(bytes) = count::traffic(flow, length, header_length, segment_size, skb.segments()) else {
+    let Some(bytes) = count::traffic(
+        skb,
+        L2 as u32,
+        flow,
+        Where::at(L2 as u32 + translate::IPV4_HEADER),
+        (length, header_length),
+        segment_size,
+    ) else {
         trace::end();
         return Outcome::Dropped;
     };
@@ -102,7 +113,14 @@ fn forward_as_v6<const L2: usize>(
 ) -> Outcome {
     let (length, header_length) = lengths.into();
     let on_leg = translate::on_client_leg(flow, false, GROWTH, (length, header_length));
-    let Some(bytes) = count::traffic(flow, on_leg.0, on_leg.1, skb.segment_size(), skb.segments()) else {
+    let Some(bytes) = count::traffic(
+        skb,
+        L2 as u32,
+        flow,
+        Where::at(L2 as u32 + translate::IPV4_HEADER),
+        on_leg,
+        skb.segment_size(),
+    ) else {
         trace::end();
         return Outcome::Dropped;
     };

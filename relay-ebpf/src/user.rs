@@ -4,17 +4,18 @@
 //! from a rule's listener, at tc egress. Packets that the kernel plane sends pass tc egress too, and were counted.
 
 use relay_common::flow::{FragmentEntry, FragmentKey};
-use relay_common::net::{Ports, Protocol};
+use relay_common::net::{Port, Ports, Protocol};
 
 use crate::established::Frame as _;
 use crate::extension::Behind;
 use crate::ipv6::HEADER;
 use crate::listening::{self, Address};
 use crate::maps::{self, Entry};
+use crate::note::Where;
 use crate::packet::{self, Fragment, Ipv4, Ipv6};
 use crate::skb::{Failed, Skb};
 use crate::slow::Packet;
-use crate::{Outcome, count, extension, fragment, observe, socket};
+use crate::{Outcome, count, extension, fragment, note, observe, socket};
 
 /// Whether a packet goes on. Errors mean that it is not the user plane's: it does.
 type Passes = Result<bool, Failed>;
@@ -27,9 +28,13 @@ pub(crate) fn incoming(skb: Skb, packet: &Packet) -> bool {
     }
     let (segment_size, segments) = (skb.segment_size(), skb.segments());
     let (packets, bytes) = count::on_wire(packet.length, packet.header_length, segment_size, segments);
-    let passes = count::add(packet.rule, false, packets, bytes);
+    let note = || note::of_packet(skb, packet.l2, packet.rule, false, Where::at(packet.transport));
+    let passes = count::add(packet.rule, false, packets, bytes, note);
     if passes && packet.fragment & packet::MORE_FRAGMENTS != 0 {
-        fragment::put(packet, &FragmentEntry::of_user(packet.rule, false, packet.now));
+        fragment::put(
+            packet,
+            &FragmentEntry::of_user(packet.rule, packet.key.ports().destination(), false, packet.now),
+        );
     }
     passes
 }
@@ -72,12 +77,14 @@ fn outgoing_v4(skb: Skb, l2: u32) -> Passes {
         protocol: ip.protocol.into(),
     };
     if ip.fragment & packet::FRAGMENT_OFFSET != 0 {
-        return Ok(count_later(maps::fragment(&key), true, length));
+        return Ok(count_later(skb, l2, maps::fragment(&key), true, length));
     }
     let seen = Seen { protocol, l2, transport: l2 + header, length };
-    let Some(rule) = count_first(skb, &seen, [&ip.source, &ip.destination], true)? else { return Ok(false) };
+    let Some((rule, port)) = count_first(skb, &seen, [&ip.source, &ip.destination], true)? else {
+        return Ok(false);
+    };
     if ip.fragment & packet::MORE_FRAGMENTS != 0 {
-        maps::put_fragment(&key, &FragmentEntry::of_user(rule, true, maps::now()));
+        maps::put_fragment(&key, &FragmentEntry::of_user(rule, port, true, maps::now()));
     }
     Ok(true)
 }
@@ -104,15 +111,15 @@ fn ipv6(skb: Skb, l2: u32, ip: &Ipv6, behind: &Behind, egress: bool) -> Passes {
     };
     let fragment = behind.fragment;
     if behind.is_later_fragment() {
-        return Ok(count_later(maps::fragment_v6(&key(fragment.identification)), egress, length));
+        return Ok(count_later(skb, l2, maps::fragment_v6(&key(fragment.identification)), egress, length));
     }
     let protocol = Protocol::from_number(behind.protocol).ok_or(Failed)?;
     let seen = Seen { protocol, l2, transport: behind.at, length };
-    let Some(rule) = count_first(skb, &seen, [&ip.source, &ip.destination], egress)? else {
+    let Some((rule, port)) = count_first(skb, &seen, [&ip.source, &ip.destination], egress)? else {
         return Ok(false);
     };
     if fragment.offset & Fragment::MORE != 0 {
-        let entry = FragmentEntry::of_user(rule, egress, maps::now());
+        let entry = FragmentEntry::of_user(rule, port, egress, maps::now());
         maps::put_fragment_v6(&key(fragment.identification), &entry);
     }
     Ok(true)
@@ -139,14 +146,14 @@ impl Seen {
     }
 }
 
-/// Counts a packet that shows its ports, if a rule listens at the host's end of it. Returns the rule; `None`: it is refused.
+/// Counts a packet that shows its ports, if a rule listens at the host's end of it. Returns the rule and its port; `None`: it is refused.
 #[inline(always)]
 fn count_first<A: Address>(
     skb: Skb,
     seen: &Seen,
     [source, destination]: [&A; 2],
     egress: bool,
-) -> Result<Option<u32>, Failed> {
+) -> Result<Option<(u32, Port)>, Failed> {
     let ports = Ports::from_wire(skb.load(seen.transport)?);
     // as if it came in
     let (remote, own, ports) =
@@ -162,12 +169,17 @@ fn count_first<A: Address>(
     let segment_size = skb.segment_size();
     let header_length = if segment_size == 0 { 0 } else { seen.header_length(skb)? };
     let (packets, bytes) = count::on_wire(seen.length, header_length, segment_size, skb.segments());
-    Ok(count::add(id, egress, packets, bytes).then_some(id))
+    let note = || note::of_packet(skb, seen.l2, id, egress, Where::at(seen.transport));
+    Ok(count::add(id, egress, packets, bytes, note).then_some((id, ports.destination())))
 }
 
 /// Counts a fragment without ports for the rule of the first one. `false`: it is refused instead.
 #[inline(always)]
-fn count_later(first: Option<Entry<FragmentEntry>>, egress: bool, length: u32) -> bool {
+fn count_later(skb: Skb, l2: u32, first: Option<Entry<FragmentEntry>>, egress: bool, length: u32) -> bool {
     let first = first.filter(|first| first.is_of_user(egress) && fragment::is_fresh(first));
-    first.is_none_or(|first| count::one(first.rule, egress, length))
+    first.is_none_or(|first| {
+        let ports = Where::known(first.port_of_user());
+        let is_noted = note::if_asked(first.rule, egress, (skb, l2), None, ports);
+        count::one(first.rule, egress, length, is_noted)
+    })
 }

@@ -12,4 +12,6 @@ pub mod books;
 pub mod calendar;
 pub mod interfaces;
 pub mod lock;
+pub mod ports;
 pub mod store;
+mod waiting;

@@ -8,6 +8,7 @@ pub mod backend;
 pub mod balance;
 pub mod check;
 pub mod connect;
+pub mod counting;
 pub mod expiry;
 pub mod group;
 pub mod limit;
@@ -72,6 +73,8 @@ pub struct Rule {
     pub expires: Option<Box<Expiry>>,
     /// Whose quota, rate and end hold beside its own.
     pub group: Option<GroupName>,
+    /// Each port is counted by itself, too.
+    pub count_ports: bool,
     /// A port of the host's own programs, which is counted and not touched: it has no backends.
     pub is_watch: bool,
 }
@@ -100,6 +103,7 @@ impl Rule {
             quota: None,
             expires: None,
             group: None,
+            count_ports: false,
             is_watch: false,
         }
     }

@@ -13,6 +13,7 @@ pub mod facts;
 pub mod flows;
 mod legs;
 pub mod names;
+mod port_totals;
 mod reload;
 pub mod run;
 pub mod serving;

@@ -131,7 +131,6 @@ const MISTAKES: &[Mistake] = &[
             "a check of kind \"tcp\" judges TCP, and the rule carries UDP alone; say kind = \"udp\" or \"passive\"",
         ],
     ),
-    (&["add", "90", "203.0.113.2", "--set", "rate.per_client=1Mbps"], 4, &["per_client", "is not built yet"]),
     (&["add", "90", "203.0.113.2", "--set", "timeout.udp=5"], 4, &["\"5\" is not a duration", "\"5s\""]),
     (&["add", "90", "203.0.113.2", "--set", "timeout.udp=0s"], 4, &["\"0s\" is no time at all"]),
     (
@@ -232,6 +231,7 @@ const MISTAKES: &[Mistake] = &[
         4,
         &["rate: ingress: \"10MB/s\" is not a rate", "\"500kbps\", \"100Mbps\" or \"1.5Gbps\""],
     ),
+    (&["set", "web", "rate.per_client=10bps"], 4, &["rate: per_client: \"10bps\" is out of range"]),
     (&["set", "web", "rate.egress=10bps"], 4, &["rate: egress: \"10bps\" is out of range", "\"1kbps\" to"]),
     (&["set", "web", "rate.eggress=1Mbps"], 4, &["rate", "did you mean `egress`?"]),
     (&["set", "web", "limit.connection=5"], 4, &["limit", "did you mean `connections`?"]),

@@ -19,6 +19,7 @@ mod observe;
 mod on_down;
 mod planes;
 mod ports;
+mod ports_counted;
 mod proxy_protocol;
 mod quotas;
 mod ranges;

@@ -1,11 +1,15 @@
 //! Rates: whichever plane carries a rule, its traffic keeps to them, and TCP makes the most of them.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::world::{BACKEND, RELAY, RELAY_V6};
+use harness::traffic::Client;
+use harness::world::{BACKEND, CLIENT, RELAY, RELAY_V6};
 use harness::{Daemon, NetNs, World, eventually};
 
 /// Which way data goes.
@@ -153,5 +157,63 @@ fn a_live_connection_keeps_to_the_rate_of_the_moment_and_so_it_does_without_rela
             assert!(got < most && got > RATE / 10.0, "{got} bytes a second");
         }
         _ = stream.shutdown(Shutdown::Both);
+    }
+}
+
+/// Two connections of one client share its rate, and somebody else has as much alone, on either plane, for connections that live.
+#[test]
+fn each_client_has_a_rate_of_its_own() {
+    const RATE: f64 = 2_500_000.0;
+    const OTHER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 77);
+    for plane in ["kernel", "user"] {
+        let world = World::new();
+        world.client.add_address("client", OTHER, 24);
+        backend(&world.backend);
+        let daemon = world.start(&rule(plane, "{ per_client = \"1Gbps\" }"));
+        let takers = [CLIENT, CLIENT, OTHER].map(|client| Taker::start(&world, client));
+        daemon.ctl.ok(&["set", "web", "rate.per_client=20Mbps"]);
+        assert!(
+            daemon.ctl.ok(&["explain", "web"]).contains("at most 20Mbps from and as much to each client")
+        );
+        thread::sleep(Duration::from_secs(1));
+        let (before, begin) = (takers.each_ref().map(Taker::taken), Instant::now());
+        thread::sleep(Duration::from_secs(3));
+        let [first, second, other] = takers.each_ref().map(Taker::taken);
+        let rate = |bytes| bytes as f64 / begin.elapsed().as_secs_f64();
+        let of_one = rate(first + second - before[0] - before[1]);
+        let of_other = rate(other - before[2]);
+        for (who, got) in [("one client", of_one), ("the other", of_other)] {
+            assert!(got > 0.75 * RATE && got < 1.1 * RATE, "{plane}: {got} bytes a second for {who}");
+        }
+        assert!(daemon.ctl.counter("web", "/drops/rate_per_client") > 0, "{plane}");
+        for taker in takers {
+            _ = taker.stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// A client that takes all that it can get.
+struct Taker {
+    stream: TcpStream,
+    taken: Arc<AtomicU64>,
+}
+
+impl Taker {
+    fn start(world: &World, client: Ipv4Addr) -> Self {
+        let Client(mut stream) = Client::connect_as(&world.client, client, (RELAY, 8080)).expect("connect");
+        stream.write_all(b"d").expect("write");
+        let (mut reader, taken) = (stream.try_clone().expect("a descriptor"), Arc::new(AtomicU64::new(0)));
+        let counted = taken.clone();
+        thread::spawn(move || {
+            let mut buffer = vec![0; 64 * 1024];
+            while let Ok(length @ 1..) = reader.read(&mut buffer) {
+                counted.fetch_add(length as u64, Relaxed);
+            }
+        });
+        Self { stream, taken }
+    }
+
+    fn taken(&self) -> u64 {
+        self.taken.load(Relaxed)
     }
 }

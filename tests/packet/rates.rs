@@ -1,6 +1,6 @@
 //! Rates: packets beyond them are refused and counted, on both planes, direction by direction.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use harness::packet::{Packet, PacketV6};
 use harness::plane::{Plane, Verdict};
@@ -15,6 +15,8 @@ use crate::{Held, WEB};
 
 /// What the slowest bucket holds.
 const BURST: u64 = 256 * 1024;
+/// Somebody else than the usual client.
+const OTHER_CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 77);
 /// A rate that gives nothing back while a test runs.
 const SLOW: &str = "\"1kbps\"";
 
@@ -36,10 +38,15 @@ fn fill(frame: &[u8], run: impl Fn(&[u8]) -> (Verdict, u64)) -> u64 {
 
 /// What becomes of a frame at tc on one side, and packets refused for the rate.
 fn tc(plane: &Plane, is_clients: bool) -> impl Fn(&[u8]) -> (Verdict, u64) {
+    tc_for(plane, is_clients, DropReason::Rate)
+}
+
+/// The same for another reason.
+fn tc_for(plane: &Plane, is_clients: bool, reason: DropReason) -> impl Fn(&[u8]) -> (Verdict, u64) {
     let side = if is_clients { plane.client } else { plane.backend };
     move |frame| {
         let (ran, change) = plane.tc(side, frame);
-        (ran.verdict, change.drops(DropReason::Rate))
+        (ran.verdict, change.drops(reason))
     }
 }
 
@@ -168,10 +175,7 @@ fn the_user_plane_keeps_to_it_both_ways_and_in_both_families() {
     let (client, listener) = ((CLIENT, 47_030), (RELAY, 8080));
     let (question, answer) =
         (Packet::udp(client, listener, &[1; 972]), Packet::udp(listener, client, &[2; 972]));
-    let frame_v6 = |inner: &Packet, between: (Ipv6Addr, Ipv6Addr)| {
-        let bytes = PacketV6::around(inner, between).ip_bytes();
-        [&plane.client.mac[..], &[2, 0, 0, 0, 0, 9], &[0x86, 0xdd], &bytes].concat()
-    };
+    let frame_v6 = |inner: &Packet, between| frame_v6(&plane, inner, between);
     let egress = |frame: &[u8]| {
         let (ran, change) = plane.egress(plane.client, frame);
         (ran.verdict, change.drops(DropReason::Rate))
@@ -181,4 +185,61 @@ fn the_user_plane_keeps_to_it_both_ways_and_in_both_families() {
     assert_eq!(ingress(&frame_v6(&question, (CLIENT_V6, RELAY_V6))), (Verdict::Drop, 1));
     assert_eq!(fill(&frame(plane.client, &answer), egress), BURST.div_ceil(1000));
     assert_eq!(egress(&frame_v6(&answer, (RELAY_V6, CLIENT_V6))), (Verdict::Drop, 1));
+}
+
+/// A frame on the clients' side.
+fn frame_v6(plane: &Plane, inner: &Packet, between: (Ipv6Addr, Ipv6Addr)) -> Vec<u8> {
+    let bytes = PacketV6::around(inner, between).ip_bytes();
+    [&plane.client.mac[..], &[2, 0, 0, 0, 0, 9], &[0x86, 0xdd], &bytes].concat()
+}
+
+#[test]
+fn each_client_has_a_rate_of_its_own() {
+    let plane = fresh(&web(&format!("per_client = {SLOW}"), ""));
+    let mut talk = Conversation::usual(47_040);
+    talk.prove(&plane, plane.client, plane.backend);
+    let (question, answer) = (talk.client_udp(&[1; 1372]), talk.backend_udp(&[2; 872]));
+    let got = talk.to_client(&answer);
+    let per_client = |is_clients| tc_for(&plane, is_clients, DropReason::RatePerClient);
+    fill(&frame(plane.client, &question), per_client(true));
+    row(&plane, "beyond", plane.client, &question, Drop, "web: rate_per_client 1");
+    row(&plane, "the other direction", plane.backend, &answer, Sends(&got), "web: out 1/900");
+    fill(&frame(plane.backend, &answer), per_client(false));
+    row(&plane, "beyond, back", plane.backend, &answer, Drop, "web: rate_per_client 1");
+    // all its connections, and nobody else's
+    let again = Conversation::usual(47_041).client_udp(&[1; 200]);
+    assert_eq!(per_client(true)(&frame(plane.client, &again)), (Verdict::Drop, 1));
+    let mut other = Conversation { client: (OTHER_CLIENT, 47_042), ..Conversation::usual(47_042) };
+    let hers = other.client_udp(&[1; 1372]);
+    other.open(&plane, plane.client, &hers);
+    assert_eq!(fill(&frame(plane.client, &hers), per_client(true)), BURST.div_ceil(1400) - 1);
+    // an IPv6 client has its /64's
+    let neighbour = Ipv6Addr::from(u128::from(CLIENT_V6) ^ 0xff);
+    let v6 = |from, port| {
+        frame_v6(&plane, &Packet::udp((CLIENT, port), (RELAY, 8080), &[1; 952]), (from, RELAY_V6))
+    };
+    assert_eq!(fill(&v6(CLIENT_V6, 47_043), per_client(true)), BURST.div_ceil(1000));
+    assert_eq!(per_client(true)(&v6(neighbour, 47_044)), (Verdict::Drop, 1));
+    let stranger = Ipv6Addr::from(u128::from(CLIENT_V6) ^ 0xff << 64);
+    assert_eq!(per_client(true)(&v6(stranger, 47_045)), (Verdict::Redirect, 0));
+}
+
+#[test]
+fn clients_of_the_user_plane_have_rates_of_their_own_too() {
+    let plane = fresh(&web(&format!("per_client = {SLOW}"), "plane = \"user\"\n"));
+    let per_client = tc_for(&plane, true, DropReason::RatePerClient);
+    let egress = |packet: &Packet| {
+        let (ran, change) = plane.egress(plane.client, &frame(plane.client, packet));
+        (ran.verdict, change.drops(DropReason::RatePerClient))
+    };
+    for client in [(CLIENT, 47_050), (OTHER_CLIENT, 47_051)] {
+        let (listener, bytes) = ((RELAY, 8080), [1; 972]);
+        let question = frame(plane.client, &Packet::udp(client, listener, &bytes));
+        assert_eq!(fill(&question, &per_client), BURST.div_ceil(1000));
+        let answer = Packet::udp(listener, client, &bytes);
+        assert_eq!(
+            (0..).take_while(|_| egress(&answer) != (Verdict::Drop, 1)).count() as u64,
+            BURST.div_ceil(1000)
+        );
+    }
 }

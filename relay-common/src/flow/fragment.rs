@@ -1,6 +1,7 @@
 //! Fragments, which carry no ports: what the first one of a datagram leaves for the later ones.
 
 use super::FlowKey;
+use crate::net::Port;
 
 /// The addresses, identification and protocol that the fragments of one datagram share (RFC 791 section 3.2).
 #[repr(C)]
@@ -22,15 +23,27 @@ pub struct FragmentEntry {
     pub seen: u32,
     /// 1: from the backend to the client.
     pub egress: u32,
-    /// 1: the user plane's, only counted.
+    /// Not 0: the user plane's, only counted; above 16 bits, the rule's port.
     pub user: u32,
 }
 
 impl FragmentEntry {
     /// For a datagram that comes from the user plane or goes to it.
     #[inline(always)]
-    pub const fn of_user(rule: u32, egress: bool, seen: u32) -> Self {
-        Self { key: FlowKey::NOBODY, rule, seen, egress: egress as u32, user: 1 }
+    pub const fn of_user(rule: u32, port: Port, egress: bool, seen: u32) -> Self {
+        Self {
+            key: FlowKey::NOBODY,
+            rule,
+            seen,
+            egress: egress as u32,
+            user: 1 | (port.number() as u32) << 16,
+        }
+    }
+
+    /// The rule's port that such a datagram belongs to.
+    #[inline(always)]
+    pub const fn port_of_user(&self) -> Port {
+        Port::new((self.user >> 16) as u16)
     }
 
     /// Whether it is for such a datagram, on this way.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::books::{Books, Entries, Left, Reading, Scope, Source};
 use super::calendar;
 use super::interfaces::Interfaces;
+use super::ports::Ports;
 use super::store::{Store, StoreError, move_aside};
 use crate::rule::RuleName;
 use crate::supervisor::Shared;
@@ -45,6 +46,7 @@ impl Accountant {
                 if writer.is_open(&shared.ledgers) {
                     shared.take_readings();
                     shared.read_interfaces();
+                    shared.read_ports();
                     writer.write(&shared.ledgers);
                 }
                 if !matches!(over, Err(RecvTimeoutError::Timeout)) {
@@ -76,6 +78,7 @@ fn until_next(now: SystemTime) -> Duration {
 pub struct Ledgers {
     books: Mutex<Books>,
     interfaces: Mutex<Interfaces>,
+    ports: Mutex<Ports>,
     folder: OnceLock<PathBuf>,
 }
 
@@ -86,6 +89,10 @@ impl Ledgers {
 
     pub fn with_interfaces<T>(&self, work: impl FnOnce(&mut Interfaces) -> T) -> T {
         work(&mut self.interfaces.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn with_ports<T>(&self, work: impl FnOnce(&mut Ports) -> T) -> T {
+        work(&mut self.ports.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Where the database is; `None` until it has been read. Until then all counters wait: what is known of them is in it.
@@ -153,6 +160,8 @@ impl Writer {
         let store = Store::open(&self.folder)?;
         let (accounts, interfaces, allowances) =
             (store.accounts()?, store.interfaces()?, store.allowances()?);
+        let of_ports = store.ports()?;
+        ledgers.with_ports(|ports| ports.restore(of_ports));
         ledgers.with(|books| books.restore(accounts, allowances));
         ledgers.with_interfaces(|known| *known = Interfaces::restored(interfaces));
         self.store = Some(store);
@@ -163,9 +172,11 @@ impl Writer {
     fn write(&mut self, ledgers: &Ledgers) {
         let mut entries = ledgers.with(|books| books.entries());
         entries.interfaces = ledgers.with_interfaces(|interfaces| interfaces.accounts());
+        entries.ports = ledgers.with_ports(|ports| ports.entries());
         match self.try_write(&entries) {
             Ok(()) => {
                 ledgers.with(|books| books.written(&entries));
+                ledgers.with_ports(|ports| ports.written(&entries.ports));
                 self.succeeded();
             }
             Err(error) => self.failed(&error, ledgers),
@@ -211,6 +222,7 @@ impl Writer {
                         aside.display()
                     );
                     ledgers.with(Books::forgotten);
+                    ledgers.with_ports(Ports::forgotten);
                     return;
                 }
                 Err(error) => tracing::warn!("{folder}: a history of no use cannot be moved aside: {error}"),

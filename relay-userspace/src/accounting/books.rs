@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use super::allowances::{Allowance, AllowanceEntries, Allowances, Owner};
 use super::amounts::Amounts;
+use super::ports::PortEntries;
+use super::waiting::Waiting;
 use crate::proxy::counters::Counters;
 use crate::rule::RuleName;
-
-/// Minutes of a rule that wait for a database which cannot be written. More are made fewer, none is lost.
-const MOST_WAITING: usize = 60;
 
 /// Where the kernel counts for a rule. Another boot, other pins or another slot begin at zero.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -61,8 +60,7 @@ struct Sessions {
 pub struct Books {
     accounts: HashMap<RuleName, Account>,
     dirty: HashSet<RuleName>,
-    /// By minute since 1970.
-    waiting: HashMap<RuleName, BTreeMap<u64, Amounts>>,
+    waiting: Waiting<RuleName>,
     /// What is used of quotas.
     pub allowances: Allowances,
 }
@@ -82,6 +80,7 @@ pub struct Entries {
     pub accounts: Vec<(RuleName, Account)>,
     pub minutes: Vec<(RuleName, u64, Amounts)>,
     pub interfaces: Vec<(String, Account)>,
+    pub ports: PortEntries,
     pub quotas: AllowanceEntries,
 }
 
@@ -202,26 +201,17 @@ impl Books {
         }
         self.dirty.insert(name.clone());
         self.allowances.spend(name, &came);
-        let minutes = self.waiting.entry(name.clone()).or_default();
-        *minutes.entry(minute).or_default() += came;
-        if minutes.len() > MOST_WAITING
-            && let Some((_, oldest)) = minutes.pop_first()
-            && let Some(mut next) = minutes.first_entry()
-        {
-            *next.get_mut() += oldest;
-        }
+        self.waiting.add(name, minute, came);
     }
 
     /// What is to be written; empty if nothing has changed.
     pub fn entries(&self) -> Entries {
         let accounts = self.dirty.iter().filter_map(|name| self.accounts.get_key_value(name));
-        let minutes = self.waiting.iter().flat_map(|(name, minutes)| {
-            minutes.iter().map(|(minute, amounts)| (name.clone(), *minute, *amounts))
-        });
         Entries {
             accounts: accounts.map(|(name, account)| (name.clone(), account.clone())).collect(),
-            minutes: minutes.collect(),
+            minutes: self.waiting.entries(),
             interfaces: Vec::new(),
+            ports: PortEntries::default(),
             quotas: self.allowances.entries(),
         }
     }
@@ -238,15 +228,7 @@ impl Books {
             }
         }
         self.allowances.written(&entries.quotas);
-        for (name, minute, amounts) in &entries.minutes {
-            let Some(minutes) = self.waiting.get_mut(name) else { continue };
-            let more =
-                minutes.remove(minute).and_then(|now| now.since(amounts)).filter(|more| !more.is_zero());
-            minutes.extend(more.map(|more| (*minute, more)));
-            if minutes.is_empty() {
-                self.waiting.remove(name);
-            }
-        }
+        self.waiting.written(&entries.minutes);
     }
 
     /// A new database knows nothing yet.
@@ -268,6 +250,7 @@ impl Entries {
         self.accounts.is_empty()
             && self.minutes.is_empty()
             && self.interfaces.is_empty()
+            && self.ports.is_empty()
             && self.quotas.is_empty()
     }
 }
@@ -298,6 +281,7 @@ mod tests {
     use relay_common::net::Protocol;
 
     use super::*;
+    use crate::accounting::waiting::MOST_WAITING;
     use crate::proxy::roster::Live;
 
     fn name(text: &str) -> RuleName {

@@ -15,6 +15,7 @@ use super::allowances::{Allowance, Owner};
 use super::amounts::Amounts;
 use super::books::{Account, Entries, Source};
 use super::calendar::Step;
+use super::ports::PortName;
 use crate::rule::RuleName;
 
 mod packed;
@@ -136,6 +137,16 @@ impl Store {
         Ok(known.filter_map(|(name, account)| Some((RuleName::parse(&name)?, account))).collect())
     }
 
+    /// All ports' accounts as they were last written. They are in the rules' table, under names that no rule has.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be read.
+    pub fn ports(&self) -> Result<HashMap<PortName, Account>, StoreError> {
+        let known = self.accounts_in(RULES)?.into_iter();
+        Ok(known.filter_map(|(name, account)| Some((PortName::parse(&name)?, account))).collect())
+    }
+
     /// All interfaces' accounts as they were last written.
     ///
     /// # Errors
@@ -180,10 +191,14 @@ impl Store {
         for (name, account) in &entries.accounts {
             write_account(&transaction, RULES, name.as_str(), account)?;
         }
+        for (name, account) in &entries.ports.accounts {
+            write_account(&transaction, RULES, &name.to_string(), account)?;
+        }
         for (name, account) in &entries.interfaces {
             write_account(&transaction, INTERFACES, name, account)?;
         }
         past::add(&transaction, &entries.minutes)?;
+        past::add(&transaction, &entries.ports.minutes)?;
         quotas::write(&transaction, &entries.quotas)?;
         transaction.commit()?;
         Ok(())
@@ -201,20 +216,20 @@ impl Store {
         Ok(())
     }
 
-    /// A rule's rows from `since` to before `until`; `None` if the name never had an account.
+    /// A rule's or a port's rows from `since` to before `until`; `None` if the name never had an account.
     ///
     /// # Errors
     ///
     /// The database cannot be read.
     pub fn history(
         &self,
-        name: &RuleName,
+        name: &str,
         step: Step,
         since: u64,
         until: u64,
     ) -> Result<Option<Vec<HistoryRow>>, StoreError> {
         let mut find = self.connection.prepare("SELECT id FROM rules WHERE name = ?1")?;
-        let id: Option<i64> = find.query_row([name.as_str()], |row| row.get(0)).optional()?;
+        let id: Option<i64> = find.query_row([name], |row| row.get(0)).optional()?;
         id.map(|rule| Question { rule, step, since, until }.answer(&self.connection)).transpose()
     }
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::problem::{ApiProblem, Code};
 use super::view::{AccountView, HistoryRowView, HistoryView};
 use crate::accounting::calendar::{self, Step, TIME_FORMS, parse_time};
+use crate::accounting::ports::PortName;
 use crate::accounting::store::{Store, StoreError};
 use crate::rule::RuleName;
 use crate::supervisor::Shared;
@@ -19,6 +20,8 @@ pub struct Options {
     until: Option<String>,
     #[serde(default)]
     by: Step,
+    /// One port's, of a rule that counts each by itself.
+    port: Option<u16>,
 }
 
 /// Every name that ever had an account, and what it has carried as of the last ten seconds.
@@ -44,11 +47,15 @@ pub async fn history(shared: &Shared, name: RuleName, options: Options) -> Resul
             "relayd has not read its history yet; ask again in a moment, or look into its log for what is wrong with it",
         ));
     };
-    let rule = name.to_string();
+    let rule = match options.port {
+        Some(port) => PortName { rule: name.clone(), port }.to_string(),
+        None => name.to_string(),
+    };
+    let account = rule.clone();
     let is_there = shared.snapshot().by_name.contains_key(&name);
     let missing = not_found(&name);
     let found =
-        tokio::task::spawn_blocking(move || Store::read(&folder)?.history(&name, by, since, until)).await;
+        tokio::task::spawn_blocking(move || Store::read(&folder)?.history(&account, by, since, until)).await;
     let found = found.map_err(|error| unreadable(&error))?.map_err(|error: StoreError| unreadable(&error))?;
     let rows = match found {
         Some(rows) => rows,

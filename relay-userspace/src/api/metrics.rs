@@ -6,29 +6,29 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::view::{AlertView, BackendView, QuotaView, RuleView, StatusView, TermsView, TrafficView};
+use super::view::{
+    AlertView, BackendView, PortView, QuotaView, RuleView, StatusView, TermsView, TrafficView,
+};
 use crate::health::saved::BackendOrder;
 
 /// All metrics.
-pub fn encode(
-    rules: Vec<RuleView>,
-    status: StatusView,
-    terms: Vec<TermsView>,
-    alerts: Vec<AlertView>,
-) -> Result<String, std::fmt::Error> {
+pub fn encode(views: Views) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Views { rules, status, terms, alerts }));
+    registry.register_collector(Box::new(views));
     let mut text = String::new();
     encode_text(&mut text, &registry)?;
     Ok(text)
 }
 
-#[derive(Debug)]
-struct Views {
-    rules: Vec<RuleView>,
-    alerts: Vec<AlertView>,
-    status: StatusView,
-    terms: Vec<TermsView>,
+/// What they are made of.
+#[derive(Debug, Default)]
+pub struct Views {
+    pub rules: Vec<RuleView>,
+    pub alerts: Vec<AlertView>,
+    pub status: StatusView,
+    pub terms: Vec<TermsView>,
+    /// By rule, of those that count theirs.
+    pub ports: Vec<(String, Vec<PortView>)>,
 }
 
 type Encoded = Result<(), std::fmt::Error>;
@@ -42,6 +42,7 @@ impl Collector for Views {
         let packets = "Packets on the client leg";
         self.by_direction(&mut encoder, "relay_rule_packets", None, packets, |traffic| traffic.packets)?;
         self.lifetime(&mut encoder)?;
+        self.ports(&mut encoder)?;
         self.units(&mut encoder)?;
         self.quotas(&mut encoder)?;
         self.ends(&mut encoder)?;
@@ -89,6 +90,23 @@ impl Views {
             let lifetime = &rule.counters.lifetime;
             for (direction, traffic) in [("ingress", lifetime.ingress), ("egress", lifetime.egress)] {
                 counter(&mut metric, &[("rule", &rule.name), ("direction", direction)], traffic.bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ports(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help =
+            "Bytes that ports of rules with count_ports have ever carried, over restarts, reboots and edits";
+        let unit = Some(&Unit::Bytes);
+        let mut metric = encoder.encode_descriptor("relay_port", help, unit, MetricType::Counter)?;
+        for (rule, ports) in &self.ports {
+            for view in ports {
+                let (port, lifetime) = (view.port.to_string(), &view.lifetime);
+                for (direction, traffic) in [("ingress", lifetime.ingress), ("egress", lifetime.egress)] {
+                    let labels = [("rule", &**rule), ("port", &port), ("direction", direction)];
+                    counter(&mut metric, &labels, traffic.bytes)?;
+                }
             }
         }
         Ok(())
@@ -346,10 +364,12 @@ mod tests {
                     "egress": { "packets": 1, "bytes": 60 }, "flows": 7 } },
         });
         let rule: RuleView = serde_json::from_value(rule).expect("rule");
-        let text = encode(vec![rule], status, Vec::new(), Vec::new()).expect("text");
+        let ports = vec![("tokyo".into(), vec![PortView { port: 8388, lifetime: rule.counters.lifetime }])];
+        let text = encode(Views { rules: vec![rule], status, ports, ..Views::default() }).expect("text");
         for line in [
             "relay_rule_bytes_total{rule=\"tokyo\",direction=\"ingress\"} 120",
             "relay_rule_lifetime_bytes_total{rule=\"tokyo\",direction=\"ingress\"} 999",
+            "relay_port_bytes_total{rule=\"tokyo\",port=\"8388\",direction=\"ingress\"} 999",
             "relay_rule_packets_total{rule=\"tokyo\",direction=\"egress\"} 1",
             "relay_rule_unit{rule=\"tokyo\",unit=\"ip\"} 1",
             "relay_rule_flows_total{rule=\"tokyo\"} 3",
@@ -386,7 +406,7 @@ mod tests {
     #[test]
     fn alerts_are_counted_by_what_became_of_them() {
         let alert = AlertView { name: "phone".into(), sent: 3, dropped: 1, ..AlertView::default() };
-        let text = encode(Vec::new(), StatusView::default(), Vec::new(), vec![alert]).expect("text");
+        let text = encode(Views { alerts: vec![alert], ..Views::default() }).expect("text");
         let lines = text.lines().filter(|line| line.starts_with("relay_alerts_total"));
         let expected = ["sent\"} 3", "failed\"} 0", "dropped\"} 1"];
         let expected = expected.map(|rest| format!("relay_alerts_total{{alert=\"phone\",result=\"{rest}"));

@@ -22,8 +22,8 @@ use super::flows::{FlowsView, Params};
 use super::problem::{ApiProblem, Code};
 use super::server::Peer;
 use super::view::{
-    AccountView, AlertTestView, AlertView, ChangeView, DownView, ExplainView, HistoryView, RuleView,
-    StatusView, TermsView, WalkView,
+    AccountView, AlertTestView, AlertView, ChangeView, DownView, ExplainView, HistoryView, PortView,
+    RuleView, StatusView, TermsView, WalkView,
 };
 use super::{history, metrics, observe, order};
 use crate::accounting::allowances::Owner;
@@ -57,6 +57,7 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .route("/v1/rules/{name}", get(show).patch(set).delete(remove))
         .route("/v1/rules/{name}/explain", get(explained))
         .route("/v1/rules/{name}/history", get(past))
+        .route("/v1/rules/{name}/ports", get(ports))
         .route("/v1/history", get(accounts))
         .route("/v1/rules/{name}/enable", post(enable))
         .route("/v1/rules/{name}/disable", post(disable))
@@ -200,6 +201,10 @@ async fn past(
     Query(options): Query<history::Options>,
 ) -> Answer<HistoryView> {
     Ok(Json(history::history(&shared, name(&text)?, options).await?))
+}
+
+async fn ports(State(shared): State<Arc<Shared>>, Path(text): Path<String>) -> Answer<Vec<PortView>> {
+    Ok(Json(shared.ports_of(&name(&text)?)?))
 }
 
 async fn accounts(State(shared): State<Arc<Shared>>) -> Json<Vec<AccountView>> {
@@ -459,7 +464,10 @@ async fn health() -> Json<Value> {
 
 async fn metrics_text(State(shared): State<Arc<Shared>>) -> Response {
     let (terms, alerts) = (shared.all_terms(), alert_views(&shared));
-    let Ok(text) = metrics::encode(shared.rules().await, shared.status().await, terms, alerts) else {
+    let ports = shared.all_ports();
+    let views =
+        metrics::Views { rules: shared.rules().await, status: shared.status().await, terms, alerts, ports };
+    let Ok(text) = metrics::encode(views) else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 pub use self::alerts::{AlertChange, AlertTestView, AlertView};
 pub use self::past::{
-    AccountView, HistoryRowView, HistoryView, InterfaceTrafficView, LifetimeView, MachineView,
+    AccountView, HistoryRowView, HistoryView, InterfaceTrafficView, LifetimeView, MachineView, PortView,
 };
 pub use self::quotas::{ExpiryView, LedgerView, QuotaView, TermsView};
 use super::round_trips::{RoundTripView, RoundTripsView};

@@ -294,6 +294,9 @@ pub struct One {
 pub struct Show {
     #[arg(value_parser = rule_name)]
     pub name: RuleName,
+    /// What each of its ports has carried, for ever, if the rule has `count_ports`
+    #[arg(long)]
+    pub ports: bool,
     #[command(flatten)]
     pub watch: Watch,
 }

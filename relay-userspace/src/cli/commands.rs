@@ -20,8 +20,8 @@ use super::{Exit, alerts, export, fields, flows, history, import, manual, observ
 use crate::api::client::{Client, ClientError};
 use crate::api::flows::FlowsView;
 use crate::api::view::{
-    AccountView, AlertTestView, AlertView, ChangeView, DownView, ExplainView, HistoryView, RuleView,
-    StatusView, TermsView, WalkView,
+    AccountView, AlertTestView, AlertView, ChangeView, DownView, ExplainView, HistoryView, PortView,
+    RuleView, StatusView, TermsView, WalkView,
 };
 use crate::config::Problems;
 use crate::config::files::Config;
@@ -45,6 +45,10 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Backend(backend) => session.backend(backend).await,
         Command::List(watch) => {
             session.repeat(watch.watch, "/v1/rules", |rules: &Vec<RuleView>, f| print::rules(rules, f)).await
+        }
+        Command::Show(show) if show.ports => {
+            let path = format!("/v1/rules/{}/ports", show.name);
+            session.repeat(show.watch.watch, &path, |ports: &Vec<PortView>, f| history::ports(ports, f)).await
         }
         Command::Show(show) => {
             let path = format!("/v1/rules/{}", show.name);

@@ -7,7 +7,7 @@ use super::print::{json, lines, plain_table, size};
 use crate::accounting::amounts::Amounts;
 use crate::accounting::bill::billed;
 use crate::accounting::calendar::Step;
-use crate::api::view::{AccountView, HistoryRowView, HistoryView};
+use crate::api::view::{AccountView, HistoryRowView, HistoryView, PortView};
 
 /// The path to ask relayd for.
 pub fn path(name: &str, history: &History) -> String {
@@ -16,7 +16,8 @@ pub fn path(name: &str, history: &History) -> String {
         clap::ValueEnum::to_possible_value(&by).map(|value| value.get_name().to_owned()).unwrap_or_default();
     let times = [("since", &history.since), ("until", &history.until)].into_iter();
     let times = times.filter_map(|(key, time)| Some(format!("&{key}={}", time.as_ref()?)));
-    format!("/v1/rules/{name}/history?by={by}{}", times.collect::<String>())
+    let port = history.port.map(|port| format!("&port={port}")).unwrap_or_default();
+    format!("/v1/rules/{name}/history?by={by}{port}{}", times.collect::<String>())
 }
 
 /// All accounts.
@@ -42,6 +43,32 @@ pub fn accounts(views: &[AccountView], format: Format) -> String {
         let lifetime = view.lifetime;
         let (ingress, egress) = (size(lifetime.ingress.bytes), size(lifetime.egress.bytes));
         table.add_row([view.rule.clone(), ingress, egress, lifetime.flows.to_string()]);
+    }
+    lines(&table)
+}
+
+/// What a rule's ports have carried.
+pub fn ports(views: &[PortView], format: Format) -> String {
+    match format {
+        Format::Json => return json(&views),
+        Format::Tsv => {
+            let line = |view: &PortView| {
+                let lifetime = view.lifetime;
+                format!("{}\t{}\t{}\n", view.port, lifetime.ingress.bytes, lifetime.egress.bytes)
+            };
+            return "port\tingress_bytes\tegress_bytes\n".to_owned()
+                + &views.iter().map(line).collect::<String>();
+        }
+        Format::Table | Format::Wide => {}
+    }
+    if views.is_empty() {
+        return "no port has carried anything; `relayctl set NAME count_ports=true` has each counted from then on\n".into();
+    }
+    let mut table = plain_table();
+    table.set_header(["PORT", "IN", "OUT"]);
+    for view in views {
+        let lifetime = view.lifetime;
+        table.add_row([view.port.to_string(), size(lifetime.ingress.bytes), size(lifetime.egress.bytes)]);
     }
     lines(&table)
 }

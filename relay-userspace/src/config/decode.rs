@@ -20,15 +20,12 @@ use relay_common::net::Protocol;
 pub use self::group::group;
 pub use self::places::misfit;
 pub use self::watch::watch;
-use super::fields::{Fields, Later};
+use super::fields::Fields;
 use super::node::{Node, Span, Table, Value};
 use super::problem::Problems;
 use crate::rule::{Listener, OnDown, PlaneChoice, Protocols, Rule, RuleName, UdpNat};
 
 const NOTE_LENGTH: usize = 128;
-
-/// Keys of the contract that have no meaning yet. Saying so beats ignoring them.
-const LATER: &[Later] = &[Later { key: "count_ports", default: Some("false") }];
 
 /// Said of keys for TCP in a rule that has none.
 const NO_TCP: &str = "this is TCP's, and the rule carries UDP alone";
@@ -69,7 +66,8 @@ pub fn rule(
     let quota = quota::quota(&mut fields, problems);
     let expires = quota::expires(&mut fields, problems);
     let group = group::of_rule(&mut fields, problems);
-    fields.finish(LATER, problems);
+    let count_ports = fields.bool("count_ports", problems).unwrap_or(false);
+    fields.finish(problems);
     if problems.list.len() > before {
         return None;
     }
@@ -99,6 +97,7 @@ pub fn rule(
         quota: quota.map(Box::new),
         expires: expires.map(Box::new),
         group,
+        count_ports,
         is_watch: false,
     })
 }

@@ -77,7 +77,7 @@ impl Dns {
         if let Some(prefer) = fields.word("prefer", &["ipv4", "ipv6"], Prefer::parse, problems) {
             self.prefer = prefer;
         }
-        fields.finish(&[], problems);
+        fields.finish(problems);
     }
 }
 

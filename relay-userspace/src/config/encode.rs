@@ -28,6 +28,9 @@ pub fn to_json(rule: &Rule) -> Map<String, Json> {
     }
     map.insert("listen".into(), texts(&rule.listen));
     map.insert("protocol".into(), json!(rule.protocols.as_str()));
+    if rule.count_ports {
+        map.insert("count_ports".into(), json!(true));
+    }
     if rule.is_watch {
         return map;
     }

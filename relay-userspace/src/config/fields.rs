@@ -1,4 +1,4 @@
-//! Taking a table apart key by key; what is left over is unknown, or known but not built yet.
+//! Taking a table apart key by key; what is left over is unknown.
 
 use std::time::Duration;
 
@@ -14,12 +14,6 @@ pub struct Fields<'a> {
     pub subject: String,
     /// Where the table stands.
     pub span: Option<Span>,
-}
-
-/// A key that a later version will understand: its name, and the one value that already means what it says.
-pub struct Later {
-    pub key: &'static str,
-    pub default: Option<&'static str>,
 }
 
 impl<'a> Fields<'a> {
@@ -149,41 +143,15 @@ impl<'a> Fields<'a> {
     }
 
     /// Complains about everything that was not taken.
-    pub fn finish(self, later: &[Later], problems: &mut Problems) {
+    pub fn finish(self, problems: &mut Problems) {
         for entry in self.entries.iter().flatten() {
-            if let Some(later) = later.iter().find(|later| later.key == entry.key) {
-                if !later.means(&entry.node) {
-                    let message = format!("{} is not built yet", entry.node.shown());
-                    let help = later.help();
-                    problems.add(entry.key_span.clone(), &self.subject_of(&entry.key), message, Some(&help));
-                }
-                continue;
-            }
-            let keys = self.known.iter().copied().chain(later.iter().map(|later| later.key));
+            let keys = self.known.iter().copied();
             let help = match nearest(&entry.key, keys.clone()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("known are {}", keys.collect::<Vec<_>>().join(", ")),
             };
             let message = format!("there is no key `{}`", entry.key);
             problems.add(entry.key_span.clone(), &self.subject, message, Some(&help));
-        }
-    }
-}
-
-impl Later {
-    fn means(&self, node: &Node) -> bool {
-        match (&node.value, self.default) {
-            (Value::Text(text), Some(default)) => text == default,
-            (Value::Bool(value), Some(default)) => value.to_string() == default,
-            (Value::Integer(value), Some(default)) => value.to_string() == default,
-            _ => false,
-        }
-    }
-
-    fn help(&self) -> String {
-        match self.default {
-            Some(default) => format!("leave `{}` out, or set it to {default}", self.key),
-            None => format!("leave `{}` out", self.key),
         }
     }
 }

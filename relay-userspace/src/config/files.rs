@@ -14,7 +14,7 @@ use super::node::{Entry, Node, Span, Table, Value, table_from_toml};
 use super::problem::{Problem, Problems, Source};
 use super::settings::Settings;
 use crate::alert::desk::Alerts;
-use crate::rule::{Group, GroupName, Groups, Rule, overlap};
+use crate::rule::{Group, GroupName, Groups, Rule, counting, overlap};
 
 /// A whole configuration: settings, alerts, and rules, each rule with the file it came from.
 #[derive(Clone, Debug, Default)]
@@ -265,6 +265,10 @@ impl Reader {
     /// What only shows when all rules are read: two with one name, two that want the same port, a group that there is not.
     fn check(&self, problems: &mut Problems) {
         self.check_groups(problems);
+        if let Some((index, text)) = counting::too_many(self.config.rules.iter().map(|(rule, _)| &**rule)) {
+            let subject = format!("rule {:?}: count_ports", self.config.rules[index].0.name.as_str());
+            problems.add(self.places[index].clone(), &subject, text, Some(counting::TOO_MANY));
+        }
         refuse_twins("rules", &self.names, problems);
         refuse_twins("alerts", &self.alert_names, problems);
         refuse_twins("groups", &self.group_names, problems);

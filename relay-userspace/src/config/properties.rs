@@ -160,7 +160,7 @@ fn limits() -> impl Strategy<Value = Limits> {
 
 fn rates() -> impl Strategy<Value = Rates> {
     let rate = || prop_oneof![Just(0), Rates::LEAST..=Rates::MOST];
-    (rate(), rate()).prop_map(|(ingress, egress)| Rates { ingress, egress })
+    (rate(), rate(), rate()).prop_map(|(ingress, egress, per_client)| Rates { ingress, egress, per_client })
 }
 
 fn connects() -> BoxedStrategy<Connect> {
@@ -196,6 +196,7 @@ prop_compose! {
         udp_nat in proptest::sample::select(&UdpNat::ALL[..]),
         on_down in proptest::sample::select(&OnDown::ALL[..]),
         force: bool,
+        count_ports: bool,
         times in (durations(), durations(), durations(), durations(), durations()),
         keepalive in (1..=32_767u64, 1..=32_767u64, 1..=127u8),
         accept in accepts(),
@@ -218,9 +219,10 @@ prop_compose! {
         };
         let accept = if is_tcp { accept } else { Accept::default() };
         let accept = Accept { tunnel: accept.tunnel.filter(|_| protocols == Protocols::Tcp), ..accept };
+        let ports: u32 = listen.iter().map(|listener| listener.ports.len()).sum();
         let check = check.filter(|check| suits(check, protocols));
         let to = apart(to, &listen);
-        Rule { name, note: note.map(Into::into), enabled, listen: listen.into(), protocols, to: to.into(), balance, check: check.map(Box::new), plane, udp_nat, on_down, force, timeouts: timeouts.into(), accept: accept.into(), connect: connect.into(), limits, rates, quota: ends.0.map(Box::new), expires: ends.1.map(Box::new), group: None, is_watch: false }
+        Rule { name, note: note.map(Into::into), enabled, listen: listen.into(), protocols, to: to.into(), balance, check: check.map(Box::new), plane, udp_nat, on_down, force, timeouts: timeouts.into(), accept: accept.into(), connect: connect.into(), limits, rates, quota: ends.0.map(Box::new), expires: ends.1.map(Box::new), group: None, count_ports: count_ports && ports < 1000, is_watch: false }
     }
 }
 

@@ -147,7 +147,7 @@ impl Settings {
         if let Some(flows) = fields.integer("max_flows", FEWEST_FLOWS..=MOST_FLOWS, problems) {
             self.max_flows = u32::try_from(flows).ok();
         }
-        fields.finish(&[], problems);
+        fields.finish(problems);
     }
 
     pub fn log(&mut self, node: &Node, problems: &mut Problems) {
@@ -162,7 +162,7 @@ impl Settings {
         if let Some(connections) = fields.bool("connections", problems) {
             self.log_connections = connections;
         }
-        fields.finish(&[], problems);
+        fields.finish(problems);
     }
 
     pub fn metrics(&mut self, node: &Node, problems: &mut Problems) {
@@ -177,7 +177,7 @@ impl Settings {
                 }
             }
         }
-        fields.finish(&[], problems);
+        fields.finish(problems);
     }
 
     pub fn dns(&mut self, node: &Node, problems: &mut Problems) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use aya::maps::MapError;
 use relay_common::choice::Place;
-use relay_common::counters::{DropKey, DropReason, RuleCounters};
+use relay_common::counters::{DropKey, DropReason, PortKey, RuleCounters};
 use relay_common::net::Protocol;
 use relay_common::rule::{Limits, RuleEntry, RuleState};
 use relay_common::settings::Settings;
@@ -263,6 +263,16 @@ impl Dataplane {
             .map_err(|source| KernelError::Batch { map: names::COUNTERS, source })?;
         self.maps.counters.set(slot, zero, 0).map_err(map_error(names::COUNTERS))?;
         self.forget_drops(slot)
+    }
+
+    /// What slots' ports were counted as having carried.
+    pub(super) fn forget_ports(&mut self, slots: &[u32]) -> Result<(), KernelError> {
+        let keys = self.maps.port_counters.keys().flatten();
+        let gone: Vec<PortKey> = keys.filter(|key| slots.contains(&key.rule)).collect();
+        for key in gone {
+            absent_is_fine(self.maps.port_counters.remove(&key)).map_err(map_error(names::PORT_COUNTERS))?;
+        }
+        Ok(())
     }
 
     pub(super) fn forget_drops(&mut self, slot: u32) -> Result<(), KernelError> {

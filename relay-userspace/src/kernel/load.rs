@@ -175,6 +175,7 @@ impl Dataplane {
     /// so many reasons of so many rules only.
     pub fn free_slots(&mut self, slots: &[u32]) -> Result<(), KernelError> {
         let freed = self.shadow.slots.swept(slots);
+        self.forget_ports(&freed)?;
         freed.into_iter().try_for_each(|slot| self.forget_drops(slot))
     }
 

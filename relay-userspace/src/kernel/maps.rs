@@ -6,7 +6,7 @@ use aya::Pod;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::xdp::DevMap;
 use aya::maps::{Array, HashMap, Map, MapData, MapType, PerCpuArray, PerCpuHashMap};
-use relay_common::counters::{DropKey, RuleCounters};
+use relay_common::counters::{COUNTED_PORTS, DropKey, PortCounters, PortKey, RuleCounters};
 use relay_common::names;
 use relay_common::round_trip::RoundTrips;
 use relay_common::route::{NextHop, RouteKey};
@@ -36,10 +36,16 @@ pub struct Maps {
     pub numbered: Array<MapData, Numbered>,
     pub counters: PerCpuArray<MapData, RuleCounters>,
     pub drops: PerCpuHashMap<MapData, DropKey, u64>,
+    pub port_counters: HashMap<MapData, PortKey, PortNumbers>,
     pub settings: Array<MapData, Settings>,
     pub devices: DevMap<MapData>,
     pub allowed: LpmTrie<MapData, SourceKey, u32>,
 }
+
+/// [`PortCounters`] as plain numbers: packets in and out, bytes in and out.
+pub type PortNumbers = [u64; 4];
+
+const _: () = assert!(size_of::<PortNumbers>() == size_of::<PortCounters>());
 
 /// Who listens for clients of one address family.
 pub struct ListeningMaps<A> {
@@ -71,6 +77,7 @@ impl Maps {
             numbered: open(pins, names::NUMBERED)?,
             counters: open(pins, names::COUNTERS)?,
             drops: open(pins, names::DROPS)?,
+            port_counters: open(pins, names::PORT_COUNTERS)?,
             settings: open(pins, names::SETTINGS)?,
             devices: open(pins, names::DEVICES)?,
             allowed: open(pins, names::ALLOWED)?,
@@ -123,7 +130,7 @@ pub fn shapes() -> Vec<Shape> {
     use relay_common::choice::{EndpointUsage, Place};
     use relay_common::ended::EndedFlow;
     use relay_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
-    use relay_common::meter::{METERS, Meter};
+    use relay_common::meter::{Client, METERS, Meter};
     use relay_common::rule::PORT_TABLE;
     use relay_common::settings::Pressure;
     use relay_common::usage::Usage;
@@ -149,6 +156,7 @@ pub fn shapes() -> Vec<Shape> {
         shape::<[u32; 4], OwnAddress>(names::ADDRESSES_V6, MapType::Hash, None),
         shape::<u32, Numbered>(names::NUMBERED, MapType::Array, Some(NUMBERS)),
         shape::<u32, RuleCounters>(names::COUNTERS, MapType::PerCpuArray, Some(RULE_SLOTS)),
+        shape::<PortKey, PortNumbers>(names::PORT_COUNTERS, MapType::Hash, Some(2 * COUNTED_PORTS)),
         shape::<DropKey, u64>(names::DROPS, MapType::PerCpuHash, None),
         shape::<u32, Settings>(names::SETTINGS, MapType::Array, Some(1)),
         shape::<u32, Pressure>(names::PRESSURE, MapType::Array, Some(2)),
@@ -158,6 +166,13 @@ pub fn shapes() -> Vec<Shape> {
         shared::<Meter>(names::METERS, METERS),
         shape::<SourceKey, u64>(names::SOURCES, MapType::Hash, None),
         shape::<SourceKey, u64>(names::PACES, MapType::LruHash, None),
+        Shape {
+            name: names::CLIENTS,
+            kind: MapType::LruHash,
+            key: size_of::<SourceKey>(),
+            value: size_of::<Client>(),
+            entries: None,
+        },
         Shape {
             name: names::ENDED,
             kind: MapType::RingBuf,

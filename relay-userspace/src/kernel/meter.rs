@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
-use relay_common::counters::{DropKey, DropReason, NO_RULE, RuleCounters};
+use relay_common::counters::{DropKey, DropReason, NO_RULE, PortKey, RuleCounters};
 use relay_common::names;
 
+use super::batch::Walk;
+use super::maps::PortNumbers;
 use super::round_trips::{RoundTripTable, RoundTripsByEnd};
 use super::{Unavailable, maps};
+use crate::accounting::amounts::Amounts;
+use crate::accounting::ports::PortReadings;
 
 pub struct Meter {
     counters: PerCpuArray<MapData, RuleCounters>,
@@ -16,6 +20,7 @@ pub struct Meter {
     pub id: u32,
     drops: PerCpuHashMap<MapData, DropKey, u64>,
     round_trips: RoundTripTable,
+    ports: MapData,
 }
 
 /// Totals of one rule over all CPUs.
@@ -43,6 +48,7 @@ impl Meter {
             id: number(pins)?,
             drops: maps::open(pins, names::DROPS)?,
             round_trips: RoundTripTable::open(pins)?,
+            ports: maps::open_raw(pins, names::PORT_COUNTERS)?,
         })
     }
 
@@ -62,6 +68,20 @@ impl Meter {
     /// Round trips of all rules' backends, in one walk.
     pub fn round_trips(&self) -> RoundTripsByEnd {
         self.round_trips.read()
+    }
+
+    /// Counters of all ports that are counted by themselves, by slot and port. `None` if they cannot be read.
+    pub fn ports(&self) -> Option<PortReadings> {
+        let mut found = PortReadings::new();
+        let mut walk = Walk::<_, PortKey, PortNumbers>::new(self.ports.fd());
+        while let Some(chunk) = walk.next_chunk().ok()? {
+            found.extend(chunk.filter_map(|(key, [packets_in, packets_out, bytes_in, bytes_out])| {
+                let port = u16::try_from(key.port).ok()?;
+                let amounts = Amounts::from_array([bytes_in, packets_in, bytes_out, packets_out, 0]);
+                Some(((key.rule, port), amounts))
+            }));
+        }
+        Some(found)
     }
 
     /// Totals of the rule in a slot, its drops taken from [`Meter::drops`].

@@ -49,16 +49,19 @@ pub struct DesiredTerms {
     pub rates: Rates,
     pub quota: Option<(Counted, Over)>,
     pub closed: Option<Closed>,
+    /// Each port is counted by itself, too.
+    pub counts_ports: bool,
 }
 
 impl DesiredTerms {
     pub fn new(rates: Rates, quota: Option<&crate::rule::Quota>, closed: Option<Closed>) -> Self {
-        Self { rates, quota: quota.map(|quota| (quota.count, quota.over)), closed }
+        Self { rates, quota: quota.map(|quota| (quota.count, quota.over)), closed, counts_ports: false }
     }
 
     fn terms(&self, group: u32) -> Terms {
         Terms {
             rates: [self.rates.ingress / 8, self.rates.egress / 8],
+            per_client: self.rates.per_client / 8,
             quota: self.quota.map(|(counted, over)| Quota {
                 counted: match counted {
                     Counted::In => relay_common::meter::Counted::Ingress,
@@ -72,6 +75,7 @@ impl DesiredTerms {
                 },
             }),
             closed: self.closed,
+            counts_ports: self.counts_ports,
             group,
         }
     }

@@ -136,7 +136,8 @@ const fn refusal(reason: DropReason) -> What {
         | DropReason::UdpGso
         | DropReason::Rate
         | DropReason::Quota
-        | DropReason::Expired => What::Dropped { reason: text, packets: 1 },
+        | DropReason::Expired
+        | DropReason::RatePerClient => What::Dropped { reason: text, packets: 1 },
     }
 }
 

@@ -113,6 +113,7 @@ fn unkept(rule: &Rule) -> Option<&'static str> {
     match () {
         () if !rule.rates.is_none() => Some("rate"),
         () if throttles => Some("quota.over"),
+        () if rule.count_ports => Some("count_ports"),
         () => None,
     }
 }

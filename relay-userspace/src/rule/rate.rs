@@ -5,6 +5,8 @@
 pub struct Rates {
     pub ingress: u64,
     pub egress: u64,
+    /// Of each client by itself, each way; a rule's alone.
+    pub per_client: u64,
 }
 
 impl Rates {
@@ -14,8 +16,8 @@ impl Rates {
     pub const MOST: u64 = 1_000_000_000_000;
 
     /// All of them with their names in the configuration.
-    pub const fn entries(&mut self) -> [(&'static str, &mut u64); 2] {
-        [("ingress", &mut self.ingress), ("egress", &mut self.egress)]
+    pub const fn entries(&mut self) -> [(&'static str, &mut u64); 3] {
+        [("ingress", &mut self.ingress), ("egress", &mut self.egress), ("per_client", &mut self.per_client)]
     }
 
     /// Those that are set.

@@ -18,7 +18,7 @@ use crate::config::files::{NO_GROUP, no_group};
 use crate::config::save::Staged;
 use crate::config::{Origin, encode, patch};
 use crate::plan::PlannedRule;
-use crate::rule::{Rule, RuleName, overlap};
+use crate::rule::{Rule, RuleName, counting, overlap};
 
 pub type Done = Result<ChangeView, Setback>;
 
@@ -160,6 +160,10 @@ impl State {
             return Err(ApiProblem::new(Code::NotPossible, text).into());
         }
         self.refuse_group(&rules, name)?;
+        if let Some((_, text)) = counting::too_many(rules.iter().map(|(rule, _)| &**rule)) {
+            let text = format!("rule \"{name}\": count_ports: {text}; {}", counting::TOO_MANY);
+            return Err(ApiProblem::new(Code::Invalid, text).into());
+        }
         self.refuse_overlap(&rules, name)?;
         self.want_names(&rules, manner)?;
         let mut view = ChangeView {

@@ -44,7 +44,10 @@ fn rule(planned: &PlannedRule, facts: &FactBook) -> Arc<DesiredRule> {
         draining: planned.draining,
         allow: planned.rule.accept.allow.clone(),
         limits: planned.rule.limits,
-        terms: DesiredTerms::new(planned.rule.rates, planned.rule.quota.as_deref(), planned.closed),
+        terms: DesiredTerms {
+            counts_ports: planned.rule.count_ports,
+            ..DesiredTerms::new(planned.rule.rates, planned.rule.quota.as_deref(), planned.closed)
+        },
         group: planned.rule.group.clone(),
         carried: planned.kernel.as_ref().map(|kernel| Carried {
             paths: kernel.ends.iter().map(|end| facts.paths.get(&end.as_ref()?.way).cloned()).collect(),

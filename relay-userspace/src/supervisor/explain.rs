@@ -108,7 +108,11 @@ fn admission(rule: &Rule) -> Vec<String> {
         });
     }
     for (name, rate) in rule.rates.set() {
-        let way = if name == "ingress" { "from clients" } else { "to clients" };
+        let way = match name {
+            "ingress" => "from clients",
+            "egress" => "to clients",
+            _ => "from and as much to each client (an IPv4 address, or an IPv6 /64)",
+        };
         lines.push(format!("at most {} {way}, of both planes", format_rate(rate)));
     }
     lines

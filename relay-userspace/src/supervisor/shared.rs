@@ -77,10 +77,10 @@ pub struct Snapshot {
 /// Handed to everything that answers requests.
 pub struct Shared {
     /// `None` until the first apply is done.
-    snapshot: watch::Sender<Option<Arc<Snapshot>>>,
+    pub(super) snapshot: watch::Sender<Option<Arc<Snapshot>>>,
     /// Rules whose new flows have been spread anew since the snapshot, which is made a moment later for many at once.
     respread: Mutex<HashMap<RuleName, Arc<PlannedRule>>>,
-    meter: Mutex<Option<Meter>>,
+    pub(super) meter: Mutex<Option<Meter>>,
     /// How endpoints stand.
     board: OnceLock<Board>,
     pub census: CensusTaker,
@@ -290,7 +290,7 @@ impl Shared {
         view
     }
 
-    fn source(&self, meter: &Meter, slot: u32) -> Source {
+    pub(super) fn source(&self, meter: &Meter, slot: u32) -> Source {
         Source { boot: self.boot.clone(), map: meter.id, slot }
     }
 

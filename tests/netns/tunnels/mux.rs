@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -123,6 +123,8 @@ fn each_direction_ends_by_itself() {
 fn resets_go_through() {
     let (world, _authority) = world();
     let (told, heard) = mpsc::channel();
+    let (read, may_read) = mpsc::channel::<()>();
+    let may_read = Arc::new(Mutex::new(may_read));
     serve(&world.backend, 80, move |client| {
         let mut order = [0];
         client.0.set_read_timeout(Some(PATIENCE))?;
@@ -130,9 +132,8 @@ fn resets_go_through() {
         match (&client.0).read(&mut order) {
             Ok(1) if order == *b"r" => client.reset(),
             Ok(1) => {
-                thread::sleep(Duration::from_secs(1));
-                let mut much = Vec::new();
-                let ended = (&client.0).read_to_end(&mut much).map_err(|error| error.kind());
+                let _given_up = may_read.lock().map(|turn| turn.recv_timeout(PATIENCE));
+                let ended = std::io::copy(&mut &client.0, &mut std::io::sink()).map_err(|error| error.kind());
                 told.send(ended.map(drop)).map_err(std::io::Error::other)?;
             }
             ended => {
@@ -161,6 +162,7 @@ fn resets_go_through() {
         client.0.set_write_timeout(Some(Duration::from_millis(300))).expect("a timeout");
         while client.0.write(&[7; 65_536]).is_ok() {}
         client.reset();
+        read.send(()).expect("the backend goes on");
         let ended = heard.recv_timeout(PATIENCE).expect("the backend hears of it");
         assert_eq!(ended, Err(ErrorKind::ConnectionReset), "{transport}");
         other.0.write_all(b"r").expect("the others have gone on");

@@ -1,12 +1,13 @@
 //! History's tables: the hour that goes on, minute by minute, and what becomes of it once it is over.
 
+use std::fmt::Display;
+
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::packed::{Minutes, pack, unpack};
 use super::{StoreError, amounts, integer, signed, unsigned};
 use crate::accounting::amounts::Amounts;
 use crate::accounting::calendar::Step;
-use crate::rule::RuleName;
 
 /// A row of history: when it begins, in seconds since 1970, and what came in it.
 pub type HistoryRow = (u64, Amounts);
@@ -52,7 +53,7 @@ pub(super) fn make(transaction: &Transaction<'_>) -> Result<(), StoreError> {
 /// Adds to minutes since 1970; hours that are over by the newest of them go to where they stay.
 pub(super) fn add(
     transaction: &Transaction<'_>,
-    entries: &[(RuleName, u64, Amounts)],
+    entries: &[(impl Display, u64, Amounts)],
 ) -> Result<(), StoreError> {
     let mut add = transaction.prepare_cached(&format!(
         "INSERT INTO {RECENT} VALUES (?1 << {RULE_BITS} | (SELECT id FROM rules WHERE name = ?2), ?3, ?4, ?5, ?6, ?7)
@@ -60,7 +61,7 @@ pub(super) fn add(
     ))?;
     for (name, minute, amounts) in entries {
         let [ib, ip, eb, ep, flows] = signed(amounts);
-        add.execute(params![key(*minute, MINUTE), name.as_str(), ib, ip, eb, ep, flows])?;
+        add.execute(params![key(*minute, MINUTE), name.to_string(), ib, ip, eb, ep, flows])?;
     }
     match entries.iter().map(|(_, minute, _)| *minute).max() {
         Some(newest) => settle(transaction, newest * MINUTE),

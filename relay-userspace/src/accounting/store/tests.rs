@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::accounting::allowances::AllowanceEntries;
+use crate::accounting::ports::PortEntries;
 
 const NOW: u64 = 1_793_491_200;
 
@@ -22,6 +23,7 @@ fn entries(text: &str, minute: u64, bytes: u64, total: Amounts) -> Entries {
     let interfaces = vec![("eth0".into(), account.clone())];
     let accounts = vec![(name(text), account)];
     Entries {
+        ports: PortEntries::default(),
         accounts,
         minutes: vec![(name(text), minute, amounts(bytes))],
         interfaces,
@@ -54,16 +56,16 @@ fn all_tables_know_the_same() {
     let interface = store.interfaces().expect("interfaces").remove("eth0").expect("account");
     assert_eq!(interface.total, total);
     for step in [Step::Minute, Step::Hour, Step::Day, Step::Month] {
-        let rows = store.history(&name("a"), step, 0, NOW * 2).expect("read").expect("known");
+        let rows = store.history("a", step, 0, NOW * 2).expect("read").expect("known");
         assert_eq!(sum(&rows), total, "{step:?}");
         assert!(rows.is_sorted_by(|(a, _), (b, _)| a < b), "{step:?}");
     }
-    let months = store.history(&name("a"), Step::Month, 0, NOW * 2).expect("read").expect("known");
+    let months = store.history("a", Step::Month, 0, NOW * 2).expect("read").expect("known");
     assert_eq!(
         months.iter().map(|(start, _)| Step::Month.label(*start)).collect::<Vec<_>>(),
         ["2026-10", "2026-11"]
     );
-    assert_eq!(store.history(&name("b"), Step::Day, 0, NOW).expect("read"), None);
+    assert_eq!(store.history("b", Step::Day, 0, NOW).expect("read"), None);
 }
 
 #[test]
@@ -77,7 +79,7 @@ fn minutes_are_a_rules_own_and_as_asked_for() {
     }
     // hours that are over, the one that goes on, and both
     for (since, until) in [(10, 50), (130, 140), (55, 125), (119, 121)] {
-        let rows = store.history(&name("a"), Step::Minute, NOW + since * 60 + 30, NOW + until * 60);
+        let rows = store.history("a", Step::Minute, NOW + since * 60 + 30, NOW + until * 60);
         let rows = rows.expect("read").expect("known");
         let expected: Vec<HistoryRow> =
             (since..until).map(|minute| (NOW + minute * 60, amounts(1))).collect();
@@ -93,7 +95,7 @@ fn what_is_old_goes_table_by_table() {
         store.write(&entries("a", NOW / 60 - days * 1440, 1, amounts(1))).expect("write");
     }
     store.prune(NOW).expect("prune");
-    let left = |step| store.history(&name("a"), step, 0, NOW * 2).expect("read").expect("known").len();
+    let left = |step| store.history("a", step, 0, NOW * 2).expect("read").expect("known").len();
     assert_eq!([Step::Minute, Step::Hour, Step::Day].map(left), [1, 2, 3]);
 }
 

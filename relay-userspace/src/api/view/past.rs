@@ -70,6 +70,14 @@ pub struct AccountView {
     pub lifetime: LifetimeView,
 }
 
+/// What one port of a rule has carried. Flows are not counted by port.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct PortView {
+    pub port: u16,
+    #[serde(flatten)]
+    pub lifetime: LifetimeView,
+}
+
 /// What a rule has carried and when. Times are in UTC.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct HistoryView {

@@ -21,6 +21,9 @@ const KINDS: [&str; 5] = Kind::NAMES;
 pub struct History {
     #[arg(value_parser = rule_name)]
     pub name: Option<RuleName>,
+    /// Of this port alone, of a rule with `count_ports`
+    #[arg(long, requires = "name")]
+    pub port: Option<u16>,
     /// From then on: 2026-11-01, or how long ago, such as 7d
     #[arg(long, value_name = "TIME", requires = "name", value_parser = time)]
     pub since: Option<String>,

@@ -33,7 +33,7 @@ pub fn accept(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Prob
     accept.mptcp = tcp_switch(&mut inner, "mptcp", protocols, problems);
     accept.trusted = trusted(&mut inner, accept.proxy_protocol, problems);
     accept.allow = allow(&mut inner, problems);
-    inner.finish(&[], problems);
+    inner.finish(problems);
     accept
 }
 

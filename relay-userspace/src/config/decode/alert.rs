@@ -46,7 +46,7 @@ pub fn alert(table: &Table, span: Option<Span>, folder: &Path, problems: &mut Pr
     }
     // which keys there are, the kind says
     let channel = channel(&mut fields, folder, problems)?;
-    fields.finish(&[], problems);
+    fields.finish(problems);
     if problems.list.len() > before {
         return None;
     }

@@ -70,7 +70,7 @@ pub fn check(
         port: port(&mut inner, problems),
         kind: question(kind, &mut inner, node, problems)?,
     };
-    inner.finish(&[], problems);
+    inner.finish(problems);
     Some(check)
 }
 

@@ -48,7 +48,7 @@ pub fn connect(fields: &mut Fields<'_>, protocols: Protocols, problems: &mut Pro
     {
         problems.at(node, &inner.subject_of("pool"), message, Some(help));
     }
-    inner.finish(&[], problems);
+    inner.finish(problems);
     connect
 }
 

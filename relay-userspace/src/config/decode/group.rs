@@ -22,11 +22,11 @@ pub fn group(table: &Table, span: Option<Span>, problems: &mut Problems) -> Opti
         fields.subject = format!("group {:?}", name.as_str());
     }
     let group = Group {
-        rates: rate::rates(&mut fields, problems),
+        rates: rate::of_group(&mut fields, problems),
         quota: quota::quota(&mut fields, problems).map(Box::new),
         expires: quota::expires(&mut fields, problems).map(Box::new),
     };
-    fields.finish(&[], problems);
+    fields.finish(problems);
     (problems.list.len() == before).then_some((name?, group))
 }
 

@@ -13,6 +13,6 @@ pub fn limits(fields: &mut Fields<'_>, problems: &mut Problems) -> Limits {
             *slot = most;
         }
     }
-    inner.finish(&[], problems);
+    inner.finish(problems);
     limits
 }

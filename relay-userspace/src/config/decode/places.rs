@@ -123,7 +123,7 @@ fn backend(node: &Node, subject: &str, problems: &mut Problems) -> Option<Backen
             };
             let weight = fields.integer("weight", 0..=Backend::MOST_WEIGHT.into(), problems);
             let priority = fields.integer("priority", 0..=u16::MAX.into(), problems);
-            fields.finish(&[], problems);
+            fields.finish(problems);
             let number = |given: Option<i64>| u16::try_from(given?).ok();
             parsed.map(|backend| Backend {
                 weight: number(weight).unwrap_or(backend.weight),

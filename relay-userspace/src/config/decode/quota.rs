@@ -31,7 +31,7 @@ pub fn quota(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<Quota> 
     let zone = formed(&mut inner, "tz", Zone::parse, "a time zone", zones, problems);
     let over = formed(&mut inner, "over", Over::parse, "what may happen then", Over::FORMS, problems);
     let warn = warnings(&mut inner, problems);
-    inner.finish(&[], problems);
+    inner.finish(problems);
     let usual = of(limit?);
     Some(Quota {
         count,

@@ -20,7 +20,7 @@ pub fn timeouts(fields: &mut Fields<'_>, problems: &mut Problems) -> Timeouts {
     set("half_close", &mut timeouts.half_close);
     set("udp", &mut timeouts.udp);
     timeouts.keepalive = keepalive(&mut inner, problems);
-    inner.finish(&[], problems);
+    inner.finish(problems);
     timeouts
 }
 
@@ -38,6 +38,6 @@ fn keepalive(fields: &mut Fields<'_>, problems: &mut Problems) -> Keepalive {
     {
         keepalive.count = count;
     }
-    inner.finish(&[], problems);
+    inner.finish(problems);
     keepalive
 }

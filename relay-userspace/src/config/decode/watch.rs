@@ -15,10 +15,18 @@ pub fn watch(table: &Table, span: Option<Span>, problems: &mut Problems) -> Opti
     let note = note(&mut fields, problems);
     let enabled = fields.bool("enabled", problems).unwrap_or(true);
     let protocols = fields.word("protocol", &["tcp", "udp", "tcp+udp"], Protocols::parse, problems);
-    fields.finish(&[], problems);
+    let count_ports = fields.bool("count_ports", problems).unwrap_or(false);
+    fields.finish(problems);
     if problems.list.len() > before {
         return None;
     }
     let rule = Rule::new(name?, listen, Vec::new());
-    Some(Rule { note, enabled, protocols: protocols.unwrap_or_default(), is_watch: true, ..rule })
+    Some(Rule {
+        note,
+        enabled,
+        protocols: protocols.unwrap_or_default(),
+        count_ports,
+        is_watch: true,
+        ..rule
+    })
 }
