@@ -4,15 +4,20 @@
 //! [`Remark`]. The one decoder of the configuration then checks the drafts, as it checks all else.
 
 mod auto;
+mod bundle;
 pub mod conflict;
+mod haproxy;
 mod iptables;
 mod lines;
 mod nat;
 mod nftables;
+mod nginx;
 mod port_relay;
 mod realm;
 mod realm_export;
+mod shell;
 pub mod source;
+mod xwpf;
 
 use std::collections::HashSet;
 
@@ -31,14 +36,20 @@ use crate::rule::{Rule, RuleName};
 pub enum Kind {
     /// Find out by the content
     Auto,
-    /// realm: TOML, JSON, its old form with ranges, or a folder of them
+    /// realm: TOML, JSON, its old form with ranges, a folder of them, or a command line
     Realm,
+    /// xwPF's folder of rules, or its bundle (.tar.gz)
+    Xwpf,
     /// port-relay's .env
     PortRelay,
-    /// A ruleset of nftables, as `nft list ruleset` prints it
+    /// A ruleset of nftables, as `nft list ruleset` prints it, with -j or without
     Nftables,
     /// What iptables-save or ip6tables-save prints
     Iptables,
+    /// HAProxy: listen, frontend and backend of TCP
+    Haproxy,
+    /// nginx: its stream block
+    Nginx,
     /// Lines: port:host:port[:note]
     Lines,
 }
@@ -104,13 +115,25 @@ impl Findings {
 pub fn read(kind: Kind, sources: &[Source]) -> Result<(Kind, Findings), Refusal> {
     let kind = if kind == Kind::Auto { auto::guess(sources)? } else { kind };
     let mut findings = Findings::default();
+    if kind == Kind::Xwpf {
+        xwpf::read(sources, &mut findings)?;
+        return Ok((kind, findings));
+    }
     for source in sources {
+        // a folder of realm's has files of others, which realm leaves alone
+        if kind == Kind::Realm && sources.len() > 1 && source.file.ends_with(".conf") {
+            continue;
+        }
         match kind {
             Kind::Auto | Kind::Realm => realm::read(source, &mut findings)?,
             Kind::PortRelay => port_relay::read(source, &mut findings)?,
             Kind::Nftables => nftables::read(source, &mut findings)?,
             Kind::Iptables => iptables::read(source, &mut findings)?,
+            Kind::Haproxy => haproxy::read(source, &mut findings)?,
+            Kind::Nginx => nginx::read(source, &mut findings)?,
             Kind::Lines => lines::read(source, &mut findings)?,
+            // all its files at once
+            Kind::Xwpf => {}
         }
         if findings.drafts.len() > MOST_RULES {
             return Err(

@@ -12,8 +12,8 @@ use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
 use super::args::{
-    Add, Alert, Apply, Backend, Call, Cli, Command, Down, Export, Format, History, Import, Names, One, Output,
-    Quota, Set,
+    Add, Alert, Apply, Backend, Call, Cli, Command, Down, Export, Format, History, Import, Names, One,
+    Output, Quota, Set,
 };
 use super::walk::walk;
 use super::{Exit, alerts, export, fields, flows, history, import, manual, observe, print, quotas, top};

@@ -1,6 +1,6 @@
 //! Telling by the content whose file it is.
 
-use super::{Kind, Refusal, Source};
+use super::{Kind, Refusal, Source, realm};
 
 /// # Errors
 ///
@@ -8,15 +8,26 @@ use super::{Kind, Refusal, Source};
 pub fn guess(sources: &[Source]) -> Result<Kind, Refusal> {
     let Some(source) = sources.first() else { return Ok(Kind::Realm) };
     let text = &source.text;
+    let is_rule = |source: &Source| source.text.contains("RULE_ID=") || source.text.contains("LISTEN_PORT=");
+    if sources.iter().any(is_rule) {
+        return Ok(Kind::Xwpf);
+    }
     let mut lines = source.lines().map(|(_, line)| line);
     let any = |start: &str| text.lines().any(|line| line.trim_start().starts_with(start));
     let kind = if any("*nat") || any("-A PREROUTING") {
         Kind::Iptables
-    } else if any("table ") && text.contains("dnat") {
+    } else if (any("table ") && text.contains("dnat")) || text.contains("\"nftables\"") {
         Kind::Nftables
     } else if any("RELAY_1=") || any("export RELAY_") {
         Kind::PortRelay
-    } else if text.contains("[[endpoints]]") || text.contains("\"endpoints\"") || text.contains("listening_")
+    } else if any("stream") && text.contains("proxy_pass") {
+        Kind::Nginx
+    } else if (any("listen ") || any("frontend ")) && any("server ") {
+        Kind::Haproxy
+    } else if realm::is_command(text)
+        || text.contains("[[endpoints]]")
+        || text.contains("\"endpoints\"")
+        || text.contains("listening_")
     {
         Kind::Realm
     } else if lines
@@ -27,7 +38,7 @@ pub fn guess(sources: &[Source]) -> Result<Kind, Refusal> {
     } else {
         return Err(source.refuse(
             1,
-            "it is not clear whose file this is; say it: realm, port-relay, nftables, iptables, lines",
+            "it is not clear whose file this is; say it: realm, xwpf, port-relay, nftables, iptables, haproxy, nginx, lines",
         ));
     };
     Ok(kind)

@@ -1,6 +1,7 @@
 //! `iptables-save` and `ip6tables-save`: the DNAT lines of the table nat.
 
 use super::nat::Nat;
+use super::shell::words;
 use super::{Findings, Refusal, Source};
 
 /// # Errors
@@ -74,25 +75,4 @@ fn host(text: &str) -> Result<String, String> {
         None | Some((_, "32" | "128")) => Ok(text.split('/').next().unwrap_or(text).into()),
         Some(_) => Err(format!("{text} is more than one address")),
     }
-}
-
-/// Words as a shell sees them, without running anything.
-fn words(text: &str) -> Vec<String> {
-    let (mut words, mut word, mut is_quoted, mut is_word) = (Vec::new(), String::new(), false, false);
-    for c in text.chars() {
-        match c {
-            '"' => (is_quoted, is_word) = (!is_quoted, true),
-            c if c.is_whitespace() && !is_quoted => {
-                if is_word || !word.is_empty() {
-                    words.push(std::mem::take(&mut word));
-                }
-                is_word = false;
-            }
-            c => word.push(c),
-        }
-    }
-    if is_word || !word.is_empty() {
-        words.push(word);
-    }
-    words
 }

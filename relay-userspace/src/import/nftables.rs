@@ -1,4 +1,6 @@
-//! nftables in its text form: statements with `dnat`, one a line as `nft list ruleset` prints them, and `define`s.
+//! nftables as JSON (`nft -j`), and in its text form: statements with `dnat`, one a line as `nft list ruleset` prints them, and `define`s.
+
+mod json;
 
 use std::collections::HashMap;
 
@@ -7,8 +9,11 @@ use super::{Findings, Refusal, Source};
 
 /// # Errors
 ///
-/// A `$NAME` that no `define` has.
+/// A `$NAME` that no `define` has; JSON of another kind.
 pub fn read(source: &Source, findings: &mut Findings) -> Result<(), Refusal> {
+    if source.text.trim_start().starts_with('{') {
+        return json::read(source, findings);
+    }
     let mut names: HashMap<&str, &str> = HashMap::new();
     for (line, text) in source.lines() {
         if let Some((name, value)) = text.strip_prefix("define ").and_then(|rest| rest.split_once('=')) {

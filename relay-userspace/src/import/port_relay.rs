@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
+use super::shell::assignment;
 use super::{Findings, Refusal, Source};
 
 const TIMES: [(&str, &str); 2] = [("KEEPALIVE_IDLE", "idle"), ("KEEPALIVE_INTVL", "interval")];
@@ -62,25 +63,4 @@ fn relay(source: &Source, line: usize, value: &str, timeout: &Map<String, Json>)
         keys["timeout"] = Json::Object(timeout);
     }
     Ok(keys)
-}
-
-/// `KEY=value`, `KEY="value"` or `KEY='value'`, maybe with `export` before it and a comment behind.
-fn assignment<'a>(source: &Source, line: usize, text: &'a str) -> Result<(&'a str, &'a str), Refusal> {
-    let text = text.strip_prefix("export ").unwrap_or(text);
-    if text.contains("$(") || text.contains('`') {
-        return Err(source.refuse(line, "a shell would run what stands here; write the value itself"));
-    }
-    let is_key =
-        |key: &str| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    let (key, value) = text
-        .split_once('=')
-        .filter(|(key, _)| is_key(key))
-        .ok_or_else(|| source.refuse(line, format!("{text:?} is not KEY=value")))?;
-    let closed =
-        |quote: char| value.strip_prefix(quote).map(|rest| rest.split_once(quote).map(|(inner, _)| inner));
-    match closed('"').or_else(|| closed('\'')) {
-        Some(Some(inner)) => Ok((key, inner)),
-        Some(None) => Err(source.refuse(line, format!("{key}: the quote does not end"))),
-        None => Ok((key, value.split(" #").next().unwrap_or(value).trim())),
-    }
 }

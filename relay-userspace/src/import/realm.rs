@@ -1,11 +1,13 @@
-//! realm's configuration: TOML, JSON, and the older JSON with lists of ports.
+//! realm's configuration: TOML, JSON, the older JSON with lists of ports, and its command line.
 
+mod command;
 mod legacy;
-mod transport;
+pub(super) mod transport;
 
 use serde_json::{Map, Value as Json, json};
 use toml::de::DeTable;
 
+pub(super) use self::command::is_one as is_command;
 use super::{Findings, Place, Refusal, Source, address, one_or_list};
 use crate::config::node::{Node, Table, Value, table_from_toml};
 
@@ -37,11 +39,16 @@ pub fn read(source: &Source, findings: &mut Findings) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// realm tries TOML, then JSON; which it is shows in its first character.
+/// realm tries TOML, then JSON; which it is shows in how it begins.
 fn parse(source: &Source) -> Result<Table, Refusal> {
-    if source.text.trim_start().starts_with('{') {
-        let value = serde_json::from_str(&source.text)
-            .map_err(|error| source.refuse(error.line(), format!("this is not JSON: {error}")))?;
+    let is_command = command::is_one(&source.text);
+    if is_command || source.text.trim_start().starts_with('{') {
+        let value = if is_command {
+            command::configuration(source)?
+        } else {
+            serde_json::from_str(&source.text)
+                .map_err(|error| source.refuse(error.line(), format!("this is not JSON: {error}")))?
+        };
         return match Node::from_json(value).value {
             Value::Table(table) => Ok(table),
             _ => Err(source.refuse(1, "this is no JSON object")),

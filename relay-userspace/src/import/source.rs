@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use super::{Place, Refusal};
+use super::{Place, Refusal, bundle};
 
 /// A file larger than this is no configuration.
 const MOST_BYTES: u64 = 16 * 1024 * 1024;
@@ -61,7 +61,7 @@ impl Source {
     }
 }
 
-/// Reads a file, `-` for standard input, or all `*.toml` and `*.json` of a folder and the folders in it.
+/// Reads a file, `-` for standard input, an archive, or all `*.toml`, `*.json` and `*.conf` of a folder and the folders in it.
 ///
 /// # Errors
 ///
@@ -73,11 +73,18 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<Source>> {
             bounded(io::stdin().lock(), "standard input")?,
         )?]);
     }
+    if bundle::is_one(path) {
+        return bundle::read(path);
+    }
     let mut sources = Vec::new();
     let kind = fs::metadata(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
     if kind.is_dir() {
         walk(path, 0, &mut sources)?;
-        anyhow::ensure!(!sources.is_empty(), "{}: there is no *.toml or *.json in it", path.display());
+        anyhow::ensure!(
+            !sources.is_empty(),
+            "{}: there is no *.toml, *.json or *.conf in it",
+            path.display()
+        );
     } else {
         sources.push(open(path)?);
     }
@@ -117,7 +124,8 @@ fn walk(folder: &Path, depth: usize, sources: &mut Vec<Source>) -> anyhow::Resul
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let (path, kind) = (entry.path(), entry.file_type().map_err(named)?);
-        let is_config = path.extension().is_some_and(|ending| ending == "toml" || ending == "json");
+        let is_config =
+            path.extension().is_some_and(|ending| ending == "toml" || ending == "json" || ending == "conf");
         if entry.file_name().to_string_lossy().starts_with('.') {
             continue;
         }

@@ -72,6 +72,139 @@ const ENV: &str = "RELAY_1=\"50025;25;mx.example.com;TCP\"\nRELAY_2='51820;51820
 
 const LINES: &str = "# mine\n8388:203.0.113.7:443:tokyo\n8389:[2001:db8::1]:443\n9000-9009:h.example:7000\n";
 
+const COMMAND: &str =
+    "/usr/bin/realm -l 0.0.0.0:5000 -r h.example:5001 --udp -x 192.0.2.9 \\\n  --tcp-timeout=7\n";
+
+const ENTRY: &str = "RULE_ID=1\nRULE_NAME=\"中转\"\nRULE_ROLE=\"1\"\nSECURITY_LEVEL=\"ws_tls_self\"\nLISTEN_PORT=\"11002\"\n\
+    LISTEN_IP=\"::\"\nTHROUGH_IP=\"eth1\"\nREMOTE_HOST=\"a.example.com,b.example.com\"\nREMOTE_PORT=\"11002\"\nTLS_SERVER_NAME=\"s.example\"\n\
+    WS_PATH=\"/p\"\nRULE_NOTE=\"tokyo-1\"\nENABLED=\"true\"\nBALANCE_MODE=\"roundrobin\"\n\
+    TARGET_STATES=\"a.example.com:11002,b.example.com:11002\"\nWEIGHTS=\"2,1\"\nFAILOVER_ENABLED=\"true\"\nHEALTH_CHECK_INTERVAL=\"4\"\n\
+    FAILURE_THRESHOLD=\"5\"\nMPTCP_MODE=\"send\"\nPROXY_MODE=\"v2_send\"\n";
+
+const EXIT: &str = "RULE_ID=2\nRULE_ROLE=\"2\"\nSECURITY_LEVEL=\"tls_self\"\nLISTEN_PORT=\"443\"\nFORWARD_TARGET=\"127.0.0.1:8388\"\n\
+    TLS_SERVER_NAME=\"s.example\"\nENABLED=\"false\"\n";
+
+const NFT_JSON: &str = r#"{"nftables":[{"metainfo":{"version":"1.0.6"}},{"table":{"family":"ip","name":"nat"}},
+{"rule":{"family":"ip","table":"nat","chain":"prerouting","handle":3,"comment":"web","expr":[
+ {"match":{"op":"==","left":{"meta":{"key":"iifname"}},"right":"eth0"}},
+ {"match":{"op":"==","left":{"payload":{"protocol":"tcp","field":"dport"}},"right":{"set":[80,443]}}},
+ {"counter":{"packets":1,"bytes":60}},{"dnat":{"addr":"1.2.3.4"}}]}},
+{"rule":{"family":"ip6","expr":[{"match":{"op":"==","left":{"payload":{"protocol":"udp","field":"dport"}},"right":{"range":[1000,1002]}}},
+ {"dnat":{"family":"ip6","addr":"2001:db8::1","port":{"range":[1000,1002]}}}]}},
+{"rule":{"expr":[{"match":{"op":"==","left":{"payload":{"protocol":"tcp","field":"dport"}},"right":8080}},
+ {"dnat":{"addr":{"map":{"key":1,"data":{"set":[]}}}}}]}}]}"#;
+
+const HAPROXY: &str = "global\n  daemon\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60000\n\
+    listen mail\n  bind *:25,[::]:2525\n  server m1 192.0.2.25:25 check send-proxy-v2\n\
+    frontend web\n  bind 192.0.2.1:443\n  default_backend pool\nbackend pool\n  balance leastconn\n\
+    server a 203.0.113.1:443 check weight 3\n  server b 203.0.113.2:443 check backup\n\
+    frontend page\n  mode http\n  bind :80\n  default_backend pool\n";
+
+const NGINX: &str = "user www;\nhttp { server { listen 80; } }\nstream {\n  upstream dns { hash $remote_addr consistent;\n\
+    server 192.0.2.53:53 weight=2; server 192.0.2.54:53; }\n  server { listen 53 udp; proxy_pass dns; proxy_timeout 20s; }\n\
+    server { listen 53; proxy_pass dns; }\n\
+    server { listen [::]:8443; # both\n    proxy_pass h.example:443; proxy_protocol on; proxy_ssl on; }\n}\n";
+
+#[test]
+fn commands_of_realm() {
+    let (rules, remarks) = found(Kind::Auto, COMMAND);
+    assert_eq!(
+        rules,
+        [
+            json!({ "listen": "0.0.0.0:5000", "protocol": "tcp+udp", "to": "h.example:5001", "timeout": { "connect": "7s" },
+            "connect": { "source": "192.0.2.9" } })
+        ]
+    );
+    assert!(remarks.is_empty(), "{remarks:?}");
+    assert!(refused(Kind::Realm, "realm -l :80 -q").contains("\"-q\" is no option"));
+    assert!(refused(Kind::Realm, "realm -l").contains("-l has no value"));
+}
+
+#[test]
+fn rules_of_xwpf() {
+    let (rules, _) = found(Kind::Auto, ENTRY);
+    let rule = &rules[0];
+    assert_eq!((&rule["listen"], &rule["note"]), (&json!(":11002"), &json!("tokyo-1")));
+    assert_eq!(rule["to"], json!([{ "addr": "a.example.com:11002", "weight": 2 }, "b.example.com:11002"]));
+    let connect = json!({ "transport": "wss", "host": "s.example", "path": "/p", "sni": "s.example", "verify": "insecure",
+        "proxy_protocol": 2, "interface": "eth1", "mptcp": true });
+    assert_eq!((&rule["connect"], &rule["check"]["fall"]), (&connect, &json!(5)));
+    // one port's files are one rule; a bundle has files of others
+    let other =
+        ENTRY.replace("a.example.com:11002,b.example.com:11002", "c.example:1").replace("tokyo-1", "");
+    let file = |name: &str, text: &str| Source { file: name.into(), text: text.into() };
+    let files = [
+        file("b.tar.gz:top/metadata.txt", "EXPORT_TIME=2026-06-08 12:46:41\n"),
+        file("b.tar.gz:top/rules/rule-1.conf", ENTRY),
+        file("b.tar.gz:top/rules/rule-2.conf", EXIT),
+        file("b.tar.gz:top/rules/rule-3.conf", &other),
+        file("b.tar.gz:top/health_status.conf", "1|a|healthy|0|37|1|0\n"),
+    ];
+    let (kind, findings) = read(Kind::Auto, &files).expect("a bundle");
+    let rules = super::rules(&findings.drafts).expect("rules");
+    assert_eq!((kind, rules.len(), findings.remarks.len()), (Kind::Xwpf, 2, 1), "{:?}", findings.remarks);
+    assert_eq!(rules[0].0.to.len(), 3);
+    let exit = to_json(&rules[1].0);
+    assert_eq!((&exit["enabled"], &exit["to"]), (&json!(false), &json!("127.0.0.1:8388")));
+    assert_eq!((&exit["accept"]["transport"], &exit["accept"]["host"]), (&json!("tls"), &json!("s.example")));
+    // the older meaning of TARGET_STATES
+    let older = ENTRY
+        .replace("a.example.com:11002,b.example.com:11002", "target_0:true,target_1:false")
+        .replace("2,1", "");
+    assert_eq!(found(Kind::Xwpf, &older).0[0]["to"], json!("a.example.com:11002"));
+    assert!(refused(Kind::Xwpf, "RULE_ID=1\nLISTEN_PORT=$(id)\n").contains("a shell would run"));
+}
+
+#[test]
+fn dnat_of_nftables_as_json() {
+    let (rules, remarks) = found(Kind::Auto, NFT_JSON);
+    assert_eq!(
+        rules[0],
+        json!({ "note": "web", "listen": ["%eth0:80", "%eth0:443"], "protocol": "tcp", "to": "1.2.3.4" })
+    );
+    assert_eq!((&rules[1]["listen"], &rules[1]["to"]), (&json!(":1000-1002"), &json!("[2001:db8::1]")));
+    assert_eq!((rules.len(), remarks.len()), (2, 1), "{remarks:?}");
+    assert!(remarks[0].contains("chosen by a map"), "{remarks:?}");
+}
+
+#[test]
+fn sections_of_haproxy() {
+    let (rules, remarks) = found(Kind::Auto, HAPROXY);
+    assert_eq!(
+        rules[0],
+        json!({ "note": "mail", "listen": [":25", ":2525"], "protocol": "tcp", "to": "192.0.2.25:25",
+            "connect": { "proxy_protocol": 2 }, "timeout": { "tcp_idle": "1m" } })
+    );
+    assert_eq!(
+        rules[1]["to"],
+        json!([{ "addr": "203.0.113.1:443", "weight": 3 }, { "addr": "203.0.113.2:443", "priority": 1 }])
+    );
+    assert_eq!((&rules[1]["balance"], rules.len()), (&json!("leastconn"), 2));
+    assert!(remarks.iter().any(|remark| remark.contains("HTTP")), "{remarks:?}");
+    assert!(
+        refused(Kind::Haproxy, "frontend a\n bind :80\n default_backend b\n").contains("no backend \"b\"")
+    );
+}
+
+#[test]
+fn streams_of_nginx() {
+    let (rules, remarks) = found(Kind::Auto, NGINX);
+    assert_eq!(
+        rules[0],
+        json!({ "listen": ":53", "protocol": "tcp+udp", "to": [{ "addr": "192.0.2.53:53", "weight": 2 }, "192.0.2.54:53"],
+            "balance": "iphash", "timeout": { "udp": "20s" } })
+    );
+    assert_eq!((&rules[1]["listen"], &rules[1]["connect"]["proxy_protocol"]), (&json!(":8443"), &json!(1)));
+    assert!(remarks.len() == 1 && remarks[0].contains("proxy_ssl"), "{remarks:?}");
+    for (text, part) in [
+        ("http { }", "no stream"),
+        ("stream { server { listen 1; }", "ends before"),
+        ("stream { }}", "a } too many"),
+    ] {
+        assert!(refused(Kind::Nginx, text).contains(part), "{text}");
+    }
+}
+
 #[test]
 fn endpoints_of_realm() {
     let (rules, remarks) = found(Kind::Realm, REALM);
@@ -193,7 +326,12 @@ fn what_realm_can_carry_comes_back() {
 }
 
 /// For the fuzzing: each kind with a sample.
-pub const SAMPLES: [(Kind, &str); 5] = [
+pub const SAMPLES: [(Kind, &str); 10] = [
+    (Kind::Realm, COMMAND),
+    (Kind::Xwpf, ENTRY),
+    (Kind::Nftables, NFT_JSON),
+    (Kind::Haproxy, HAPROXY),
+    (Kind::Nginx, NGINX),
     (Kind::Realm, REALM),
     (Kind::Nftables, NFT),
     (Kind::Iptables, IPTABLES),
