@@ -37,6 +37,7 @@ fn every_command_has_its_page() {
         "check",
         "diff",
         "apply",
+        "import",
         "confirm",
         "reload",
         "history",

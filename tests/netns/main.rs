@@ -11,6 +11,7 @@ mod datagrams;
 mod faults;
 mod forward;
 mod hosts;
+mod imported;
 mod lifecycle;
 mod listeners;
 mod mptcp;

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 
 use serde_json::{Value as Json, json};
 
-use super::{Findings, Place, Refusal, Source, one_or_list};
+use super::{Draft, Findings, Place, Refusal, Source, one_or_list};
 
 /// A directive: its words, and what stands in its braces.
 #[derive(Debug)]
 struct Directive {
     line: usize,
     words: Vec<String>,
-    block: Vec<Directive>,
+    block: Vec<Self>,
 }
 
 /// Braces in braces: no configuration has more.
@@ -113,18 +113,20 @@ fn server(
     {
         keys.shift_remove("timeout");
     }
-    // TCP and UDP on one port are two servers there, and one rule here
-    let twin = findings.drafts.iter_mut().find(|draft| {
-        draft.place.file == place.file
-            && ["listen", "to", "balance"].iter().all(|key| draft.keys.get(*key) == keys.get(key))
-    });
-    match twin {
-        Some(twin) if twin.keys.get("protocol") != keys.get("protocol") => {
-            twin.keys.insert("protocol".into(), json!("tcp+udp"));
-        }
-        _ => findings.draft(place, keys),
-    }
+    add(place, keys, findings);
     Ok(())
+}
+
+/// TCP and UDP on one port are two servers there, and one rule here.
+fn add(place: Place, keys: Json, findings: &mut Findings) {
+    let is_like = |draft: &&mut Draft| {
+        let is_same = ["listen", "to", "balance"].iter().all(|key| draft.keys.get(*key) == keys.get(key));
+        draft.place.file == place.file && is_same && draft.keys.get("protocol") != keys.get("protocol")
+    };
+    match findings.drafts.iter_mut().find(is_like) {
+        Some(twin) => drop(twin.keys.insert("protocol".into(), json!("tcp+udp"))),
+        None => findings.draft(place, keys),
+    }
 }
 
 fn behind(upstream: &Directive, keys: &mut Json, place: &Place, findings: &mut Findings) {

@@ -17,7 +17,7 @@ pub fn read(source: &Source, findings: &mut Findings) -> Result<(), Refusal> {
         let number = || {
             value
                 .parse::<u32>()
-                .map_err(|_| source.refuse(line, format!("{key}: {value:?} is not a whole number")))
+                .map_err(|_no_number| source.refuse(line, format!("{key}: {value:?} is not a whole number")))
         };
         let time = TIMES.iter().find(|(known, _)| *known == key);
         if key.strip_prefix("RELAY_").is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit())) {

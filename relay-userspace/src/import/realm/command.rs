@@ -58,9 +58,9 @@ pub fn configuration(source: &Source) -> Result<Json, Refusal> {
             endpoint.insert((*key).into(), json!(value()?));
         } else if let Some((_, key)) = NUMBERS.iter().find(|(long, _)| option == *long) {
             let text = value()?;
-            let number: u32 = text
-                .parse()
-                .map_err(|_| source.refuse(1, format!("{option}: {text:?} is not a whole number")))?;
+            let number: u32 = text.parse().map_err(|_no_number| {
+                source.refuse(1, format!("{option}: {text:?} is not a whole number"))
+            })?;
             network.insert((*key).into(), json!(number));
         } else if let Some((.., key)) =
             SWITCHES.iter().find(|(short, long, _)| option == *short || option == *long)
