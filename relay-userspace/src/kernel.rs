@@ -51,7 +51,7 @@ use self::meters::DesiredTerms;
 use crate::balance::Weights;
 use crate::host::{ClaimRange, ClientRoutes, Path};
 use crate::plan::{KernelRule, UserRule};
-use crate::rule::{AllowList, GroupName, Limits, RuleName, Staying};
+use crate::rule::{AllowList, GroupName, Limits, RuleName, Staying, Usual};
 
 pub use self::load::{Dataplane, Options};
 
@@ -129,7 +129,7 @@ pub struct DesiredRule {
     /// Who is let in; `None`: everybody. Holds for flows that there are too.
     pub allow: Option<Arc<AllowList>>,
     pub limits: Limits,
-    pub terms: DesiredTerms,
+    pub terms: Usual<DesiredTerms>,
     /// Whose terms hold, too.
     pub group: Option<GroupName>,
     /// Where its flows may go, others end; `None`: they go on wherever they go.

@@ -68,7 +68,7 @@ pub struct Rule {
     pub accept: Usual<Accept>,
     pub connect: Usual<Connect>,
     pub limits: Limits,
-    pub rates: Rates,
+    pub rates: Usual<Rates>,
     pub quota: Option<Box<Quota>>,
     pub expires: Option<Box<Expiry>>,
     /// Whose quota, rate and end hold beside its own.
@@ -99,7 +99,7 @@ impl Rule {
             accept: Usual::default(),
             connect: Usual::default(),
             limits: Limits::default(),
-            rates: Rates::default(),
+            rates: Usual::default(),
             quota: None,
             expires: None,
             group: None,

@@ -93,7 +93,7 @@ pub fn rule(
         accept: accept.into(),
         connect: connect.into(),
         limits,
-        rates,
+        rates: rates.into(),
         quota: quota.map(Box::new),
         expires: expires.map(Box::new),
         group,

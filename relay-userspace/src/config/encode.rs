@@ -76,7 +76,7 @@ fn terms(rule: &Rule, map: &mut Map<String, Json>) {
     if !limits.is_empty() {
         map.insert("limit".into(), Json::Object(limits));
     }
-    insert_rates(rule.rates, map);
+    insert_rates(*rule.rates, map);
     insert_ends(rule.quota.as_deref(), rule.expires.as_deref(), map);
     if let Some(group) = &rule.group {
         map.insert("group".into(), json!(group.as_str()));

@@ -222,7 +222,7 @@ prop_compose! {
         let ports: u32 = listen.iter().map(|listener| listener.ports.len()).sum();
         let check = check.filter(|check| suits(check, protocols));
         let to = apart(to, &listen);
-        Rule { name, note: note.map(Into::into), enabled, listen: listen.into(), protocols, to: to.into(), balance, check: check.map(Box::new), plane, udp_nat, on_down, force, timeouts: timeouts.into(), accept: accept.into(), connect: connect.into(), limits, rates, quota: ends.0.map(Box::new), expires: ends.1.map(Box::new), group: None, count_ports: count_ports && ports < 1000, is_watch: false }
+        Rule { name, note: note.map(Into::into), enabled, listen: listen.into(), protocols, to: to.into(), balance, check: check.map(Box::new), plane, udp_nat, on_down, force, timeouts: timeouts.into(), accept: accept.into(), connect: connect.into(), limits, rates: rates.into(), quota: ends.0.map(Box::new), expires: ends.1.map(Box::new), group: None, count_ports: count_ports && ports < 1000, is_watch: false }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use relay_common::meter::{Closed, FIRST_GROUP, GROUPS, METERS, Meter, Quota, Terms};
 use relay_common::names;
@@ -12,6 +12,7 @@ use super::mapped::Mapped;
 use super::{Desired, DesiredRule, KernelError, Unavailable};
 use crate::boot::monotonic;
 use crate::rule::quota::{Counted, Over};
+use crate::rule::usual::Standard;
 use crate::rule::{GroupName, Rates, RuleName};
 
 /// All meters, by slot, and behind them those of groups.
@@ -51,6 +52,13 @@ pub struct DesiredTerms {
     pub closed: Option<Closed>,
     /// Each port is counted by itself, too.
     pub counts_ports: bool,
+}
+
+impl Standard for DesiredTerms {
+    fn standard() -> &'static Self {
+        static STANDARD: LazyLock<DesiredTerms> = LazyLock::new(DesiredTerms::default);
+        &STANDARD
+    }
 }
 
 impl DesiredTerms {

@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, LazyLock};
 
-use super::{Accept, Connect, Timeouts};
+use super::{Accept, Connect, Rates, Timeouts};
 
 /// What a part is where nothing is said of it.
 pub trait Standard: Clone + PartialEq + 'static {
@@ -21,7 +21,7 @@ macro_rules! standard {
     )+};
 }
 
-standard!(Accept, Connect, Timeouts);
+standard!(Accept, Connect, Rates, Timeouts);
 
 /// A part of a rule, in memory of its own only if it is out of the ordinary.
 #[derive(Clone, Debug)]

@@ -46,8 +46,9 @@ fn rule(planned: &PlannedRule, facts: &FactBook) -> Arc<DesiredRule> {
         limits: planned.rule.limits,
         terms: DesiredTerms {
             counts_ports: planned.rule.count_ports,
-            ..DesiredTerms::new(planned.rule.rates, planned.rule.quota.as_deref(), planned.closed)
-        },
+            ..DesiredTerms::new(*planned.rule.rates, planned.rule.quota.as_deref(), planned.closed)
+        }
+        .into(),
         group: planned.rule.group.clone(),
         carried: planned.kernel.as_ref().map(|kernel| Carried {
             paths: kernel.ends.iter().map(|end| facts.paths.get(&end.as_ref()?.way).cloned()).collect(),
