@@ -51,6 +51,12 @@ const TABLES: &[&str] = &["alert", "daemon", "dns", "group", "log", "metrics", "
 const MOST_GROUPS: usize = relay_common::meter::GROUPS as usize - 1;
 
 impl Config {
+    /// Whether anything has a quota.
+    pub fn has_quotas(&self) -> bool {
+        self.rules.iter().any(|(rule, _)| rule.quota.is_some())
+            || self.groups.values().any(|group| group.quota.is_some())
+    }
+
     /// Reads the main file and `conf.d/*.toml` beside it, in name order. A missing main file is a problem.
     pub fn read(main: &Path) -> Result<Self, Problems> {
         let mut problems = Problems::default();

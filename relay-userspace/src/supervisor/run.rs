@@ -83,11 +83,13 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
     let state_dir = settings.state_dir.clone();
     let monitor = Monitor::start().context("cannot talk to the kernel about the network")?;
     let wanted_alerts = launch.config.alerts.clone();
+    // where there are quotas, nothing passes before it is known what is left of them; else a slow disk holds nothing up
+    let accountant = launch.config.has_quotas().then(|| Accountant::start(&state_dir, &shared));
     let mut state = start_state(launch, settings, &shared, &monitor, &service).await?;
     let mut tracing_task = JoinSet::new();
     start_trace(&mut state, &mut tracing_task);
     let rounds = start_census(&mut state);
-    let accountant = Accountant::start(&state_dir, &shared);
+    let accountant = accountant.unwrap_or_else(|| Accountant::start(&state_dir, &shared));
     if let Err(error) = &accountant {
         tracing::error!("totals are not kept: {error}");
     }
