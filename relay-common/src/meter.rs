@@ -4,6 +4,9 @@
 //! A bucket is kept as the time at which all that has passed is paid for (GCRA, ITU-T I.371 annex A): it fills up by the
 //! clock alone. A packet passes while there is anything in it and may leave it in debt, since super-packets cannot be
 //! let through in part; the debt is paid before the next one passes, so the rate holds. A quota is spent likewise.
+//!
+//! Where the way out has a queue that keeps packets until they are due (fq), what takes the last of a bucket leaves evenly. Elsewhere
+//! it leaves at once, as the rest of the burst does.
 
 use crate::counters::DropReason;
 use crate::shared::Shared;
@@ -16,6 +19,12 @@ const LEAST_BURST: u64 = 256 * 1024;
 /// How long a bucket that is at least so large takes to fill, in nanoseconds. The shortest retransmission timeout of Linux is
 /// 200 ms: a sender that has lost everything finds all that it could have sent meanwhile.
 const FILLING: u64 = 210_000_000;
+/// Bytes that may wait until they are due: fewer than the hundred packets that fq keeps of one flow.
+const WAITING: u64 = 96 * 1500;
+/// And how long they wait at most, whatever the rate, in nanoseconds.
+const LONGEST_WAIT: u64 = 50_000_000;
+/// Less is no use to TCP.
+const SHORTEST_WAIT: u64 = 10_000_000;
 /// Packets of so many bytes may overdraw a bucket by what it holds: acknowledgments, and what opens and ends connections. Data
 /// that goes one way would lose those of the other way's, and TCP with them.
 const LITTLE: u64 = 128;
@@ -160,6 +169,13 @@ impl Terms {
     }
 }
 
+impl Client {
+    #[inline(always)]
+    fn due(&self, egress: bool, per_byte: u64) -> i64 {
+        due(of(&self.paid, egress), per_byte)
+    }
+}
+
 impl Meter {
     /// Whether nothing is asked of packets.
     #[inline(always)]
@@ -275,6 +291,22 @@ impl Meter {
         None
     }
 
+    /// When a packet that has just been [paid](Self::pay) for is due, in nanoseconds of the monotonic clock: once it is, as on a link of
+    /// that rate. What is past is due now.
+    #[inline(always)]
+    pub fn due(&self, egress: bool) -> i64 {
+        // a bucket that nothing is asked of says when something was due once
+        let [rated, throttled] = [of(&self.rates, egress), of(&self.throttled, egress)];
+        let [rated, throttled] = [rated, throttled].map(|bucket| due(&bucket.paid, bucket.per_byte.get()));
+        if rated > throttled { rated } else { throttled }
+    }
+
+    /// The same by the client's own rate.
+    #[inline(always)]
+    pub fn due_of_client(&self, client: &Client, egress: bool) -> i64 {
+        client.due(egress, self.client_rate())
+    }
+
     /// Pays for a packet that passes.
     #[inline(always)]
     pub fn pay(&self, egress: bool, bytes: u64) {
@@ -348,6 +380,26 @@ fn has_any(paid: &Shared, depth: u64, now: u64, may_overdraw: bool) -> bool {
     }
     let latest = if may_overdraw { now + depth } else { now };
     paid.get() <= latest
+}
+
+/// When what has last been paid for is due. What takes the last of the bucket waits until it would have been paid for by a bucket that
+/// is smaller by so much.
+#[inline(always)]
+fn due(paid: &Shared, per_byte: u64) -> i64 {
+    paid.get().wrapping_add(wait(per_byte)).wrapping_sub(AGES) as i64
+}
+
+/// How long packets may wait until they are due, in nanoseconds; always less than a bucket's depth.
+#[inline(always)]
+const fn wait(per_byte: u64) -> u64 {
+    let wait = time(per_byte, WAITING);
+    if wait > LONGEST_WAIT {
+        LONGEST_WAIT
+    } else if wait < SHORTEST_WAIT {
+        SHORTEST_WAIT
+    } else {
+        wait
+    }
 }
 
 /// Nanoseconds that a byte takes, times 2^16. `rate`: bytes per second; 0: any, and no time.
@@ -450,6 +502,41 @@ mod tests {
             meter.set(&rated([rate, 0]), 1000);
             let carried = carried(&meter, false, 2000, 262_144, 1000, 1000);
             assert!(carried >= LEAST_BURST, "{rate}: {carried}");
+        }
+    }
+
+    #[test]
+    fn packets_are_due_one_after_the_other_at_the_rate() {
+        const RATE: u64 = 1_250_000;
+        let meter = meter(RATE, 0);
+        // the burst, which nothing waits for
+        carried(&meter, false, START, 1000, 1250, 1);
+        assert!(meter.due(true) < 0);
+        let (mut last, mut counted) = (0, 0);
+        for clump in 0..50 {
+            let now = START + clump * 20_000_000;
+            for _ in 0..60 {
+                if !admits(&meter, false, 1250, now) {
+                    continue;
+                }
+                let due = meter.due(false).cast_unsigned().max(now);
+                assert!(due <= now + LONGEST_WAIT + 1_000_000, "{due}");
+                // once the first burst is over there is one each millisecond, though they come in clumps
+                if clump >= 25 {
+                    assert!((due - last).abs_diff(1_000_000) < 2_000, "{due} after {last}");
+                    counted += 1;
+                }
+                last = due;
+            }
+        }
+        assert!(counted > 450, "{counted}");
+    }
+
+    #[test]
+    fn a_wait_is_as_long_as_its_queue_within_bounds() {
+        for (rate, milliseconds) in [(1000, 50), (1_250_000, 50), (5_760_000, 25), (125_000_000, 10)] {
+            assert_eq!(wait(per_byte(rate)).div_ceil(1_000_000), milliseconds, "{rate}");
+            assert!(wait(per_byte(rate)) < depth(per_byte(rate)));
         }
     }
 

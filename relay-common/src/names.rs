@@ -59,6 +59,8 @@ names! {
     PACES,
     /// What each client address has used of its rate, for rules that have one; a flood only hurts these rates.
     CLIENTS,
+    /// Interfaces whose queue keeps packets until they are due.
+    PACED,
     /// Flows that are over, for the connection log.
     ENDED,
     /// The sockets that rules share, and connections that came to them. As long as they last, so does what is noted here.

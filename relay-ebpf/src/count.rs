@@ -23,7 +23,8 @@ pub(crate) fn traffic(
     let (packets, bytes) = on_wire(length, header_length, segment_size, skb.segments());
     let egress = flow.flags().has(FlowFlags::EGRESS);
     let note = || note::of_flow(skb, l2, flow, ports);
-    add(flow.rule(), egress, packets, bytes, note).then_some(bytes)
+    let defer = || skb.note_payment(flow.rule(), egress);
+    add(flow.rule(), egress, (packets, bytes), note, defer).then_some(bytes)
 }
 
 /// The packets and bytes that a packet becomes on the wire: every segment of a super-packet, each with its own headers.
@@ -42,21 +43,27 @@ pub(crate) fn on_wire(length: u32, header_length: u32, segment_size: u32, segmen
     (packets, u64::from(length) + (packets - 1) * u64::from(header_length))
 }
 
-/// Adds to a rule's traffic in one direction. `false`: its rate does not allow it, so it is refused instead. `note`: as
-/// [`police::admits`] takes it.
+/// Adds packets and bytes to a rule's traffic in one direction. `false`: its rate does not allow it, so it is refused instead. `note`
+/// and `defer`: as [`police::admits`] takes them.
 #[inline(always)]
-pub(crate) fn add(rule: u32, egress: bool, packets: u64, bytes: u64, note: impl FnOnce() -> bool) -> bool {
-    let passes = police::admits(rule, egress, packets, bytes, note);
+pub(crate) fn add(
+    rule: u32,
+    egress: bool,
+    (packets, bytes): (u64, u64),
+    note: impl FnOnce() -> bool,
+    defer: impl FnOnce(),
+) -> bool {
+    let passes = police::admits(rule, egress, (packets, bytes), note, defer);
     if passes {
         tally(rule, egress, packets, bytes);
     }
     passes
 }
 
-/// The same for one packet off the hot path. `is_noted`: whose it is. By itself, for its share of the stack.
+/// The same for one packet off the hot path, which waits for nothing. `is_noted`: whose it is. By itself, for its share of the stack.
 #[inline(never)]
 pub(crate) fn one(rule: u32, egress: bool, bytes: u32, is_noted: bool) -> bool {
-    add(rule, egress, 1, bytes.into(), || is_noted)
+    add(rule, egress, (1, bytes.into()), || is_noted, || {})
 }
 
 /// The same for a rule that is known to ask nothing.

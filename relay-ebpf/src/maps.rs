@@ -92,6 +92,8 @@ static PRESSURE: Array<Pressure, 2> = Array::new();
 #[btf_map]
 static DEVICES: DevMap<256> = DevMap::new();
 #[btf_map]
+static PACED: HashMap<u32, u32, 256, NO_PREALLOC> = HashMap::new();
+#[btf_map]
 static ALLOWED: LpmTrie<SourceKey, u32, 65_536> = LpmTrie::new();
 #[btf_map]
 static ENDED: RingBuf<EndedFlow, { EndedFlow::RING as usize }> = RingBuf::new();
@@ -313,6 +315,12 @@ pub(crate) fn own_address(address: u32) -> Option<u32> {
 #[inline(always)]
 pub(crate) fn is_allowed(source: SourceKey) -> bool {
     ALLOWED.get(&Key::new(SourceKey::BITS, source)).is_some()
+}
+
+/// Whether an interface's queue keeps packets until they are due.
+#[inline(always)]
+pub(crate) fn is_paced(interface: u32) -> bool {
+    PACED.get_ptr_mut(interface).is_some()
 }
 
 #[inline(always)]

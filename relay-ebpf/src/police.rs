@@ -14,13 +14,20 @@ pub(crate) fn is_on(rule: u32) -> bool {
 }
 
 /// Whether a packet may pass. Pays for it if so, else refuses it. `note`: notes whose it is ([`crate::note`]), and says whether it
-/// could.
+/// could. `defer`: is called for what may be [due](due) later.
 #[inline(always)]
-pub(crate) fn admits(rule: u32, egress: bool, packets: u64, bytes: u64, note: impl FnOnce() -> bool) -> bool {
+pub(crate) fn admits(
+    rule: u32,
+    egress: bool,
+    (packets, bytes): (u64, u64),
+    note: impl FnOnce() -> bool,
+    defer: impl FnOnce(),
+) -> bool {
     let Some(meter) = maps::meter(rule) else { return true };
     if meter.is_off() {
         return true;
     }
+    defer();
     let is_noted = meter.asks_whose() && note();
     if meter.may_refuse() {
         let reason = refusal(rule, egress, bytes, is_noted && meter.asks_clients());
@@ -34,6 +41,25 @@ pub(crate) fn admits(rule: u32, egress: bool, packets: u64, bytes: u64, note: im
         count::port(egress, packets, bytes);
     }
     true
+}
+
+/// When a packet is due that has been let through, in nanoseconds of the monotonic clock: once it is paid for. What is past is due
+/// now. Asked only where it can be kept until then.
+#[inline(never)]
+pub(crate) fn due(rule: u32, egress: bool) -> u64 {
+    let Some(own) = maps::meter(rule) else { return 0 };
+    let mut due = own.due(egress);
+    if let Some(group) = maps::meter(own.group()).filter(|_| own.group() != 0) {
+        due = later(due, group.due(egress));
+    }
+    // whose it is has been noted right before, but for what had to wait for a neighbour's address
+    if own.asks_clients()
+        && let Some(client) =
+            maps::room(Room::Packets).and_then(|scratch| maps::client_or_new(&scratch.payer))
+    {
+        due = later(due, own.due_of_client(client, egress));
+    }
+    if due > 0 { due as u64 } else { 0 }
 }
 
 /// No reason's number.
@@ -68,4 +94,9 @@ fn refusal(rule: u32, egress: bool, bytes: u64, by_client: bool) -> u32 {
     }
     own.pay(egress, bytes);
     NONE
+}
+
+#[inline(always)]
+const fn later(one: i64, other: i64) -> i64 {
+    if one > other { one } else { other }
 }

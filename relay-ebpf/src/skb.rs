@@ -23,6 +23,8 @@ use crate::packet::{self, Bytes, Ethernet};
 use crate::translate::GROWTH;
 
 const PACKET_HOST: u32 = 0;
+/// What the control block begins with of a packet whose payment has been noted. It spells RELY.
+const NOTED: u32 = 0x5245_4c59;
 const REDIRECT: i64 = aya_ebpf::bindings::TC_ACT_REDIRECT as i64;
 
 /// The kernel refused to read or change the packet.
@@ -264,6 +266,35 @@ impl Skb {
     pub(crate) fn push_ethernet(self) -> Result<(), Failed> {
         self.grow_head(packet::ETHERNET as u32)?;
         self.store(12, &self.protocol())
+    }
+
+    /// Notes that the packet has been paid for by a rule's meter: for our program at tc egress, which asks when it is due. A packet's
+    /// control block goes with it from one to the other; its time does not, that of a packet that is redirected is cleared.
+    #[inline(always)]
+    pub(crate) fn note_payment(self, rule: u32, egress: bool) {
+        let words = [(0, NOTED), (1, rule << 1 | u32::from(egress))];
+        for (index, word) in words {
+            // SAFETY: the context pointer of the running program, whose control block it may write.
+            unsafe { (&raw mut (*self.raw).cb[index]).write_volatile(word) };
+        }
+    }
+
+    /// What has been noted, at tc egress: the rule, and whether it goes to the client.
+    #[inline(always)]
+    pub(crate) fn payment(self) -> Option<(u32, bool)> {
+        // SAFETY: as above, and it may read it.
+        let word = |index: usize| unsafe { (&raw const (*self.raw).cb[index]).read_volatile() };
+        let noted = (word(0) == NOTED).then(|| word(1))?;
+        Some((noted >> 1, noted & 1 != 0))
+    }
+
+    /// At tc egress: fq keeps the packet until then, or longer if that was so before.
+    #[inline(always)]
+    pub(crate) fn depart_at(self, due: u64) {
+        if field!(self, tstamp) < due {
+            // SAFETY: the context pointer of the running program, which may write the time at egress.
+            unsafe { (*self.raw).tstamp = due };
+        }
     }
 
     /// Hands the packet to its next hop. The kernel resolves the neighbour and writes the link header.

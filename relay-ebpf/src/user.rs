@@ -15,7 +15,7 @@ use crate::note::Where;
 use crate::packet::{self, Fragment, Ipv4, Ipv6};
 use crate::skb::{Failed, Skb};
 use crate::slow::Packet;
-use crate::{Outcome, count, extension, fragment, note, observe, socket};
+use crate::{Outcome, count, extension, fragment, note, observe, police, socket};
 
 /// Whether a packet goes on. Errors mean that it is not the user plane's: it does.
 type Passes = Result<bool, Failed>;
@@ -27,9 +27,10 @@ pub(crate) fn incoming(skb: Skb, packet: &Packet) -> bool {
         return true;
     }
     let (segment_size, segments) = (skb.segment_size(), skb.segments());
-    let (packets, bytes) = count::on_wire(packet.length, packet.header_length, segment_size, segments);
+    let traffic = count::on_wire(packet.length, packet.header_length, segment_size, segments);
     let note = || note::of_packet(skb, packet.l2, packet.rule, false, Where::at(packet.transport));
-    let passes = count::add(packet.rule, false, packets, bytes, note);
+    // what comes in goes no way of ours
+    let passes = count::add(packet.rule, false, traffic, note, || {});
     if passes && packet.fragment & packet::MORE_FRAGMENTS != 0 {
         fragment::put(
             packet,
@@ -48,8 +49,14 @@ pub(crate) fn incoming_v6(skb: Skb, l2: u32, ip: &Ipv6, behind: &Behind) -> bool
 /// Counts a packet that leaves, if it may.
 #[inline(always)]
 pub(crate) fn outgoing(skb: Skb, l2: u32) -> Outcome {
-    // what is forwarded was received; tagged frames have passed the VLAN's own interface
-    if skb.was_received() || skb.is_vlan_tagged() {
+    // what is forwarded was received, and has been judged there; tagged frames have passed the VLAN's own interface
+    if skb.was_received() {
+        if let Some((rule, egress)) = skb.payment() {
+            pace(skb, rule, egress);
+        }
+        return Outcome::Miss;
+    }
+    if skb.is_vlan_tagged() {
         return Outcome::Miss;
     }
     let passes = match skb.protocol() {
@@ -62,6 +69,14 @@ pub(crate) fn outgoing(skb: Skb, l2: u32) -> Outcome {
     }
     observe::refused(skb, l2);
     Outcome::Dropped
+}
+
+/// Has the packet leave when its rule's meter says, where the queue behind this hook keeps it until then.
+#[inline(always)]
+fn pace(skb: Skb, rule: u32, egress: bool) {
+    if maps::is_paced(skb.interface()) {
+        skb.depart_at(police::due(rule, egress));
+    }
 }
 
 #[inline(never)]
@@ -168,9 +183,14 @@ fn count_first<A: Address>(
     }
     let segment_size = skb.segment_size();
     let header_length = if segment_size == 0 { 0 } else { seen.header_length(skb)? };
-    let (packets, bytes) = count::on_wire(seen.length, header_length, segment_size, skb.segments());
+    let traffic = count::on_wire(seen.length, header_length, segment_size, skb.segments());
     let note = || note::of_packet(skb, seen.l2, id, egress, Where::at(seen.transport));
-    Ok(count::add(id, egress, packets, bytes, note).then_some((id, ports.destination())))
+    let defer = || {
+        if egress {
+            pace(skb, id, true);
+        }
+    };
+    Ok(count::add(id, egress, traffic, note, defer).then_some((id, ports.destination())))
 }
 
 /// Counts a fragment without ports for the rule of the first one. `false`: it is refused instead.

@@ -20,6 +20,8 @@ pub struct Link {
     pub mtu_v6: u32,
     /// The bridge or bond that it is a port of.
     pub master: Option<u32>,
+    /// Its queue keeps packets until they are due: fq on it, or on each of its queues.
+    pub paced: bool,
 }
 
 impl Link {
@@ -114,6 +116,11 @@ pub struct HostView {
 impl HostView {
     pub fn link_by_name(&self, name: &str) -> Option<&Link> {
         self.links.values().find(|link| &*link.name == name)
+    }
+
+    /// Interfaces whose queue keeps packets until they are due.
+    pub fn paced(&self) -> BTreeSet<u32> {
+        self.links.values().filter(|link| link.paced).map(|link| link.index).collect()
     }
 
     /// Whether the host answers to an address: loopback and "no address", which the kernel takes for loopback, included.
@@ -230,7 +237,10 @@ mod tests {
     }
 
     fn link(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> (u32, Link) {
-        (index, Link { index, name: name.into(), kind, up: true, mtu: 1500, mtu_v6: 1500, master })
+        (
+            index,
+            Link { index, name: name.into(), kind, up: true, mtu: 1500, mtu_v6: 1500, master, paced: false },
+        )
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub mod trace;
 pub mod usage;
 mod ways;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -108,6 +108,8 @@ pub struct Desired {
     /// Source ports that flows may claim.
     pub claims: ClaimRange,
     pub groups: Arc<BTreeMap<GroupName, DesiredTerms>>,
+    /// Interfaces whose queue keeps packets until they are due.
+    pub paced: BTreeSet<u32>,
     /// Devices that XDP may redirect to: interface index to slot in the device map.
     pub devices: BTreeMap<u32, u16>,
 }

@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 /// What to measure, and how often.
 pub struct Options {
-    /// packets, bulk, programs, choice, cost, tcp, udp, memory, tunnels, families, failover, health, scale; empty: all.
+    /// packets, bulk, programs, choice, cost, tcp, udp, memory, tunnels, families, failover, health, scale, limits; empty: all.
     pub parts: Vec<String>,
     pub rounds: usize,
     pub flows: Vec<u32>,

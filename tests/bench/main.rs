@@ -8,6 +8,7 @@ mod failover;
 mod families;
 mod figures;
 mod health;
+mod limits;
 mod load;
 mod packets;
 mod peer;
@@ -26,6 +27,9 @@ fn main() {
     let options = Options::from_args();
     let wants = |part: &str| options.parts.is_empty() || options.parts.iter().any(|wanted| wanted == part);
     figures::heading();
+    if wants("limits") {
+        limits::run(&options);
+    }
     if wants("packets") {
         packets::run(&options);
     }

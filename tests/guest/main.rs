@@ -2,6 +2,7 @@
 //! last line whether all of them passed.
 
 mod attach;
+mod paced;
 mod systemd;
 
 use std::ffi::CStr;
@@ -27,6 +28,7 @@ const PASSED: &str = "relay guest: every step passed";
 fn main() {
     match std::env::args().nth(1).as_deref() {
         Some("attach") => attach::check(),
+        Some("paced") => paced::check(),
         // a unit of the guest's systemd
         Some("systemd") => {
             load_modules().expect("modules");

@@ -39,9 +39,9 @@ fn needs_peers(args: &[String]) -> bool {
         || parts.any(|part| matches!(part.as_str(), "tcp" | "udp" | "memory" | "tunnels" | "families"))
 }
 
-const PARTS: [&str; 13] = [
+const PARTS: [&str; 14] = [
     "packets", "bulk", "programs", "choice", "cost", "tcp", "udp", "memory", "tunnels", "families",
-    "failover", "health", "scale",
+    "failover", "health", "scale", "limits",
 ];
 
 /// realm's engine from its published crates, which want unstable features of the compiler.

@@ -76,8 +76,18 @@ const SERIES: [Series; 3] = [
 ];
 
 /// What the tests and relayd need that Debian builds as modules; nothing in a guest loads them on demand.
-const MODULES: [&str; 9] =
-    ["veth", "dummy", "bridge", "tun", "sch_ingress", "cls_bpf", "tcp_diag", "udp_diag", "crc32c_generic"];
+const MODULES: [&str; 10] = [
+    "veth",
+    "dummy",
+    "bridge",
+    "tun",
+    "sch_ingress",
+    "sch_fq",
+    "cls_bpf",
+    "tcp_diag",
+    "udp_diag",
+    "crc32c_generic",
+];
 
 /// Programs and the packages they come in.
 const PROGRAMS: [(&str, &str); 4] =
@@ -87,12 +97,14 @@ const PROGRAMS: [(&str, &str); 4] =
 /// slow, and everything else runs on the machine itself.
 const STEPS: &str = "\
 guest attach
+guest paced
 packet --test-threads=1 --skip one_of_many_is_swapped --skip after_a_restart --skip random:: --skip translate::lives
 netns --test-threads=1 translate::tcp_both_ways lifecycle::programs_that_were_detached ranges::a_program_that
 ";
 /// The oldest kernel's: what its helpers do is what the others' do.
 const MOST_STEPS: &str = "\
 guest attach
+guest paced
 packet --test-threads=1 --skip one_of_many_is_swapped --skip after_a_restart
 netns --test-threads=1 translate::tcp_both_ways lifecycle::programs_that_were_detached trace:: xdp::both_hooks ranges::sixty_thousand ranges::a_program_that ranges::datagrams_of
 ";

@@ -337,6 +337,9 @@ pub struct InterfaceView {
     /// native, or why not; absent where it was not asked for
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub xdp: Option<String>,
+    /// Its queue keeps packets until they are due (fq), so that what rates let through leaves evenly.
+    #[serde(default)]
+    pub paced: bool,
     /// Nothing is attached.
     pub failed: bool,
     /// What it has carried since relayd first watched it; absent for one that never was, and for loopback.

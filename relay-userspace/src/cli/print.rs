@@ -275,6 +275,7 @@ pub fn status(view: &StatusView, format: Format) -> String {
     facts.extend(full.map(|(table, text)| ("full", format!("the kernel plane's table {table}: {text}"))));
     for interface in &view.interfaces {
         let xdp = interface.xdp.as_ref().map(|xdp| format!(", xdp {xdp}")).unwrap_or_default();
+        let paced = if interface.paced { ", fq" } else { "" };
         let uncounted = interface.uncounted.as_ref();
         let uncounted =
             uncounted.map(|why| format!(", what leaves is not counted: {why}")).unwrap_or_default();
@@ -282,7 +283,10 @@ pub fn status(view: &StatusView, format: Format) -> String {
             format!(", {} in, {} out", size(lifetime.received.bytes), size(lifetime.sent.bytes))
         });
         let carried = carried.unwrap_or_default();
-        facts.push(("interface", format!("{}: {}{xdp}{carried}{uncounted}", interface.name, interface.tc)));
+        facts.push((
+            "interface",
+            format!("{}: {}{xdp}{paced}{carried}{uncounted}", interface.name, interface.tc),
+        ));
     }
     let traffic = &view.traffic;
     facts.push((

@@ -4,7 +4,7 @@
 //! Every step is recorded in the shadow as it succeeds, so applying the former state again undoes a change that failed
 //! half-way.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,7 +69,8 @@ impl Dataplane {
             && applied.addresses == desired.addresses
             && applied.addresses_v6 == desired.addresses_v6
             && applied.claims == desired.claims
-            && applied.devices == desired.devices;
+            && applied.devices == desired.devices
+            && applied.paced == desired.paced;
         let same_rules = kept <= desired.rules.len()
             && applied.rules.iter().zip(&desired.rules).all(|(old, new)| Arc::ptr_eq(old, new));
         (same_host && same_rules).then_some(kept)
@@ -111,6 +112,7 @@ impl Dataplane {
         self.write_settings(desired)?;
         self.add_addresses(desired)?;
         self.write_devices(desired)?;
+        self.write_paced(desired)?;
         let mut hops = self.write_hops(&desired.rules, desired)?;
         self.write_route_hops(desired, &mut hops)?;
         let mut rerouted = self.write_routes(desired, &hops)?;
@@ -162,6 +164,19 @@ impl Dataplane {
                 set.map_err(|source| KernelError::Device { interface, source })?;
                 self.shadow.devices.insert(slot, interface);
             }
+        }
+        Ok(())
+    }
+
+    /// Interfaces that keep packets until they are due. One too many does without.
+    fn write_paced(&mut self, desired: &Desired) -> Result<(), KernelError> {
+        let known: BTreeSet<u32> = self.maps.paced.keys().flatten().collect();
+        for gone in known.difference(&desired.paced) {
+            absent_is_fine(self.maps.paced.remove(gone)).map_err(map_error(names::PACED))?;
+        }
+        for interface in desired.paced.difference(&known).take(maps::PACED as usize) {
+            let inserted = self.maps.paced.insert(interface, 1, 0);
+            self.shortage.has_room(inserted).map_err(map_error(names::PACED))?;
         }
         Ok(())
     }

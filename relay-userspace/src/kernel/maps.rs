@@ -40,6 +40,7 @@ pub struct Maps {
     pub settings: Array<MapData, Settings>,
     pub devices: DevMap<MapData>,
     pub allowed: LpmTrie<MapData, SourceKey, u32>,
+    pub paced: HashMap<MapData, u32, u32>,
 }
 
 /// [`PortCounters`] as plain numbers: packets in and out, bytes in and out.
@@ -81,6 +82,7 @@ impl Maps {
             settings: open(pins, names::SETTINGS)?,
             devices: open(pins, names::DEVICES)?,
             allowed: open(pins, names::ALLOWED)?,
+            paced: open(pins, names::PACED)?,
         })
     }
 }
@@ -124,6 +126,8 @@ pub const ADDRESSES: usize = 4_096;
 pub const ROOM_FOR_ROUTES: Room = Room { routes: 16_000, hops: HOP_SLOTS as usize - 1 - 512 };
 pub const DEVICE_SLOTS: u16 = 256;
 pub const NUMBERS: u32 = 65_536;
+/// Interfaces whose queue keeps packets until they are due.
+pub const PACED: u32 = 256;
 
 /// Every pinned map. Sizes of flow tables follow the settings.
 pub fn shapes() -> Vec<Shape> {
@@ -161,6 +165,7 @@ pub fn shapes() -> Vec<Shape> {
         shape::<u32, Settings>(names::SETTINGS, MapType::Array, Some(1)),
         shape::<u32, Pressure>(names::PRESSURE, MapType::Array, Some(2)),
         Shape { name: names::DEVICES, kind: MapType::DevMap, key: 4, value: 8, entries: None },
+        shape::<u32, u32>(names::PACED, MapType::Hash, Some(PACED)),
         Shape { name: names::ALLOWED, kind: MapType::LpmTrie, key: 24, value: 4, entries: None },
         shared::<Usage>(names::USAGE, RULE_SLOTS),
         shared::<Meter>(names::METERS, METERS),

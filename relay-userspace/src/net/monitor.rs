@@ -33,6 +33,8 @@ impl Monitor {
             MulticastGroup::Ipv6Rule,
             // what a router advertisement changes of an interface
             MulticastGroup::Ipv6Ifinfo,
+            // whose queue keeps packets until they are due
+            MulticastGroup::Tc,
         ])?;
         let (sender, changes) = mpsc::channel(1);
         let mut tasks = JoinSet::new();

@@ -1,5 +1,6 @@
 //! Reading links, addresses and routes into a [`HostView`].
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt as _;
@@ -12,6 +13,7 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags, RouteType,
     RouteVia,
 };
+use netlink_packet_route::tc::TcAttribute;
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use crate::host::{HostAddress, HostView, Link, LinkKind, NextHop, Route};
@@ -23,6 +25,11 @@ pub async fn read(handle: &Handle) -> Result<HostView, rtnetlink::Error> {
     while let Some(message) = links.try_next().await? {
         let link = link(&message);
         view.links.insert(link.index, link);
+    }
+    for interface in paced(handle).await? {
+        if let Some(link) = view.links.get_mut(&interface) {
+            link.paced = true;
+        }
     }
     let mut addresses = handle.address().get().execute();
     while let Some(message) = addresses.try_next().await? {
@@ -38,6 +45,25 @@ pub async fn read(handle: &Handle) -> Result<HostView, rtnetlink::Error> {
     Ok(view)
 }
 
+/// Interfaces whose queue keeps packets until they are due: fq is all that they have, but for what holds it (mq) and for hooks.
+async fn paced(handle: &Handle) -> Result<BTreeSet<u32>, rtnetlink::Error> {
+    let (mut with, mut without) = (BTreeSet::new(), BTreeSet::new());
+    let mut queues = handle.qdisc().get().execute();
+    while let Some(message) = queues.try_next().await? {
+        let interface = message.header.index.cast_unsigned();
+        let kind = message.attributes.iter().find_map(|attribute| match attribute {
+            TcAttribute::Kind(kind) => Some(kind.as_str()),
+            _ => None,
+        });
+        match kind {
+            Some("fq") => with.insert(interface),
+            Some("mq" | "clsact" | "ingress") => false,
+            _ => without.insert(interface),
+        };
+    }
+    Ok(&with - &without)
+}
+
 fn link(message: &LinkMessage) -> Link {
     let header = &message.header;
     let kind = match header.link_layer_type {
@@ -46,8 +72,16 @@ fn link(message: &LinkMessage) -> Link {
         _ => LinkKind::Bare,
     };
     let up = header.flags.contains(LinkFlags::Up);
-    let mut link =
-        Link { index: header.index, name: "".into(), kind, up, mtu: 0, mtu_v6: u32::MAX, master: None };
+    let mut link = Link {
+        index: header.index,
+        name: "".into(),
+        kind,
+        up,
+        mtu: 0,
+        mtu_v6: u32::MAX,
+        master: None,
+        paced: false,
+    };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name.as_str().into(),

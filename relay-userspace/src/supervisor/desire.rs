@@ -33,6 +33,7 @@ pub fn desired(
         addresses_v6: facts.host.own_v6(),
         claims,
         devices: devices.clone(),
+        paced: facts.host.paced(),
         groups: Arc::new(groups),
     }
 }

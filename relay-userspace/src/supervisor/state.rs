@@ -23,7 +23,7 @@ use crate::config::dns::Dns;
 use crate::config::settings::{Hook, Settings};
 use crate::config::{Origin, files::Config};
 use crate::connections::ConnectionLog;
-use crate::host::ClaimRange;
+use crate::host::{ClaimRange, HostView};
 use crate::kernel::apply::Applied;
 use crate::kernel::{Dataplane, Desired, KernelError, Unavailable};
 use crate::memory;
@@ -254,7 +254,10 @@ impl State {
     /// Shows the state to readers.
     pub fn publish(&self) {
         let slots = self.kernel.as_ref().map(Dataplane::slots).unwrap_or_default();
-        let interfaces = self.kernel.as_ref().map_or_else(|_| Vec::new(), interface_views);
+        let interfaces = self
+            .kernel
+            .as_ref()
+            .map_or_else(|_| Vec::new(), |kernel| interface_views(kernel, &self.facts.host));
         let by_name = self
             .planned
             .iter()
@@ -318,7 +321,7 @@ impl State {
     }
 }
 
-fn interface_views(kernel: &Dataplane) -> Vec<InterfaceView> {
+fn interface_views(kernel: &Dataplane, host: &HostView) -> Vec<InterfaceView> {
     kernel
         .attachments()
         .iter()
@@ -334,6 +337,7 @@ fn interface_views(kernel: &Dataplane) -> Vec<InterfaceView> {
                 Ok(()) => "native".into(),
                 Err(reason) => reason.clone(),
             }),
+            paced: host.links.get(&index).is_some_and(|link| link.paced),
             failed: attachment.tc.is_err(),
             lifetime: None,
         })

@@ -146,19 +146,27 @@ fn remaining(quota: &Quota, spent: Spent) -> [i64; 2] {
     }
 }
 
-/// Brings what a meter says is left to what the books say, unless they differ by what passes in a moment.
+/// Brings what a meter says is left to what the books say. `said`: what it said before they were written; what has passed since may be
+/// in them or not, so anything between then and now is right.
 fn settle(meter: &MeterPlace, quota: &Quota, spent: Spent, said: [i64; 2]) {
     let Some(meter) = meter.meter() else { return };
-    let wanted = remaining(quota, spent);
-    let differ =
-        |(wanted, said): (&i64, &i64)| wanted.abs_diff(*said) > APART || (*wanted <= 0) != (*said <= 0);
-    if wanted.iter().zip(&said).any(differ) {
-        let mut by = [0; 2];
-        for ((by, wanted), said) in by.iter_mut().zip(wanted).zip(said) {
-            *by = wanted.saturating_sub(said);
-        }
+    let (wanted, says) = (remaining(quota, spent), meter.remaining());
+    let mut by = [0; 2];
+    for (index, by) in by.iter_mut().enumerate() {
+        *by = correction(wanted[index], said[index], says[index]);
+    }
+    if by != [0; 2] {
         meter.adjust(by);
     }
+}
+
+/// What a meter that said this before, and says that now, is to be changed by. Small differences are what passes in a moment, unless
+/// they decide.
+fn correction(wanted: i64, before: i64, now: i64) -> i64 {
+    let nearest = wanted.clamp(now.min(before), before.max(now));
+    let by = wanted.saturating_sub(nearest);
+    let decides = (wanted <= 0) != (nearest <= 0);
+    if by.unsigned_abs() > APART || decides { by } else { 0 }
 }
 
 impl State {
@@ -356,6 +364,22 @@ impl State {
 mod tests {
     use super::*;
     use crate::rule::quota::{Reset, Zone};
+
+    #[test]
+    fn what_passes_while_the_books_are_written_is_not_taken_off_twice() {
+        let apart = APART.cast_signed();
+        // quiet: the books are right
+        assert_eq!(correction(500 + 2 * apart, 500, 500), 2 * apart);
+        assert_eq!(correction(500, 500 + 2 * apart, 500 + 2 * apart), -2 * apart);
+        assert_eq!(correction(500, 501, 501), 0);
+        assert_eq!([correction(0, 1, 1), correction(1, 0, 0)], [-1, 1], "it decides");
+        // 90 MB have passed meanwhile, and the books have seen 40 of them
+        let (before, now) = (100_000_000, 10_000_000);
+        assert_eq!(correction(60_000_000, before, now), 0);
+        // they know of less than the meter had before, or of more than it has now
+        assert_eq!(correction(before + 2 * apart, before, now), 2 * apart);
+        assert_eq!(correction(now - 2 * apart, before, now), -2 * apart);
+    }
 
     #[test]
     fn what_is_left_is_what_counts() {
