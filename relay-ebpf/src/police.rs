@@ -14,7 +14,8 @@ pub(crate) fn is_on(rule: u32) -> bool {
 }
 
 /// Whether a packet may pass. Pays for it if so, else refuses it. `note`: notes whose it is ([`crate::note`]), and says whether it
-/// could. `defer`: is called for what may be [due](due) later.
+/// could. `defer`: is called for what may be [due](due)
+/// later, before it is known whether it passes: the verifier has fewer ways to follow so.
 #[inline(always)]
 pub(crate) fn admits(
     rule: u32,

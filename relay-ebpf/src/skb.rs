@@ -272,20 +272,26 @@ impl Skb {
     /// control block goes with it from one to the other; its time does not, that of a packet that is redirected is cleared.
     #[inline(always)]
     pub(crate) fn note_payment(self, rule: u32, egress: bool) {
-        let words = [(0, NOTED), (1, rule << 1 | u32::from(egress))];
-        for (index, word) in words {
-            // SAFETY: the context pointer of the running program, whose control block it may write.
-            unsafe { (&raw mut (*self.raw).cb[index]).write_volatile(word) };
+        for (index, word) in [(0, NOTED), (1, rule << 1 | u32::from(egress))] {
+            // SAFETY: a word of the control block of the program's own context, which it may write.
+            unsafe { self.control(index).write_volatile(word) };
         }
     }
 
     /// What has been noted, at tc egress: the rule, and whether it goes to the client.
     #[inline(always)]
     pub(crate) fn payment(self) -> Option<(u32, bool)> {
-        // SAFETY: as above, and it may read it.
-        let word = |index: usize| unsafe { (&raw const (*self.raw).cb[index]).read_volatile() };
+        // SAFETY: a word of the control block of the program's own context, which it may read.
+        let word = |index| unsafe { self.control(index).read_volatile() };
         let noted = (word(0) == NOTED).then(|| word(1))?;
         Some((noted >> 1, noted & 1 != 0))
+    }
+
+    /// A word of the five that programs may use as they like.
+    #[inline(always)]
+    fn control(self, index: usize) -> *mut u32 {
+        // SAFETY: the context pointer of the running program; nothing is read, and the index is a constant below five.
+        unsafe { &raw mut (*self.raw).cb[index] }
     }
 
     /// At tc egress: fq keeps the packet until then, or longer if that was so before.

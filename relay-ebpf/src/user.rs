@@ -185,12 +185,11 @@ fn count_first<A: Address>(
     let header_length = if segment_size == 0 { 0 } else { seen.header_length(skb)? };
     let traffic = count::on_wire(seen.length, header_length, segment_size, skb.segments());
     let note = || note::of_packet(skb, seen.l2, id, egress, Where::at(seen.transport));
-    let defer = || {
-        if egress {
-            pace(skb, id, true);
-        }
-    };
-    Ok(count::add(id, egress, traffic, note, defer).then_some((id, ports.destination())))
+    let passes = count::add(id, egress, traffic, note, || {});
+    if passes && egress && police::is_on(id) {
+        pace(skb, id, true);
+    }
+    Ok(passes.then_some((id, ports.destination())))
 }
 
 /// Counts a fragment without ports for the rule of the first one. `false`: it is refused instead.

@@ -23,18 +23,23 @@ fn sets() -> [(&'static str, String); 3] {
 
 /// Nanoseconds of the programs alone, by BPF_PROG_TEST_RUN.
 pub fn programs(options: &Options) {
-    for (protocol, path) in PATHS {
+    compare(options, &sets(), &PATHS);
+}
+
+/// The same of rules by their names, the first of which is what the others are compared with.
+pub fn compare(options: &Options, sets: &[(&str, String)], paths: &[(&str, &str)]) {
+    for (protocol, path) in paths {
         let mut rows: Vec<(String, Series)> =
-            sets().iter().map(|(name, _)| ((*name).to_owned(), Series::default())).collect();
+            sets.iter().map(|(name, _)| ((*name).to_owned(), Series::default())).collect();
         let mut planes: Vec<(Plane, Side, Vec<u8>)> =
-            sets().iter().map(|(_, rules)| ready(rules, protocol)).collect();
+            sets.iter().map(|(_, rules)| ready(rules, protocol)).collect();
         for _ in 0..options.rounds {
             for ((plane, side, frame), (_, series)) in planes.iter_mut().zip(&mut rows) {
                 plane.enter();
                 series.0.push(time(plane, path, protocol, *side, frame));
             }
         }
-        table(&format!("{path} program, {protocol}"), "ns per packet", &rows, &["one rule"]);
+        table(&format!("{path} program, {protocol}"), "ns per packet", &rows, &[sets[0].0]);
     }
 }
 

@@ -10,6 +10,7 @@ use harness::world::{BACKEND, RELAY};
 use harness::{World, eventually};
 
 use crate::contender::{Contender, Kind, RULE};
+use crate::cost::compare;
 use crate::figures::{Figures, Options, Series, in_turns, table};
 use crate::packets::measure;
 
@@ -33,17 +34,19 @@ fn unused(options: &Options) {
         ),
         ("rate for each client", "rate = { per_client = \"100Gbps\" }\n"),
     ];
+    let rules = sets.map(|(name, terms)| (name, format!("{RULE}{terms}")));
+    compare(options, &rules, &[("UDP, live flow", "tc"), ("TCP, live flow", "tc")]);
     for flows in &options.flows {
-        let contenders: Vec<(Contender, Attached)> = sets
+        let contenders: Vec<(Contender, Attached)> = rules
             .iter()
-            .map(|(_, terms)| {
-                let contender = Contender::with_rules(Kind::RelayTc, &format!("{RULE}{terms}"));
+            .map(|(_, rules)| {
+                let contender = Contender::with_rules(Kind::RelayTc, rules);
                 let counter = Attached::xdp(&contender.world.backend, "backend", "lab_count");
                 (contender, counter)
             })
             .collect();
         let mut rows: Vec<(String, Series)> =
-            sets.iter().map(|(name, _)| ((*name).to_owned(), Series::default())).collect();
+            rules.iter().map(|(name, _)| ((*name).to_owned(), Series::default())).collect();
         for _ in 0..options.rounds {
             for ((contender, counter), (_, series)) in contenders.iter().zip(&mut rows) {
                 series.0.push(measure(contender, counter, *flows) / 1e6);

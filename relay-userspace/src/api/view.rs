@@ -337,7 +337,7 @@ pub struct InterfaceView {
     /// native, or why not; absent where it was not asked for
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub xdp: Option<String>,
-    /// Its queue keeps packets until they are due (fq), so that what rates let through leaves evenly.
+    /// Its queue keeps packets until they are due (fq).
     #[serde(default)]
     pub paced: bool,
     /// Nothing is attached.

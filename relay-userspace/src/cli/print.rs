@@ -9,7 +9,9 @@ use similar::TextDiff;
 
 use super::args::Format;
 use super::{backends, quotas};
-use crate::api::view::{ChangeView, DownView, ExplainView, RuleChange, RuleView, StatusView, age};
+use crate::api::view::{
+    ChangeView, DownView, ExplainView, InterfaceView, RuleChange, RuleView, StatusView, age,
+};
 
 pub use crate::api::view::size;
 
@@ -273,21 +275,7 @@ pub fn status(view: &StatusView, format: Format) -> String {
     });
     let full = view.kernel.full.iter();
     facts.extend(full.map(|(table, text)| ("full", format!("the kernel plane's table {table}: {text}"))));
-    for interface in &view.interfaces {
-        let xdp = interface.xdp.as_ref().map(|xdp| format!(", xdp {xdp}")).unwrap_or_default();
-        let paced = if interface.paced { ", fq" } else { "" };
-        let uncounted = interface.uncounted.as_ref();
-        let uncounted =
-            uncounted.map(|why| format!(", what leaves is not counted: {why}")).unwrap_or_default();
-        let carried = interface.lifetime.as_ref().map(|lifetime| {
-            format!(", {} in, {} out", size(lifetime.received.bytes), size(lifetime.sent.bytes))
-        });
-        let carried = carried.unwrap_or_default();
-        facts.push((
-            "interface",
-            format!("{}: {}{xdp}{paced}{carried}{uncounted}", interface.name, interface.tc),
-        ));
-    }
+    facts.extend(view.interfaces.iter().map(|interface| ("interface", interface_line(interface))));
     let traffic = &view.traffic;
     facts.push((
         "traffic",
@@ -319,6 +307,20 @@ pub fn status(view: &StatusView, format: Format) -> String {
             .map(|left| ("apply", format!("undone in {left} s unless `relayctl confirm`"))),
     );
     facts_in(&facts, format)
+}
+
+/// What is attached to an interface, and what it has carried.
+fn interface_line(interface: &InterfaceView) -> String {
+    let xdp = interface.xdp.as_ref().map(|xdp| format!(", xdp {xdp}")).unwrap_or_default();
+    let paced = if interface.paced { ", fq" } else { "" };
+    let uncounted = interface.uncounted.as_ref();
+    let uncounted = uncounted.map(|why| format!(", what leaves is not counted: {why}")).unwrap_or_default();
+    let carried = interface
+        .lifetime
+        .as_ref()
+        .map(|lifetime| format!(", {} in, {} out", size(lifetime.received.bytes), size(lifetime.sent.bytes)));
+    let carried = carried.unwrap_or_default();
+    format!("{}: {}{xdp}{paced}{carried}{uncounted}", interface.name, interface.tc)
 }
 
 /// What a change did, as a difference between rules.
