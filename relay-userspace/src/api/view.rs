@@ -1,6 +1,7 @@
 //! What the API answers: the shapes that `relayctl -o json` prints. Fields are only ever added.
 
 mod alerts;
+mod interfaces;
 mod past;
 mod quotas;
 
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use self::alerts::{AlertChange, AlertTestView, AlertView};
+pub use self::interfaces::InterfaceView;
 pub use self::past::{
     AccountView, HistoryRowView, HistoryView, InterfaceTrafficView, LifetimeView, MachineView, PortView,
 };
@@ -323,28 +325,6 @@ pub struct KernelView {
     /// Tables that the host's routes, addresses or next hops do not fit into, and what becomes of those left out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub full: BTreeMap<String, String>,
-}
-
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct InterfaceView {
-    pub name: String,
-    pub index: u32,
-    /// tcx, clsact, or why not
-    pub tc: String,
-    /// Why what the user plane sends here is not counted; absent if it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uncounted: Option<String>,
-    /// native, or why not; absent where it was not asked for
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub xdp: Option<String>,
-    /// Its queue keeps packets until they are due (fq).
-    #[serde(default)]
-    pub paced: bool,
-    /// Nothing is attached.
-    pub failed: bool,
-    /// What it has carried since relayd first watched it; absent for one that never was, and for loopback.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lifetime: Option<InterfaceTrafficView>,
 }
 
 /// Flows in the established tables, and what each takes.
